@@ -1,0 +1,314 @@
+"""Problem -> Prompt: chat template, tokenisation and image processing, once per problem.
+
+Both sides of the loop read the result; no batch is ever given to a processor again, so there is no
+padding side, no second tokenisation and no second resizing that could disagree.
+
+What a user writes stays text. The template is rendered with stand-ins for the text parts, cut at
+the tokenizer's special tokens, and only then are the parts filled in and tokenised with special
+tokens switched off: the result is the ordinary tokenisation, except that `<|image_pad|>` in a
+question can never become a placeholder.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from qwen_vl_utils import fetch_image
+from qwen_vl_utils.vision_process import smart_resize
+from torch import Tensor
+from transformers import AutoProcessor
+
+from vlm_rl.records import IMAGE_MARK, Problem, Prompt
+
+Style = Literal["plain", "boxed_think", "think_answer", "answer_line"]
+
+INSTRUCTIONS: dict[Style, str] = {
+    "plain": "",
+    "boxed_think": (
+        "First reason step by step inside <think> </think> tags, "
+        "then give the final answer inside \\boxed{}."
+    ),
+    "think_answer": (
+        "First reason step by step inside <think> </think> tags, "
+        "then give the final answer inside <answer> </answer> tags."
+    ),
+    "answer_line": (
+        "Reason step by step. The last line must be `Answer: ` followed by the final answer."
+    ),
+}
+"""What each style adds to a question; its reader on the other side is the reward's answer style."""
+
+
+class BadProblem(ValueError):
+    """A problem that can not become a prompt: its message says which and why."""
+
+
+class PromptTooLong(ValueError):
+    """A prompt above the limit. Prompts are never cut, since that would cut images."""
+
+    def __init__(self, uid: str, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"problem {uid}: its prompt has {tokens} tokens, above max_prompt_tokens={limit}; "
+            "raise that, or lower max_pixels"
+        )
+        self.tokens = tokens
+        self.limit = limit
+
+
+class PromptEncoder:
+    """Turns problems into prompts for one checkpoint.
+
+    `min_pixels` and `max_pixels` bound the area of each image after resizing (default: what the
+    checkpoint's image processor says). `style` names the instruction that is appended to each
+    question, `system` an own system message.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        max_prompt_tokens: int = 2048,
+        style: Style = "plain",
+        system: str | None = None,
+    ) -> None:
+        """Load tokenizer and image processor from a checkpoint folder or hub id.
+
+        Raises ValueError where the checkpoint has no image processor or the limits cross.
+        """
+        self.processor: Any = AutoProcessor.from_pretrained(path)
+        if not hasattr(self.processor, "image_processor"):
+            raise ValueError(f"{path} has no image processor; a Qwen-VL checkpoint is needed")
+        self.tokenizer: Any = self.processor.tokenizer
+        image_processor = self.processor.image_processor
+        self.patch_size: int = image_processor.patch_size
+        self.merge_size: int = image_processor.merge_size
+        size = image_processor.size
+        self.min_pixels: int = min_pixels or size["shortest_edge"]
+        self.max_pixels: int = max_pixels or size["longest_edge"]
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"min_pixels={self.min_pixels} is above max_pixels={self.max_pixels}; "
+                "give both, in pixels of area"
+            )
+        self.max_prompt_tokens = max_prompt_tokens
+        self.style: Style = style
+        self.system = system
+        self.image_token_id: int = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        specials = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
+        longest_first = sorted(map(re.escape, specials), key=len, reverse=True)
+        self._special = re.compile(f"({'|'.join(longest_first)})")
+
+    def encode(self, problem: Problem) -> Prompt:
+        """Render, tokenise and process the images of `problem`.
+
+        Raises BadProblem for an image that can not be read or marks that do not fit the images,
+        PromptTooLong above `max_prompt_tokens`.
+        """
+        images = tuple(self._resized(problem, source) for source in problem.images)
+        pixel_values, grid = self._pixels(images)
+        unexpanded = self._token_ids(problem)
+        token_ids = self._expand(unexpanded, self._visual_tokens(grid))
+        self._check_length(problem, len(token_ids))
+        return Prompt(
+            problem=problem,
+            token_ids=torch.tensor(token_ids),
+            unexpanded_ids=torch.tensor(unexpanded),
+            positions=rope_positions(token_ids, grid, self.image_token_id, self.merge_size),
+            pixel_values=pixel_values,
+            grid_thw=grid,
+            images=images,
+        )
+
+    def count_tokens(self, problem: Problem) -> int:
+        """Length of the prompt, from image headers alone: no pixel is decoded.
+
+        Raises BadProblem like `encode`, but never PromptTooLong.
+        """
+        factor = self.patch_size * self.merge_size
+        visual = 0
+        for source in problem.images:
+            with _opened(problem, source) as image:
+                height, width = self._target_size(problem, image)
+            visual += (height // factor) * (width // factor) - 1
+        return len(self._token_ids(problem)) + visual
+
+    def settings_hash(self) -> str:
+        """Digest of everything that decides what a prompt looks like; equal on both sides."""
+        pixels = (self.patch_size, self.merge_size, self.min_pixels, self.max_pixels)
+        words = (self.style, self.system, self.processor.chat_template)
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        parts = (pixels, words, self.processor.image_processor.to_json_string(), vocabulary)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def _check_length(self, problem: Problem, tokens: int) -> None:
+        if tokens > self.max_prompt_tokens:
+            raise PromptTooLong(problem.uid, tokens, self.max_prompt_tokens)
+
+    def _target_size(self, problem: Problem, image: Image.Image) -> tuple[int, int]:
+        factor = self.patch_size * self.merge_size
+        try:
+            height, width = smart_resize(
+                image.height, image.width, factor, self.min_pixels, self.max_pixels
+            )
+        except ValueError as error:
+            raise BadProblem(
+                f"problem {problem.uid}: image of {image.width} x {image.height} pixels: {error}"
+            ) from error
+        return int(height), int(width)
+
+    def _resized(self, problem: Problem, source: bytes | Path) -> Image.Image:
+        with _opened(problem, source) as image:
+            self._target_size(problem, image)
+            try:
+                rgb = _eight_bit(image)
+            except (OSError, SyntaxError, ValueError) as error:
+                raise BadProblem(
+                    f"problem {problem.uid}: image {_name(source)} is broken: {error}"
+                ) from error
+            limits = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
+            resized = fetch_image({"image": rgb, **limits}, image_patch_size=self.patch_size)
+        assert isinstance(resized, Image.Image)
+        return resized
+
+    def _pixels(self, images: Sequence[Image.Image]) -> tuple[Tensor | None, Tensor | None]:
+        if not images:
+            return None, None
+        out = self.processor.image_processor(
+            images=list(images), do_resize=False, return_tensors="pt"
+        )
+        return out["pixel_values"].float(), out["image_grid_thw"]
+
+    def _visual_tokens(self, grid: Tensor | None) -> list[int]:
+        return [] if grid is None else [int(n) // self.merge_size**2 for n in grid.prod(-1)]
+
+    def _token_ids(self, problem: Problem) -> list[int]:
+        """Ids with one placeholder per image."""
+        texts = _text_parts(problem)
+        texts[-1] += _choices_text(problem)
+        if INSTRUCTIONS[self.style]:
+            texts[-1] += "\n" + INSTRUCTIONS[self.style]
+        rendered = self._render(len(texts))
+        ids: list[int] = []
+        for piece in self._special.split(rendered):
+            if self._special.fullmatch(piece):
+                ids.append(self.tokenizer.convert_tokens_to_ids(piece))
+            elif piece:
+                text = _STAND_IN.sub(lambda match: texts[int(match[1])], piece)
+                ids += self.tokenizer.encode(
+                    text, add_special_tokens=False, split_special_tokens=True
+                )
+        return ids
+
+    def _render(self, num_parts: int) -> str:
+        """The chat with stand-ins: part 0, image, part 1, image, ..., last part."""
+        content: list[dict[str, str]] = []
+        for index in range(num_parts):
+            if index:
+                content.append({"type": "image"})
+            content.append({"type": "text", "text": _stand_in(index)})
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if self.system is not None:
+            messages.insert(0, {"role": "system", "content": self.system})
+        rendered = self.processor.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        return str(rendered)
+
+    def _expand(self, ids: list[int], visual_tokens: list[int]) -> list[int]:
+        counts = iter(visual_tokens)
+        expanded: list[int] = []
+        for token in ids:
+            expanded += [token] * (next(counts) if token == self.image_token_id else 1)
+        return expanded
+
+
+_STAND_IN = re.compile("\ue000(\\d+)\ue001")
+
+
+def _stand_in(index: int) -> str:
+    """Private-use characters, so that no template and no tokenizer treats them as anything."""
+    return f"\ue000{index}\ue001"
+
+
+def _text_parts(problem: Problem) -> list[str]:
+    """The question around its images: one part more than images.
+
+    Without images the mark is ordinary text; without marks the images come first.
+    """
+    if not problem.images:
+        return [problem.question]
+    parts = problem.question.split(IMAGE_MARK)
+    if len(parts) == 1:
+        return [""] * len(problem.images) + parts
+    if len(parts) - 1 != len(problem.images):
+        raise BadProblem(
+            f"problem {problem.uid}: {len(parts) - 1} {IMAGE_MARK} marks for "
+            f"{len(problem.images)} images; write one mark per image, or none"
+        )
+    return parts
+
+
+def _choices_text(problem: Problem) -> str:
+    if problem.choices is None:
+        return ""
+    lines = [f"({chr(ord('A') + i)}) {choice}" for i, choice in enumerate(problem.choices)]
+    return "\nChoices:\n" + "\n".join(lines)
+
+
+def _name(source: bytes | Path) -> str:
+    return f"of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+
+
+def _opened(problem: Problem, source: bytes | Path) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise BadProblem(
+            f"problem {problem.uid}: image {_name(source)} can not be read: {error}"
+        ) from error
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Decode; scale 16-bit and float greys to 8 bits, which a plain RGB conversion would clip."""
+    image.load()
+    if image.mode.startswith(("I", "F")):
+        brightest: Any = image.getextrema()[1]
+        scale = 255.0 / 65535.0 if brightest > 255 else 1.0
+        image = image.point(lambda value: value * scale).convert("L")
+    return image
+
+
+def rope_positions(
+    token_ids: Sequence[int], grid_thw: Tensor | None, image_token_id: int, merge_size: int
+) -> Tensor:
+    """Time, height and width rotary positions of one prompt, [3, S] int64.
+
+    Text counts up on all three axes. The visual tokens of an image lie on its merged grid, offset
+    by the position p where it starts; text goes on at p + max(height, width). Still images, as in
+    Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
+    """
+    grids = iter([] if grid_thw is None else grid_thw.tolist())
+    columns: list[Tensor] = []
+    position = index = 0
+    while index < len(token_ids):
+        if token_ids[index] == image_token_id:
+            time, height, width = next(grids)
+            height, width = height // merge_size, width // merge_size
+            axes = torch.meshgrid(
+                torch.arange(time), torch.arange(height), torch.arange(width), indexing="ij"
+            )
+            columns.append(position + torch.stack(axes).reshape(3, -1))
+            index += time * height * width
+            position += max(height, width)
+        else:
+            columns.append(torch.full((3, 1), position))
+            index += 1
+            position += 1
+    return torch.cat(columns, dim=1)

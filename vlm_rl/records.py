@@ -1,0 +1,304 @@
+"""The records that flow through a training step: Problem -> Prompt -> Completion -> Rows, Batch.
+
+Each is frozen, built complete, and checks itself. Letters, here and everywhere: `P` problems,
+`G` completions per problem (the group), `B` rows (P*G, or a slice of them), `T` completion tokens
+(padded), `S` prompt tokens, `V` vocabulary.
+"""
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+IMAGE_MARK = "<image>"
+"""Where an image stands in the text of a question."""
+
+AnswerType = Literal[
+    "number", "number_unit", "percent", "latex", "expression", "interval", "set", "tuple",
+    "matrix", "ratio", "time", "list", "text", "choice",
+]  # fmt: skip
+FinishReason = Literal["stop", "length"]
+
+
+class Verdict(enum.StrEnum):
+    """What checking an answer came to. Only the first three are a statement about the policy."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNPARSABLE = "unparsable"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+    @property
+    def scored(self) -> bool:
+        """False where the checker failed: such a completion is in no statistic and no loss."""
+        return self not in (Verdict.TIMEOUT, Verdict.ERROR)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What the data set says. `uid` is stable over runs: it keys all per-problem state."""
+
+    uid: str
+    question: str
+    answer: str
+    images: tuple[bytes | Path, ...] = ()
+    answer_type: AnswerType | None = None
+    choices: tuple[str, ...] | None = None
+    unit: str | None = None
+    tolerance: Mapping[str, float] | None = None
+    answer_style: str | None = None
+    source: str = ""
+    task: str = ""
+    split: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("uid", "question", "answer"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"problem {self.uid!r}: {name} is empty")
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A problem as both the policy and the rollout engine see it; made once, never re-processed.
+
+    `token_ids` [S] int64 hold one image placeholder per visual token, `unexpanded_ids` one per
+    image. `pixel_values` [patches, patch_dim] float32 and `grid_thw` [images, 3] int64 are None
+    without images. `positions` [3, S] int64 are the time, height and width rotary positions.
+    `images` are the very RGB pictures, already resized, that `pixel_values` were cut from.
+    """
+
+    problem: Problem
+    token_ids: Tensor
+    unexpanded_ids: Tensor
+    positions: Tensor
+    pixel_values: Tensor | None
+    grid_thw: Tensor | None
+    images: tuple[Image.Image, ...]
+
+    def __post_init__(self) -> None:
+        assert self.token_ids.dtype == torch.int64
+        assert self.positions.shape == (3, len(self))
+        assert (self.pixel_values is None) == (self.grid_thw is None) == (not self.images)
+        if self.pixel_values is not None and self.grid_thw is not None:
+            assert len(self.grid_thw) == len(self.images)
+            assert int(self.grid_thw.prod(-1).sum()) == len(self.pixel_values)
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def uid(self) -> str:
+        return self.problem.uid
+
+    @property
+    def next_position(self) -> int:
+        """Rotary position of the first completion token, the same on all three axes."""
+        return int(self.positions.max()) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Completion:
+    """One sampled answer. `token_ids` [T] int64 include the end-of-turn token where it was sampled.
+
+    `sampling_logprobs` [T] float32 are the engine's own, at the temperature that sampled. `text`
+    is without special tokens. An empty completion is legal.
+    """
+
+    token_ids: Tensor
+    sampling_logprobs: Tensor
+    finish_reason: FinishReason
+    text: str
+
+    def __post_init__(self) -> None:
+        assert self.token_ids.shape == self.sampling_logprobs.shape
+        assert self.token_ids.dtype == torch.int64
+        assert self.sampling_logprobs.dtype == torch.float32
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish_reason == "length"
+
+
+Groups = Sequence[Sequence[Completion]]
+"""[P][G]: the completions of each problem, in the order of the problems."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Rewards of one rollout. `terms` hold each reward term before its weight, `total` the sum
+    after; all [P, G] float64. `verdicts` [P][G] are those of the accuracy term."""
+
+    terms: Mapping[str, Tensor]
+    total: Tensor
+    verdicts: Sequence[Sequence[Verdict]]
+
+    def __post_init__(self) -> None:
+        for tensor in (self.total, *self.terms.values()):
+            assert tensor.dtype == torch.float64
+            assert tensor.shape == self.total.shape
+        assert [len(row) for row in self.verdicts] == [self.total.shape[1]] * len(self.total)
+
+    @property
+    def scored(self) -> Tensor:
+        """[P, G] bool: False where the checker timed out or failed."""
+        return torch.tensor([[verdict.scored for verdict in row] for row in self.verdicts])
+
+    @property
+    def correct(self) -> Tensor:
+        """[P, G] bool."""
+        return torch.tensor([[v is Verdict.CORRECT for v in row] for row in self.verdicts])
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A metric as a sum and a count, scalars both: these add over micro-batches and processes,
+    where means would not. The count of a fraction is what it is a fraction of."""
+
+    sum: Tensor
+    count: Tensor
+
+    def __add__(self, other: "Statistic") -> "Statistic":
+        return Statistic(self.sum + other.sum, self.count + other.count)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Completions side by side, as a forward reads them. Ordered by prompt.
+
+    `row_prompt` [B] int64 gives each row its prompt. `completion_ids` [B, T] int64,
+    `sampling_logprobs` [B, T] float. `completion_mask` [B, T] bool is True on the leading tokens
+    that are trained on, False in the padding (whose values are never looked at) and along a whole
+    row that is left out; such a row is not counted as a sequence.
+    """
+
+    prompts: tuple[Prompt, ...]
+    row_prompt: Tensor
+    completion_ids: Tensor
+    completion_mask: Tensor
+    sampling_logprobs: Tensor
+
+    def __post_init__(self) -> None:
+        mask = self.completion_mask
+        assert mask.dtype == torch.bool
+        assert not (mask[:, 1:] & ~mask[:, :-1]).any(), "a row is trained from its first token on"
+        assert self.row_prompt.shape == mask.shape[:1]
+        assert bool((self.row_prompt.diff() >= 0).all()), "rows are ordered by prompt"
+        for name, tensor in self._token_tensors().items():
+            assert tensor.shape == mask.shape, f"{name} must be [B, T]"
+
+    @classmethod
+    def build(cls, prompts: Sequence[Prompt], groups: Groups, trained: Tensor) -> Self:
+        """Pad the completions of `groups` [P][G] to one width; `trained` [P, G] bool."""
+        completions = [completion for group in groups for completion in group]
+        owners = [index for index, group in enumerate(groups) for _ in group]
+        keep = trained.flatten().tolist()
+        lengths = torch.tensor([len(c) if k else 0 for c, k in zip(completions, keep, strict=True)])
+        ids = [c.token_ids for c in completions]
+        logprobs = [c.sampling_logprobs for c in completions]
+        completion_ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        return cls(
+            prompts=tuple(prompts),
+            row_prompt=torch.tensor(owners),
+            completion_ids=completion_ids,
+            completion_mask=torch.arange(completion_ids.shape[1]) < lengths[:, None],
+            sampling_logprobs=torch.nn.utils.rnn.pad_sequence(logprobs, batch_first=True),
+        )
+
+    def __len__(self) -> int:
+        return len(self.row_prompt)
+
+    def _token_tensors(self) -> dict[str, Tensor]:
+        """Every [B, T] field by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "row_prompt"}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    @property
+    def lengths(self) -> Tensor:
+        """[B] int64: trainable tokens of each row."""
+        return self.completion_mask.sum(-1)
+
+    def select(self, rows: Tensor) -> Self:
+        """The given rows, in ascending order of prompts, with only the prompts that they need."""
+        used, row_prompt = torch.unique(self.row_prompt[rows], return_inverse=True)
+        return replace(
+            self,
+            prompts=tuple(self.prompts[i] for i in used.tolist()),
+            row_prompt=row_prompt,
+            **{name: tensor[rows] for name, tensor in self._token_tensors().items()},
+        )
+
+    def split(self, num_minibatches: int) -> list[Self]:
+        """Cut between groups into parts of as equal a number of prompts as possible.
+
+        Raises ValueError where there are fewer prompts than parts.
+        """
+        if num_minibatches > len(self.prompts):
+            raise ValueError(
+                f"num_minibatches is {num_minibatches} but a step has only {len(self.prompts)} "
+                "prompts per process; a minibatch needs at least one"
+            )
+        parts = torch.arange(len(self.prompts)).tensor_split(num_minibatches)
+        return [self.select(torch.isin(self.row_prompt, part).nonzero()[:, 0]) for part in parts]
+
+    def micro_batches(self, max_tokens: int) -> Iterator[Self]:
+        """Cut into forwards of at most `max_tokens` prompt and completion tokens.
+
+        Groups stay whole and share a forward while they fit. A group above the budget is cut
+        between completions, its prompt then encoded once per part; a single completion that does
+        not fit goes alone.
+        """
+        lengths, owners = self.lengths.tolist(), self.row_prompt.tolist()
+        group_tokens = [len(prompt) for prompt in self.prompts]
+        for owner, length in zip(owners, lengths, strict=True):
+            group_tokens[owner] += length
+        rows: list[int] = []
+        tokens = 0
+        for row, (owner, length) in enumerate(zip(owners, lengths, strict=True)):
+            opens_group = not row or owner != owners[row - 1]
+            # a group is not begun where it would have to be cut
+            ahead = group_tokens[owner] if opens_group else length
+            if rows and tokens + ahead > max_tokens:
+                yield self.select(torch.tensor(rows))
+                rows, tokens = [], 0
+            tokens += length + (len(self.prompts[owner]) if opens_group or not rows else 0)
+            rows.append(row)
+        if rows:
+            yield self.select(torch.tensor(rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Batch(Rows):
+    """Rows of one update, with all that an objective reads; everything per token is [B, T].
+
+    `sampling_logprobs` are the engine's, `old_logprobs` the policy's at the weights that sampled,
+    `ref_logprobs` the frozen reference's (None where no term asks for them). `advantages` are
+    constant along a row unless an estimator says otherwise.
+    """
+
+    old_logprobs: Tensor
+    ref_logprobs: Tensor | None
+    advantages: Tensor
+
+    @classmethod
+    def of(
+        cls, rows: Rows, *, old_logprobs: Tensor, ref_logprobs: Tensor | None, advantages: Tensor
+    ) -> "Batch":
+        """Complete `rows`; `advantages` [P, G] or [B, T]."""
+        if advantages.shape != rows.completion_mask.shape:
+            advantages = advantages.reshape(len(rows), 1).expand(rows.completion_mask.shape)
+        return cls(
+            **{f.name: getattr(rows, f.name) for f in fields(rows)},
+            old_logprobs=old_logprobs,
+            ref_logprobs=ref_logprobs,
+            advantages=advantages,
+        )
