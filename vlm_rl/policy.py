@@ -1,0 +1,148 @@
+"""A Qwen-VL checkpoint as a policy: per-token log-probabilities of completions.
+
+One path for policy, old and reference log-probabilities: the packed, group-shared forward
+(`vlm_rl.packing`) into `vlm_rl.linear_logprobs`, both inside `Policy.forward`, so that a sharding
+wrapper around the policy sees a single root call.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from vlm_rl.linear_logprobs import TokenStats, linear_logprobs
+from vlm_rl.packing import Packed, pack, shared_prefix_mask
+from vlm_rl.records import Rows
+
+Part = Literal["vision_tower", "language_model"]
+
+MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+class Policy(nn.Module):
+    """A Qwen-VL model and what training needs of it.
+
+    `model` is the transformers model; its vision placeholders are banned from the softmax here as
+    they are banned from sampling, so that both sides speak of the same distribution.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+        config: Any = model.config
+        placeholders = (
+            config.image_token_id,
+            config.video_token_id,
+            config.vision_start_token_id,
+            config.vision_end_token_id,
+        )
+        self.register_buffer("banned_ids", torch.tensor(placeholders), persistent=False)
+        self.banned_ids: Tensor
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str, *, freeze: Sequence[Part] = (), gradient_checkpointing: bool = False
+    ) -> "Policy":
+        """Load float32 weights from a checkpoint folder or hub id and freeze parts by name.
+
+        Raises ValueError for a checkpoint of another family or a folder that is none.
+        """
+        check_checkpoint(path)
+        model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
+        policy = cls(model)
+        for part in freeze:
+            policy.part(part).requires_grad_(False)
+        if gradient_checkpointing:
+            policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        return policy.train()
+
+    def part(self, name: Part) -> nn.Module:
+        """The submodule behind a name used by `freeze` and by the optimizer's settings."""
+        modules = {
+            "vision_tower": self.model.model.visual,
+            "language_model": self.model.model.language_model,
+        }
+        if name not in modules:
+            raise ValueError(f"no part of the policy is called {name!r}; there are {list(modules)}")
+        part: nn.Module = modules[name]
+        return part
+
+    @property
+    def device(self) -> torch.device:
+        return self.banned_ids.device
+
+    def forward(self, packed: Packed, temperature: float, with_entropy: bool) -> TokenStats:
+        """Log-probabilities (and entropies) of the N packed completion tokens, each [N]."""
+        device = self.device
+        segment, prompt_of = packed.segment.to(device), packed.prompt_of.to(device)
+        vision: dict[str, Tensor] = {}
+        if packed.pixel_values is not None and packed.grid_thw is not None:
+            vision["pixel_values"] = packed.pixel_values.to(device)
+            vision["image_grid_thw"] = packed.grid_thw.to(device)
+        hidden = self.model.model(
+            input_ids=packed.token_ids.to(device),
+            position_ids=packed.positions.to(device),
+            attention_mask=shared_prefix_mask(prompt_of, segment),
+            use_cache=False,  # with a cache, transformers rebuilds the mask and drops ours
+            **vision,
+        ).last_hidden_state[0]
+        return linear_logprobs(
+            hidden[packed.predictors.to(device)],
+            self.model.lm_head.weight,
+            packed.targets.to(device),
+            temperature=temperature,
+            banned_ids=self.banned_ids,
+            with_entropy=with_entropy,
+        )
+
+    def logprobs(self, rows: Rows, *, temperature: float, with_entropy: bool = False) -> TokenStats:
+        """Per-token statistics of the completions of `rows`, each [B, T], 0 in the padding."""
+        stats = self(pack(rows), temperature, with_entropy)
+        mask = rows.completion_mask.to(self.device)
+
+        def unpack(values: Tensor) -> Tensor:
+            return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+        entropy = None if stats.entropy is None else unpack(stats.entropy)
+        return TokenStats(unpack(stats.logprobs), entropy)
+
+    def frozen_copy(self) -> "Policy":
+        """A reference: the same weights, without gradients. Frozen parts are shared, not copied."""
+        shared = {id(p): p for p in self.parameters() if not p.requires_grad}
+        reference = copy.deepcopy(self, memo=dict(shared))
+        return reference.requires_grad_(False).eval()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """No gradients and evaluation mode inside; the mode from before afterwards."""
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(was_training)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and configuration so that `from_pretrained` loads them as they are."""
+        self.model.save_pretrained(folder)
+
+
+def check_checkpoint(path: str) -> None:
+    """Refuse what is not a Qwen-VL checkpoint, before anything large is loaded."""
+    if not Path(path).is_dir() and Path(path).parts[:1] in (("/",), (".",), ("..",)):
+        raise ValueError(f"{path} is not a folder; give a checkpoint folder or a hub id")
+    try:
+        model_type = AutoConfig.from_pretrained(path).model_type
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is no checkpoint that transformers can read: {reason}") from error
+    if model_type not in MODEL_TYPES:
+        raise ValueError(
+            f"{path} holds a {model_type!r} model; supported are {', '.join(MODEL_TYPES)}"
+        )
