@@ -1,0 +1,78 @@
+"""From per-token losses to one number: which sums are taken, and what they are divided by.
+
+An aggregation never divides by a count of the batch: it returns a sum per row, and separately the
+count. The module adds both over micro-batches and processes and divides once, so that no split of
+the batch can change the objective.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum of `values` [B, T] where `mask` is True, per row [B]; NaN in the padding is harmless."""
+    return torch.where(mask, values, 0.0).sum(-1)
+
+
+class Aggregation(Protocol):
+    """`values` and `mask` are [B, T]; a row without a True is not a sequence."""
+
+    def sums(self, values: Tensor, mask: Tensor) -> Tensor:
+        """[B]: each row's share of the numerator."""
+
+    def count(self, mask: Tensor) -> Tensor:
+        """Scalar int64: these rows' share of the denominator."""
+
+
+def _num_sequences(mask: Tensor) -> Tensor:
+    return mask.any(-1).sum()
+
+
+class TokenMean:
+    """sum_it x_it / sum_i L_i: every token of the update weighs the same (DAPO)."""
+
+    def sums(self, values: Tensor, mask: Tensor) -> Tensor:
+        return masked_sum(values, mask)
+
+    def count(self, mask: Tensor) -> Tensor:
+        return mask.sum()
+
+
+class SequenceMeanOfTokenMeans:
+    """(1/N) sum_i (1/L_i) sum_t x_it: every sequence weighs the same, a token 1/L (GRPO, GSPO)."""
+
+    def sums(self, values: Tensor, mask: Tensor) -> Tensor:
+        return masked_sum(values, mask) / mask.sum(-1).clamp(min=1)
+
+    def count(self, mask: Tensor) -> Tensor:
+        return _num_sequences(mask)
+
+
+class SequenceMeanOfTokenSums:
+    """(1/N) sum_i sum_t x_it: a sequence weighs as much as it is long (LUSPO)."""
+
+    def sums(self, values: Tensor, mask: Tensor) -> Tensor:
+        return masked_sum(values, mask)
+
+    def count(self, mask: Tensor) -> Tensor:
+        return _num_sequences(mask)
+
+
+class SequenceMeanOfScaledSums:
+    """(1/N) sum_i (1/C) sum_t x_it with a constant C, the generation budget (Dr.GRPO)."""
+
+    def __init__(self, constant_tokens: int) -> None:
+        if constant_tokens < 1:
+            raise ValueError(
+                f"constant_tokens must be >= 1, got {constant_tokens}; "
+                "give the generation budget, max_completion_tokens"
+            )
+        self.constant_tokens = constant_tokens
+
+    def sums(self, values: Tensor, mask: Tensor) -> Tensor:
+        return masked_sum(values, mask) / self.constant_tokens
+
+    def count(self, mask: Tensor) -> Tensor:
+        return _num_sequences(mask)

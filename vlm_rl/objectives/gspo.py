@@ -1,0 +1,52 @@
+"""GSPO (arXiv:2507.18071) and LUSPO (arXiv:2602.05261): the ratio of whole sequences."""
+
+from collections.abc import Sequence
+
+from vlm_rl.objectives.aggregations import SequenceMeanOfTokenMeans, SequenceMeanOfTokenSums
+from vlm_rl.objectives.objective import Objective
+from vlm_rl.objectives.ratios import SequenceMeanRatio
+from vlm_rl.objectives.regularizers import Regularizer
+from vlm_rl.objectives.surrogates import Clipped
+
+
+class GSPO(Objective):
+    """(1/N) sum_i -min(s_i A_i, clip(s_i) A_i), s_i the geometric mean of the token ratios.
+
+    Published: clip 3e-4 below, 4e-4 above. Each token weighs 1/L_i, which is what LUSPO undoes.
+    """
+
+    def __init__(
+        self,
+        clip_low: float = 3e-4,
+        clip_high: float = 4e-4,
+        regularizers: Sequence[Regularizer] = (),
+    ) -> None:
+        super().__init__(
+            SequenceMeanRatio(),
+            Clipped(clip_low, clip_high),
+            SequenceMeanOfTokenMeans(),
+            regularizers,
+        )
+
+
+class LUSPO(Objective):
+    """(1/N) sum_i L_i * -min(s_i A_i, clip(s_i) A_i): GSPO with each sequence times its length.
+
+    Published: clip 2e-3 below, 2.5e-3 above. The length is the plain number of tokens, and the
+    product is taken as a masked sum, so that a per-token regularizer is summed the same way.
+    The gradient is about a mean length larger than GSPO's: look at `optim/grad_norm` before
+    choosing a clipping norm, and give a KL term its own aggregation.
+    """
+
+    def __init__(
+        self,
+        clip_low: float = 2e-3,
+        clip_high: float = 2.5e-3,
+        regularizers: Sequence[Regularizer] = (),
+    ) -> None:
+        super().__init__(
+            SequenceMeanRatio(),
+            Clipped(clip_low, clip_high),
+            SequenceMeanOfTokenSums(),
+            regularizers,
+        )

@@ -1,0 +1,63 @@
+"""Terms beside the policy term, each with its own coefficient and aggregation."""
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from vlm_rl.linear_logprobs import TokenStats
+from vlm_rl.objectives.aggregations import Aggregation
+from vlm_rl.records import Batch
+
+
+class Regularizer(Protocol):
+    """`name` is its name among the terms and in the metrics; `aggregation` None means that of the
+    policy term."""
+
+    name: str
+    coef: float
+    aggregation: Aggregation | None
+    needs_reference: bool
+    needs_entropy: bool
+
+    def __call__(self, stats: TokenStats, batch: Batch) -> Tensor:
+        """Its value per token, [B, T], before the coefficient."""
+
+
+class KL:
+    """Divergence from the frozen reference, per token, with d = log pi - log pi_ref:
+
+    k1 = d;  k2 = d^2 / 2;  k3 = exp(-d) + d - 1  (http://joschu.net/blog/kl-approx.html).
+
+    On-policy the gradient of k2 is that of KL(pi || pi_ref) and the gradient of k3 that of
+    KL(pi_ref || pi); the gradient of k1 has mean zero, so k1 regularises nothing as a loss.
+    """
+
+    name = "kl"
+    needs_reference = True
+    needs_entropy = False
+
+    def __init__(
+        self,
+        kl_coef: float,
+        estimator: Literal["k1", "k2", "k3"] = "k3",
+        aggregation: Aggregation | None = None,
+    ) -> None:
+        if not kl_coef > 0:
+            raise ValueError(
+                f"kl_coef must be > 0, got {kl_coef}; to train without it, leave the term out"
+            )
+        self.coef = kl_coef
+        self.estimator = estimator
+        self.aggregation = aggregation
+
+    def __call__(self, stats: TokenStats, batch: Batch) -> Tensor:
+        assert batch.ref_logprobs is not None
+        difference = stats.logprobs - batch.ref_logprobs
+        match self.estimator:
+            case "k1":
+                return difference
+            case "k2":
+                return difference.square() / 2
+            case "k3":
+                return torch.exp(-difference) + difference - 1
