@@ -5,15 +5,17 @@ deviation: eight rewards of 0.9 have a float32 deviation of 6e-8, and dividing b
 into advantages.
 """
 
-from typing import Literal, Protocol
+from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 
-class Advantage(Protocol):
+class Advantage(ABC):
     """An advantage estimator."""
 
+    @abstractmethod
     def __call__(self, rewards: Tensor, scored: Tensor) -> Tensor:
         """`rewards` [P, G] float64, `scored` [P, G] bool -> advantages [P, G] float64.
 
@@ -22,7 +24,7 @@ class Advantage(Protocol):
         """
 
 
-class _PerGroup:
+class _PerGroup(Advantage):
     """Applies `of_group` to the scored rewards of each group that is not all equal."""
 
     def __call__(self, rewards: Tensor, scored: Tensor) -> Tensor:
@@ -34,9 +36,9 @@ class _PerGroup:
                 advantages[row, valid] = self.of_group(values)
         return advantages
 
+    @abstractmethod
     def of_group(self, values: Tensor) -> Tensor:
         """At least two rewards, not all equal -> their advantages."""
-        raise NotImplementedError
 
 
 class Normalized(_PerGroup):
@@ -49,7 +51,7 @@ class Normalized(_PerGroup):
     def __init__(
         self, std: Literal["sample", "population"] = "sample", epsilon: float = 1e-6
     ) -> None:
-        if epsilon < 0:
+        if not epsilon >= 0:
             raise ValueError(f"epsilon must be >= 0, got {epsilon}; usual values are 1e-6, 1e-4")
         self.correction = {"sample": 1, "population": 0}[std]
         self.epsilon = epsilon

@@ -159,6 +159,19 @@ class Scores:
         return torch.tensor([[v is Verdict.CORRECT for v in row] for row in self.verdicts])
 
 
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """What one step sampled and how it was judged: for diagnostics, tables and files.
+
+    `advantages` [P, G] float64.
+    """
+
+    prompts: Sequence[Prompt]
+    groups: Groups
+    scores: Scores
+    advantages: Tensor
+
+
 @dataclass(frozen=True)
 class Statistic:
     """A metric as a sum and a count, scalars both: these add over micro-batches and processes,
@@ -227,15 +240,22 @@ class Rows:
         """[B] int64: trainable tokens of each row."""
         return self.completion_mask.sum(-1)
 
+    def to(self, device: torch.device) -> Self:
+        """The same rows with their token tensors on `device`; prompts stay where they are."""
+        moved: dict[str, Any] = {
+            name: tensor.to(device) for name, tensor in self._token_tensors().items()
+        }
+        return replace(self, **moved)
+
     def select(self, rows: Tensor) -> Self:
         """The given rows, in ascending order of prompts, with only the prompts that they need."""
         used, row_prompt = torch.unique(self.row_prompt[rows], return_inverse=True)
-        return replace(
-            self,
-            prompts=tuple(self.prompts[i] for i in used.tolist()),
-            row_prompt=row_prompt,
-            **{name: tensor[rows] for name, tensor in self._token_tensors().items()},
-        )
+        selected: dict[str, Any] = {
+            "prompts": tuple(self.prompts[i] for i in used.tolist()),
+            "row_prompt": row_prompt,
+        }
+        selected |= {name: tensor[rows] for name, tensor in self._token_tensors().items()}
+        return replace(self, **selected)
 
     def split(self, num_minibatches: int) -> list[Self]:
         """Cut between groups into parts of as equal a number of prompts as possible.

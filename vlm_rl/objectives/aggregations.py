@@ -5,7 +5,7 @@ count. The module adds both over micro-batches and processes and divides once, s
 the batch can change the objective.
 """
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -16,12 +16,14 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0.0).sum(-1)
 
 
-class Aggregation(Protocol):
+class Aggregation(ABC):
     """`values` and `mask` are [B, T]; a row without a True is not a sequence."""
 
+    @abstractmethod
     def sums(self, values: Tensor, mask: Tensor) -> Tensor:
         """[B]: each row's share of the numerator."""
 
+    @abstractmethod
     def count(self, mask: Tensor) -> Tensor:
         """Scalar int64: these rows' share of the denominator."""
 
@@ -30,7 +32,7 @@ def _num_sequences(mask: Tensor) -> Tensor:
     return mask.any(-1).sum()
 
 
-class TokenMean:
+class TokenMean(Aggregation):
     """sum_it x_it / sum_i L_i: every token of the update weighs the same (DAPO)."""
 
     def sums(self, values: Tensor, mask: Tensor) -> Tensor:
@@ -40,7 +42,7 @@ class TokenMean:
         return mask.sum()
 
 
-class SequenceMeanOfTokenMeans:
+class SequenceMeanOfTokenMeans(Aggregation):
     """(1/N) sum_i (1/L_i) sum_t x_it: every sequence weighs the same, a token 1/L (GRPO, GSPO)."""
 
     def sums(self, values: Tensor, mask: Tensor) -> Tensor:
@@ -50,7 +52,7 @@ class SequenceMeanOfTokenMeans:
         return _num_sequences(mask)
 
 
-class SequenceMeanOfTokenSums:
+class SequenceMeanOfTokenSums(Aggregation):
     """(1/N) sum_i sum_t x_it: a sequence weighs as much as it is long (LUSPO)."""
 
     def sums(self, values: Tensor, mask: Tensor) -> Tensor:
@@ -60,7 +62,7 @@ class SequenceMeanOfTokenSums:
         return _num_sequences(mask)
 
 
-class SequenceMeanOfScaledSums:
+class SequenceMeanOfScaledSums(Aggregation):
     """(1/N) sum_i (1/C) sum_t x_it with a constant C, the generation budget (Dr.GRPO)."""
 
     def __init__(self, constant_tokens: int) -> None:

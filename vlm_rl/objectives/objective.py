@@ -71,7 +71,9 @@ class Objective:
         stats = _without_padding(stats, mask)
         token_log_ratio = stats.logprobs - batch.old_logprobs
         log_ratio = self.ratio(token_log_ratio, mask)
-        surrogate = self.surrogate(log_ratio, batch.advantages)
+        # a sequence ratio joins its row's gradients: 0 * NaN in the padding would reach them all
+        advantages = torch.where(mask, batch.advantages, 0.0)
+        surrogate = self.surrogate(log_ratio, advantages)
         terms = {POLICY_TERM: self.aggregation.sums(surrogate.loss, mask)}
         per_token = {
             "policy/ratio": torch.exp(log_ratio),

@@ -1,6 +1,7 @@
 """Terms beside the policy term, each with its own coefficient and aggregation."""
 
-from typing import Literal, Protocol
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,21 +11,22 @@ from vlm_rl.objectives.aggregations import Aggregation
 from vlm_rl.records import Batch
 
 
-class Regularizer(Protocol):
+class Regularizer(ABC):
     """`name` is its name among the terms and in the metrics; `aggregation` None means that of the
     policy term."""
 
-    name: str
+    name: ClassVar[str]
+    needs_reference: ClassVar[bool]
+    needs_entropy: ClassVar[bool]
     coef: float
     aggregation: Aggregation | None
-    needs_reference: bool
-    needs_entropy: bool
 
+    @abstractmethod
     def __call__(self, stats: TokenStats, batch: Batch) -> Tensor:
         """Its value per token, [B, T], before the coefficient."""
 
 
-class KL:
+class KL(Regularizer):
     """Divergence from the frozen reference, per token, with d = log pi - log pi_ref:
 
     k1 = d;  k2 = d^2 / 2;  k3 = exp(-d) + d - 1  (http://joschu.net/blog/kl-approx.html).

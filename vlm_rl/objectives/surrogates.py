@@ -1,6 +1,7 @@
 """Surrogates: the per-token loss as a function of ratio and advantage."""
 
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,14 +16,15 @@ class SurrogateLoss(NamedTuple):
     clipped_high: Tensor
 
 
-class Surrogate(Protocol):
+class Surrogate(ABC):
     """Values in the padding are arbitrary."""
 
+    @abstractmethod
     def __call__(self, log_ratio: Tensor, advantages: Tensor) -> SurrogateLoss:
         """Log of the importance ratio and advantages, both [B, T], to a loss to be minimised."""
 
 
-class Clipped:
+class Clipped(Surrogate):
     """-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) (PPO, arXiv:1707.06347).
 
     The minimum is pessimistic: a token is cut off only where moving further would raise its

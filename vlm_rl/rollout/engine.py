@@ -1,8 +1,8 @@
 """What every rollout engine does, and the sampler it is asked for."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
@@ -35,12 +35,14 @@ class Sampling:
         return self.temperature or 1.0
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """Samples completions. Built from the config, then started with the policy it samples for."""
 
+    @abstractmethod
     def start(self, policy: Policy, encoder: PromptEncoder) -> None:
         """Take up the policy's weights and the tokenizer that both sides share."""
 
+    @abstractmethod
     def generate(
         self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
     ) -> list[list[Completion]]:
@@ -49,5 +51,6 @@ class Engine(Protocol):
         Equal weights, prompts and seed give equal completions. No vision placeholder is sampled.
         """
 
+    @abstractmethod
     def update_weights(self, policy: Policy) -> None:
         """Take up the weights after an update; no cache that depends on older ones survives."""

@@ -15,14 +15,14 @@ from transformers import DynamicCache
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Completion, Prompt
-from vlm_rl.rollout.engine import Sampling
+from vlm_rl.rollout.engine import Engine, Sampling
 
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 COMPACT_BELOW = 0.75
 """Ended rows are dropped once the living share falls below this: dropping copies the cache."""
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Samples from the live policy. `max_rows` bounds the completions decoded side by side."""
 
     def __init__(self, max_rows: int = 256) -> None:

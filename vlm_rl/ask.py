@@ -1,0 +1,61 @@
+"""Ask a checkpoint one question about one image:
+
+python -m vlm_rl.ask --model runs/quickstart/checkpoints/step_80/hf --image chart.png \\
+    --question "What is the total of the bars?"
+"""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from vlm_rl.config import one_line_errors, parse
+from vlm_rl.policy import Policy, check_checkpoint
+from vlm_rl.prompts import PromptEncoder, Style
+from vlm_rl.records import Completion, Problem
+from vlm_rl.rollout import Sampling, TransformersEngine
+
+
+def ask(
+    model: str,
+    question: str,
+    image: list[Path] | None = None,
+    temperature: float = 0.0,
+    max_completion_tokens: int = 1024,
+    style: Style = "plain",
+    seed: int = 0,
+) -> Completion:
+    """Answer `question` about the images with a checkpoint folder or hub id.
+
+    Greedy unless `temperature` is above 0. Raises ValueError for a checkpoint or image that can
+    not be read.
+    """
+    sampling = Sampling(temperature, max_completion_tokens)
+    check_checkpoint(model)
+    encoder = PromptEncoder(model, style=style, max_prompt_tokens=32768)
+    problem = Problem(uid="ask", question=question, answer="?", images=tuple(image or ()))
+    prompt = encoder.encode(problem)
+    engine = TransformersEngine()
+    engine.start(Policy.from_pretrained(model), encoder)
+    return engine.generate([prompt], group_size=1, sampling=sampling, seed=seed)[0][0]
+
+
+def main() -> None:
+    """Print the answer and its log-probability."""
+    with one_line_errors("vlm_rl.ask"):
+        parser = ArgumentParser(prog="vlm_rl.ask", description=__doc__, exit_on_error=False)
+        parser.add_function_arguments(ask)
+        config = parse(parser, None)
+        completion = ask(**vars(config))
+    console = Console()
+    console.print(completion.text, markup=False, highlight=False)
+    total = float(completion.sampling_logprobs.sum())
+    mean = total / max(len(completion), 1)
+    ended = "ended by itself" if not completion.truncated else "cut at max_completion_tokens"
+    console.print(
+        f"log-probability {total:.4f} over {len(completion)} tokens ({mean:.4f} a token), {ended}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Writes `checkpoints/step_N/`: `hf/` for `from_pretrained`, `trainer.ckpt` to go on from."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from vlm_rl import runs
+from vlm_rl.module import RLModule
+
+
+class Checkpoints(L.Callback):
+    """Saves every `every_n_steps` steps and at the last one, and keeps the `keep` newest.
+
+    A checkpoint is written under another name and renamed when complete, so that a kill never
+    leaves half of one to go on from.
+    """
+
+    def __init__(self, run_dir: Path, every_n_steps: int = 20, keep: int = 2) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("keep", keep)):
+            if value < 1:
+                raise ValueError(f"checkpoint.{name} must be >= 1, got {value}")
+        self.run_dir = run_dir
+        self.every_n_steps = every_n_steps
+        self.keep = keep
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(module, RLModule)
+        step = module.completed_steps
+        if step % self.every_n_steps == 0 and step < module.steps:
+            self._save(trainer, module)
+
+    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
+        """After the last validation, so that the checkpoint holds its result."""
+        if module.completed_steps >= module.steps:
+            self._save(trainer, module)
+
+    def _save(self, trainer: L.Trainer, module: RLModule) -> None:
+        with module.stages("checkpoint"):
+            target = runs.step_folder(self.run_dir, module.completed_steps)
+            partial = target.with_name(f"{target.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            trainer.save_checkpoint(partial / "trainer.ckpt")
+            module.policy.save(partial / "hf")
+            module.encoder.processor.save_pretrained(partial / "hf")
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            for _, old in runs.checkpoints(self.run_dir)[: -self.keep]:
+                shutil.rmtree(old)

@@ -1,0 +1,93 @@
+"""Metrics of rollouts and updates: pure functions from records to sums and counts."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vlm_rl.records import Batch, Rollout, Scores, Statistic, Verdict
+
+Statistics = dict[str, Statistic]
+
+
+def mean_of(values: Tensor, where: Tensor | None = None) -> Statistic:
+    """Sum and count of `values` (numbers or truth values) where `where` is True."""
+    where = torch.ones_like(values, dtype=torch.bool) if where is None else where
+    return Statistic(torch.where(where, values.double(), 0.0).sum(), where.sum())
+
+
+def add_up(total: Statistics, more: Mapping[str, Statistic]) -> Statistics:
+    """The sums and counts of both, by name."""
+    return total | {name: total[name] + s if name in total else s for name, s in more.items()}
+
+
+def answer_statistics(rollout: Rollout) -> Statistics:
+    """Accuracy, verdicts and length in tokens; what training and validation report alike.
+
+    Completions that could not be scored are in no accuracy, but in the lengths and verdicts.
+    """
+    scored, correct = rollout.scores.scored, rollout.scores.correct
+    lengths = torch.tensor([[len(c) for c in group] for group in rollout.groups])
+    truncated = torch.tensor([[c.truncated for c in group] for group in rollout.groups])
+    statistics = {
+        "accuracy": mean_of(correct, scored),
+        "length_tokens": mean_of(lengths),
+        "length_correct_tokens": mean_of(lengths, correct),
+        "length_wrong_tokens": mean_of(lengths, scored & ~correct),
+        "truncated_frac": mean_of(truncated),
+    }
+    for verdict in Verdict:
+        hits = [[v is verdict for v in row] for row in rollout.scores.verdicts]
+        statistics[f"{verdict}_frac"] = mean_of(torch.tensor(hits))
+    return statistics
+
+
+def task_statistics(rollout: Rollout) -> Statistics:
+    """Accuracy by the problems' task, `<task>/accuracy`."""
+    statistics: Statistics = {}
+    scored, correct = rollout.scores.scored, rollout.scores.correct
+    for row, prompt in enumerate(rollout.prompts):
+        if prompt.problem.task:
+            name = f"{prompt.problem.task}/accuracy"
+            statistics = add_up(statistics, {name: mean_of(correct[row], scored[row])})
+    return statistics
+
+
+def rollout_statistics(rollout: Rollout) -> Statistics:
+    """Metrics of a training step's rollout: rewards, groups, lengths."""
+    scores = rollout.scores
+    statistics = {"reward/mean": mean_of(scores.total, scores.scored)}
+    for name, term in scores.terms.items():
+        statistics[f"reward/{name}"] = mean_of(term, scores.scored)
+    statistics |= _group_statistics(scores)
+    statistics["reward/group_std"] = mean_of(scores.total.std(dim=1, correction=0))
+    for name, value in answer_statistics(rollout).items():
+        kind = "completion" if "length" in name or "truncated" in name else "reward"
+        statistics[f"{kind}/{name}"] = value
+    learning = (rollout.advantages != 0).any(dim=1)
+    statistics["group/without_signal_frac"] = mean_of(~learning)
+    return statistics
+
+
+def _group_statistics(scores: Scores) -> Statistics:
+    """Shares of groups that are all right, all wrong, or mixed, by verdict, not by reward."""
+    right = (scores.correct | ~scores.scored).all(dim=1) & scores.scored.any(dim=1)
+    wrong = ~scores.correct.any(dim=1)
+    return {
+        "group/all_right_frac": mean_of(right),
+        "group/all_wrong_frac": mean_of(wrong),
+        "group/mixed_frac": mean_of(~(right | wrong)),
+    }
+
+
+def drift_statistics(batch: Batch) -> Statistics:
+    """How far the engine's log-probabilities are from the policy's at the same weights.
+
+    `policy/rollout_kl` is the mean of k3 of log old - log sampled, per token, in nats.
+    """
+    mask = batch.completion_mask
+    drift = torch.where(mask, batch.old_logprobs - batch.sampling_logprobs, 0.0).double()
+    return {
+        "policy/rollout_kl": mean_of(torch.exp(drift) - 1 - drift, mask),
+        "policy/rollout_abs_difference": mean_of(drift.abs(), mask),
+    }

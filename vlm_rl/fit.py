@@ -1,0 +1,175 @@
+"""Train a policy: `python -m vlm_rl.fit --config configs/quickstart.yaml [--dotted.key value ...]`.
+
+Several `--config` files are merged in order, later ones win; `--print_config` shows the result.
+Starting again with the same command goes on from the last checkpoint.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from vlm_rl import runs
+from vlm_rl.advantages import Advantage
+from vlm_rl.callbacks import ProgressBars, RolloutFiles, SampleTable
+from vlm_rl.checkpointing import Checkpoints
+from vlm_rl.config import instantiate, one_line_errors, parse, plain
+from vlm_rl.data import ProblemData
+from vlm_rl.module import OptimizerSettings, RLModule, UpdateSettings, ValidationSettings
+from vlm_rl.objectives import Objective
+from vlm_rl.policy import Policy, check_checkpoint
+from vlm_rl.prompts import PromptEncoder
+from vlm_rl.report import MetricsCsv, Summary
+from vlm_rl.rewards import Reward
+from vlm_rl.rollout import Engine, Sampling
+
+OURS = {
+    "logger", "callbacks", "max_epochs", "min_epochs", "max_steps", "min_steps", "max_time",
+    "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches",
+    "overfit_batches", "val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps",
+    "log_every_n_steps", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
+    "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "default_root_dir",
+    "use_distributed_sampler", "reload_dataloaders_every_n_epochs", "fast_dev_run", "barebones",
+    "inference_mode", "model_registry", "enable_autolog_hparams",
+}  # fmt: skip
+"""Arguments of the Trainer that the training step decides itself."""
+
+
+def build_parser() -> ArgumentParser:
+    """Every key of a run's configuration, each from the signature of what it configures."""
+    parser = ArgumentParser(prog="vlm_rl.fit", description=__doc__, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a YAML file; may be given several times")
+    parser.add_argument("--run_dir", type=str, required=True, help="the folder of this run")
+    parser.add_argument("--steps", type=PositiveInt, required=True, help="of the whole run")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--group_size", type=int, default=8, help="completions per prompt")
+    parser.add_method_arguments(Policy, "from_pretrained", "policy")
+    parser.add_class_arguments(PromptEncoder, "prompt", skip={"path"}, instantiate=False)
+    parser.add_class_arguments(ProblemData, "data", skip={"encoder", "seed"}, instantiate=False)
+    parser.add_subclass_arguments(Engine, "engine", required=True)
+    parser.add_class_arguments(Sampling, "sampling")
+    parser.add_class_arguments(Reward, "reward")
+    parser.add_subclass_arguments(Advantage, "advantage", required=True)
+    parser.add_subclass_arguments(Objective, "objective", required=True)
+    parser.add_class_arguments(UpdateSettings, "updates")
+    parser.add_class_arguments(OptimizerSettings, "optimizer")
+    parser.add_class_arguments(ValidationSettings, "validation")
+    parser.add_class_arguments(Checkpoints, "checkpoint", skip={"run_dir"}, instantiate=False)
+    modes = Literal["offline", "online", "off"]
+    parser.add_argument("--logging.wandb", type=modes, default="offline")
+    parser.add_argument("--logging.project", type=str, default="vlm_rl")
+    parser.add_class_arguments(L.Trainer, "trainer", skip=OURS, instantiate=False)
+    return parser
+
+
+def fit(argv: Sequence[str] | None = None) -> RLModule:
+    """Train as the command line says; the returned module holds the trained policy.
+
+    Raises SystemExit with one line for anything wrong with the configuration or its data.
+    """
+    _choose_threads()
+    with one_line_errors("vlm_rl.fit"):
+        parser = build_parser()
+        config = parse(parser, argv)
+        resume = runs.find_resume(Path(config.run_dir), plain(parser, config))
+        parts = instantiate(parser, config)
+        _check_minibatches(config)
+        check_checkpoint(config.policy.path)
+        encoder = PromptEncoder(config.policy.path, **vars(config.prompt))
+        data = ProblemData(**vars(config.data), encoder=encoder, seed=config.seed)
+        data.setup("fit")
+        parts.reward.self_test()
+        module = _module(config, parts, encoder)
+        trainer = _trainer(config, resume[0] if resume else 0)
+    runs.save_config(Path(config.run_dir), plain(parser, config))
+    with parts.reward:
+        trainer.fit(
+            module, datamodule=data, ckpt_path=resume[1] if resume else None, weights_only=False
+        )
+    return module
+
+
+def _choose_threads() -> None:
+    """One thread per process on a CPU unless told otherwise: with as few as one busy neighbour,
+    more threads than free cores make a step tens of times slower."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def _check_minibatches(config: Namespace) -> None:
+    prompts, minibatches = config.data.prompts_per_step, config.updates.num_minibatches
+    if minibatches > prompts:
+        raise ValueError(
+            f"updates.num_minibatches={minibatches} is above data.prompts_per_step={prompts}; "
+            "each minibatch needs at least one prompt"
+        )
+
+
+def _module(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> RLModule:
+    return RLModule(
+        policy=Policy.from_pretrained(**vars(config.policy)),
+        encoder=encoder,
+        engine=parts.engine,
+        reward=parts.reward,
+        advantage=parts.advantage,
+        objective=parts.objective,
+        sampling=parts.sampling,
+        updates=parts.updates,
+        optimizer=parts.optimizer,
+        validation=parts.validation,
+        group_size=config.group_size,
+        steps=config.steps,
+        seed=config.seed,
+    )
+
+
+def _trainer(config: Namespace, resume_step: int) -> L.Trainer:
+    run_dir = Path(config.run_dir)
+    return L.Trainer(
+        **vars(config.trainer),
+        default_root_dir=run_dir,
+        logger=_loggers(config, run_dir, resume_step),
+        callbacks=[
+            ProgressBars(),
+            RolloutFiles(run_dir),
+            SampleTable(),
+            Checkpoints(run_dir, **vars(config.checkpoint)),
+            Summary(run_dir),
+        ],
+        max_epochs=-1,  # the module stops the run at its number of steps
+        num_sanity_val_steps=-1,  # the whole validation before the first step
+        val_check_interval=config.validation.every_n_steps,
+        check_val_every_n_epoch=None,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _loggers(config: Namespace, run_dir: Path, resume_step: int) -> list[Logger]:
+    loggers: list[Logger] = [MetricsCsv(run_dir, resume_step)]
+    if config.logging.wandb != "off":
+        for kind in ("DATA", "CACHE", "CONFIG"):  # its default is the home folder
+            os.environ.setdefault(f"WANDB_{kind}_DIR", str(run_dir / "wandb"))
+        loggers.append(
+            WandbLogger(
+                name=run_dir.name,
+                project=config.logging.project,
+                save_dir=run_dir,
+                offline=config.logging.wandb == "offline",
+                config=config.as_dict(),
+            )
+        )
+    return loggers
+
+
+if __name__ == "__main__":
+    fit(sys.argv[1:])

@@ -1,0 +1,376 @@
+"""The training step: rollout, reward, advantages, updates; one call is one step.
+
+Manual optimisation with the rollout inside `training_step`: a data set that rolls out would be one
+update behind, because Lightning fetches a batch ahead, and automatic optimisation divides by its
+own count of batches. Everything that is divided is divided in `_update`.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import get_scheduler
+
+from vlm_rl.advantages import Advantage
+from vlm_rl.diagnostics import (
+    Statistics,
+    add_up,
+    answer_statistics,
+    drift_statistics,
+    mean_of,
+    rollout_statistics,
+    task_statistics,
+)
+from vlm_rl.objectives import Objective
+from vlm_rl.policy import Policy
+from vlm_rl.prompts import PromptEncoder
+from vlm_rl.records import Batch, Prompt, Rollout, Rows, Statistic
+from vlm_rl.rewards import Reward
+from vlm_rl.rollout import Engine, Sampling
+from vlm_rl.stages import Stages
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """How a rollout becomes updates.
+
+    `num_minibatches` optimizer updates per step, each over an equal share of the prompts.
+    `micro_batch_tokens` bounds prompt and completion tokens of one forward. `max_grad_norm` None
+    switches clipping off. A loss or gradient that is not finite skips its update; more than
+    `max_skipped_updates` in a row stop the run.
+    """
+
+    num_minibatches: int = 1
+    micro_batch_tokens: int = 8192
+    max_grad_norm: float | None = 1.0
+    max_skipped_updates: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("num_minibatches", "micro_batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"updates.{name} must be >= 1, got {getattr(self, name)}")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(
+                f"updates.max_grad_norm must be > 0, got {self.max_grad_norm}; null switches it off"
+            )
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW. `vision_lr` is the vision tower's own learning rate (None: the same as `lr`);
+    `warmup_updates` optimizer updates of linear warm-up come before `schedule`."""
+
+    lr: float = 1e-6
+    vision_lr: float | None = None
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_updates: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "vision_lr"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"optimizer.{name} must be in [0, 1), got {value}")
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """Held-out accuracy before training, every `every_n_steps` steps and at the end.
+
+    avg@k with k = `samples_per_problem` at training's temperature, and greedy where `greedy`.
+    """
+
+    every_n_steps: int = 10
+    samples_per_problem: int = 1
+    greedy: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("every_n_steps", "samples_per_problem"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"validation.{name} must be >= 1, got {getattr(self, name)}")
+
+
+class RLModule(L.LightningModule):
+    """Trains `policy` on groups of completions that `engine` samples and `reward` judges.
+
+    `completed_steps` counts steps over the whole run, also across restarts; the run stops at
+    `steps`. Random numbers are a function of (seed, step, process) alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        encoder: PromptEncoder,
+        engine: Engine,
+        reward: Reward,
+        advantage: Advantage,
+        objective: Objective,
+        sampling: Sampling,
+        updates: UpdateSettings,
+        optimizer: OptimizerSettings,
+        validation: ValidationSettings,
+        group_size: int,
+        steps: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if group_size < 2:
+            raise ValueError(
+                f"group_size must be >= 2, got {group_size}; an advantage compares completions"
+            )
+        if sampling.temperature == 0:
+            raise ValueError(
+                "sampling.temperature must be > 0 in training, got 0; greedy groups are all equal"
+            )
+        self.automatic_optimization = False
+        self.policy = policy
+        self.encoder = encoder
+        self.engine = engine
+        self.reward = reward
+        self.advantage = advantage
+        self.objective = objective
+        self.sampling = sampling
+        self.updates = updates
+        self.optimizer = optimizer
+        self.validation = validation
+        self.group_size = group_size
+        self.steps = steps
+        self.seed = seed
+        self.completed_steps = 0
+        self.skipped_updates: list[list[str]] = []
+        self.validation_history: list[Metrics] = []
+        self.stages = Stages()
+        self._skipped_in_a_row = 0
+        self._validation: Statistics = {}
+        # outside the module tree: not saved, not optimised, not wrapped by a strategy
+        reference = policy.frozen_copy() if objective.needs_reference else None
+        self.__dict__["reference"] = reference
+
+    def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Any]:
+        seconds_before = dict(self.stages.seconds)
+        rollout = self._rollout(prompts, self.group_size, self.sampling, "train")
+        rows = Rows.build(prompts, rollout.groups, trained=rollout.scores.scored)
+        with self.stages("logprobs"):
+            batch = self._with_logprobs(rows, rollout.advantages)
+        statistics = add_up(rollout_statistics(rollout), drift_statistics(batch))
+        with self.stages("update"):
+            for minibatch in batch.split(self.updates.num_minibatches):
+                statistics = add_up(statistics, self._update(minibatch))
+            self.engine.update_weights(self.policy)
+        self.completed_steps += 1
+        self.trainer.should_stop = self.completed_steps >= self.steps
+        metrics = self._reduced(statistics) | self._step_seconds(seconds_before)
+        self._log(metrics)
+        return {"metrics": metrics, "rollout": rollout}
+
+    def _rollout(
+        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, kind: str
+    ) -> Rollout:
+        """Sample a group per prompt, judge it, and compare within the group."""
+        with self.stages("rollout"):
+            groups = self.engine.generate(
+                prompts, group_size=group_size, sampling=sampling, seed=self._seed_of(kind)
+            )
+        with self.stages("reward"):
+            scores = self.reward([prompt.problem for prompt in prompts], groups)
+        advantages = self.advantage(scores.total, scores.scored)
+        return Rollout(prompts, groups, scores, advantages)
+
+    def _with_logprobs(self, rows: Rows, advantages: Tensor) -> Batch:
+        """Complete `rows` with the log-probabilities at the weights that sampled, and the
+        reference's where a term needs them."""
+        reference: Policy | None = self.__dict__["reference"]
+        old, ref = [], []
+        with torch.no_grad():
+            for micro in rows.micro_batches(self.updates.micro_batch_tokens):
+                old.append(self._logprobs(self.policy, micro))
+                if reference is not None:
+                    ref.append(self._logprobs(reference, micro))
+        return Batch.of(
+            rows,
+            old_logprobs=torch.cat(old),
+            ref_logprobs=torch.cat(ref) if ref else None,
+            advantages=advantages.float(),
+        ).to(self.device)
+
+    def _logprobs(self, policy: Policy, micro: Rows) -> Tensor:
+        return policy.logprobs(micro, temperature=self.sampling.temperature).logprobs
+
+    def _update(self, minibatch: Batch) -> Statistics:
+        """One optimizer update; the only place that divides by a count of the batch."""
+        norms = self._summed(self.objective.normalizers(minibatch))
+        # strategies average gradients over processes, a sum over all rows is meant
+        rank_factor = self.trainer.world_size
+        statistics: Statistics = {}
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for micro in minibatch.micro_batches(self.updates.micro_batch_tokens):
+            stats = self.policy.logprobs(
+                micro,
+                temperature=self.sampling.temperature,
+                with_entropy=True,
+            )
+            loss = self.objective(stats, micro)
+            terms = [sums.sum() / norms[name].clamp(min=1) for name, sums in loss.terms.items()]
+            value = torch.stack(terms).sum()
+            self.manual_backward(value * rank_factor)
+            total += value.detach()
+            statistics = add_up(statistics, loss.statistics)
+        return statistics | self._step_optimizer(minibatch, total)
+
+    def _step_optimizer(self, minibatch: Batch, loss: Tensor) -> Statistics:
+        """Clip and step; skip, count and name what is not finite."""
+        optimizer: Any = self.optimizers()
+        limit = self.updates.max_grad_norm
+        trained = [p for p in self.policy.parameters() if p.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(trained, float("inf") if limit is None else limit)
+        loss = self._summed({"loss": loss})["loss"]
+        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+        lr = optimizer.param_groups[0]["lr"]
+        if finite:
+            optimizer.step()
+            self._skipped_in_a_row = 0
+        else:
+            self._skip([prompt.uid for prompt in minibatch.prompts])
+        scheduler: Any = self.lr_schedulers()
+        scheduler.step()
+        optimizer.zero_grad()
+        one = torch.ones((), device=self.device)
+        statistics = {"optim/skipped_updates": Statistic(one * (not finite), one)}
+        if finite:
+            statistics["policy/loss"] = mean_of(loss)
+            statistics["optim/grad_norm"] = mean_of(norm)
+            statistics["optim/lr"] = mean_of(one * lr)
+        return statistics
+
+    def _skip(self, uids: list[str]) -> None:
+        self.skipped_updates.append(uids)
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row > self.updates.max_skipped_updates:
+            raise RuntimeError(
+                f"{self._skipped_in_a_row} updates in a row had a loss or gradient that is not "
+                f"finite, the last with problems {uids}; lower optimizer.lr or look at these"
+            )
+
+    def validation_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Any]:
+        samples = self.validation.samples_per_problem
+        rollout = self._rollout(prompts, samples, self.sampling, f"validation {batch_idx}")
+        self._tally(answer_statistics(rollout) | task_statistics(rollout), "val")
+        if self.validation.greedy:
+            greedy = Sampling(0.0, self.sampling.max_completion_tokens)
+            best = self._rollout(prompts, 1, greedy, "greedy")
+            self._tally(answer_statistics(best) | task_statistics(best), "val_greedy")
+        return {"rollout": rollout}
+
+    def _tally(self, statistics: Statistics, prefix: str) -> None:
+        named = {f"{prefix}/{name}": value for name, value in statistics.items()}
+        self._validation = add_up(self._validation, named)
+
+    def on_validation_epoch_end(self) -> None:
+        metrics = self._reduced(self._validation)
+        self._validation = {}
+        self.validation_history.append({"step": self.completed_steps} | metrics)
+        self._log(metrics)
+
+    def _seed_of(self, kind: str) -> int:
+        """Validation draws the same numbers at every step, so that its curve is comparable."""
+        step = self.completed_steps if kind == "train" else 0
+        entropy = [self.seed, step, self.global_rank, *kind.encode()]
+        return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+    def _summed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each scalar summed over all processes, float64."""
+        stacked = torch.stack([v.to(self.device, torch.float64) for v in values.values()])
+        summed = self.trainer.strategy.reduce(stacked, reduce_op="sum")
+        assert isinstance(summed, Tensor)
+        return dict(zip(values, summed, strict=True))
+
+    def _reduced(self, statistics: Statistics) -> Metrics:
+        """Means over all processes; a metric without a single count is left out."""
+        sums = self._summed({name: s.sum for name, s in statistics.items()})
+        counts = self._summed({name: s.count for name, s in statistics.items()})
+        return {name: float(sums[name] / counts[name]) for name in sums if counts[name] > 0}
+
+    def _step_seconds(self, before: Mapping[str, float]) -> Metrics:
+        return {
+            f"time/{name}_s": total - before.get(name, 0.0)
+            for name, total in self.stages.seconds.items()
+        }
+
+    def _log(self, metrics: Metrics) -> None:
+        # directly: `self.log` is silent in the validation before the first step, and would count
+        # optimizer updates where the steps of the run are meant
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=self.completed_steps)
+
+    def configure_optimizers(self) -> Any:
+        settings = self.optimizer
+        tower = {id(p) for p in self.policy.part("vision_tower").parameters()}
+        trained = [p for p in self.policy.parameters() if p.requires_grad]
+        if not trained:
+            raise ValueError("every part of the policy is frozen; leave one out of policy.freeze")
+        vision_lr = settings.lr if settings.vision_lr is None else settings.vision_lr
+        groups = [
+            {"params": [p for p in trained if id(p) not in tower], "lr": settings.lr},
+            {"params": [p for p in trained if id(p) in tower], "lr": vision_lr},
+        ]
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+        )
+        scheduler = get_scheduler(
+            settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
+            optimizer,
+            num_warmup_steps=settings.warmup_updates,
+            num_training_steps=self.steps * self.updates.num_minibatches,
+        )
+        return [optimizer], [scheduler]
+
+    def on_fit_start(self) -> None:
+        if self.__dict__["reference"] is not None:
+            self.__dict__["reference"].to(self.device)
+        self.engine.start(self.policy, self.encoder)
+        self._frozen_checksum = _checksum(self._frozen())
+
+    def on_fit_end(self) -> None:
+        assert _checksum(self._frozen()) == self._frozen_checksum, "a frozen parameter has changed"
+
+    def _frozen(self) -> list[Tensor]:
+        return [p for p in self.policy.parameters() if not p.requires_grad]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["vlm_rl"] = {
+            "completed_steps": self.completed_steps,
+            "skipped_updates": self.skipped_updates,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "validation_history": self.validation_history,
+            "stage_seconds": self.stages.seconds,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["vlm_rl"]
+        self.completed_steps = state["completed_steps"]
+        self.skipped_updates = state["skipped_updates"]
+        self._skipped_in_a_row = state["skipped_in_a_row"]
+        self.validation_history = state["validation_history"]
+        self.stages.seconds.update(state["stage_seconds"])
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Prompts stay where they are; each forward moves what it needs."""
+        return batch
+
+
+def _checksum(parameters: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

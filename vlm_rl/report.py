@@ -1,0 +1,192 @@
+"""What a run leaves to read: metrics.csv, plots, summary.json and the last screen."""
+
+import csv
+import json
+import resource
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+from vlm_rl import runs
+from vlm_rl.module import Metrics, RLModule
+
+METRICS = "metrics.csv"
+
+
+class MetricsCsv(Logger):
+    """One row per call in `metrics.csv`, with a column for every metric seen so far.
+
+    A run that goes on from step `resume_step` first drops the rows of later steps: they were
+    computed after the checkpoint and will be computed again.
+    """
+
+    def __init__(self, run_dir: Path, resume_step: int = 0) -> None:
+        super().__init__()
+        self.path = run_dir / METRICS
+        self._columns: list[str] = ["step"]
+        rows = read_metrics(self.path) if self.path.exists() else []
+        kept = [row for row in rows if row["step"] <= resume_step] if resume_step else []
+        self._rewrite(kept)
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run's config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {"step": float(step or 0), **metrics}
+        if row.keys() <= set(self._columns):
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+        else:
+            self._rewrite([*read_metrics(self.path), row])
+
+    def _rewrite(self, rows: list[Metrics]) -> None:
+        names = {name for row in rows for name in row} | set(self._columns)
+        self._columns = ["step", *sorted(names - {"step"})]
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.rename(self.path)
+
+
+def read_metrics(path: Path) -> list[Metrics]:
+    """Rows of a metrics.csv without their empty cells."""
+    with path.open(newline="") as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+PANELS: dict[str, dict[str, str]] = {
+    "reward": {"reward/mean": "mean reward"},
+    "accuracy": {
+        "reward/accuracy": "training rollouts",
+        "val/accuracy": "held out, sampled",
+        "val_greedy/accuracy": "held out, greedy",
+    },
+    "length in tokens": {
+        "completion/length_tokens": "all",
+        "completion/length_correct_tokens": "correct",
+        "completion/length_wrong_tokens": "wrong",
+    },
+    "share of tokens clipped": {
+        "policy/clip_frac_low": "at the lower end",
+        "policy/clip_frac_high": "at the upper end",
+    },
+}
+
+
+def plot_training(metrics: list[Metrics], target: Path) -> None:
+    """Draw the four panels that tell how a run went into one PNG."""
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    for axis, (title, curves) in zip(axes.flat, PANELS.items(), strict=True):
+        for name, label in curves.items():
+            points = [(row["step"], row[name]) for row in metrics if name in row]
+            marker = "o" if name.startswith("val") else None
+            if points:
+                axis.plot(*zip(*points, strict=True), label=label, marker=marker, linewidth=1.4)
+        axis.set_title(title)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        if axis.has_data():
+            axis.legend()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=110)
+    plt.close(figure)
+
+
+class Summary(L.Callback):
+    """Writes plots and summary.json when training ends and prints the last screen."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
+        assert isinstance(module, RLModule)
+        metrics = read_metrics(self.run_dir / METRICS)
+        plot = self.run_dir / "plots" / "training.png"
+        plot_training(metrics, plot)
+        summary = _summarise(self.run_dir, module, trainer)
+        summary["files"]["plots"] = str(plot)
+        target = self.run_dir / runs.SUMMARY
+        target.write_text(json.dumps(summary, indent=2) + "\n")
+        print_summary(summary, target)
+
+
+def _summarise(run_dir: Path, module: RLModule, trainer: L.Trainer) -> dict[str, Any]:
+    history = module.validation_history
+    complete = runs.checkpoints(run_dir)
+    skipped = getattr(getattr(trainer, "datamodule", None), "skipped", [])
+    return {
+        "steps": module.completed_steps,
+        "validation_before": history[0] if history else {},
+        "validation_after": history[-1] if history else {},
+        "stage_seconds": {k: round(v, 2) for k, v in module.stages.seconds.items()},
+        "skipped_rows": dict(Counter(item.reason for item in skipped)),
+        "skipped_updates": module.skipped_updates,
+        "peak_memory_gb": round(_peak_memory_gb(), 2),
+        "files": {
+            "checkpoint": str(complete[-1][1] / "hf") if complete else None,
+            "metrics": str(run_dir / METRICS),
+            "rollouts": str(run_dir / "rollouts"),
+        },
+    }
+
+
+def _peak_memory_gb() -> float:
+    """Largest resident memory so far of this process, or of its largest child if that is more."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(who).ru_maxrss for who in whose) * unit / 1e9
+
+
+ROWS = {
+    "accuracy, sampled": ("val/accuracy", "{:.1%}"),
+    "accuracy, greedy": ("val_greedy/accuracy", "{:.1%}"),
+    "length, sampled (tokens)": ("val/length_tokens", "{:.1f}"),
+    "length, greedy (tokens)": ("val_greedy/length_tokens", "{:.1f}"),
+    "truncated, sampled": ("val/truncated_frac", "{:.1%}"),
+}
+
+
+def print_summary(summary: Mapping[str, Any], target: Path) -> None:
+    """The last screen: held-out numbers before and after, time by stage, where everything is."""
+    console = Console()
+    before, after = summary["validation_before"], summary["validation_after"]
+    table = Table(title=f"{summary['steps']} steps, held-out problems")
+    for heading in ("", "before", "after"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for label, (name, form) in ROWS.items():
+        if name in before and name in after:
+            table.add_row(label, form.format(before[name]), form.format(after[name]))
+    console.print(table)
+    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in summary["stage_seconds"].items())
+    console.print(f"time: {seconds}; peak memory {summary['peak_memory_gb']} GB")
+    for reason, count in summary["skipped_rows"].items():
+        console.print(f"skipped rows: {count} x {reason}")
+    if summary["skipped_updates"]:
+        console.print(f"skipped updates: {len(summary['skipped_updates'])}")
+    for name, path in {**summary["files"], "summary": str(target)}.items():
+        console.print(f"{name}: {path}", soft_wrap=True)

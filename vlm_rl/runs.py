@@ -1,0 +1,88 @@
+"""The folder of a run: what is in it, and whether a new start may go on with it.
+
+config.yaml                the resolved configuration
+metrics.csv                one row a step
+rollouts/step_N.jsonl      every completion of step N
+checkpoints/step_N/        `hf/` for `from_pretrained`, `trainer.ckpt` to go on from
+plots/  summary.json       at the end
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONFIG = "config.yaml"
+SUMMARY = "summary.json"
+RESUMABLE_KEYS = ("steps", "run_dir", "trainer", "logging", "checkpoint")
+"""What may differ when a run is taken up again: nothing that decides which numbers it computes."""
+
+_STEP = re.compile(r"step_(\d+)")
+
+
+def step_folder(run_dir: Path, step: int) -> Path:
+    return run_dir / "checkpoints" / f"step_{step}"
+
+
+def checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
+    """Complete checkpoints, oldest first: (step, folder). Half-written ones have another name."""
+    folder = run_dir / "checkpoints"
+    found = [(match, path) for path in folder.glob("*") if (match := _STEP.fullmatch(path.name))]
+    return sorted((int(match[1]), path) for match, path in found)
+
+
+def find_resume(run_dir: Path, config: Mapping[str, Any]) -> tuple[int, Path] | None:
+    """Decide between a new run (None) and going on; return the step and the trainer checkpoint
+    to go on from. Writes nothing.
+
+    Raises ValueError, with the ways out, where the folder holds another run, a finished one, or
+    something that is not a run.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ValueError(f"run_dir={run_dir} is a file; give a folder")
+    saved = run_dir / CONFIG
+    if not saved.exists():
+        if run_dir.is_dir() and any(run_dir.iterdir()):
+            raise ValueError(
+                f"run_dir={run_dir} is not empty and holds no run; give a new name by --run_dir"
+            )
+        return None
+    before = yaml.safe_load(saved.read_text())
+    changed = list(differences(_compared(before), _compared(config)))
+    if changed:
+        raise ValueError(
+            f"run_dir={run_dir} holds a run with other settings ({'; '.join(changed[:3])}); "
+            "start a new one by --run_dir NAME, or go on with the settings of its config.yaml"
+        )
+    complete = checkpoints(run_dir)
+    if not complete:
+        return None
+    last, folder = complete[-1]
+    if last >= config["steps"]:
+        raise ValueError(
+            f"run_dir={run_dir} holds a run that has done its {last} steps; "
+            f"extend it by --steps {2 * last}, or start a new one by --run_dir NAME"
+        )
+    return last, folder / "trainer.ckpt"
+
+
+def save_config(run_dir: Path, config: Mapping[str, Any]) -> None:
+    """Keep the resolved configuration with the run."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False))
+
+
+def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in RESUMABLE_KEYS}
+
+
+def differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
+    """`key: old -> new` for every leaf that differs."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for name in sorted(before.keys() | now.keys()):
+            inner = f"{key}.{name}" if key else name
+            yield from differences(before.get(name), now.get(name), inner)
+    elif before != now:
+        yield f"{key}: {before} -> {now}"

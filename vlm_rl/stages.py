@@ -1,0 +1,29 @@
+"""What a run is doing right now, and how long each stage took."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Listener = Callable[[str], None]
+
+
+class Stages:
+    """Times named stages: `with stages("rollout"): ...`. Listeners hear each name as it begins."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        for listener in self._listeners:
+            listener(name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
