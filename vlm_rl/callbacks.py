@@ -61,7 +61,8 @@ class ProgressBars(L.Callback):
     ) -> None:
         if self._run is not None:
             self._bars.update(self._run, completed=module.completed_steps)
-        self._console.print(training_line(module.completed_steps, module.steps, outputs["metrics"]))
+        line = training_line(module.completed_steps, module.steps, outputs["metrics"])
+        self._console.print(line, soft_wrap=True)
 
     @rank_zero_only
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
@@ -81,7 +82,8 @@ class ProgressBars(L.Callback):
             self._validation = None
         if module.validation_history:
             newest = module.validation_history[-1]
-            self._console.print(validation_line(module.completed_steps, newest))
+            line = validation_line(module.completed_steps, newest)
+            self._console.print(line, soft_wrap=True)
 
     @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:

@@ -87,8 +87,8 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
         data.setup("fit")
         parts.reward.self_test()
         module = _module(config, parts, encoder)
-        trainer = _trainer(config, resume[0] if resume else 0)
     runs.save_config(Path(config.run_dir), plain(parser, config))
+    trainer = _trainer(config, resume[0] if resume else 0)
     with parts.reward:
         trainer.fit(
             module, datamodule=data, ckpt_path=resume[1] if resume else None, weights_only=False

@@ -277,7 +277,9 @@ class RLModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         metrics = self._reduced(self._validation)
         self._validation = {}
-        self.validation_history.append({"step": self.completed_steps} | metrics)
+        # a run that goes on may repeat the validation of the step where it stopped
+        kept = [row for row in self.validation_history if row["step"] != self.completed_steps]
+        self.validation_history = [*kept, {"step": self.completed_steps} | metrics]
         self._log(metrics)
 
     def _seed_of(self, kind: str) -> int:
@@ -363,10 +365,6 @@ class RLModule(L.LightningModule):
         self._skipped_in_a_row = state["skipped_in_a_row"]
         self.validation_history = state["validation_history"]
         self.stages.seconds.update(state["stage_seconds"])
-
-    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """Prompts stay where they are; each forward moves what it needs."""
-        return batch
 
 
 def _checksum(parameters: Iterable[Tensor]) -> str:

@@ -183,7 +183,7 @@ def print_summary(summary: Mapping[str, Any], target: Path) -> None:
             table.add_row(label, form.format(before[name]), form.format(after[name]))
     console.print(table)
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in summary["stage_seconds"].items())
-    console.print(f"time: {seconds}; peak memory {summary['peak_memory_gb']} GB")
+    console.print(f"time: {seconds}; peak memory {summary['peak_memory_gb']} GB", soft_wrap=True)
     for reason, count in summary["skipped_rows"].items():
         console.print(f"skipped rows: {count} x {reason}")
     if summary["skipped_updates"]:
