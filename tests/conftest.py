@@ -1,0 +1,51 @@
+"""One thread, no hub and no W&B account for every test; `shared` is the maintainers' folder."""
+
+import os
+from pathlib import Path
+
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", WANDB_MODE="offline")
+
+import pytest
+import torch
+
+import vlm_rl  # noqa: F401  (makes torchvision importable for the tests' own imports)
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference numbers and real data, which not everyone has."""
+    beside_repository = Path(__file__).parents[2] / "shared"
+    folder = Path(os.environ.get("VLM_RL_SHARED", beside_repository))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent; set VLM_RL_SHARED to the folder of reference numbers")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained Qwen2.5-VL of a quarter of a million parameters."""
+    from data_prep.tiny_policy import build_untrained
+
+    return build_untrained("qwen2_5_vl", tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic set: train.jsonl with 24 problems, val.jsonl with 16."""
+    from data_prep.synthetic import DEFAULT_DIFFICULTY, write
+
+    folder = tmp_path_factory.mktemp("synthetic")
+    write(folder, "train", 24, seed=0, difficulty=DEFAULT_DIFFICULTY)
+    write(folder, "val", 16, seed=0, difficulty=DEFAULT_DIFFICULTY)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny untrained checkpoint of each family, to be read only."""
+    from tiny import FAMILIES, build_checkpoint
+
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {family: build_checkpoint(family, root / family) for family in FAMILIES}
