@@ -1,0 +1,142 @@
+"""The warm start of the tiny policy: supervised learning that is stopped early.
+
+First all answers have their steps in full, which shows a policy of this size most about where to
+look. Then each is in a style drawn at random (full, abbreviated, or no steps), so that the policy
+has a choice of length; in the last stage most have no steps. Training ends while more than half of
+the sampled answers are still wrong, so that reinforcement learning has something to find.
+"""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
+
+from data_prep.scenes import DIFFICULTIES, STYLES, completion
+from data_prep.synthetic import SyntheticProblem, generate
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training with an optimizer of its own.
+
+    The first `full_steps` updates see full working only, the other `mixed_steps` each style as
+    often as `style_weights` say. The learning rate rises to `peak_lr` within `rising_steps`, and
+    falls as a cosine to `final_lr` over the mixed updates. Problems are drawn with `seed`.
+    """
+
+    full_steps: int
+    mixed_steps: int
+    style_weights: tuple[int, int, int]
+    peak_lr: float
+    final_lr: float
+    rising_steps: int
+    seed: int
+
+    @property
+    def num_steps(self) -> int:
+        return self.full_steps + self.mixed_steps
+
+    def lr(self, step: int) -> float:
+        """Learning rate of update `step`, counted from 1."""
+        if step < self.full_steps or self.final_lr == self.peak_lr:
+            return self.peak_lr * min(1.0, step / self.rising_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * (step - self.full_steps) / self.mixed_steps))
+        return self.final_lr + (self.peak_lr - self.final_lr) * cosine
+
+
+WARM_START = (
+    Stage(270, 350, (5, 3, 2), peak_lr=2e-3, final_lr=2e-4, rising_steps=50, seed=0),
+    Stage(0, 40, (5, 4, 11), peak_lr=3e-4, final_lr=3e-4, rising_steps=10, seed=1),
+)
+"""It first learns to work step by step, then a habit of answering at once, more often than not:
+the better way of answering is left for reinforcement learning to find."""
+
+
+def warm_start(
+    policy: PreTrainedModel, processor: ProcessorMixin, stages: Sequence[Stage] = WARM_START
+) -> Iterator[float]:
+    """Train `policy` in place, 64 problems an update; yields the loss of each update, which is
+    the mean cross entropy of the completion tokens."""
+    policy.train()
+    for stage in stages:
+        yield from _train(policy, processor, stage)
+    policy.eval()
+
+
+def _train(policy: PreTrainedModel, processor: ProcessorMixin, stage: Stage) -> Iterator[float]:
+    rng = random.Random(stage.seed)
+    problems = generate(
+        "train", stage.num_steps * BATCH, seed=stage.seed, difficulty=tuple(DIFFICULTIES)
+    )
+    optimizer = torch.optim.AdamW(policy.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+    for step in range(1, stage.num_steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = stage.lr(step)
+        batch = list(islice(problems, BATCH))
+        mixed = step >= stage.full_steps
+        styles = [
+            rng.choices(STYLES, stage.style_weights)[0] if mixed else STYLES[0] for _ in batch
+        ]
+        texts = [completion(p.scene, style) for p, style in zip(batch, styles, strict=True)]
+        loss = completion_loss(policy, processor, batch, texts)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        yield loss.item()
+
+
+def completion_loss(
+    policy: PreTrainedModel,
+    processor: ProcessorMixin,
+    problems: Sequence[SyntheticProblem],
+    completions: Sequence[str],
+) -> Tensor:
+    """Mean cross entropy of the completions' tokens and their end of turn."""
+    tokenizer = processor.tokenizer
+    endings = [text + tokenizer.eos_token for text in completions]
+    inputs = encode(processor, problems, endings, padding_side="right")
+    length = inputs["attention_mask"].sum(-1, keepdim=True)
+    trained = torch.tensor([[len(ids)] for ids in tokenizer(endings).input_ids])
+    position = torch.arange(inputs["input_ids"].shape[1])
+    mask = ((position < length) & (position >= length - trained))[:, 1:]
+    logits = policy(**inputs, use_cache=False).logits[:, :-1]
+    return functional.cross_entropy(logits[mask], inputs["input_ids"][:, 1:][mask])
+
+
+def encode(
+    processor: ProcessorMixin,
+    problems: Sequence[SyntheticProblem],
+    endings: Sequence[str],
+    *,
+    padding_side: Literal["left", "right"],
+) -> BatchFeature:
+    """Model inputs of each problem's prompt followed by its ending, padded to one length."""
+    texts = [
+        _prompt_text(processor, problem) + ending
+        for problem, ending in zip(problems, endings, strict=True)
+    ]
+    return processor(
+        text=texts,
+        images=[problem.image for problem in problems],
+        padding=True,
+        padding_side=padding_side,
+        return_tensors="pt",
+    )
+
+
+def _prompt_text(processor: ProcessorMixin, problem: SyntheticProblem) -> str:
+    content = [{"type": "image"}, {"type": "text", "text": problem.question}]
+    text: str = processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    return text
