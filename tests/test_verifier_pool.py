@@ -1,0 +1,254 @@
+"""The checking processes: bounded, replaceable, usable from anywhere, never left behind."""
+
+import gc
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from vlm_rl.records import Verdict
+from vlm_rl.verification.gold import Gold
+from vlm_rl.verification.pool import CheckerPool
+
+HALF = (Gold(r"\frac{\sqrt{3}}{3}", "latex"), r"\frac{1}{\sqrt{3}}")
+EXPANDING = (Gold("5", "latex"), "(x+1)^{5000}")
+"""Gets past the filter and keeps sympy busy for far longer than any test."""
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with CheckerPool(timeout_s=1.0) as pool:
+        yield pool
+
+
+def test_five_outcomes_are_told_apart(pool):
+    questions = [
+        HALF,
+        (HALF[0], "2"),
+        (HALF[0], r"\frac{"),
+        EXPANDING,
+        (Gold(r"\frac{", "latex"), r"\frac{"),
+    ]
+    assert pool.verdicts(questions) == list(Verdict)
+
+
+@pytest.mark.parametrize(
+    "tower", ["9^{9^{9^{9}}}", "(2+3)^{(9999)^{(99)}}", "((9^{999})^{999})^{999}"]
+)
+def test_towers_are_bounded_in_time_and_never_correct(pool, tower):
+    pool.verdicts([HALF])
+    start = time.monotonic()
+    (verdict,) = pool.verdicts([(Gold("5", "number"), tower)])
+    assert verdict is not Verdict.CORRECT
+    assert time.monotonic() - start < 20.0  # one second of computing; unbounded, it takes hours
+    assert pool.verdicts([HALF]) == [Verdict.CORRECT]
+
+
+def test_memory_limit_holds(pool):
+    pool.verdicts([HALF])
+    (pid,) = pool.pids
+    limit, _ = psutil.Process(pid).rlimit(psutil.RLIMIT_AS)
+    assert limit == 1024 << 20
+
+
+def test_pool_works_from_a_thread(pool):
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(pool.verdicts([HALF, EXPANDING])))
+    thread.start()
+    thread.join(timeout=60)
+    assert found == [Verdict.CORRECT, Verdict.TIMEOUT]
+
+
+def test_threads_share_a_pool_without_mixing_answers(pool):
+    found = {}
+
+    def ask(k):
+        gold = Gold(rf"{k}\sqrt{{3}}", "latex")
+        found[k] = pool.verdicts([(gold, rf"\sqrt{{{3 * j * j}}}") for j in range(1, 9)])
+
+    threads = [threading.Thread(target=ask, args=(k,)) for k in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    for k, verdicts in found.items():
+        assert [j for j, v in enumerate(verdicts, 1) if v is Verdict.CORRECT] == [k]
+    assert len(found) == 4
+
+
+def test_alarm_of_the_caller_still_fires_and_keeps_its_handler(pool):
+    fired = []
+
+    def handler(number, frame):
+        fired.append(number)
+
+    previous = signal.signal(signal.SIGALRM, handler)
+    try:
+        pool.verdicts([HALF])
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        assert pool.verdicts([EXPANDING, HALF]) == [Verdict.TIMEOUT, Verdict.CORRECT]
+        assert signal.getsignal(signal.SIGALRM) is handler
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert fired == [signal.SIGALRM]
+
+
+def test_interrupted_check_leaves_no_stale_reply(pool):
+    class Interrupt(Exception):
+        pass
+
+    def handler(number, frame):
+        raise Interrupt
+
+    previous = signal.signal(signal.SIGALRM, handler)
+    try:
+        pool.verdicts([HALF])
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(Interrupt):
+            pool.verdicts([EXPANDING])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert pool.pids == []
+    assert pool.verdicts([(HALF[0], "2")]) == [Verdict.WRONG]
+
+
+@pytest.mark.parametrize(
+    ("number", "verdict"),
+    [(signal.SIGKILL, Verdict.ERROR), (signal.SIGPROF, Verdict.TIMEOUT)],  # the second: its own
+)
+def test_killed_process_gives_its_verdict_and_the_pool_goes_on(pool, number, verdict):
+    pool.verdicts([HALF])
+    (pid,) = pool.pids
+    killer = threading.Timer(0.3, os.kill, (pid, number))
+    killer.start()
+    assert pool.verdicts([EXPANDING, HALF]) == [verdict, Verdict.CORRECT]
+    killer.join()
+    assert pool.pids != [pid]
+
+
+def test_process_killed_while_idle_is_replaced_silently(pool):
+    pool.verdicts([HALF])
+    os.kill(pool.pids[0], signal.SIGKILL)
+    time.sleep(0.2)  # until it is gone
+    assert pool.verdicts([HALF]) == [Verdict.CORRECT]
+
+
+def test_equal_questions_are_checked_once(pool):
+    pool.verdicts([HALF])
+    before = _seconds_of_ended_children()
+    assert pool.verdicts([EXPANDING] * 8) == [Verdict.TIMEOUT] * 8
+    pool.close()
+    assert _seconds_of_ended_children() - before < 6.0  # eight checks take eight, and their starts
+
+
+def test_plain_answers_start_no_process_and_take_milliseconds(pool):
+    pool.close()
+    questions = [(Gold(str(i), "number"), str(i + j)) for i in range(16) for j in range(8)]
+    start = time.process_time()
+    verdicts = pool.verdicts(questions)
+    assert time.process_time() - start < 0.5
+    assert verdicts.count(Verdict.CORRECT) == 16
+    assert pool.pids == []
+
+
+def test_several_workers_answer_in_order():
+    questions = [
+        (Gold(rf"{k}\sqrt{{3}}", "latex"), rf"\sqrt{{{3 * k * k + k % 2}}}") for k in range(1, 13)
+    ]
+    with CheckerPool(workers=2) as pool:
+        verdicts = pool.verdicts(questions)
+        assert len(pool.pids) == 2
+    assert verdicts == [Verdict.WRONG, Verdict.CORRECT] * 6
+
+
+def test_close_leaves_no_process():
+    pool = CheckerPool()
+    pool.verdicts([HALF])
+    pids = pool.pids
+    pool.close()
+    assert pids
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+def test_forgotten_pool_leaves_no_process():
+    pool = CheckerPool()
+    pool.verdicts([HALF])
+    (pid,) = pool.pids
+    del pool
+    gc.collect()
+    assert not psutil.pid_exists(pid)
+
+
+def test_stopped_process_is_given_up_at_the_deadline():
+    with CheckerPool(timeout_s=0.1) as pool:
+        pool.verdicts([HALF])
+        os.kill(pool.pids[0], signal.SIGSTOP)  # uses no computing time at all
+        start = time.monotonic()
+        assert pool.verdicts([HALF]) == [Verdict.TIMEOUT]
+        assert time.monotonic() - start < 20.0  # three seconds where the machine is idle
+
+
+SCRIPT = """
+import os, signal, sys, threading, time
+from vlm_rl.verification.gold import Gold
+from vlm_rl.verification.pool import CheckerPool
+pool = CheckerPool(timeout_s=0.5)
+pool.verdicts([(Gold("x", "latex"), "x")])
+print(*pool.pids, flush=True)
+if sys.argv[1] == "busy":
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    pool.verdicts([(Gold("5", "latex"), "(x+1)^{9000}")])
+if sys.argv[1] == "idle":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("end", ["exit", "idle", "busy"])
+def test_processes_end_with_their_parent_however_it_ends(end):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, end], stdout=subprocess.PIPE, text=True, timeout=120
+    )
+    assert done.returncode == (0 if end == "exit" else -signal.SIGKILL)
+    (pid,) = map(int, done.stdout.split())
+    deadline = time.monotonic() + 20
+    while _runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(pid)
+
+
+def _seconds_of_ended_children():
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _runs(pid):
+    """Ended orphans stay as zombies where nothing reaps them, as in a container."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"timeout_s": 0}, "timeout_s must be a positive"),
+        ({"timeout_s": float("nan")}, "timeout_s must be a positive"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"memory_mb": 10}, "memory_mb must be at least"),
+    ],
+)
+def test_bad_limits_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CheckerPool(**arguments)
+
+
+def test_checker_that_cannot_start_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="died at its start"):
+        CheckerPool().verdicts([HALF])

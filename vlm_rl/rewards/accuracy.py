@@ -1,0 +1,125 @@
+"""The accuracy term: the answer is cut out of each completion and checked against the gold."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vlm_rl.records import Groups, Problem, Verdict
+from vlm_rl.rewards.term import RewardTerm
+from vlm_rl.verification.extraction import ANSWER_STYLES, AnswerStyle, answers
+from vlm_rl.verification.gold import Gold
+from vlm_rl.verification.golden import GOLDEN
+from vlm_rl.verification.matching import infer_type
+from vlm_rl.verification.pool import CheckerPool
+
+_logger = logging.getLogger(__name__)
+
+
+class Accuracy(RewardTerm):
+    """1 for a correct completion, 0 for every other.
+
+    `answer_style` says where the answer stands: `box` (the only `\\boxed{}` after the thinking),
+    `tag` (`<answer>`) or `answer_line` (`Answer: 5`); a problem may name another. `timeout_s` and
+    `memory_mb` bound the check of one answer, `workers` is the number of checking processes.
+    """
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        answer_style: AnswerStyle = "box",
+        timeout_s: float = 2.0,
+        workers: int = 1,
+        memory_mb: int = 1024,
+    ) -> None:
+        super().__init__(weight)
+        _check_style(answer_style, "Accuracy.answer_style")
+        self.answer_style = answer_style
+        self.pool = CheckerPool(workers=workers, timeout_s=timeout_s, memory_mb=memory_mb)
+
+    def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
+        return accuracy_of(self.verdicts(problems, groups))
+
+    def verdicts(self, problems: Sequence[Problem], groups: Groups) -> list[list[Verdict]]:
+        """[P][G]. No answer is unparsable, several different ones are wrong; a gold that cannot be
+        read gives error. Errors and timeouts are logged with the problem's uid."""
+        assert len(problems) == len(groups), "one group per problem"
+        given = [
+            [answers(completion.text, self._style_of(problem)) for completion in group]
+            for problem, group in zip(problems, groups, strict=True)
+        ]
+        golds = [gold_of(problem) for problem in problems]
+        asked = [
+            (gold, choice[0])
+            for gold, row in zip(golds, given, strict=True)
+            for choice in row
+            if len(choice) == 1
+        ]
+        found = iter(self.pool.verdicts(asked))
+        verdicts = [
+            [next(found) if len(choice) == 1 else _without_asking(choice) for choice in row]
+            for row in given
+        ]
+        _log_failures(problems, given, verdicts)
+        return verdicts
+
+    def self_test(self) -> None:
+        """Check pairs with known outcomes; raises RuntimeError that names the first to fail."""
+        found = self.pool.verdicts([(gold, answer) for gold, answer, _ in GOLDEN])
+        for (gold, answer, expected), verdict in zip(GOLDEN, found, strict=True):
+            if verdict != expected:
+                raise RuntimeError(
+                    f"the answer checker is broken: {answer!r} for the {gold.answer_type} gold "
+                    f"{gold.answer!r} is {expected}, found {verdict}"
+                )
+
+    def close(self) -> None:
+        """End the checking processes."""
+        self.pool.close()
+
+    def _style_of(self, problem: Problem) -> str:
+        if problem.answer_style is None:
+            return self.answer_style
+        _check_style(problem.answer_style, f"problem {problem.uid!r}: answer_style")
+        return problem.answer_style
+
+
+def gold_of(problem: Problem) -> Gold:
+    """What decides a problem; an answer type that the data set leaves out is inferred."""
+    return Gold(
+        answer=problem.answer,
+        answer_type=problem.answer_type or infer_type(problem.answer, bool(problem.choices)),
+        choices=problem.choices or (),
+        unit=problem.unit,
+        tolerance=tuple(sorted((problem.tolerance or {}).items())),
+    )
+
+
+def accuracy_of(verdicts: Sequence[Sequence[Verdict]]) -> Tensor:
+    """[P, G] float64: 1 where correct."""
+    rows = [[float(verdict is Verdict.CORRECT) for verdict in row] for row in verdicts]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _check_style(style: str, name: str) -> None:
+    if style not in ANSWER_STYLES:
+        raise ValueError(f"{name} must be one of {', '.join(ANSWER_STYLES)}, got {style!r}")
+
+
+def _without_asking(choice: Sequence[str]) -> Verdict:
+    return Verdict.WRONG if choice else Verdict.UNPARSABLE
+
+
+def _log_failures(
+    problems: Sequence[Problem],
+    given: Sequence[Sequence[Sequence[str]]],
+    verdicts: Sequence[Sequence[Verdict]],
+) -> None:
+    for problem, choices, row in zip(problems, given, verdicts, strict=True):
+        for choice, verdict in zip(choices, row, strict=True):
+            if not verdict.scored:
+                _logger.warning(
+                    "problem %r: checking %.100r against the gold %.100r ended in %s",
+                    *(problem.uid, choice[0], problem.answer, verdict),
+                )

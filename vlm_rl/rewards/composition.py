@@ -1,0 +1,68 @@
+"""The reward: a weighted sum of named terms, one of which is the accuracy."""
+
+from collections.abc import Sequence
+from types import TracebackType
+
+import torch
+
+from vlm_rl.records import Groups, Problem, Scores
+from vlm_rl.rewards.accuracy import Accuracy, accuracy_of
+from vlm_rl.rewards.format import Format
+from vlm_rl.rewards.term import RewardTerm
+
+
+class Reward:
+    """Sum of `terms` times their weights. Use it as a context manager, or `close` it: the accuracy
+    term keeps checking processes.
+
+    There is exactly one accuracy term, because its verdicts say which completions count at all,
+    and no format term may weigh more than it: a policy would learn the form and stop there.
+    """
+
+    def __init__(self, terms: dict[str, RewardTerm]) -> None:
+        accuracies = [term for term in terms.values() if isinstance(term, Accuracy)]
+        if len(accuracies) != 1:
+            raise ValueError(
+                f"Reward.terms must hold exactly one Accuracy, got {len(accuracies)} in "
+                f"{sorted(terms)}; add one with class_path vlm_rl.rewards.Accuracy, or merge them"
+            )
+        self.terms = terms
+        self.accuracy = accuracies[0]
+        for name, term in terms.items():
+            if isinstance(term, Format) and term.weight > self.accuracy.weight:
+                raise ValueError(
+                    f"Reward.terms.{name}.weight is {term.weight}, above the accuracy weight "
+                    f"{self.accuracy.weight}; keep format below accuracy, such as 0.1 beside 0.9"
+                )
+
+    def __call__(self, problems: Sequence[Problem], groups: Groups) -> Scores:
+        """Score [P][G] completions. Where the verdict is timeout or error the total is 0, and
+        `Scores.scored` False: such completions belong in no statistic."""
+        verdicts = self.accuracy.verdicts(problems, groups)
+        terms = {
+            name: accuracy_of(verdicts) if term is self.accuracy else term(problems, groups)
+            for name, term in self.terms.items()
+        }
+        weighted = torch.stack([self.terms[name].weight * value for name, value in terms.items()])
+        scored = torch.tensor([[verdict.scored for verdict in row] for row in verdicts])
+        return Scores(terms, torch.where(scored, weighted.sum(0), 0.0), verdicts)
+
+    def self_test(self) -> None:
+        """Check known pairs through the processes that will check the policy's answers. Raises
+        RuntimeError naming the first that fails."""
+        self.accuracy.self_test()
+
+    def close(self) -> None:
+        """End the checking processes."""
+        self.accuracy.close()
+
+    def __enter__(self) -> "Reward":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

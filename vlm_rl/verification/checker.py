@@ -1,0 +1,46 @@
+"""The checking process: `python -m vlm_rl.verification.checker TIMEOUT_S MEMORY_MB`.
+
+Reads one question a line, answers one outcome a line. It ends when its input closes, when an
+exception escapes, and when a question has used up its seconds: the kernel counts those and ends the
+process whatever it is doing, also with the trainer gone. They are seconds of computing, so that an
+honest answer does not time out because the machine is crowded.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+
+from vlm_rl.verification.algebra import MathVerify
+from vlm_rl.verification.gold import Gold
+from vlm_rl.verification.matching import outcome
+
+READY = "ready"
+TIMED_OUT = signal.SIGPROF
+"""The signal that ends a process whose question took too long."""
+
+
+def main(timeout_s: float, memory_mb: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which then closes us
+    signal.signal(TIMED_OUT, signal.SIG_DFL)  # ignored and blocked signals are inherited
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {TIMED_OUT})
+    algebra = MathVerify()
+    algebra.equal(r"\frac{1}{2}", "0.5")  # builds the grammar tables outside anyone's time limit
+    _reply(READY)
+    for line in sys.stdin:
+        signal.setitimer(signal.ITIMER_PROF, timeout_s)
+        fields, prediction = json.loads(line)
+        _reply(outcome(Gold.from_fields(fields), prediction, algebra))
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _reply(word: str) -> None:
+    # one write, which a pipe delivers whole; print makes two where output is unbuffered
+    os.write(sys.stdout.fileno(), f"{word}\n".encode())
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,72 @@
+"""Cuts the answer out of a completion: only what follows the thinking, only one answer slot."""
+
+import re
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+from vlm_rl.verification.notation import normalise
+
+AnswerStyle = Literal["box", "tag", "answer_line"]
+ANSWER_STYLES: tuple[str, ...] = get_args(AnswerStyle)
+
+_BRACE = re.compile(r"\\[{}]|\\(?:boxed|fbox)\s*\{|[{}]")
+_LINE = re.compile(
+    r"^[ \t>*_#]*(?:the[ \t]+)?(?:final[ \t]+)?answer[ \t*_]*[:\uff1a](.*)$",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def answers(text: str, style: str) -> list[str]:
+    """The different answers given in the slots of `style`, in order, empty ones left out.
+
+    Only text after the last `</think>` counts; thinking that never ends gives no answer. A list
+    longer than one is a hedge, to be marked wrong by the caller.
+    """
+    body = after_thinking(text)
+    distinct: dict[str, str] = {}
+    for slot in _slots(body, style):
+        for answer in list(boxes(slot)) or [slot]:
+            if answer.strip():
+                distinct.setdefault(normalise(answer), answer.strip())
+    return list(distinct.values())
+
+
+def after_thinking(text: str) -> str:
+    _, closed, rest = text.rpartition("</think>")
+    return rest if closed else text.partition("<think>")[0]
+
+
+def boxes(text: str) -> Iterator[str]:
+    """Contents of each `\\boxed{}` in order, braces matched; of a box in a box only the inner one.
+
+    A box that never closes is none. One pass, so that no completion can make it slow.
+    """
+    open_braces: list[int | None] = []  # where the content of a box starts, None for other braces
+    last_box_end = -1
+    for brace in _BRACE.finditer(text):
+        if brace[0] in (r"\{", r"\}"):
+            continue
+        if brace[0] != "}":
+            open_braces.append(None if brace[0] == "{" else brace.end())
+        elif open_braces:
+            start = open_braces.pop()
+            if start is not None and start > last_box_end:
+                yield text[start : brace.start()]
+            if start is not None:
+                last_box_end = brace.start()
+
+
+def tags(text: str, name: str) -> Iterator[str]:
+    """Contents of each `<name>...</name>` in order; one that never closes is none."""
+    for piece in text.split(f"<{name}>")[1:]:
+        content, closed, _ = piece.partition(f"</{name}>")
+        if closed:
+            yield content
+
+
+def _slots(body: str, style: str) -> list[str]:
+    if style == "box":
+        return list(boxes(body))
+    if style == "tag":
+        return list(tags(body, "answer"))
+    return [line.strip(" *_\t\r") for line in _LINE.findall(body)]

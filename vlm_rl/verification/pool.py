@@ -1,0 +1,226 @@
+"""Processes that check answers, each of which may be killed at any time.
+
+Plain subprocesses over pipes, not multiprocessing: a spawned child of that would import the
+trainer's main module, and with it torch. A process counts its own seconds of computing and ends
+when they are used up; a deadline on the clock, kept here, holds whatever happens. No alarm of the
+caller is touched, no thread is started, and a lock makes the pool usable from any thread.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+
+import vlm_rl
+from vlm_rl.records import Verdict
+from vlm_rl.verification.algebra import NeedsAlgebra, NoAlgebra
+from vlm_rl.verification.checker import READY, TIMED_OUT
+from vlm_rl.verification.gold import Gold
+from vlm_rl.verification.matching import outcome
+
+_START_S = 120.0  # imports take under a second; a machine swapping or on a network disk is slow
+_CLOCK_FACTOR = 30.0  # a process that gets less than this share of a core is given up
+
+Question = tuple[Gold, str]
+"""A gold and the answer that a completion gave."""
+
+
+class CheckerPool:
+    """Answers questions with `timeout_s` seconds of computing and `memory_mb` of memory for each,
+    and never more than thirty times those seconds on the clock, which a process reaches only when
+    it is starved or stopped. Beyond its limits it is killed and replaced. Processes start with the
+    first question that needs one."""
+
+    def __init__(self, *, workers: int = 1, timeout_s: float = 2.0, memory_mb: int = 1024) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        if not 0 < timeout_s < float("inf"):
+            raise ValueError(f"timeout_s must be a positive number of seconds, got {timeout_s}")
+        if memory_mb < 512:
+            raise ValueError(f"memory_mb must be at least 512 for sympy to load, got {memory_mb}")
+        self._command = (
+            *(sys.executable, "-m", "vlm_rl.verification.checker"),
+            *(str(timeout_s), str(memory_mb)),
+        )
+        self._workers = workers
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._checkers: list[_Checker] = []
+        self._finalizer = weakref.finalize(self, _kill_all, self._checkers)
+
+    def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
+        """One verdict per question, equal questions checked once.
+
+        What exact arithmetic decides is answered here; only the rest goes to a process. Raises
+        RuntimeError if processes cannot be started.
+        """
+        known: dict[Question, Verdict] = {}
+        hard: list[Question] = []
+        for question in dict.fromkeys(questions):
+            try:
+                known[question] = Verdict(outcome(*question, NoAlgebra()))
+            except NeedsAlgebra:
+                hard.append(question)
+        if hard:
+            with self._lock:
+                known.update(zip(hard, self._ask(hard), strict=True))
+        return [known[question] for question in questions]
+
+    def close(self) -> None:
+        """End all processes; the next question would start new ones."""
+        with self._lock:
+            _kill_all(self._checkers)
+
+    def __enter__(self) -> "CheckerPool":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the running checkers."""
+        return [checker.pid for checker in self._checkers]
+
+    def _ask(self, questions: Sequence[Question]) -> list[Verdict]:
+        found: dict[int, Verdict] = {}
+        waiting = list(enumerate(questions))[::-1]
+        try:
+            while len(found) < len(questions):
+                self._fill(len(waiting))
+                for checker in self._checkers:
+                    if checker.idle and waiting:
+                        checker.ask(*waiting.pop(), self._timeout_s)
+                found.update(self._collect())
+        finally:
+            # an exception from a signal handler or Ctrl-C leaves replies that nobody will read
+            for checker in [checker for checker in self._checkers if not checker.idle]:
+                self._drop(checker)
+        return [found[index] for index in range(len(questions))]
+
+    def _fill(self, num_waiting: int) -> None:
+        """Replace what died idle, and start as many as have work."""
+        for checker in [checker for checker in self._checkers if checker.idle and checker.ended]:
+            self._drop(checker)
+        num_idle = sum(checker.index is None for checker in self._checkers)
+        for _ in range(min(self._workers - len(self._checkers), num_waiting - num_idle)):
+            self._checkers.append(_Checker(self._command))
+
+    def _collect(self) -> dict[int, Verdict]:
+        """Wait for the next reply, end or deadline, and return the questions that it settles."""
+        pending = [checker for checker in self._checkers if not checker.idle]
+        with selectors.DefaultSelector() as selector:
+            for checker in pending:
+                selector.register(checker.output, selectors.EVENT_READ, checker)
+            pause = min(checker.deadline for checker in pending) - time.monotonic()
+            readable = {key.data for key, _ in selector.select(max(pause, 0))}
+        settled: dict[int, Verdict] = {}
+        for checker in pending:
+            if checker in readable:
+                reply = checker.read()
+            elif time.monotonic() >= checker.deadline:
+                reply = None
+            else:
+                continue
+            if reply:
+                settled.update(checker.settle(reply))
+            else:
+                settled.update(self._lose(checker, overdue=reply is None))
+        return settled
+
+    def _lose(self, checker: "_Checker", *, overdue: bool) -> dict[int, Verdict]:
+        self._drop(checker)
+        if not checker.started:
+            raise RuntimeError(
+                f"an answer checker {'took too long to start' if overdue else 'died at its start'} "
+                f"(its own message is above); try it: {' '.join(self._command)}"
+            )
+        assert checker.index is not None, "an idle checker is not waited for"
+        overdue = overdue or checker.returncode == -TIMED_OUT
+        return {checker.index: Verdict.TIMEOUT if overdue else Verdict.ERROR}
+
+    def _drop(self, checker: "_Checker") -> None:
+        self._checkers.remove(checker)
+        checker.kill()
+
+
+class _Checker:
+    """One process: starting until it says so, then idle, or busy with the question `index`."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        # run from where the package lies, so that it is found installed or not
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(vlm_rl.__file__).parents[1],
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input = self._process.stdin
+        self.output = self._process.stdout
+        self.pid = self._process.pid
+        self.started = False
+        self.index: int | None = None
+        self.deadline = time.monotonic() + _START_S
+
+    @property
+    def idle(self) -> bool:
+        return self.started and self.index is None
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    def ask(self, index: int, question: Question, timeout_s: float) -> None:
+        gold, prediction = question
+        self.index = index
+        self.deadline = time.monotonic() + timeout_s * _CLOCK_FACTOR
+        with contextlib.suppress(BrokenPipeError):  # it died: seen when its output is read
+            self._input.write(json.dumps([asdict(gold), prediction]).encode() + b"\n")
+            self._input.flush()
+
+    def read(self) -> str:
+        """The reply that is there, empty when the process has ended. A reply is one short line,
+        which a pipe delivers whole."""
+        return os.read(self.output.fileno(), 100).decode().strip()
+
+    def settle(self, reply: str) -> dict[int, Verdict]:
+        if not self.started:
+            assert reply == READY, f"a checker starts with {READY!r}, not {reply!r}"
+            self.started = True
+            return {}
+        assert self.index is not None, "only a busy checker replies"
+        settled = {self.index: Verdict(reply)}
+        self.index = None
+        return settled
+
+    def kill(self) -> None:
+        self._process.kill()
+        with contextlib.suppress(BrokenPipeError):  # of a half-written question
+            self._input.close()
+        self.output.close()
+        self._process.wait()
+
+
+def _kill_all(checkers: list[_Checker]) -> None:
+    while checkers:
+        checkers.pop().kill()
