@@ -97,7 +97,10 @@ class _LinearLogprobs(Function):
     def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor) -> tuple[Any, ...]:
         hidden, weight, targets, banned, normalizers, entropies = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        # summed over chunks in full precision: in bf16 a thousand rows lose a percent
+        grad_weight = (
+            torch.zeros_like(weight, dtype=normalizers.dtype) if ctx.needs_input_grad[1] else None
+        )
         for start in range(0, len(hidden), ctx.chunk_rows):
             rows = slice(start, start + ctx.chunk_rows)
             logits = _scaled_logits(hidden[rows], weight, ctx.temperature, banned)
@@ -112,5 +115,7 @@ class _LinearLogprobs(Function):
             if grad_hidden is not None:
                 grad_hidden[rows] = grad @ weight
             if grad_weight is not None:
-                grad_weight.addmm_(grad.T, hidden[rows])
+                grad_weight += grad.T @ hidden[rows]
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight.dtype)
         return grad_hidden, grad_weight, None, None, None, None, None

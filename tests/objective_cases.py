@@ -1,0 +1,383 @@
+"""What the tests of objectives share: ragged cases, discovery, and oracles.
+
+A case is a list of `Row`s of Python floats. The oracles loop over these, each written from the
+formula of its paper; they use nothing of `vlm_rl.objectives`. A new objective needs an entry in
+`ORACLES`, without which `test_every_objective_has_an_oracle` fails.
+"""
+
+import importlib
+import inspect
+import math
+import pkgutil
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from vlm_rl import objectives
+from vlm_rl.linear_logprobs import TokenStats
+from vlm_rl.objectives import KL, Objective
+from vlm_rl.records import Batch, Problem, Prompt, Statistic
+
+CONSTANT_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """A completion: floats per token (none where it is empty or left out) and whose it is."""
+
+    logprobs: list[float]
+    old: list[float]
+    ref: list[float]
+    entropy: list[float]
+    advantage: float
+    prompt: int
+
+    def __len__(self) -> int:
+        return len(self.logprobs)
+
+
+def text_prompt(uid: str, length: int = 3) -> Prompt:
+    """A prompt of `length` text tokens."""
+    ids = torch.arange(length)
+    return Prompt(Problem(uid, "question", "answer"), ids, ids, ids.expand(3, -1), None, None, ())
+
+
+def fixture(advantages: Sequence[float], reference_offset: float = 0.1) -> list[Row]:
+    """Four completions of one prompt with old_logprobs -1 everywhere; their log-ratios:"""
+    log_ratios = [[0.10, 0.30], [-0.05, 0.25, -0.40, 0.10], [0.02, -0.30, 0.15], [-0.20]]
+    return [
+        Row(
+            logprobs=[value - 1 for value in row],
+            old=[-1.0] * len(row),
+            ref=[reference_offset - 1] * len(row),
+            entropy=[0.5] * len(row),
+            advantage=advantage,
+            prompt=0,
+        )
+        for row, advantage in zip(log_ratios, advantages, strict=True)
+    ]
+
+
+def random_rows(seed: int) -> list[Row]:
+    """Three groups of four; two rows have no tokens. The policy has moved little in some rows and
+    much in others, so that bands of 3e-4 and of 0.2 both cut some tokens off and not others."""
+    rng = random.Random(seed)
+    rows = []
+    for index in range(12):
+        length = 0 if index in (2, 7) else rng.randint(1, 6)
+        old = [-rng.expovariate(1) for _ in range(length)]
+        moved = 10 ** rng.uniform(-5, 0)
+        rows.append(
+            Row(
+                logprobs=[value + rng.gauss(0, moved) for value in old],
+                old=old,
+                ref=[value + rng.gauss(0, 0.5) for value in old],
+                entropy=[rng.random() for _ in old],
+                advantage=rng.gauss(0, 1),
+                prompt=index // 4,
+            )
+        )
+    return rows
+
+
+def padded(values: Sequence[list[float]], extra: int = 0, fill: float = 0.0) -> Tensor:
+    """[B, T + extra] float64, with `fill` in the padding."""
+    width = max(map(len, values), default=0) + extra
+    rows = [row + [fill] * (width - len(row)) for row in values]
+    return torch.tensor(rows, dtype=torch.float64).reshape(len(values), width)
+
+
+def stats_of(rows: Sequence[Row], extra: int = 0, fill: float = 0.0) -> TokenStats:
+    logprobs = padded([row.logprobs for row in rows], extra, fill).requires_grad_()
+    return TokenStats(logprobs, padded([row.entropy for row in rows], extra, fill))
+
+
+def batch_of(rows: Sequence[Row], extra: int = 0, fill: float = 0.0) -> Batch:
+    owners = sorted({row.prompt for row in rows})
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    old = padded([row.old for row in rows], extra, fill)
+    return Batch(
+        prompts=tuple(text_prompt(str(owner)) for owner in owners),
+        row_prompt=torch.tensor([owners.index(row.prompt) for row in rows], dtype=torch.int64),
+        completion_ids=torch.zeros_like(old, dtype=torch.int64),
+        completion_mask=torch.arange(old.shape[1]) < lengths[:, None],
+        sampling_logprobs=torch.full_like(old, fill),
+        old_logprobs=old,
+        ref_logprobs=padded([row.ref for row in rows], extra, fill),
+        advantages=padded([[row.advantage] * len(row) for row in rows], extra, fill),
+    )
+
+
+class Evaluated(NamedTuple):
+    """A loss, d loss / d logprobs without padding, and each statistic's sum and count."""
+
+    loss: float
+    grad: list[list[float]]
+    statistics: dict[str, tuple[float, int]]
+
+
+def evaluate(
+    objective: Objective, rows: Sequence[Row], *, extra: int = 0, fill: float = 0.0
+) -> Evaluated:
+    """Loss, gradient and statistics of rows in one batch, `extra` columns wider than needed."""
+    return evaluate_parts(objective, [rows], extra=extra, fill=fill)
+
+
+def evaluate_parts(
+    objective: Objective, parts: Sequence[Sequence[Row]], *, extra: int = 0, fill: float = 0.0
+) -> Evaluated:
+    """Each part padded by itself, as on a process of its own."""
+    batches = [batch_of(part, extra, fill) for part in parts]
+    stats = [stats_of(part, extra, fill) for part in parts]
+    loss, statistics = divided(objective, stats, batches)
+    loss.backward()
+    pairs = zip(parts, stats, strict=True)
+    grad = [values for part, leaf in pairs for values in grad_of(part, leaf.logprobs)]
+    return Evaluated(loss.item(), grad, statistics)
+
+
+def divided(
+    objective: Objective, stats: Sequence[TokenStats], batches: Sequence[Batch]
+) -> tuple[Tensor, dict[str, tuple[float, int]]]:
+    """The loss and the statistics of an update in parts: one division, by the summed counts."""
+    normalizers = add_up([objective.normalizers(batch) for batch in batches])
+    losses = [objective(*pair) for pair in zip(stats, batches, strict=True)]
+    terms = add_up([{name: t.sum() for name, t in loss.terms.items()} for loss in losses])
+    total = torch.stack([terms[name] / normalizers[name] for name in terms]).sum()
+    return total, plain(add_up([loss.statistics for loss in losses]))
+
+
+def grad_of(rows: Sequence[Row], logprobs: Tensor) -> list[list[float]]:
+    """The gradient of a leaf by row; in the padding it is exactly 0."""
+    assert logprobs.grad is not None
+    for row, values in zip(rows, logprobs.grad, strict=True):
+        assert not values[len(row) :].any(), "a gradient in the padding"
+    return [values[: len(row)].tolist() for row, values in zip(rows, logprobs.grad, strict=True)]
+
+
+def add_up(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Sum by name."""
+    total = dict(parts[0])
+    for part in parts[1:]:
+        assert part.keys() == total.keys()
+        total = {name: total[name] + value for name, value in part.items()}
+    return total
+
+
+def plain(statistics: dict[str, Statistic]) -> dict[str, tuple[float, int]]:
+    return {name: (s.sum.item(), int(s.count)) for name, s in statistics.items()}
+
+
+def assert_close(
+    actual: list[list[float]], expected: list[list[float]], tolerance: float = 1e-12
+) -> None:
+    """Ragged lists of floats; relative above 1, absolute below."""
+    for row, wanted in zip(actual, expected, strict=True):
+        assert row == pytest.approx(wanted, rel=tolerance, abs=tolerance)
+
+
+def assert_same(actual: Evaluated, expected: Evaluated) -> None:
+    """Two `Evaluated` to 1e-12, counts exactly."""
+    assert actual.loss == pytest.approx(expected.loss, rel=1e-12, abs=1e-12)
+    assert_close(actual.grad, expected.grad)
+    assert actual.statistics == about(expected.statistics)
+
+
+def about(statistics: dict[str, tuple[float, int]]) -> dict[str, tuple[Any, int]]:
+    """To compare with: sums to 1e-12, counts exactly."""
+    return {
+        name: (pytest.approx(value, rel=1e-12, abs=1e-12), count)
+        for name, (value, count) in statistics.items()
+    }
+
+
+# Oracles: policy terms from the papers, averages of a per-token quantity
+
+
+def clipped(ratio: float, advantage: float, low: float, high: float) -> float:
+    return -min(ratio * advantage, min(max(ratio, 1 - low), 1 + high) * advantage)
+
+
+def token_losses(row: Row, low: float, high: float) -> list[float]:
+    """The PPO loss of each token of a row."""
+    pairs = zip(row.logprobs, row.old, strict=True)
+    return [clipped(math.exp(new - old), row.advantage, low, high) for new, old in pairs]
+
+
+def sequence_loss(row: Row, low: float, high: float) -> float:
+    """The PPO loss of a sequence, its ratio pi(y)/pi_old(y) to the power 1/L (GSPO, eq. 7)."""
+    log_ratio = sum(row.logprobs) - sum(row.old)
+    return clipped(math.exp(log_ratio / len(row)), row.advantage, low, high)
+
+
+def grpo(rows: list[Row]) -> float:
+    total = 0.0
+    for row in rows:
+        total += sum(token_losses(row, 0.2, 0.2)) / len(row)
+    return total / len(rows)
+
+
+def dr_grpo(rows: list[Row]) -> float:
+    total = 0.0
+    for row in rows:
+        for loss in token_losses(row, 0.2, 0.2):
+            total += loss / CONSTANT_TOKENS
+    return total / len(rows)
+
+
+def dapo(rows: list[Row]) -> float:
+    total, tokens = 0.0, 0
+    for row in rows:
+        for loss in token_losses(row, 0.2, 0.28):
+            total += loss
+            tokens += 1
+    return total / tokens
+
+
+def gspo(rows: list[Row]) -> float:
+    return sum(sequence_loss(row, 3e-4, 4e-4) for row in rows) / len(rows)
+
+
+def luspo(rows: list[Row]) -> float:
+    return sum(len(row) * sequence_loss(row, 2e-3, 2.5e-3) for row in rows) / len(rows)
+
+
+def over_tokens(values: list[list[float]]) -> float:
+    return sum(map(sum, values)) / sum(map(len, values))
+
+
+def over_sequences(values: list[list[float]]) -> float:
+    return sum(sum(row) / len(row) for row in values) / len(values)
+
+
+def over_sequence_sums(values: list[list[float]]) -> float:
+    return sum(map(sum, values)) / len(values)
+
+
+def over_constant(values: list[list[float]]) -> float:
+    return sum(map(sum, values)) / CONSTANT_TOKENS / len(values)
+
+
+Average = Callable[[list[list[float]]], float]
+
+
+class Oracle(NamedTuple):
+    """`arguments` are those that the constructor requires, `policy_term` the loop over rows that
+    have tokens (at the published defaults), `average` what a regularizer shares with it."""
+
+    arguments: dict[str, Any]
+    policy_term: Callable[[list[Row]], float]
+    average: Average
+
+
+ORACLES = {
+    "GRPO": Oracle({}, grpo, over_sequences),
+    "DrGRPO": Oracle({"constant_tokens": CONSTANT_TOKENS}, dr_grpo, over_constant),
+    "DAPO": Oracle({}, dapo, over_tokens),
+    "GSPO": Oracle({}, gspo, over_sequences),
+    "LUSPO": Oracle({}, luspo, over_sequence_sums),
+}
+
+
+def kl_term(rows: list[Row], estimator: str, average: Average) -> float:
+    """Average over tokens of an estimate of the divergence from the reference."""
+    of_token = {
+        "k1": lambda d: d,
+        "k2": lambda d: d * d / 2,
+        "k3": lambda d: math.exp(-d) - (1 - d),
+    }[estimator]
+    pairs = [zip(row.logprobs, row.ref, strict=True) for row in rows]
+    return average([[of_token(new - ref) for new, ref in pair] for pair in pairs])
+
+
+def numeric_gradient(
+    loss: Callable[[list[Row]], float], rows: list[Row], step: float = 1e-5
+) -> list[list[float]]:
+    """Central differences of `loss` in every log-probability."""
+
+    def moved(index: int, token: int, by: float) -> float:
+        logprobs = list(rows[index].logprobs)
+        logprobs[token] += by
+        changed = [*rows[:index], replace(rows[index], logprobs=logprobs), *rows[index + 1 :]]
+        return loss([row for row in changed if len(row)])
+
+    return [
+        [(moved(i, t, step) - moved(i, t, -step)) / (2 * step) for t in range(len(row))]
+        for i, row in enumerate(rows)
+    ]
+
+
+def discover() -> list[type[Objective]]:
+    """Every concrete objective of the package, by name."""
+    for module in pkgutil.walk_packages(objectives.__path__, objectives.__name__ + "."):
+        importlib.import_module(module.name)
+    found, queue = set(), [Objective]
+    while queue:
+        subclasses = queue.pop().__subclasses__()
+        queue += subclasses
+        found.update(cls for cls in subclasses if cls.__module__.startswith(objectives.__name__))
+    return sorted((c for c in found if not inspect.isabstract(c)), key=lambda cls: cls.__name__)
+
+
+def build(cls: type[Objective], **options: Any) -> Objective:
+    """With the arguments that it requires."""
+    assert cls.__name__ in ORACLES, f"{cls.__name__} has no entry in ORACLES"
+    return cls(**ORACLES[cls.__name__].arguments, **options)
+
+
+# The gradient of shared weights, on one process or several
+
+
+def weight_gradient(
+    objective: Objective, rows: Sequence[Row], all_reduce: Callable[[Tensor], Any]
+) -> tuple[Tensor, dict[str, tuple[float, int]]]:
+    """d loss / d weights [3] where each log-probability depends linearly on the weights."""
+    weights = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    batch, stats = batch_of(rows), stats_of(rows)
+    assert batch.ref_logprobs is not None
+    features = torch.stack(
+        [torch.ones_like(batch.old_logprobs), batch.old_logprobs, batch.ref_logprobs.square()], -1
+    )
+    stats = TokenStats(stats.logprobs.detach() + features @ weights, stats.entropy)
+    normalizers = objective.normalizers(batch)
+    for normalizer in normalizers.values():
+        all_reduce(normalizer)
+    loss = objective(stats, batch)
+    torch.stack([t.sum() / normalizers[name] for name, t in loss.terms.items()]).sum().backward()
+    assert weights.grad is not None
+    all_reduce(weights.grad)
+    for statistic in loss.statistics.values():
+        all_reduce(statistic.sum)
+        all_reduce(statistic.count)
+    return weights.grad, plain(loss.statistics)
+
+
+def weight_gradients(
+    rows: Sequence[Row], all_reduce: Callable[[Tensor], Any]
+) -> dict[str, tuple[Tensor, dict[str, tuple[float, int]]]]:
+    """`weight_gradient` of every objective, each with a KL term."""
+    built = {cls.__name__: build(cls, regularizers=[KL(0.1)]) for cls in discover()}
+    return {name: weight_gradient(built[name], rows, all_reduce) for name in built}
+
+
+def run_process(rank: int, splits: Sequence[Sequence[Sequence[Row]]], folder: Path) -> None:
+    """One of several gloo processes. The first `len(parts)` of them share the rows of each split;
+    they leave what they got in `folder`."""
+    torch.set_num_threads(1)
+    most = max(map(len, splits))
+    rendezvous = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=most)
+    for parts in splits:
+        group = dist.new_group(range(len(parts)))
+        if rank < len(parts):
+            result = weight_gradients(parts[rank], partial(dist.all_reduce, group=group))
+            torch.save(result, folder / f"{rank}_of_{len(parts)}.pt")
+    dist.destroy_process_group()
