@@ -4,6 +4,7 @@ python -m vlm_rl.ask --model runs/quickstart/checkpoints/step_80/hf --image char
     --question "What is the total of the bars?"
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -19,7 +20,7 @@ from vlm_rl.rollout import Sampling, TransformersEngine
 def ask(
     model: str,
     question: str,
-    image: list[Path] | None = None,
+    image: Sequence[Path] = (),
     temperature: float = 0.0,
     max_completion_tokens: int = 1024,
     style: Style = "plain",
@@ -33,7 +34,7 @@ def ask(
     sampling = Sampling(temperature, max_completion_tokens)
     check_checkpoint(model)
     encoder = PromptEncoder(model, style=style, max_prompt_tokens=32768)
-    problem = Problem(uid="ask", question=question, answer="?", images=tuple(image or ()))
+    problem = Problem(uid="ask", question=question, answer="?", images=tuple(image))
     prompt = encoder.encode(problem)
     engine = TransformersEngine()
     engine.start(Policy.from_pretrained(model), encoder)
@@ -43,17 +44,21 @@ def ask(
 def main() -> None:
     """Print the answer and its log-probability."""
     with one_line_errors("vlm_rl.ask"):
-        parser = ArgumentParser(prog="vlm_rl.ask", description=__doc__, exit_on_error=False)
-        parser.add_function_arguments(ask)
+        parser = ArgumentParser(
+            prog="vlm_rl.ask", description=__doc__, exit_on_error=False, allow_abbrev=False
+        )
+        parser.add_argument("--image", type=Path, nargs="*", default=[], help="any number of files")
+        parser.add_function_arguments(ask, skip={"image"})
         config = parse(parser, None)
         completion = ask(**vars(config))
     console = Console()
-    console.print(completion.text, markup=False, highlight=False)
+    console.print(completion.text, markup=False, highlight=False, soft_wrap=True)
     total = float(completion.sampling_logprobs.sum())
     mean = total / max(len(completion), 1)
     ended = "ended by itself" if not completion.truncated else "cut at max_completion_tokens"
     console.print(
-        f"log-probability {total:.4f} over {len(completion)} tokens ({mean:.4f} a token), {ended}"
+        f"log-probability {total:.4f} over {len(completion)} tokens ({mean:.4f} a token), {ended}",
+        soft_wrap=True,
     )
 
 

@@ -29,13 +29,17 @@ class Checkpoints(L.Callback):
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(module, RLModule)
-        step = module.completed_steps
-        if step % self.every_n_steps == 0 and step < module.steps:
-            self._save(trainer, module)
+        if not (module.validates_now and any(trainer.num_val_batches)):
+            self._save_if_due(trainer, module)
 
-    def on_train_end(self, trainer: L.Trainer, module: Any) -> None:
-        """After the last validation, so that the checkpoint holds its result."""
-        if module.completed_steps >= module.steps:
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        """A checkpoint holds the validation of its step: a run that goes on does not repeat it."""
+        if not trainer.sanity_checking:
+            self._save_if_due(trainer, module)
+
+    def _save_if_due(self, trainer: L.Trainer, module: RLModule) -> None:
+        step = module.completed_steps
+        if step % self.every_n_steps == 0 or step == module.steps:
             self._save(trainer, module)
 
     def _save(self, trainer: L.Trainer, module: RLModule) -> None:

@@ -1,29 +1,61 @@
-"""Reading the configuration, and answering what is wrong with it in one line."""
+"""Reading the configuration, and answering what is wrong with it in one line.
+
+Files are merged in order, later ones win, and the command line wins over all. Where another class
+is put in a place, jsonargparse keeps what was set for the earlier one as far as the new one has
+arguments of that name: LUSPO's clip range would silently become GSPO's. So this is refused.
+"""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from vlm_rl.config_errors import choices, explain, hint_of, joined, parameters
+from vlm_rl.suggestions import nearest
 
-def parse(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
-    """Parse the command line and its YAML files; abbreviated and unknown keys are refused."""
-    config: Namespace = parser.parse_args(argv)
+Setting = tuple[str, str | None, Iterable[str]]
+"""A key, and the class and the names of arguments that are given to it."""
+
+
+def parse(
+    parser: ArgumentParser, argv: Sequence[str] | None, elsewhere: Mapping[str, str] | None = None
+) -> Namespace:
+    """Parse the command line and its YAML files; abbreviated and unknown keys are refused.
+
+    `elsewhere` gives keys that users know from other places the key to use instead ("" for none).
+    Raises ValueError with one line.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    settings = list(_settings(argv))
+    try:
+        config: Namespace = parser.parse_args(argv)
+    except ArgumentError as error:
+        raise ValueError(explain(str(error), parser, elsewhere or {})) from error
+    _refuse_kept_arguments(parser, settings)
     return config
 
 
 def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """The resolved configuration as plain values, as it is saved with a run."""
-    values: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_validation=True))
+    # unset values too: null may switch off what has another default
+    dumped = parser.dump(config, skip_unset=False, skip_validation=True)
+    values: dict[str, Any] = yaml.safe_load(dumped)
     return values
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
-    """Construct every class that the configuration names."""
-    parts: Namespace = parser.instantiate(config)
+    """Construct every class that the configuration names. Raises what a constructor raises."""
+    try:
+        parts: Namespace = parser.instantiate(config)
+    except ValueError as error:
+        cause: BaseException = error
+        while cause.__cause__ and str(cause).startswith("Does not validate"):
+            cause = cause.__cause__
+        raise ValueError(str(cause)) from error
     return parts
 
 
@@ -32,6 +64,78 @@ def one_line_errors(program: str) -> Iterator[None]:
     """Turn what a user got wrong into one line on stderr and exit status 2."""
     try:
         yield
-    except (ArgumentError, ValueError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
+    except ValueError as error:
+        print(f"{program}: {joined(str(error))}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def _refuse_kept_arguments(parser: ArgumentParser, settings: Iterable[Setting]) -> None:
+    classes: dict[str, str] = {}
+    set_for: dict[str, dict[str, str]] = {}
+    for key, class_path, arguments in settings:
+        classes[key] = (class_path or classes.get(key, "")).rpartition(".")[2]
+        set_for.setdefault(key, {}).update(dict.fromkeys(arguments, classes[key]))
+    for key, owners in set_for.items():
+        now = classes[key]
+        accepted = parameters(choices(hint_of(parser, key)).get(now))
+        kept = [name for name in accepted if owners.get(name, "") not in ("", now)]
+        if kept:
+            raise ValueError(
+                f"{key}: {now} would keep {', '.join(kept)} as set for {owners[kept[0]]}; state "
+                f"{', '.join(f'{key}.init_args.{name}' for name in kept)} where {now} is named"
+            )
+
+
+def _settings(argv: Sequence[str]) -> Iterator[Setting]:
+    """All that the files and options say, in order."""
+    for item, following in zip(argv, [*argv[1:], ""], strict=True):
+        option, has_value, value = item.partition("=")
+        value = value if has_value else following
+        key, _, inner = option.removeprefix("--").partition(".")
+        inner = inner.removeprefix("init_args.").partition(".")[0]
+        if option == "--config":
+            for name, node in _read_file(value).items():
+                if isinstance(node, Mapping):
+                    yield name, node.get("class_path"), node.get("init_args") or ()
+                elif isinstance(node, str):
+                    yield name, node, ()
+        elif inner in ("", "class_path"):
+            yield key, value, ()
+        else:
+            yield key, None, [inner]
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        _refuse_duplicates(path, yaml.compose(text))
+        document = yaml.safe_load(text)
+    except OSError as error:
+        close = nearest(path, map(str, Path(path).parent.glob("*.yaml")))
+        raise ValueError(f"--config {path}: {error.strerror}{close}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{path} line {mark.line + 1}, column {mark.column + 1}" if mark else path
+        raise ValueError(f"{place} is not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} must hold `key: value` lines, got {document!r:.40}")
+    return document
+
+
+def _refuse_duplicates(path: str, node: yaml.Node | None) -> None:
+    """Of a key given twice YAML would take the last, and the other would not be used."""
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_duplicates(path, item)
+    elif isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise ValueError(f"{path} line {line}: {key.value!r} is given twice; keep one")
+            seen.add(key.value)
+            _refuse_duplicates(path, value)

@@ -13,7 +13,7 @@ from typing import Literal
 import lightning as L
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import PositiveInt, restricted_number_type
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from vlm_rl import runs
@@ -22,7 +22,13 @@ from vlm_rl.callbacks import ProgressBars, RolloutFiles, SampleTable
 from vlm_rl.checkpointing import Checkpoints
 from vlm_rl.config import instantiate, one_line_errors, parse, plain
 from vlm_rl.data import ProblemData
-from vlm_rl.module import OptimizerSettings, RLModule, UpdateSettings, ValidationSettings
+from vlm_rl.module import (
+    OptimizerSettings,
+    RLModule,
+    UpdateSettings,
+    ValidationSettings,
+    check_groups,
+)
 from vlm_rl.objectives import Objective
 from vlm_rl.policy import Policy, check_checkpoint
 from vlm_rl.prompts import PromptEncoder
@@ -31,25 +37,40 @@ from vlm_rl.rewards import Reward
 from vlm_rl.rollout import Engine, Sampling
 
 OURS = {
-    "logger", "callbacks", "max_epochs", "min_epochs", "max_steps", "min_steps", "max_time",
-    "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches",
-    "overfit_batches", "val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps",
-    "log_every_n_steps", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
-    "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "default_root_dir",
+    "logger": "logging.wandb",
+    "max_steps": "steps",
+    "max_epochs": "steps",
+    "max_time": "steps",
+    "limit_train_batches": "steps",
+    "limit_val_batches": "data.val_problems",
+    "overfit_batches": "data.train",
+    "val_check_interval": "validation.every_n_steps",
+    "check_val_every_n_epoch": "validation.every_n_steps",
+    "enable_checkpointing": "checkpoint.every_n_steps",
+    "accumulate_grad_batches": "updates.micro_batch_tokens",
+    "gradient_clip_val": "updates.max_grad_norm",
+    "gradient_clip_algorithm": "updates.max_grad_norm",
+    "default_root_dir": "run_dir",
+} | dict.fromkeys((
+    "callbacks", "min_epochs", "min_steps", "limit_test_batches", "limit_predict_batches",
+    "num_sanity_val_steps", "log_every_n_steps", "enable_progress_bar", "enable_model_summary",
     "use_distributed_sampler", "reload_dataloaders_every_n_epochs", "fast_dev_run", "barebones",
     "inference_mode", "model_registry", "enable_autolog_hparams",
-}  # fmt: skip
-"""Arguments of the Trainer that the training step decides itself."""
+), "")  # fmt: skip
+"""Arguments of the Trainer that the training step decides itself, and what to set instead."""
 
 
 def build_parser() -> ArgumentParser:
     """Every key of a run's configuration, each from the signature of what it configures."""
-    parser = ArgumentParser(prog="vlm_rl.fit", description=__doc__, exit_on_error=False)
+    parser = ArgumentParser(
+        prog="vlm_rl.fit", description=__doc__, exit_on_error=False, allow_abbrev=False
+    )
+    group_size = restricted_number_type("GroupSize", int, (">=", 2))
     parser.add_argument("--config", action="config", help="a YAML file; may be given several times")
     parser.add_argument("--run_dir", type=str, required=True, help="the folder of this run")
     parser.add_argument("--steps", type=PositiveInt, required=True, help="of the whole run")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--group_size", type=int, default=8, help="completions per prompt")
+    parser.add_argument("--group_size", type=group_size, default=8, help="completions per prompt")
     parser.add_method_arguments(Policy, "from_pretrained", "policy")
     parser.add_class_arguments(PromptEncoder, "prompt", skip={"path"}, instantiate=False)
     parser.add_class_arguments(ProblemData, "data", skip={"encoder", "seed"}, instantiate=False)
@@ -65,7 +86,7 @@ def build_parser() -> ArgumentParser:
     modes = Literal["offline", "online", "off"]
     parser.add_argument("--logging.wandb", type=modes, default="offline")
     parser.add_argument("--logging.project", type=str, default="vlm_rl")
-    parser.add_class_arguments(L.Trainer, "trainer", skip=OURS, instantiate=False)
+    parser.add_class_arguments(L.Trainer, "trainer", skip=set(OURS), instantiate=False)
     return parser
 
 
@@ -77,13 +98,13 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
     _choose_threads()
     with one_line_errors("vlm_rl.fit"):
         parser = build_parser()
-        config = parse(parser, argv)
+        config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})
         resume = runs.find_resume(Path(config.run_dir), plain(parser, config))
         parts = instantiate(parser, config)
-        _check_minibatches(config)
+        _check_sizes(config, parts)
         check_checkpoint(config.policy.path)
-        encoder = PromptEncoder(config.policy.path, **vars(config.prompt))
-        data = ProblemData(**vars(config.data), encoder=encoder, seed=config.seed)
+        encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
+        data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
         data.setup("fit")
         parts.reward.self_test()
         module = _module(config, parts, encoder)
@@ -103,13 +124,15 @@ def _choose_threads() -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
-def _check_minibatches(config: Namespace) -> None:
+def _check_sizes(config: Namespace, parts: Namespace) -> None:
+    """What can be wrong between keys, found before a model is loaded."""
     prompts, minibatches = config.data.prompts_per_step, config.updates.num_minibatches
     if minibatches > prompts:
         raise ValueError(
             f"updates.num_minibatches={minibatches} is above data.prompts_per_step={prompts}; "
             "each minibatch needs at least one prompt"
         )
+    check_groups(config.group_size, parts.sampling)
 
 
 def _module(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> RLModule:

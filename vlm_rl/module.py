@@ -123,14 +123,7 @@ class RLModule(L.LightningModule):
         seed: int,
     ) -> None:
         super().__init__()
-        if group_size < 2:
-            raise ValueError(
-                f"group_size must be >= 2, got {group_size}; an advantage compares completions"
-            )
-        if sampling.temperature == 0:
-            raise ValueError(
-                "sampling.temperature must be > 0 in training, got 0; greedy groups are all equal"
-            )
+        check_groups(group_size, sampling)
         self.automatic_optimization = False
         self.policy = policy
         self.encoder = encoder
@@ -260,6 +253,12 @@ class RLModule(L.LightningModule):
                 f"finite, the last with problems {uids}; lower optimizer.lr or look at these"
             )
 
+    @property
+    def validates_now(self) -> bool:
+        """Whether a validation follows the step just done."""
+        step = self.completed_steps
+        return step % self.validation.every_n_steps == 0 or step == self.steps
+
     def validation_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Any]:
         samples = self.validation.samples_per_problem
         rollout = self._rollout(prompts, samples, self.sampling, f"validation {batch_idx}")
@@ -302,10 +301,8 @@ class RLModule(L.LightningModule):
         return {name: float(sums[name] / counts[name]) for name in sums if counts[name] > 0}
 
     def _step_seconds(self, before: Mapping[str, float]) -> Metrics:
-        return {
-            f"time/{name}_s": total - before.get(name, 0.0)
-            for name, total in self.stages.seconds.items()
-        }
+        seconds = {n: total - before.get(n, 0.0) for n, total in self.stages.seconds.items()}
+        return {f"time/{name}_s": value for name, value in seconds.items() if value > 0}
 
     def _log(self, metrics: Metrics) -> None:
         # directly: `self.log` is silent in the validation before the first step, and would count
@@ -372,3 +369,15 @@ def _checksum(parameters: Iterable[Tensor]) -> str:
     for parameter in parameters:
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def check_groups(group_size: int, sampling: Sampling) -> None:
+    """Refuse groups that can not be compared within; raises ValueError."""
+    if group_size < 2:
+        raise ValueError(
+            f"group_size must be >= 2, got {group_size}; an advantage compares completions"
+        )
+    if sampling.temperature == 0:
+        raise ValueError(
+            "sampling.temperature must be > 0 in training, got 0; greedy groups are all equal"
+        )

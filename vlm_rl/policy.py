@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -50,11 +52,11 @@ class Policy(nn.Module):
     ) -> "Policy":
         """Load float32 weights from a checkpoint folder or hub id and freeze parts by name.
 
-        Raises ValueError for a checkpoint of another family or a folder that is none.
+        Raises ValueError for a checkpoint of another family, a folder that is none, and weights
+        that can not be read or are not all there.
         """
         check_checkpoint(path)
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
-        policy = cls(model)
+        policy = cls(_load_model(path))
         for part in freeze:
             policy.part(part).requires_grad_(False)
         if gradient_checkpointing:
@@ -88,7 +90,7 @@ class Policy(nn.Module):
             input_ids=packed.token_ids.to(device),
             position_ids=packed.positions.to(device),
             attention_mask=shared_prefix_mask(prompt_of, segment),
-            use_cache=False,  # with a cache, transformers rebuilds the mask and drops ours
+            use_cache=False,  # a single pass: it would only be built and thrown away
             **vision,
         ).last_hidden_state[0]
         return linear_logprobs(
@@ -135,14 +137,52 @@ class Policy(nn.Module):
 
 def check_checkpoint(path: str) -> None:
     """Refuse what is not a Qwen-VL checkpoint, before anything large is loaded."""
-    if not Path(path).is_dir() and Path(path).parts[:1] in (("/",), (".",), ("..",)):
+    folder = Path(path)
+    no_hub_id = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if not folder.is_dir() and (no_hub_id or folder.exists()):
         raise ValueError(f"{path} is not a folder; give a checkpoint folder or a hub id")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ValueError(f"{path} has no config.json, so it is no checkpoint")
     try:
         model_type = AutoConfig.from_pretrained(path).model_type
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is no checkpoint that transformers can read: {reason}") from error
+    except _UNREADABLE as error:
+        raise ValueError(_unreadable(path, error)) from error
     if model_type not in MODEL_TYPES:
         raise ValueError(
             f"{path} holds a {model_type!r} model; supported are {', '.join(MODEL_TYPES)}"
         )
+
+
+def _load_model(path: str) -> nn.Module:
+    """The model with every weight from the checkpoint.
+
+    transformers gives random values to what it does not find there, with no more than a warning.
+    """
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            path,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # reported below, with the name of the weight
+            output_loading_info=True,
+        )
+    except _UNREADABLE as error:
+        raise ValueError(_unreadable(path, error)) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(f"{path} lacks {len(missing)} weights, the first of them {missing[0]}")
+    if info["mismatched_keys"]:
+        name, found, wanted = min(info["mismatched_keys"])
+        raise ValueError(
+            f"{path}: weight {name} has shape {list(found)} where config.json asks for "
+            f"{list(wanted)}"
+        )
+    loaded: nn.Module = model
+    return loaded
+
+
+_UNREADABLE = (OSError, ValueError, TypeError, StrictDataclassError, SafetensorError)
+
+
+def _unreadable(path: str, error: Exception) -> str:
+    reason = str(error).partition("\n")[0].rstrip(":")
+    return f"{path} is no checkpoint that transformers can read: {reason}"

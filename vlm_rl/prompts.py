@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from jinja2 import TemplateError
 from PIL import Image, UnidentifiedImageError
 from qwen_vl_utils import fetch_image
 from qwen_vl_utils.vision_process import smart_resize
@@ -80,11 +82,10 @@ class PromptEncoder:
     ) -> None:
         """Load tokenizer and image processor from a checkpoint folder or hub id.
 
-        Raises ValueError where the checkpoint has no image processor or the limits cross.
+        Raises ValueError where one of them or the chat template is missing or broken, and where the
+        limits cross.
         """
-        self.processor: Any = AutoProcessor.from_pretrained(path)
-        if not hasattr(self.processor, "image_processor"):
-            raise ValueError(f"{path} has no image processor; a Qwen-VL checkpoint is needed")
+        self.processor: Any = _load_processor(path)
         self.tokenizer: Any = self.processor.tokenizer
         image_processor = self.processor.image_processor
         self.patch_size: int = image_processor.patch_size
@@ -104,6 +105,10 @@ class PromptEncoder:
         specials = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         longest_first = sorted(map(re.escape, specials), key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(longest_first)})")
+        try:
+            self._render(1)
+        except (ValueError, TemplateError) as error:
+            raise ValueError(f"{path}: its chat template can not be used: {error}") from error
 
     def encode(self, problem: Problem) -> Prompt:
         """Render, tokenise and process the images of `problem`.
@@ -161,6 +166,11 @@ class PromptEncoder:
             raise BadProblem(
                 f"problem {problem.uid}: image of {image.width} x {image.height} pixels: {error}"
             ) from error
+        if not height or not width:
+            raise BadProblem(
+                f"problem {problem.uid}: image of {image.width} x {image.height} pixels is too "
+                f"narrow: less than one visual token high or wide at max_pixels={self.max_pixels}"
+            )
         return int(height), int(width)
 
     def _resized(self, problem: Problem, source: bytes | Path) -> Image.Image:
@@ -168,7 +178,7 @@ class PromptEncoder:
             self._target_size(problem, image)
             try:
                 rgb = _eight_bit(image)
-            except (OSError, SyntaxError, ValueError) as error:
+            except _IMAGE_ERRORS as error:
                 raise BadProblem(
                     f"problem {problem.uid}: image {_name(source)} is broken: {error}"
                 ) from error
@@ -229,6 +239,22 @@ class PromptEncoder:
         return expanded
 
 
+def _load_processor(path: str) -> Any:
+    try:
+        processor = AutoProcessor.from_pretrained(path)
+    except (
+        OSError, ValueError, TypeError, LookupError, AttributeError, StrictDataclassError
+    ) as error:  # fmt: skip
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise ValueError(f"{path}: tokenizer or image processor is broken: {reason}") from error
+    if not hasattr(processor, "image_processor"):
+        raise ValueError(f"{path} has no image processor; a Qwen-VL checkpoint is needed")
+    # without its files, transformers builds a tokenizer that reads every text as nothing
+    if not processor.tokenizer.encode("a", add_special_tokens=False):
+        raise ValueError(f"{path}: its tokenizer has no vocabulary; is tokenizer.json missing?")
+    return processor
+
+
 _STAND_IN = re.compile("\ue000(\\d+)\ue001")
 
 
@@ -266,23 +292,42 @@ def _name(source: bytes | Path) -> str:
     return f"of {len(source)} bytes" if isinstance(source, bytes) else str(source)
 
 
+_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
+"""What Pillow's decoders raise on malformed files, besides warnings."""
+
+
 def _opened(problem: Problem, source: bytes | Path) -> Image.Image:
     try:
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except _IMAGE_ERRORS as error:
+        # Pillow's own words for this one hold the address of a buffer
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "it is no image in a format that Pillow knows" if unknown else error
         raise BadProblem(
-            f"problem {problem.uid}: image {_name(source)} can not be read: {error}"
+            f"problem {problem.uid}: image {_name(source)} can not be read: {reason}"
         ) from error
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Decode; scale 16-bit and float greys to 8 bits, which a plain RGB conversion would clip."""
+    """Decode to a mode whose conversion to RGB loses nothing that can be seen.
+
+    Greys of 16 bits and floats are scaled to 8 bits, since converting clips them. Transparency of
+    any kind becomes RGBA, which qwen-vl-utils lays on white; it drops the others' and so would
+    show the black that usually hides there.
+    """
     image.load()
     if image.mode.startswith(("I", "F")):
-        brightest: Any = image.getextrema()[1]
-        scale = 255.0 / 65535.0 if brightest > 255 else 1.0
+        scale = 255.0 / _white(image)
         image = image.point(lambda value: value * scale).convert("L")
-    return image
+    return image.convert("RGBA") if image.has_transparency_data else image
+
+
+def _white(image: Image.Image) -> float:
+    """The value that means white: by the mode where it says so, else by the brightest pixel."""
+    brightest: Any = image.getextrema()[1]
+    if image.mode.startswith("I;16") or brightest > 255:
+        return 65535.0
+    return 1.0 if image.mode == "F" and brightest <= 1 else 255.0
 
 
 def rope_positions(

@@ -17,7 +17,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,6 +26,7 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 from PIL import Image, UnidentifiedImageError
 
 from vlm_rl.records import IMAGE_MARK, AnswerType, Problem
+from vlm_rl.suggestions import nearest
 from vlm_rl.verification.extraction import boxes
 
 OPTIONAL_COLUMNS = (
@@ -165,7 +165,7 @@ def _values(row: object, mapping: Mapping[str, str], strict: bool) -> dict[str, 
         if column not in known:
             raise BadRow(
                 "unknown column",
-                f"unknown column {column!r}{nearest(column, COLUMNS)}; rename it, map it with "
+                f"unknown column {column!r}{nearest(column, COLUMNS)}; rename it, map it by "
                 "`columns`, or move it into 'meta'",
             )
     values = {name: _lookup(row, column) for name, column in mapping.items()}
@@ -316,12 +316,6 @@ def _lookup(row: Mapping[str, Any], column: str) -> Any:
     for key in column.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a message: " (nearest: ...)", or nothing."""
-    close = get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" (nearest: {close[0]!r})" if close else ""
 
 
 @dataclass(frozen=True)

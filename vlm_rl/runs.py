@@ -8,6 +8,7 @@ plots/  summary.json       at the end
 """
 
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ def find_resume(run_dir: Path, config: Mapping[str, Any]) -> tuple[int, Path] | 
     """Decide between a new run (None) and going on; return the step and the trainer checkpoint
     to go on from. Writes nothing.
 
-    Raises ValueError, with the ways out, where the folder holds another run, a finished one, or
-    something that is not a run.
+    Raises ValueError, with the ways out, where the folder holds another run, a finished one, a
+    damaged checkpoint, or something that is not a run.
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise ValueError(f"run_dir={run_dir} is a file; give a folder")
@@ -65,13 +66,32 @@ def find_resume(run_dir: Path, config: Mapping[str, Any]) -> tuple[int, Path] | 
             f"run_dir={run_dir} holds a run that has done its {last} steps; "
             f"extend it by --steps {2 * last}, or start a new one by --run_dir NAME"
         )
+    _refuse_damaged(folder / "trainer.ckpt")
     return last, folder / "trainer.ckpt"
+
+
+def _refuse_damaged(path: Path) -> None:
+    """Raise ValueError where a byte of a trainer checkpoint is not what was written. torch itself
+    does not look at the checksums and would go on with wrong weights."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    # a broken directory can also ask for encryption, unknown compression or unknown characters
+    except (OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+        damaged = str(error)
+    if damaged is not None:
+        raise ValueError(
+            f"{path} is damaged ({damaged}); delete the folder {path.parent} to go on from the "
+            "checkpoint before it, or from the start where there is none"
+        )
 
 
 def save_config(run_dir: Path, config: Mapping[str, Any]) -> None:
     """Keep the resolved configuration with the run."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    partial = run_dir / f"{CONFIG}.partial"  # a kill while writing must not leave half of it
+    partial.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    partial.rename(run_dir / CONFIG)
 
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:

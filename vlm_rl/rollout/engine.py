@@ -1,5 +1,6 @@
 """What every rollout engine does, and the sampler it is asked for."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ class Sampling:
     max_completion_tokens: int = 1024
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"sampling.temperature must be >= 0, got {self.temperature}")
+        if not 0 <= self.temperature < math.inf:  # also where it is NaN
+            raise ValueError(
+                f"sampling.temperature must be finite and >= 0, got {self.temperature}"
+            )
         if self.max_completion_tokens < 1:
             raise ValueError(
                 f"sampling.max_completion_tokens must be >= 1, got {self.max_completion_tokens}"

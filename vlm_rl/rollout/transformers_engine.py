@@ -23,7 +23,8 @@ COMPACT_BELOW = 0.75
 
 
 class TransformersEngine(Engine):
-    """Samples from the live policy. `max_rows` bounds the completions decoded side by side."""
+    """Samples from the live policy. `max_rows` bounds the completions decoded side by side, but
+    a group is never cut: at least one is decoded at a time."""
 
     def __init__(self, max_rows: int = 256) -> None:
         if max_rows < 1:

@@ -1,0 +1,389 @@
+"""Configurations: what is wrong in one line, how files and options merge, every shipped file."""
+
+import copy
+import inspect
+from pathlib import Path
+
+import lightning as L
+import pytest
+import yaml
+
+from vlm_rl import runs
+from vlm_rl.config import instantiate, parse, plain
+from vlm_rl.fit import OURS, build_parser, fit
+from vlm_rl.objectives import GSPO, LUSPO
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+QUICKSTART = CONFIGS / "quickstart.yaml"
+RECIPES = sorted(CONFIGS.glob("*_geometry3k.yaml"))
+MISSING = object()
+
+
+def quickstart(changes):
+    """The quickstart with dotted keys set, or taken out where the value is MISSING."""
+    config = copy.deepcopy(yaml.safe_load(QUICKSTART.read_text()))
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        node = config
+        for name in path:
+            node = node[name]
+        node.pop(last) if value is MISSING else node.update({last: value})
+    return config
+
+
+def write(path, config):
+    path.write_text(config if isinstance(config, str) else yaml.safe_dump(config))
+    return str(path)
+
+
+def refusal(capsys, argv):
+    """The one line that a run answers with, without its prefix."""
+    with pytest.raises(SystemExit) as stop:
+        fit(argv)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("vlm_rl.fit: ")
+    return line.removeprefix("vlm_rl.fit: ")
+
+
+def class_of(name, **arguments):
+    return {"class_path": f"vlm_rl.{name}", "init_args": arguments}
+
+
+def kl(**arguments):
+    return {
+        "objective": class_of(
+            "objectives.GSPO", regularizers=[class_of("objectives.KL", **arguments)]
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"stepz": 3}, "unknown key stepz; did you mean steps?"),
+        ({"lr": 1e-6}, "unknown key lr; did you mean optimizer.lr?"),
+        ({"num_generations": 8}, "unknown key num_generations; --help lists all"),
+        (
+            {"updates.num_minibatch": 2},
+            "unknown key updates.num_minibatch; did you mean updates.num_minibatches?",
+        ),
+        (
+            {"trainer.precison": "32-true"},
+            "unknown key trainer.precison; did you mean trainer.precision?",
+        ),
+        ({"trainer.max_steps": 3}, "trainer.max_steps follows from the run; use steps"),
+        (
+            {"trainer.num_sanity_val_steps": 0},
+            "trainer.num_sanity_val_steps follows from the run; leave it out",
+        ),
+        (
+            {"objective": class_of("objectives.GSPO", clip_hgh=4e-4)},
+            "objective: vlm_rl.objectives.GSPO has no argument clip_hgh; did you mean clip_high?",
+        ),
+        (
+            {"objective": class_of("objectives.GSPO", foo=1)},
+            "objective: vlm_rl.objectives.GSPO has no argument foo; "
+            "it has clip_low, clip_high, regularizers",
+        ),
+        (
+            {"objective": {"class_path": "vlm_rl.objectives.GSPO", "clip_low": 3e-4}},
+            "objective takes class_path and, under init_args, its arguments alone; "
+            "found class_path",
+        ),
+        (
+            {"objective": class_of("objectives.DrGRPO")},
+            "objective: vlm_rl.objectives.DrGRPO needs constant_tokens",
+        ),
+        (
+            kl(kl_coeff=0.01),
+            "objective.regularizers: vlm_rl.objectives.KL has no argument kl_coeff; "
+            "did you mean kl_coef?",
+        ),
+        (
+            kl(kl_coef=0.01, estimator="k4"),
+            "objective.regularizers.estimator must be one of 'k1', 'k2', 'k3', got k4",
+        ),
+        (
+            kl(kl_coef=-1),
+            "kl_coef must be > 0, got -1.0; to train without it, leave the term out",
+        ),
+        (
+            {"data.train": [{"path": "x", "wieght": 2}]},
+            "data.train: vlm_rl.data.DataSource has no argument wieght; did you mean weight?",
+        ),
+        (
+            {"objective": class_of("objectives.GSPX")},
+            "objective: vlm_rl.objectives.GSPX is no Objective; "
+            "did you mean vlm_rl.objectives.GSPO?",
+        ),
+        (
+            {"objective": "GSPX"},
+            "objective: GSPX is no Objective; did you mean vlm_rl.objectives.GSPO?",
+        ),
+        (
+            {"objective": {"class_path": "elsewhere.GSPO"}},
+            "objective: elsewhere.GSPO is no Objective; did you mean vlm_rl.objectives.GSPO? "
+            "(No module named 'elsewhere')",
+        ),
+        (
+            {"reward.terms.accuracy": class_of("rewards.Acuracy")},
+            "reward.terms: vlm_rl.rewards.Acuracy is no RewardTerm; "
+            "did you mean vlm_rl.rewards.Accuracy?",
+        ),
+        ({"seed": "three"}, "seed must be int, got three"),
+        ({"optimizer.betas": [0.9]}, "optimizer.betas must be tuple with 2 elements, got [0.9]"),
+        ({"updates.max_grad_norm": "big"}, "updates.max_grad_norm must be float, got big"),
+        (
+            {"policy.freeze": ["vision"]},
+            "policy.freeze must be one of 'vision_tower', 'language_model', got vision; "
+            "did you mean vision_tower?",
+        ),
+        (
+            {"objective": class_of("objectives.GSPO", clip_low=3)},
+            "clip_low must be in (0, 1), got 3.0; token ratios use values near 0.2, "
+            "sequence means of ratios near 3e-4 (GSPO) or 2e-3 (LUSPO)",
+        ),
+        ({"steps": 0}, "steps must be > 0, got 0"),
+        ({"group_size": 1}, "group_size must be >= 2, got 1"),
+        ({"optimizer.lr": 2}, "optimizer.lr must be in [0, 1), got 2.0"),
+        (
+            {"sampling.temperature": -1},
+            "sampling.temperature must be finite and >= 0, got -1.0",
+        ),
+        ({"steps": MISSING}, "steps: required, but not set"),
+        ({"objective": MISSING}, "objective: required, but not set"),
+        (
+            {"reward.terms.accuracy": MISSING},
+            "Reward.terms must hold exactly one Accuracy, got 0 in ['format']; "
+            "add one with class_path vlm_rl.rewards.Accuracy, or merge them",
+        ),
+        (
+            {"updates.num_minibatches": 17},
+            "updates.num_minibatches=17 is above data.prompts_per_step=16; "
+            "each minibatch needs at least one prompt",
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_wrong_setting_is_answered_in_one_line(tmp_path, capsys, changes, line):
+    changes = {"run_dir": str(tmp_path / "run")} | changes
+    path = write(tmp_path / "run.yaml", quickstart(changes))
+    assert refusal(capsys, ["--config", path]) == line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "start"),
+    [
+        (
+            {"engine": class_of("objectives.GRPO")},
+            "engine: vlm_rl.objectives.GRPO is no Engine; there are ",
+        ),
+        (
+            {"engine": class_of("rollout.Engine")},
+            "engine: vlm_rl.rollout.Engine is abstract, so no Engine; there are ",
+        ),
+    ],
+)
+def test_class_of_the_wrong_family_is_answered_with_the_right_ones(
+    tmp_path, capsys, changes, start
+):
+    path = write(tmp_path / "run.yaml", quickstart(changes))
+    line = refusal(capsys, ["--config", path])
+    assert line.startswith(start)
+    assert "vlm_rl.rollout.TransformersEngine" in line
+
+
+def test_wrong_precision_is_answered_with_the_nearest(tmp_path, capsys):
+    path = write(tmp_path / "run.yaml", quickstart({"trainer.precision": "bf16mixed"}))
+    line = refusal(capsys, ["--config", path])
+    assert line.startswith("trainer.precision must be ")
+    assert line.endswith("got bf16mixed; did you mean bf16-mixed?")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--trainer.max_step", "3"], "unknown key trainer.max_step; did you mean steps?"),
+        (["--step", "3"], "unknown key step; did you mean steps?"),
+        (["--step=3"], "unknown key step; did you mean steps?"),
+        (["--updates.num", "3"], "unknown key updates.num; did you mean updates.num_minibatches?"),
+        (["steps=3"], "unrecognized arguments: steps=3; options are written --key value"),
+        (["--steps"], "argument --steps: expected one argument"),
+        (
+            ["--objective.clip_hgh", "0.1"],
+            "objective: vlm_rl.objectives.LUSPO has no argument clip_hgh; did you mean clip_high?",
+        ),
+        (
+            ["--objective", "GSPX"],
+            "objective: GSPX is no Objective; did you mean vlm_rl.objectives.GSPO?",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_wrong_option_is_answered_in_one_line(capsys, options, line):
+    assert refusal(capsys, ["--config", str(QUICKSTART), *options]) == line
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (
+            "steps: [1\n",
+            "{path} line 2, column 1 is not valid YAML: expected ',' or ']', but got "
+            "'<stream end>'",
+        ),
+        ("", "{path} must hold `key: value` lines, got None"),
+        ("- steps\n", "{path} must hold `key: value` lines, got ['steps']"),
+        ("seed: 1\nsteps: 2\nseed: 3\n", "{path} line 3: 'seed' is given twice; keep one"),
+        (
+            "data:\n  train:\n  - path: a\n    path: b\n",
+            "{path} line 4: 'path' is given twice; keep one",
+        ),
+        (b"\xff\xfe\x00", "{path} is not a text file: 'utf-8' codec can't decode byte 0xff in "
+         "position 0: invalid start byte"),
+    ],
+    ids=["syntax", "empty", "a list", "twice", "twice inside", "binary"],
+)  # fmt: skip
+def test_broken_file_is_named(tmp_path, capsys, content, line):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert refusal(capsys, ["--config", str(path)]) == line.format(path=path)
+
+
+def test_missing_file_is_answered_with_the_nearest(tmp_path, capsys):
+    (tmp_path / "quickstart.yaml").touch()
+    path = tmp_path / "quickstrat.yaml"
+    assert refusal(capsys, ["--config", str(path)]) == (
+        f"--config {path}: No such file or directory; did you mean {tmp_path}/quickstart.yaml?"
+    )
+    assert refusal(capsys, ["--config", str(tmp_path)]) == f"--config {tmp_path}: Is a directory"
+
+
+def resolved(*argv):
+    parser = build_parser()
+    return plain(parser, parse(parser, list(argv)))
+
+
+def test_later_files_win_and_options_win_over_files(tmp_path):
+    overlay = write(tmp_path / "over.yaml", {"steps": 7, "optimizer": {"lr": 3e-6}})
+    before = resolved("--config", str(QUICKSTART))
+    merged = resolved("--config", str(QUICKSTART), "--config", overlay, "--optimizer.lr", "4e-6")
+    changes = {"steps: 80 -> 7", "optimizer.lr: 2e-05 -> 4e-06"}
+    assert set(runs.differences(before, merged)) == changes
+    assert resolved("--config", overlay, "--config", str(QUICKSTART)) == before
+
+
+def test_argument_of_a_class_is_overridden_after_the_file():
+    for option in ("--objective.clip_low", "--objective.init_args.clip_low"):
+        config = resolved("--config", str(QUICKSTART), option, "0.5")
+        assert config["objective"]["init_args"]["clip_low"] == 0.5
+        assert config["objective"]["class_path"] == "vlm_rl.objectives.LUSPO"
+
+
+TUNED = {"objective": class_of("objectives.LUSPO", clip_low=0.01, clip_high=0.02)}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "options", "kept"),
+    [
+        (class_of("objectives.GSPO", clip_high=4e-4), [], ["clip_low"]),
+        ("GSPO", [], ["clip_low", "clip_high"]),
+        (None, ["--objective=GSPO", "--objective.clip_high", "4e-4"], ["clip_low"]),
+    ],
+    ids=["file", "short name in a file", "option"],
+)
+def test_new_class_may_not_keep_arguments_of_another(tmp_path, capsys, overlay, options, kept):
+    argv = ["--config", write(tmp_path / "base.yaml", quickstart(TUNED)), *options]
+    if overlay:
+        argv += ["--config", write(tmp_path / "over.yaml", {"objective": overlay})]
+    paths = ", ".join(f"objective.init_args.{name}" for name in kept)
+    assert refusal(capsys, argv) == (
+        f"objective: GSPO would keep {', '.join(kept)} as set for LUSPO; "
+        f"state {paths} where GSPO is named"
+    )
+
+
+def test_new_class_with_its_own_arguments_is_accepted(tmp_path):
+    base = write(tmp_path / "base.yaml", quickstart(TUNED))
+    stated = class_of("objectives.GSPO", clip_low=1e-4, clip_high=2e-4)
+    overlay = write(tmp_path / "over.yaml", {"objective": stated})
+    by_file = resolved("--config", base, "--config", overlay)
+    options = ["--objective=GSPO", "--objective.clip_low=1e-4", "--objective.clip_high=2e-4"]
+    assert by_file == resolved("--config", base, *options)
+    stated["init_args"]["regularizers"] = []
+    assert by_file["objective"] == stated
+    # what the new class has no argument for is dropped
+    other = {"objective": class_of("objectives.DrGRPO", constant_tokens=9)}
+    base = write(tmp_path / "base.yaml", quickstart(other))
+    assert resolved("--config", base, "--config", overlay)["objective"] == stated
+    # reward terms are replaced as a whole
+    terms = {"reward": {"terms": {"right": class_of("rewards.Accuracy")}}}
+    overlay = write(tmp_path / "over.yaml", terms)
+    assert list(resolved("--config", base, "--config", overlay)["reward"]["terms"]) == ["right"]
+
+
+def test_print_config_shows_what_is_run(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        fit(["--config", str(QUICKSTART), "--steps", "7", "--print_config"])
+    assert stop.value.code == 0
+    printed = write(tmp_path / "printed.yaml", capsys.readouterr().out)
+    assert resolved("--config", printed) == resolved("--config", str(QUICKSTART), "--steps", "7")
+
+
+def test_saved_config_gives_the_same_run(tmp_path):
+    """Also where null is set and the default is another."""
+    changes = {"optimizer.lr": 1e-6, "updates.max_grad_norm": None, "run_dir": str(tmp_path)}
+    path = write(tmp_path / "run.yaml", quickstart(changes))
+    config = resolved("--config", path)
+    assert config["optimizer"]["lr"] == 1e-6
+    assert config["updates"]["max_grad_norm"] is None
+    runs.save_config(tmp_path, config)
+    assert resolved("--config", str(tmp_path / runs.CONFIG)) == config
+
+
+def test_what_the_run_decides_is_of_the_trainer_and_its_substitutes_are_keys():
+    assert set(OURS) <= set(inspect.signature(L.Trainer).parameters)
+    keys = set(build_parser().get_defaults(skip_validation=True).keys())
+    assert set(OURS.values()) - {""} <= keys
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_config_is_complete(path):
+    text = path.read_text()
+    header = text[: text.index("\nrun_dir:")]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert f"python -m vlm_rl.fit --config configs/{path.name}" in header
+    assert "Hardware" in header
+    assert "esult" in header
+    parser = build_parser()
+    parts = instantiate(parser, parse(parser, ["--config", str(path)]))
+    with parts.reward:
+        assert parts.reward.accuracy.weight == 0.9
+
+
+def test_recipes_differ_in_the_objective_alone():
+    assert len(RECIPES) == 3
+    first, *others = [resolved("--config", str(path)) for path in RECIPES]
+    for other in others:
+        changed = {line.partition(":")[0] for line in runs.differences(first, other)}
+        assert {key.partition(".")[0] for key in changed} == {"run_dir", "objective"}
+
+
+def test_recipes_fit_the_largest_picture():
+    for path in RECIPES:
+        prompt = resolved("--config", str(path))["prompt"]
+        assert prompt["max_pixels"] // 28**2 + 512 < prompt["max_prompt_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "low", "high"), [("gspo", GSPO, 3e-4, 4e-4), ("luspo", LUSPO, 2e-3, 2.5e-3)]
+)
+def test_recipe_has_the_published_clip_range(method, kind, low, high):
+    parser = build_parser()
+    path = CONFIGS / f"{method}_qwen2_5_vl_7b_geometry3k.yaml"
+    objective = instantiate(parser, parse(parser, ["--config", str(path)])).objective
+    assert type(objective) is kind
+    assert (objective.surrogate.clip_low, objective.surrogate.clip_high) == (low, high)
+    assert not objective.needs_reference
