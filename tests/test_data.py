@@ -392,7 +392,7 @@ def test_wrong_sources_are_one_clear_line(encoder: PromptEncoder):
         DataSource("t.jsonl", weight=-1)
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         DataSource("t.jsonl", limit=0)
-    with pytest.raises(ValueError, match=r"got 'anwser' \(nearest: 'answer'\)"):
+    with pytest.raises(ValueError, match=r"got 'anwser'; did you mean answer\?"):
         DataSource("t.jsonl", columns={"anwser": "gold"})
     with pytest.raises(ValueError, match="a validation source has no weight"):
         ProblemData(

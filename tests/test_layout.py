@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS = [
-    {"torchvision_on_cpu", "records", "stages", "verification"},
+    {"torchvision_on_cpu", "records", "stages", "suggestions", "verification"},
     {"linear_logprobs", "prompts", "packing", "advantages"},
     {"objectives", "rewards", "diagnostics", "policy", "rows"},
     {"rollout", "data", "runs", "config", "config_errors"},

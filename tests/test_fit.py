@@ -1,0 +1,395 @@
+"""What `fit` makes of a command line: every key has an effect, and a folder holds one run.
+
+Shown red once: `max_pixels`, `betas` and `greedy` not passed on, a checkpoint with a flipped byte
+accepted, `differences` without its key, the newest checkpoint deleted instead of the oldest.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from run_helpers import (
+    Listening,
+    build_module,
+    command,
+    problems,
+    rollouts,
+    run_module,
+    trainer_checkpoint,
+)
+
+from vlm_rl.fit import build_parser, fit
+from vlm_rl.module import OptimizerSettings, RLModule, UpdateSettings
+from vlm_rl.objectives import GSPO
+from vlm_rl.policy import Policy
+from vlm_rl.prompts import INSTRUCTIONS, PromptEncoder
+from vlm_rl.report import read_metrics
+
+HERE = Path(__file__).parent
+
+CHANGED: dict[str, object] = {
+    "steps": 4,
+    "seed": 5,
+    "group_size": 3,
+    "policy.freeze": "[vision_tower]",
+    "prompt.min_pixels": 1024,
+    "prompt.max_pixels": 2048,
+    "prompt.style": "answer_line",
+    "prompt.system": "Be brief.",
+    "data.prompts_per_step": 3,
+    "data.val_problems": 5,
+    "data.val_batch_prompts": 2,
+    "engine": "run_helpers.Listening",
+    "sampling.temperature": 0.7,
+    "sampling.max_completion_tokens": 5,
+    "advantage": "vlm_rl.advantages.Centered",
+    "objective": "vlm_rl.objectives.GSPO",
+    "updates.num_minibatches": 3,
+    "updates.micro_batch_tokens": 1,
+    "optimizer.lr": 5e-4,
+    "optimizer.betas": "[0.8, 0.95]",
+    "optimizer.weight_decay": 0.03,
+    "optimizer.schedule": "linear",
+    "optimizer.warmup_updates": 2,
+    "validation.every_n_steps": 2,
+    "validation.samples_per_problem": 2,
+    "validation.greedy": "false",
+    "checkpoint.every_n_steps": 1,
+    "checkpoint.keep": 1,
+}
+"""Keys whose effects are looked for in one run, all away from their defaults."""
+
+ELSEWHERE = {
+    "run_dir": "test_fit.py::test_finished_run_names_its_steps_and_the_way_to_extend_it",
+    "policy.path": "test_real_images.py::test_real_images_train_both_families",
+    "policy.gradient_checkpointing": "test_fit.py::test_gradient_checkpointing_keeps_the_gradient",
+    "prompt.max_prompt_tokens": (
+        "test_data.py::test_limit_is_met_by_a_prompt_of_exactly_that_length"
+    ),
+    "data.train": "test_real_images.py::test_real_images_train_both_families",
+    "data.val": "test_real_images.py::test_real_images_train_both_families",
+    "data.on_bad_row": "test_reports.py::test_skipped_rows_are_in_the_summary",
+    "data.num_workers": "test_data.py::test_restart_goes_on_with_the_very_next_step",
+    "reward.terms": "test_reports.py::test_rollout_files_hold_every_completion",
+    "updates.max_grad_norm": "test_fit.py::test_gradient_is_clipped_to_max_grad_norm",
+    "updates.max_skipped_updates": (
+        "test_module.py::test_too_many_skipped_updates_in_a_row_stop_the_run"
+    ),
+    "optimizer.vision_lr": "test_module.py::test_vision_lr_is_a_learning_rate_of_its_own",
+    "logging.wandb": "test_reports.py::test_wandb_run_is_written_offline",
+    "logging.project": "test_reports.py::test_wandb_run_is_written_offline",
+}
+"""Keys whose effect is shown by another test."""
+
+
+class Changed(NamedTuple):
+    module: RLModule
+    folder: Path
+    engine: Listening
+
+
+@pytest.fixture(scope="module")
+def changed(
+    policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Changed:
+    folder = tmp_path_factory.mktemp("changed") / "run"
+    module = fit(command(policy_folder, data_folder, folder, **CHANGED))
+    assert isinstance(module.engine, Listening)
+    return Changed(module, folder, module.engine)
+
+
+def test_every_key_has_a_test_of_its_effect() -> None:
+    leaves = {
+        action.dest for action in build_parser()._actions if not action.dest.endswith(".help")
+    }
+    sections = {key.partition(".")[0] for key in leaves if "." in key}
+    leaves -= sections | {"config", "help", "print_config"}
+    keys = {key for key in leaves if not key.startswith("trainer.")}  # Lightning's own
+    assert CHANGED.keys() | ELSEWHERE.keys() == keys
+    for place in ELSEWHERE.values():
+        file, _, name = place.partition("::")
+        assert f"def {name}" in (HERE / file).read_text(), place
+
+
+def test_counts_of_steps_prompts_and_completions_are_as_configured(changed: Changed) -> None:
+    written = rollouts(changed.folder)
+    assert list(written) == [f"step_{step:06d}.jsonl" for step in (1, 2, 3, 4)]
+    for rows in written.values():
+        assert sorted(Counter(row["uid"] for row in rows).values()) == [3, 3, 3]
+        assert all(1 <= row["length_tokens"] <= 5 for row in rows)
+    assert trainer_checkpoint(changed.folder, 4)["global_step"] == 12
+
+
+def test_engine_is_asked_as_configured(changed: Changed) -> None:
+    calls = Counter((len(p), how["group_size"]) for p, how in changed.engine.calls)
+    # 5 validation problems in batches of 2 with 2 samples at 3 validations, 3 prompts at 4 steps
+    assert calls == {(2, 2): 6, (1, 2): 3, (3, 3): 4}
+    temperatures = {how["sampling"].temperature for _, how in changed.engine.calls}
+    assert temperatures == {0.7}
+    seeds = [how["seed"] for prompts, how in changed.engine.calls if how["group_size"] == 3]
+    assert len(set(seeds)) == 4
+
+
+def test_prompts_are_as_configured(changed: Changed) -> None:
+    for prompts, _ in changed.engine.calls:
+        for prompt in prompts:
+            text = changed.module.encoder.tokenizer.decode(prompt.token_ids)
+            assert "<|im_start|>system\nBe brief.<|im_end|>" in text
+            assert INSTRUCTIONS["answer_line"] in text
+            assert all(1024 <= image.width * image.height <= 2048 for image in prompt.images)
+
+
+def test_every_forward_is_within_the_token_budget(changed: Changed) -> None:
+    # one completion a forward, for the old log-probabilities and in the update
+    assert len(changed.engine.packed) == 4 * 9 * 2
+
+
+def test_parts_are_the_named_classes(changed: Changed) -> None:
+    assert type(changed.module.objective) is GSPO
+    assert type(changed.module.advantage).__name__ == "Centered"
+
+
+def test_optimizer_is_as_configured(changed: Changed, policy_folder: Path) -> None:
+    state = trainer_checkpoint(changed.folder, 4)["optimizer_states"][0]
+    assert len(state["param_groups"]) == 1, "the vision tower is frozen"
+    group = state["param_groups"][0]
+    assert (group["betas"], group["weight_decay"]) == ((0.8, 0.95), 0.03)
+    rates = [row["optim/lr"] for row in read_metrics(changed.folder / "metrics.csv") if
+             "optim/lr" in row]  # fmt: skip
+    # of 12 updates 2 warm up: 0, 1/2, then 10/10, 9/10, ... 1/10; three a step
+    factors = [[0, 0.5, 1.0], [0.9, 0.8, 0.7], [0.6, 0.5, 0.4], [0.3, 0.2, 0.1]]
+    assert rates == pytest.approx([5e-4 * sum(three) / 3 for three in factors])
+    start = Policy.from_pretrained(str(policy_folder)).part("vision_tower").state_dict()
+    end = changed.module.policy.part("vision_tower").state_dict()
+    assert all(torch.equal(start[name], end[name]) for name in start)
+
+
+def test_validations_and_checkpoints_come_as_configured(changed: Changed) -> None:
+    history = changed.module.validation_history
+    assert [row["step"] for row in history] == [0, 2, 4]
+    assert not [name for row in history for name in row if name.startswith("val_greedy")]
+    assert [path.name for path in (changed.folder / "checkpoints").iterdir()] == ["step_4"]
+
+
+def test_last_step_is_validated_and_saved_off_the_intervals(
+    policy_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    every = {"validation.every_n_steps": 2, "checkpoint.every_n_steps": 5, "data.val_problems": 2}
+    module = fit(command(policy_folder, data_folder, folder, steps=3, **every))
+    assert [row["step"] for row in module.validation_history] == [0, 2, 3]
+    saved = trainer_checkpoint(folder, 3)["vlm_rl"]
+    assert [row["step"] for row in saved["validation_history"]] == [0, 2, 3]
+
+
+def test_run_without_validation_problems_saves_its_checkpoints(
+    policy_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    changes = {"data.val": "[]", "validation.every_n_steps": 1, "checkpoint.every_n_steps": 1}
+    module = fit(command(policy_folder, data_folder, folder, steps=2, **changes))
+    assert module.validation_history == []
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step_1", "step_2"}
+
+
+def test_gradient_is_clipped_to_max_grad_norm(policy_folder: Path) -> None:
+    encoder = PromptEncoder(str(policy_folder))
+    prompts = [encoder.encode(problem) for problem in problems(2)]
+    norms = {}
+    for limit in (None, 1e-3):
+        policy = Policy.from_pretrained(str(policy_folder))
+        updates = UpdateSettings(max_grad_norm=limit)
+        module = run_module(build_module(policy, encoder, updates=updates), prompts)
+        squares = [grad.double().square().sum() for grad in module.gradients[0].values()]
+        norms[limit] = float(torch.stack(squares).sum().sqrt())
+        assert module.metrics[0]["optim/grad_norm"] > 1, "the norm before clipping is reported"
+    assert norms[None] > 1
+    assert norms[1e-3] == pytest.approx(1e-3, rel=1e-4)
+
+
+def test_gradient_checkpointing_keeps_the_gradient(policy_folder: Path) -> None:
+    encoder = PromptEncoder(str(policy_folder))
+    prompts = [encoder.encode(problem) for problem in problems(1)]
+    found, layers = [], []
+    for switch in (False, True):
+        policy = Policy.from_pretrained(str(policy_folder), gradient_checkpointing=switch)
+        calls: list[object] = []
+        layer = policy.part("language_model").layers[0]  # type: ignore[union-attr, index]
+        layer.register_forward_pre_hook(lambda *_, seen=calls: seen.append(1))
+        module = build_module(policy, encoder)
+        found.append(run_module(module, prompts).gradients[0])
+        layers.append(len(calls))
+    assert layers[1] == layers[0] + 1, "the layer is computed again in the backward"
+    for name, grad in found[0].items():
+        torch.testing.assert_close(found[1][name], grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("constant", [0, 0.5, 1, 1, 1, 1]),
+        ("linear", [0, 0.5, 1, 0.75, 0.5, 0.25]),
+        ("cosine", [0, 0.5, 1, 0.85355339, 0.5, 0.14644661]),  # (1 + cos(pi k / 4)) / 2
+    ],
+)
+def test_schedule_golden(policy_folder: Path, schedule: Any, factors: list[float]) -> None:
+    settings = OptimizerSettings(lr=1e-3, vision_lr=1e-4, schedule=schedule, warmup_updates=2)
+    policy = Policy.from_pretrained(str(policy_folder))
+    encoder = PromptEncoder(str(policy_folder))
+    updates = UpdateSettings(num_minibatches=2)
+    module = build_module(policy, encoder, optimizer=settings, updates=updates, steps=3)
+    [optimizer], [scheduler] = module.configure_optimizers()
+    for factor in factors:
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * factor)
+        assert optimizer.param_groups[1]["lr"] == pytest.approx(1e-4 * factor)
+        optimizer.step()
+        scheduler.step()
+
+
+class Finished(NamedTuple):
+    policy: Path
+    data: Path
+    folder: Path
+
+    def again(self, folder: Path, **changes: object) -> list[str]:
+        every = {"checkpoint.every_n_steps": 1, "data.val_problems": 2, "steps": 2}
+        return command(self.policy, self.data, folder, **every | changes)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
+    """A run of two steps over a data set of its own."""
+    folder = tmp_path_factory.mktemp("finished")
+    data = Path(shutil.copytree(data_folder, folder / "data"))
+    run = Finished(policy_folder, data, folder / "run")
+    fit(run.again(run.folder))
+    return run
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that `fit` ends with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        fit(argv)
+    assert ended.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "vlm_rl.fit:" in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_finished_run_names_its_steps_and_the_way_to_extend_it(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _content(finished.folder)
+    for steps in (2, 1):
+        line = _refusal(finished.again(finished.folder, steps=steps), capsys)
+        assert f"run_dir={finished.folder}" in line
+        assert "has done its 2 steps" in line
+        assert "--steps 4" in line
+        assert "--run_dir NAME" in line
+    assert _content(finished.folder) == before
+
+
+def test_other_settings_are_named_with_old_and_new_value(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"group_size": 3, "optimizer.lr": 0.5, "steps": 4}
+    line = _refusal(finished.again(finished.folder, **changes), capsys)
+    assert "group_size: 4 -> 3" in line
+    assert "optimizer.lr: 0.001 -> 0.5" in line
+
+
+def test_folder_that_is_no_run_is_refused(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    line = _refusal(finished.again(tmp_path), capsys)
+    assert f"run_dir={tmp_path} is not empty and holds no run" in line
+    line = _refusal(finished.again(tmp_path / "notes.txt"), capsys)
+    assert "notes.txt is a file" in line
+    assert _content(tmp_path) == {str(tmp_path / "notes.txt"): b"mine"}
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "flipped byte": _flip,
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": lambda path: path.unlink(),
+    "other file": lambda path: path.write_text("not a checkpoint"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_checkpoint_is_named_with_the_way_out(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Any
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    newest = folder / "checkpoints" / "step_2"
+    damage(newest / "trainer.ckpt")
+    line = _refusal(finished.again(folder, steps=3), capsys)
+    assert f"{newest / 'trainer.ckpt'} is damaged" in line
+    assert f"delete the folder {newest}" in line
+
+
+def test_deleting_a_damaged_checkpoint_goes_on_from_the_one_before(
+    finished: Finished, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    shutil.rmtree(folder / "checkpoints" / "step_2")
+    module = fit(finished.again(folder))
+    assert module.completed_steps == 2
+    assert rollouts(folder) == rollouts(finished.folder)
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step_1", "step_2"}
+
+
+@pytest.fixture
+def shorter_data(finished: Finished) -> Iterator[None]:
+    """The same file, without its last problem."""
+    file = finished.data / "train.jsonl"
+    rows = file.read_text().splitlines()
+    file.write_text("\n".join(rows[:-1]) + "\n")
+    yield
+    file.write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.usefixtures("shorter_data")
+def test_checkpoint_of_another_data_set_is_refused(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    with pytest.raises((SystemExit, ValueError)) as ended:
+        fit(finished.again(folder, steps=3))
+    line = f"{ended.value} {capsys.readouterr().err}"
+    assert "the checkpoint was made with training data 24 problems" in line
+    assert "this run has 23 problems" in line
+
+
+def test_saved_config_starts_the_same_run(finished: Finished) -> None:
+    saved = finished.folder / "config.yaml"
+    parser = build_parser()
+    again = parser.parse_args(["--config", str(saved)])
+    first = parser.parse_args(finished.again(finished.folder))
+    dumped = [json.loads(parser.dump(c, format="json", skip_unset=False)) for c in (again, first)]
+    for config in dumped:
+        config.pop("config", None)
+    assert dumped[0] == dumped[1]

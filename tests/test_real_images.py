@@ -1,0 +1,131 @@
+"""Photographs and figures of two public benchmarks, through the same `fit`, changed by config only.
+
+Shown red once: the engine's prefill given pixels of the prompts in another order, `images` encoded
+a second time for the trainer, `max_pixels` dropped.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from PIL import Image
+from run_helpers import REWARD_TERMS, Listening, command, rollouts
+from torch import Tensor
+
+from data_prep.tiny_policy import build_untrained
+from vlm_rl.fit import fit
+from vlm_rl.records import Prompt
+
+COUNT = 8
+
+
+def _dynamath(folder: Path) -> list[dict[str, Any]]:
+    """Rows of our format from the first variants."""
+    types = {"float": "number", "multiple choice": "choice", "text": "text"}
+    found = json.loads((folder / "dataset.json").read_text())
+    return [
+        {
+            "uid": f"dynamath-{key}",
+            "problem": row["question"],  # without a mark the image comes first
+            "answer": row["answer"],
+            "images": [str(folder / row["image"])],
+            "answer_type": types[row["answer_type"]],
+            "task": row["subject"],
+        }
+        for key, row in list(found.items())[:COUNT]
+    ]
+
+
+def _mathvision(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "testmini.jsonl").open()]
+    return [
+        {
+            "uid": f"mathvision-{row['id']}",
+            "problem": row["question"].replace("<image1>", "<image>"),
+            "answer": row["answer"],
+            "images": [str(folder / row["image"])],
+        }
+        for row in rows[:COUNT]
+    ]
+
+
+@pytest.fixture(scope="module")
+def converted(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real")
+    sets = {"dynamath": _dynamath, "mathvision": _mathvision}
+    sources = {"dynamath": "dynamath/trial1", "mathvision": "mathvision"}
+    for name, convert in sets.items():
+        source = shared / "data" / sources[name]
+        if not source.is_dir():
+            pytest.skip(f"{source} is absent: it holds the benchmark's images")
+        rows = convert(source)
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_real_images_train_both_families(
+    converted: Path, tmp_path: Path, family: Literal["qwen2_5_vl", "qwen3_vl"]
+) -> None:
+    policy, run_dir = build_untrained(family, tmp_path / "policy"), tmp_path / "run"
+    sources = [{"path": str(converted / f"{name}.jsonl")} for name in ("dynamath", "mathvision")]
+    changes = {
+        "data.train": json.dumps(sources),
+        "data.val": json.dumps([sources[0] | {"limit": 2}]),
+        "data.prompts_per_step": 4,
+        "prompt.max_pixels": 8192,
+        "prompt.max_prompt_tokens": 700,
+        "engine": "run_helpers.Listening",
+        "reward.terms": json.dumps(REWARD_TERMS),
+        "updates.micro_batch_tokens": 10**6,
+    }
+    module = fit(command(policy, converted, run_dir, steps=3, **changes))
+    assert module.completed_steps == 3
+    assert isinstance(module.engine, Listening)
+    steps = [prompts for prompts, how in module.engine.calls if how["group_size"] == 4]
+    written = [[row["uid"] for row in rows] for rows in rollouts(run_dir).values()]
+    assert written == [[p.uid for p in prompts for _ in range(4)] for prompts in steps]
+    for prompts in steps:
+        assert {p.uid.partition("-")[0] for p in prompts} == {"dynamath", "mathvision"}
+        for prompt in prompts:
+            _assert_made_of_the_file(prompt)
+    _assert_both_sides_read_the_same(module.engine, steps)
+
+
+def _assert_made_of_the_file(prompt: Prompt) -> None:
+    """Within the limit of pixels, and of about the picture's form."""
+    [source], [image] = prompt.problem.images, prompt.images
+    assert isinstance(source, Path)
+    assert image.width * image.height <= 8192
+    with Image.open(source) as original:
+        form = (image.width / image.height) / (original.width / original.height)
+    assert 0.7 < form < 1.4
+
+
+def _assert_both_sides_read_the_same(engine: Listening, steps: list[Any]) -> None:
+    # per step: old log-probabilities and two updates of half the prompts each
+    assert len(engine.packed) == 3 * len(steps)
+    for step, prompts in enumerate(steps):
+        shares = (prompts, prompts[:2], prompts[2:])
+        for packed, owners in zip(engine.packed[3 * step : 3 * step + 3], shares, strict=True):
+            assert torch.equal(packed.pixel_values, torch.cat([p.pixel_values for p in owners]))
+            assert torch.equal(packed.grid_thw, torch.cat([p.grid_thw for p in owners]))
+            for index, prompt in enumerate(owners):
+                place = (packed.prompt_of == index) & (packed.segment == 0)
+                assert torch.equal(packed.token_ids[0, place], prompt.token_ids)
+                assert torch.equal(packed.positions[:, 0, place], prompt.positions)
+    # what arrived in the vision tower, in rollouts and in forwards of the trainer
+    rolled = [seen for seen in engine.pixels["engine"] if len(seen[1]) == 4]
+    trained = engine.pixels["trainer"]
+    assert (len(rolled), len(trained)) == (len(steps), 3 * len(steps))
+    for step, (pixels, grids) in enumerate(rolled):
+        old, first, second = trained[3 * step : 3 * step + 3]
+        assert _equal((pixels, grids), old)
+        halves = tuple(torch.cat(pair) for pair in zip(first, second, strict=True))
+        assert _equal((pixels, grids), halves)
+
+
+def _equal(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
