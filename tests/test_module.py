@@ -313,8 +313,20 @@ def test_step_is_a_function_of_the_seed_alone(
         module = run_module(build_module(policy, encoder, seed=own_seed, steps=2), prompts)
         ids.append([batch.completion_ids.tolist() for batch in module.batches])
         ends.append(_checksum(policy.parameters()))
-        assert ids[-1][0] != ids[-1][1], "each step draws numbers of its own"
     assert (ids[0] == ids[1]) == (ends[0] == ends[1]) == (seed == 0)
+
+
+def test_training_steps_draw_numbers_of_their_own_and_validations_the_same(
+    policy: Policy, encoder: PromptEncoder, prompts: list[Prompt]
+) -> None:
+    still = OptimizerSettings(lr=0.0)
+    module = run_module(build_module(policy, encoder, optimizer=still, steps=2), prompts)
+    first, second = (batch.completion_ids.tolist() for batch in module.batches)
+    assert first != second
+    seeds = [module._seed_of("validation 0")]
+    module.completed_steps = 1
+    assert [module._seed_of("validation 0")] == seeds
+    assert module._seed_of("validation 1") not in seeds
 
 
 def test_global_random_numbers_are_not_drawn(

@@ -189,7 +189,7 @@ def test_total_is_the_weighted_sum_and_terms_are_raw():
 
 def test_failed_checks_have_no_reward_and_are_not_scored():
     bad_gold = problem("12 apples and pears", answer_type="number")
-    with Reward({"accuracy": Accuracy(), "format": Format()}) as reward:
+    with Reward({"accuracy": Accuracy(), "format": Format()}, max_unscored_frac=0.5) as reward:
         scores = reward([bad_gold], [[completion(r"\boxed{12}"), completion("12")]])
     assert scores.verdicts == [[Verdict.ERROR, Verdict.UNPARSABLE]]
     assert scores.total.tolist() == [[0.0, 0.0]]

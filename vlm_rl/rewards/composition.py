@@ -5,7 +5,7 @@ from types import TracebackType
 
 import torch
 
-from vlm_rl.records import Groups, Problem, Scores
+from vlm_rl.records import Groups, Problem, Scores, Verdict
 from vlm_rl.rewards.accuracy import Accuracy, accuracy_of
 from vlm_rl.rewards.format import Format
 from vlm_rl.rewards.term import RewardTerm
@@ -17,9 +17,16 @@ class Reward:
 
     There is exactly one accuracy term, because its verdicts say which completions count at all,
     and no format term may weigh more than it: a policy would learn the form and stop there.
+    Where more than `max_unscored_frac` of a call's completions can not be checked (timeout or
+    error), the checker or the data set is at fault, and the run stops.
     """
 
-    def __init__(self, terms: dict[str, RewardTerm]) -> None:
+    def __init__(self, terms: dict[str, RewardTerm], max_unscored_frac: float = 0.2) -> None:
+        if not 0 <= max_unscored_frac <= 1:
+            raise ValueError(
+                f"Reward.max_unscored_frac must be in [0, 1], got {max_unscored_frac}; "
+                "it is the share of answers that may fail to be checked"
+            )
         accuracies = [term for term in terms.values() if isinstance(term, Accuracy)]
         if len(accuracies) != 1:
             raise ValueError(
@@ -28,6 +35,7 @@ class Reward:
             )
         self.terms = terms
         self.accuracy = accuracies[0]
+        self.max_unscored_frac = max_unscored_frac
         for name, term in terms.items():
             if isinstance(term, Format) and term.weight > self.accuracy.weight:
                 raise ValueError(
@@ -37,8 +45,10 @@ class Reward:
 
     def __call__(self, problems: Sequence[Problem], groups: Groups) -> Scores:
         """Score [P][G] completions. Where the verdict is timeout or error the total is 0, and
-        `Scores.scored` False: such completions belong in no statistic."""
+        `Scores.scored` False: such completions belong in no statistic. Raises RuntimeError where
+        there are too many of them."""
         verdicts = self.accuracy.verdicts(problems, groups)
+        self._refuse_failing_checks(problems, verdicts)
         terms = {
             name: accuracy_of(verdicts) if term is self.accuracy else term(problems, groups)
             for name, term in self.terms.items()
@@ -46,6 +56,18 @@ class Reward:
         weighted = torch.stack([self.terms[name].weight * value for name, value in terms.items()])
         scored = torch.tensor([[verdict.scored for verdict in row] for row in verdicts])
         return Scores(terms, torch.where(scored, weighted.sum(0), 0.0), verdicts)
+
+    def _refuse_failing_checks(
+        self, problems: Sequence[Problem], verdicts: Sequence[Sequence[Verdict]]
+    ) -> None:
+        failed = [p for p, row in zip(problems, verdicts, strict=True) for v in row if not v.scored]
+        total = sum(map(len, verdicts))
+        if len(failed) > self.max_unscored_frac * total:
+            raise RuntimeError(
+                f"{len(failed)} of {total} answers could not be checked, the first for problem "
+                f"{failed[0].uid!r} with the gold {failed[0].answer!r:.100}; mend or remove such "
+                "problems, or raise Reward.max_unscored_frac"
+            )
 
     def self_test(self) -> None:
         """Check known pairs through the processes that will check the policy's answers. Raises

@@ -1,0 +1,82 @@
+"""Malformed answers: each kind has its one verdict, and a fault of the data is named in one line.
+
+Mutations tried: the gold's fault counted as wrong in `matching` -> the golds here; `_without_asking`
+giving WRONG for no answer -> the completions here; `>` turned to `<` in `_refuse_failing_checks`.
+"""
+
+import logging
+
+import pytest
+import torch
+
+from vlm_rl.records import Completion, Problem, Verdict
+from vlm_rl.rewards import Accuracy, Reward
+
+
+@pytest.fixture(scope="module")
+def accuracy():
+    term = Accuracy(timeout_s=1.0)
+    yield term
+    term.close()
+
+
+def completion(text):
+    return Completion(torch.zeros(4, dtype=torch.int64), torch.zeros(4), "stop", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("", Verdict.UNPARSABLE),
+        ("the answer is 5", Verdict.UNPARSABLE),
+        (r"\boxed{}", Verdict.UNPARSABLE),
+        (r"\boxed{5", Verdict.UNPARSABLE),
+        (r"<think> \boxed{5}", Verdict.UNPARSABLE),
+        (r"<think> \boxed{5} </think> done", Verdict.UNPARSABLE),
+        (r"\boxed{3} and \boxed{5}", Verdict.WRONG),
+        (r"\boxed{" + "9" * 5000 + "}", Verdict.UNPARSABLE),
+        (r"\boxed{\frac{}" + "{" * 200 + "}", Verdict.UNPARSABLE),
+        ("\x00\x07\\boxed{\x00}", Verdict.UNPARSABLE),
+        (r"\boxed{9^{9^{9^{9}}}}", Verdict.UNPARSABLE),
+    ],
+)
+def test_malformed_completion_has_its_verdict(accuracy, text, verdict):
+    problem = Problem("p0", "how many?", "5", answer_type="number")
+    assert accuracy.verdicts([problem], [[completion(text)]]) == [[verdict]]
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem("p0", "q", "twelve apples and pears", answer_type="number"),
+        Problem("p0", "q", r"\frac{", answer_type="latex"),
+        Problem("p0", "q", "E", answer_type="choice", choices=("1", "2")),
+        Problem("p0", "q", "5 or so", answer_type="number_unit"),
+        Problem("p0", "q", "3 to", answer_type="ratio"),
+        Problem("p0", "q", "about half", answer_type="percent"),
+        Problem("p0", "q", "(1, 2", answer_type="tuple"),
+        Problem("p0", "q", "9^{9^{9^{9}}}", answer_type="number"),
+        Problem("p0", "q", "7" * 2000, answer_type="expression"),
+    ],
+    ids=lambda problem: str(problem.answer_type),
+)
+def test_malformed_gold_is_an_error_named_in_one_line(accuracy, problem, caplog):
+    with caplog.at_level(logging.WARNING):
+        verdicts = accuracy.verdicts([problem], [[completion(r"\boxed{12}")]])
+    assert verdicts == [[Verdict.ERROR]]
+    (line,) = caplog.messages
+    assert "problem 'p0'" in line
+    assert "\n" not in line
+
+
+def test_run_stops_when_too_many_answers_can_not_be_checked():
+    bad = Problem("p7", "q", "soon", answer_type="number")
+    good = Problem("p0", "q", "5", answer_type="number")
+    groups = [[completion(r"\boxed{5}")] * 4] * 2
+    with Reward({"accuracy": Accuracy()}, max_unscored_frac=0.5) as reward:
+        assert reward([good, bad], groups).scored.tolist() == [[True] * 4, [False] * 4]
+    with (
+        Reward({"accuracy": Accuracy()}, max_unscored_frac=0.4) as reward,
+        pytest.raises(RuntimeError, match=r"4 of 8 answers could not be checked.*'p7'.*'soon'"),
+    ):
+        reward([good, bad], groups)
