@@ -1,6 +1,6 @@
 """Malformed answers: each kind has its one verdict, and a fault of the data is named in one line.
 
-Mutations tried: the gold's fault counted as wrong in `matching` -> the golds here; `_without_asking`
+Mutations tried: the gold's fault counted as wrong in `matching` -> the golds; `_without_asking`
 giving WRONG for no answer -> the completions here; `>` turned to `<` in `_refuse_failing_checks`.
 """
 
