@@ -7,7 +7,12 @@ its own so that peaks do not mix. Memory is what the first update adds to the pe
 on a CPU, of the allocator with `--device cuda`. `plain` is the oracle of the tests: prompt and
 image once per completion, the logits built whole.
 
-    MEASURED
+Plain over packed, groups of 8, width 256, 4 layers, one CPU thread:
+
+    visual tokens  question  longest completion  time  peak memory
+               64        40                  32   3.1          3.8
+              256        80                  64   5.1          5.6
+              256        80                 256   1.8          2.9
 """
 
 import argparse

@@ -198,7 +198,7 @@ def build_module(policy: Policy, encoder: PromptEncoder, **changes: Any) -> Reco
         "policy": policy,
         "encoder": encoder,
         "engine": TransformersEngine(),
-        "reward": Reward({"accuracy": accuracy, "even": EvenTokens()}),
+        "reward": Reward({"accuracy": accuracy, "even": EvenTokens()}, max_unscored_frac=1.0),
         "advantage": Centered(),
         "objective": LUSPO(),
         "sampling": Sampling(1.0, 12),

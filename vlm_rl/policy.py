@@ -67,7 +67,7 @@ class Policy(nn.Module):
         """The submodule behind a name used by `freeze` and by the optimizer's settings."""
         modules = {
             "vision_tower": self.model.model.visual,
-            "language_model": self.model.model.language_model,
+            "language_model": nn.ModuleList([self.model.model.language_model, self.model.lm_head]),
         }
         if name not in modules:
             raise ValueError(f"no part of the policy is called {name!r}; there are {list(modules)}")
