@@ -60,7 +60,8 @@ def _assert_close(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor])
     assert largest > 1e-4, "a gradient of zero would show nothing"
     assert got.keys() == wanted.keys()
     for name, grad in wanted.items():
-        torch.testing.assert_close(got[name], grad, rtol=0, atol=1e-10 * largest, msg=name)
+        # transformers' norms and rotary angles are float32 whatever the policy is
+        torch.testing.assert_close(got[name], grad, rtol=0, atol=1e-6 * largest)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)

@@ -152,7 +152,7 @@ def test_summary_tells_how_it_went_and_where_everything_is(report: Report) -> No
     assert (summary["validation_before"]["step"], summary["validation_after"]["step"]) == (0, 2)
     for when in ("validation_before", "validation_after"):
         assert {"val/accuracy", "val/length_tokens", "val/truncated_frac"} <= summary[when].keys()
-    stages = {"rollout", "reward", "logprobs", "update", "checkpoint"}
+    stages = {"validation", "rollout", "reward", "logprobs", "update", "checkpoint"}
     assert summary["stage_seconds"].keys() == stages
     assert summary["stage_seconds"]["rollout"] > 0
     assert 0.1 < summary["peak_memory_gb"] < 8

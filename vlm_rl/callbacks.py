@@ -50,6 +50,8 @@ class ProgressBars(L.Callback):
         self._bars.start()
 
     def _stage(self, name: str) -> None:
+        if name == "validation":
+            return  # it has a bar of its own
         if self._validation is not None:
             self._bars.update(self._validation, description=f"validation: {name}")
         elif self._run is not None:

@@ -261,12 +261,13 @@ class RLModule(L.LightningModule):
 
     def validation_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Any]:
         samples = self.validation.samples_per_problem
-        rollout = self._rollout(prompts, samples, self.sampling, f"validation {batch_idx}")
-        self._tally(answer_statistics(rollout) | task_statistics(rollout), "val")
-        if self.validation.greedy:
-            greedy = Sampling(0.0, self.sampling.max_completion_tokens)
-            best = self._rollout(prompts, 1, greedy, "greedy")
-            self._tally(answer_statistics(best) | task_statistics(best), "val_greedy")
+        with self.stages("validation"):
+            rollout = self._rollout(prompts, samples, self.sampling, f"validation {batch_idx}")
+            self._tally(answer_statistics(rollout) | task_statistics(rollout), "val")
+            if self.validation.greedy:
+                greedy = Sampling(0.0, self.sampling.max_completion_tokens)
+                best = self._rollout(prompts, 1, greedy, "greedy")
+                self._tally(answer_statistics(best) | task_statistics(best), "val_greedy")
         return {"rollout": rollout}
 
     def _tally(self, statistics: Statistics, prefix: str) -> None:

@@ -8,11 +8,16 @@ Listener = Callable[[str], None]
 
 
 class Stages:
-    """Times named stages: `with stages("rollout"): ...`. Listeners hear each name as it begins."""
+    """Times named stages: `with stages("rollout"): ...`. Listeners hear each name as it begins.
+
+    A stage inside another one is heard, but its time is the outer one's: seconds add up to the
+    time of the run.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._listeners: list[Listener] = []
+        self._inside = False
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -21,9 +26,14 @@ class Stages:
     def __call__(self, name: str) -> Iterator[None]:
         for listener in self._listeners:
             listener(name)
+        if self._inside:
+            yield
+            return
+        self._inside = True
         start = time.perf_counter()
         try:
             yield
         finally:
+            self._inside = False
             elapsed = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
