@@ -28,8 +28,8 @@ BATCH = 64
 class Stage:
     """A stretch of training with an optimizer of its own.
 
-    The first `full_steps` updates see full working only, the other `mixed_steps` each style as
-    often as `style_weights` say. The learning rate rises to `peak_lr` within `rising_steps`, and
+    Updates before number `full_steps` see full working only, the others each style as often as
+    `style_weights` say. The learning rate rises to `peak_lr` within `rising_steps`, and
     falls as a cosine to `final_lr` over the mixed updates. Problems are drawn with `seed`.
     """
 

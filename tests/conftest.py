@@ -1,4 +1,4 @@
-"""One thread, no hub and no W&B account for every test; `shared` is the maintainers' folder."""
+"""One thread, no hub and no W&B account for every test; `shared` is a folder of reference data."""
 
 import os
 from pathlib import Path

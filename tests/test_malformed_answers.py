@@ -72,11 +72,11 @@ def test_malformed_gold_is_an_error_named_in_one_line(accuracy, problem, caplog)
 def test_run_stops_when_too_many_answers_can_not_be_checked():
     bad = Problem("p7", "q", "soon", answer_type="number")
     good = Problem("p0", "q", "5", answer_type="number")
-    groups = [[completion(r"\boxed{5}")] * 4] * 2
+    groups = [[completion(r"\boxed{5}")] * 32] * 2
     with Reward({"accuracy": Accuracy()}, max_unscored_frac=0.5) as reward:
-        assert reward([good, bad], groups).scored.tolist() == [[True] * 4, [False] * 4]
+        assert reward([good, bad], groups).scored.tolist() == [[True] * 32, [False] * 32]
     with (
         Reward({"accuracy": Accuracy()}, max_unscored_frac=0.4) as reward,
-        pytest.raises(RuntimeError, match=r"4 of 8 answers could not be checked.*'p7'.*'soon'"),
+        pytest.raises(RuntimeError, match=r"32 of 64 answers could not be checked.*'p7'.*'soon'"),
     ):
         reward([good, bad], groups)

@@ -350,7 +350,6 @@ def test_identities_between_objectives_of_equal_lengths():
 def test_terms_need_what_their_regularizers_need():
     assert not GRPO().needs_reference
     assert GRPO(regularizers=[KL(0.1)]).needs_reference
-    assert not GRPO(regularizers=[KL(0.1)]).needs_entropy
     assert set(GSPO(regularizers=[KL(0.1)]).normalizers(batch_of(random_rows(0)))) == {
         POLICY_TERM,
         "kl",

@@ -215,7 +215,9 @@ def test_ordinary_powers_are_no_hazard(text):
     refuse_hazard(text)
 
 
-@pytest.mark.skipif(not CASES.exists(), reason="the conformance cases are not on this machine")
+@pytest.mark.skipif(
+    not CASES.exists(), reason="the conformance cases are absent, set VLM_RL_SHARED"
+)
 def test_conformance_cases_stay_above_the_floor():
     cases = [json.loads(line) for line in CASES.read_text().splitlines()]
     cases = [case for case in cases if case["level"] == "must"]

@@ -7,6 +7,7 @@ python -m vlm_rl.ask --model runs/quickstart/checkpoints/step_80/hf --image char
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
@@ -37,7 +38,8 @@ def ask(
     problem = Problem(uid="ask", question=question, answer="?", images=tuple(image))
     prompt = encoder.encode(problem)
     engine = TransformersEngine()
-    engine.start(Policy.from_pretrained(model), encoder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    engine.start(Policy.from_pretrained(model).to(device), encoder)
     return engine.generate([prompt], group_size=1, sampling=sampling, seed=seed)[0][0]
 
 

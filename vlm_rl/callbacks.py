@@ -183,7 +183,7 @@ class SampleTable(L.Callback):
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        if not loggers or batch_idx > 0:
+        if not loggers or batch_idx > 0 or not outputs:
             return
         import wandb
 

@@ -60,7 +60,11 @@ def rollout_statistics(rollout: Rollout) -> Statistics:
     for name, term in scores.terms.items():
         statistics[f"reward/{name}"] = mean_of(term, scores.scored)
     statistics |= _group_statistics(scores)
-    statistics["reward/group_std"] = mean_of(scores.total.std(dim=1, correction=0))
+    spread = [
+        total[scored].std(correction=0) if scored.any() else total.new_zeros(())
+        for total, scored in zip(scores.total, scores.scored, strict=True)
+    ]
+    statistics["reward/group_std"] = mean_of(torch.stack(spread))
     for name, value in answer_statistics(rollout).items():
         kind = "completion" if "length" in name or "truncated" in name else "reward"
         statistics[f"{kind}/{name}"] = value
@@ -72,7 +76,7 @@ def rollout_statistics(rollout: Rollout) -> Statistics:
 def _group_statistics(scores: Scores) -> Statistics:
     """Shares of groups that are all right, all wrong, or mixed, by verdict, not by reward."""
     right = (scores.correct | ~scores.scored).all(dim=1) & scores.scored.any(dim=1)
-    wrong = ~scores.correct.any(dim=1)
+    wrong = ~scores.correct.any(dim=1) & scores.scored.any(dim=1)
     return {
         "group/all_right_frac": mean_of(right),
         "group/all_wrong_frac": mean_of(wrong),

@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt, restricted_number_type
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from vlm_rl import runs
@@ -59,6 +60,11 @@ OURS = {
 ), "")  # fmt: skip
 """Arguments of the Trainer that the training step decides itself, and what to set instead."""
 
+PRECISIONS = ("32-true", "bf16-mixed", "32", 32, None)
+
+ANSWER_STYLE_OF = {"boxed_think": "box", "think_answer": "tag", "answer_line": "answer_line"}
+"""Where the instruction of a prompt style puts the answer."""
+
 
 def build_parser() -> ArgumentParser:
     """Every key of a run's configuration, each from the signature of what it configures."""
@@ -101,7 +107,8 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
         config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})
         resume = runs.find_resume(Path(config.run_dir), plain(parser, config))
         parts = instantiate(parser, config)
-        _check_sizes(config, parts)
+        _check_consistency(config, parts)
+        trainer = _trainer(config)
         check_checkpoint(config.policy.path)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
         data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
@@ -109,7 +116,7 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
         parts.reward.self_test()
         module = _module(config, parts, encoder)
     runs.save_config(Path(config.run_dir), plain(parser, config))
-    trainer = _trainer(config, resume[0] if resume else 0)
+    trainer.loggers = _loggers(config, resume[0] if resume else 0)
     with parts.reward:
         trainer.fit(
             module, datamodule=data, ckpt_path=resume[1] if resume else None, weights_only=False
@@ -124,15 +131,27 @@ def _choose_threads() -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
-def _check_sizes(config: Namespace, parts: Namespace) -> None:
-    """What can be wrong between keys, found before a model is loaded."""
-    prompts, minibatches = config.data.prompts_per_step, config.updates.num_minibatches
+def _check_consistency(config: Namespace, parts: Namespace) -> None:
+    """What can be wrong between keys, found before a model is loaded. Raises ValueError."""
+    prompts, minibatches = config.data.prompts_per_step, parts.updates.num_minibatches
     if minibatches > prompts:
         raise ValueError(
             f"updates.num_minibatches={minibatches} is above data.prompts_per_step={prompts}; "
             "each minibatch needs at least one prompt"
         )
     check_groups(config.group_size, parts.sampling)
+    if parts.optimizer.vision_lr is not None and "vision_tower" in config.policy.freeze:
+        raise ValueError(
+            f"optimizer.vision_lr={parts.optimizer.vision_lr} is for the vision tower, which "
+            "policy.freeze holds still; leave one of them out"
+        )
+    reads = ANSWER_STYLE_OF.get(config.prompt.style)
+    if reads is not None and parts.reward.accuracy.answer_style != reads:
+        raise ValueError(
+            f"prompt.style={config.prompt.style} asks for an answer that the accuracy term does "
+            f"not read: its answer_style must be {reads}, "
+            f"got {parts.reward.accuracy.answer_style}"
+        )
 
 
 def _module(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> RLModule:
@@ -153,12 +172,31 @@ def _module(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> RLMo
     )
 
 
-def _trainer(config: Namespace, resume_step: int) -> L.Trainer:
+def _trainer(config: Namespace) -> L.Trainer:
+    """The Trainer, without loggers yet: those write into the run's folder."""
+    if config.trainer.precision not in PRECISIONS:
+        raise ValueError(
+            f"trainer.precision must be one of {', '.join(map(str, PRECISIONS[:2]))}, got "
+            f"{config.trainer.precision}; weights stay float32, in bfloat16 small updates vanish"
+        )
+    try:
+        trainer = _build_trainer(config)
+    except MisconfigurationException as error:
+        raise ValueError(f"trainer: {error}") from error
+    if trainer.world_size > 1:
+        raise ValueError(
+            f"trainer.devices and num_nodes ask for {trainer.world_size} processes; "
+            "training runs in one so far, use --trainer.devices 1"
+        )
+    return trainer
+
+
+def _build_trainer(config: Namespace) -> L.Trainer:
     run_dir = Path(config.run_dir)
     return L.Trainer(
         **vars(config.trainer),
         default_root_dir=run_dir,
-        logger=_loggers(config, run_dir, resume_step),
+        logger=False,
         callbacks=[
             ProgressBars(),
             RolloutFiles(run_dir),
@@ -177,11 +215,12 @@ def _trainer(config: Namespace, resume_step: int) -> L.Trainer:
     )
 
 
-def _loggers(config: Namespace, run_dir: Path, resume_step: int) -> list[Logger]:
+def _loggers(config: Namespace, resume_step: int) -> list[Logger]:
+    run_dir = Path(config.run_dir)
     loggers: list[Logger] = [MetricsCsv(run_dir, resume_step)]
     if config.logging.wandb != "off":
         for kind in ("DATA", "CACHE", "CONFIG"):  # its default is the home folder
-            os.environ.setdefault(f"WANDB_{kind}_DIR", str(run_dir / "wandb"))
+            os.environ[f"WANDB_{kind}_DIR"] = str(run_dir / "wandb")
         loggers.append(
             WandbLogger(
                 name=run_dir.name,

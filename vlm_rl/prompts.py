@@ -9,7 +9,6 @@ tokens switched off: the result is the ordinary tokenisation, except that `<|ima
 question can never become a placeholder.
 """
 
-import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -91,8 +90,13 @@ class PromptEncoder:
         self.patch_size: int = image_processor.patch_size
         self.merge_size: int = image_processor.merge_size
         size = image_processor.size
-        self.min_pixels: int = min_pixels or size["shortest_edge"]
-        self.max_pixels: int = max_pixels or size["longest_edge"]
+        self.min_pixels: int = size["shortest_edge"] if min_pixels is None else min_pixels
+        self.max_pixels: int = size["longest_edge"] if max_pixels is None else max_pixels
+        if min(self.min_pixels, self.max_pixels) < 1:
+            raise ValueError(
+                f"min_pixels={min_pixels} and max_pixels={max_pixels} must be above 0, in pixels "
+                "of area; leave them out for the checkpoint's own"
+            )
         if self.min_pixels > self.max_pixels:
             raise ValueError(
                 f"min_pixels={self.min_pixels} is above max_pixels={self.max_pixels}; "
@@ -143,14 +147,6 @@ class PromptEncoder:
                 height, width = self._target_size(problem, image)
             visual += (height // factor) * (width // factor) - 1
         return len(self._token_ids(problem)) + visual
-
-    def settings_hash(self) -> str:
-        """Digest of everything that decides what a prompt looks like; equal on both sides."""
-        pixels = (self.patch_size, self.merge_size, self.min_pixels, self.max_pixels)
-        words = (self.style, self.system, self.processor.chat_template)
-        vocabulary = sorted(self.tokenizer.get_vocab().items())
-        parts = (pixels, words, self.processor.image_processor.to_json_string(), vocabulary)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def _check_length(self, problem: Problem, tokens: int) -> None:
         if tokens > self.max_prompt_tokens:

@@ -1,8 +1,8 @@
 """The folder of a run: what is in it, and whether a new start may go on with it.
 
 config.yaml                the resolved configuration
-metrics.csv                one row a step
-rollouts/step_N.jsonl      every completion of step N
+metrics.csv                a row per step and per validation
+rollouts/step_000001.jsonl every completion of that step
 checkpoints/step_N/        `hf/` for `from_pretrained`, `trainer.ckpt` to go on from
 plots/  summary.json       at the end
 """
@@ -17,7 +17,7 @@ import yaml
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
-RESUMABLE_KEYS = ("steps", "run_dir", "trainer", "logging", "checkpoint")
+RESUMABLE_KEYS = ("steps", "run_dir", "logging", "checkpoint")
 """What may differ when a run is taken up again: nothing that decides which numbers it computes."""
 
 _STEP = re.compile(r"step_(\d+)")
@@ -52,6 +52,8 @@ def find_resume(run_dir: Path, config: Mapping[str, Any]) -> tuple[int, Path] | 
         return None
     before = yaml.safe_load(saved.read_text())
     changed = list(differences(_compared(before), _compared(config)))
+    if config["optimizer"]["schedule"] != "constant":  # it would have been another one
+        changed += differences(before["steps"], config["steps"], "steps")
     if changed:
         raise ValueError(
             f"run_dir={run_dir} holds a run with other settings ({'; '.join(changed[:3])}); "

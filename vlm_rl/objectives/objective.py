@@ -51,11 +51,6 @@ class Objective:
         """Whether some term reads `Batch.ref_logprobs`."""
         return any(regularizer.needs_reference for regularizer in self.regularizers)
 
-    @property
-    def needs_entropy(self) -> bool:
-        """Whether some term reads the entropy of the current policy."""
-        return any(regularizer.needs_entropy for regularizer in self.regularizers)
-
     def normalizers(self, batch: Batch) -> dict[str, Tensor]:
         """These rows' share of each term's denominator: scalar counts, to be added up over
         micro-batches and processes before the first backward."""

@@ -17,7 +17,6 @@ class Regularizer(ABC):
 
     name: ClassVar[str]
     needs_reference: ClassVar[bool]
-    needs_entropy: ClassVar[bool]
     coef: float
     aggregation: Aggregation | None
 
@@ -37,7 +36,6 @@ class KL(Regularizer):
 
     name = "kl"
     needs_reference = True
-    needs_entropy = False
 
     def __init__(
         self,

@@ -10,6 +10,11 @@ from vlm_rl.rewards.accuracy import Accuracy, accuracy_of
 from vlm_rl.rewards.format import Format
 from vlm_rl.rewards.term import RewardTerm
 
+SMALLEST_SAMPLE = 64
+"""A call with fewer completions is judged as if it had so many: one failure in four says little."""
+RESERVED = ("mean", "group_std")
+"""Names of metrics beside `reward/<term>`; so is whatever ends in `_frac`."""
+
 
 class Reward:
     """Sum of `terms` times their weights. Use it as a context manager, or `close` it: the accuracy
@@ -27,6 +32,11 @@ class Reward:
                 f"Reward.max_unscored_frac must be in [0, 1], got {max_unscored_frac}; "
                 "it is the share of answers that may fail to be checked"
             )
+        for name in terms:
+            if name in RESERVED or name.endswith("_frac"):
+                raise ValueError(
+                    f"Reward.terms: {name!r} is the name of a metric of its own; rename the term"
+                )
         accuracies = [term for term in terms.values() if isinstance(term, Accuracy)]
         if len(accuracies) != 1:
             raise ValueError(
@@ -62,7 +72,7 @@ class Reward:
     ) -> None:
         failed = [p for p, row in zip(problems, verdicts, strict=True) for v in row if not v.scored]
         total = sum(map(len, verdicts))
-        if len(failed) > self.max_unscored_frac * total:
+        if len(failed) > self.max_unscored_frac * max(total, SMALLEST_SAMPLE):
             raise RuntimeError(
                 f"{len(failed)} of {total} answers could not be checked, the first for problem "
                 f"{failed[0].uid!r} with the gold {failed[0].answer!r:.100}; mend or remove such "
