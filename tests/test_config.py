@@ -6,6 +6,7 @@ from pathlib import Path
 
 import lightning as L
 import pytest
+import torch
 import yaml
 
 from vlm_rl import runs
@@ -163,6 +164,38 @@ def kl(**arguments):
             "updates.num_minibatches=17 is above data.prompts_per_step=16; "
             "each minibatch needs at least one prompt",
         ),
+        (
+            {"sampling.temperature": 0},
+            "sampling.temperature must be > 0 in training, got 0; greedy groups are all equal",
+        ),
+        (
+            {"policy.freeze": ["vision_tower"], "optimizer.vision_lr": 1e-6},
+            "optimizer.vision_lr=1e-06 is for the vision tower, which policy.freeze holds still; "
+            "leave one of them out",
+        ),
+        (
+            {"prompt.style": "think_answer"},
+            "prompt.style=think_answer asks for an answer that the accuracy term does not read: "
+            "its answer_style must be tag, got box",
+        ),
+        (
+            {"optimizer.betas": [0.9, 1.5]},
+            "optimizer.betas must both be in [0, 1), got (0.9, 1.5)",
+        ),
+        (
+            {"trainer.precision": "bf16-true"},
+            "trainer.precision must be one of 32-true, bf16-mixed, got bf16-true; "
+            "weights stay float32, in bfloat16 small updates vanish",
+        ),
+        (
+            {"trainer.devices": 2},
+            "trainer.devices and num_nodes ask for 2 processes; "
+            "training runs in one so far, use --trainer.devices 1",
+        ),
+        (
+            {"reward.terms.mean": class_of("rewards.Format")},
+            "Reward.terms: 'mean' is the name of a metric of its own; rename the term",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
@@ -170,6 +203,14 @@ def test_wrong_setting_is_answered_in_one_line(tmp_path, capsys, changes, line):
     changes = {"run_dir": str(tmp_path / "run")} | changes
     path = write(tmp_path / "run.yaml", quickstart(changes))
     assert refusal(capsys, ["--config", path]) == line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
+def test_absent_accelerator_is_answered_in_one_line(tmp_path, capsys):
+    changes = {"trainer.accelerator": "gpu", "run_dir": str(tmp_path / "run")}
+    path = write(tmp_path / "run.yaml", quickstart(changes))
+    assert refusal(capsys, ["--config", path]).startswith("trainer: ")
     assert not (tmp_path / "run").exists()
 
 
@@ -270,7 +311,7 @@ def test_later_files_win_and_options_win_over_files(tmp_path):
     overlay = write(tmp_path / "over.yaml", {"steps": 7, "optimizer": {"lr": 3e-6}})
     before = resolved("--config", str(QUICKSTART))
     merged = resolved("--config", str(QUICKSTART), "--config", overlay, "--optimizer.lr", "4e-6")
-    changes = {"steps: 80 -> 7", "optimizer.lr: 2e-05 -> 4e-06"}
+    changes = {"steps: 80 -> 7", "optimizer.lr: 5e-05 -> 4e-06"}
     assert set(runs.differences(before, merged)) == changes
     assert resolved("--config", overlay, "--config", str(QUICKSTART)) == before
 

@@ -39,7 +39,7 @@ CHANGED: dict[str, object] = {
     "policy.freeze": "[vision_tower]",
     "prompt.min_pixels": 1024,
     "prompt.max_pixels": 2048,
-    "prompt.style": "answer_line",
+    "prompt.style": "boxed_think",
     "prompt.system": "Be brief.",
     "data.prompts_per_step": 3,
     "data.val_problems": 5,
@@ -143,7 +143,7 @@ def test_prompts_are_as_configured(changed: Changed) -> None:
         for prompt in prompts:
             text = changed.module.encoder.tokenizer.decode(prompt.token_ids)
             assert "<|im_start|>system\nBe brief.<|im_end|>" in text
-            assert INSTRUCTIONS["answer_line"] in text
+            assert INSTRUCTIONS["boxed_think"] in text
             assert all(1024 <= image.width * image.height <= 2048 for image in prompt.images)
 
 

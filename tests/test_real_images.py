@@ -105,11 +105,11 @@ def _assert_made_of_the_file(prompt: Prompt) -> None:
 
 
 def _assert_both_sides_read_the_same(engine: Listening, steps: list[Any]) -> None:
-    # per step: old log-probabilities and two updates of half the prompts each
-    assert len(engine.packed) == 3 * len(steps)
+    # per step: old log-probabilities and updates, each in two halves of the prompts
+    assert len(engine.packed) == 4 * len(steps)
     for step, prompts in enumerate(steps):
-        shares = (prompts, prompts[:2], prompts[2:])
-        for packed, owners in zip(engine.packed[3 * step : 3 * step + 3], shares, strict=True):
+        shares = (prompts[:2], prompts[2:]) * 2
+        for packed, owners in zip(engine.packed[4 * step : 4 * step + 4], shares, strict=True):
             assert torch.equal(packed.pixel_values, torch.cat([p.pixel_values for p in owners]))
             assert torch.equal(packed.grid_thw, torch.cat([p.grid_thw for p in owners]))
             for index, prompt in enumerate(owners):
@@ -119,12 +119,11 @@ def _assert_both_sides_read_the_same(engine: Listening, steps: list[Any]) -> Non
     # what arrived in the vision tower, in rollouts and in forwards of the trainer
     rolled = [seen for seen in engine.pixels["engine"] if len(seen[1]) == 4]
     trained = engine.pixels["trainer"]
-    assert (len(rolled), len(trained)) == (len(steps), 3 * len(steps))
-    for step, (pixels, grids) in enumerate(rolled):
-        old, first, second = trained[3 * step : 3 * step + 3]
-        assert _equal((pixels, grids), old)
-        halves = tuple(torch.cat(pair) for pair in zip(first, second, strict=True))
-        assert _equal((pixels, grids), halves)
+    assert (len(rolled), len(trained)) == (len(steps), 4 * len(steps))
+    for step, whole in enumerate(rolled):
+        old, new = trained[4 * step : 4 * step + 2], trained[4 * step + 2 : 4 * step + 4]
+        for first, second in (old, new):
+            assert _equal(whole, tuple(map(torch.cat, zip(first, second, strict=True))))
 
 
 def _equal(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> bool:

@@ -65,7 +65,11 @@ BAD_ROWS = {
     "cut_json": (b'{"problem": "How', "bad json", "JSON"),
     "not_utf8": (b'{"problem": "\xff\xfe", "answer": "3"}', "bad json", "utf-8"),
     "not_an_object": (["How many?", "3"], "not an object", "list"),
-    "misspelt_column": ({**GOOD, "anwser_type": "number"}, "unknown column", "'answer_type'"),
+    "misspelt_column": (
+        {**GOOD, "anwser_type": "number"},
+        "unknown column",
+        "did you mean answer_type?",
+    ),
     "no_question": ({"answer": "3"}, "no question", "problem is missing"),
     "blank_question": ({**GOOD, "problem": "  \n"}, "no question", "empty"),
     "no_answer": ({"problem": "How many?"}, "no answer", "answer is missing"),
@@ -79,7 +83,11 @@ BAD_ROWS = {
     "choices_are_text": ({**GOOD, "choices": "A,B"}, "wrong type", "choices", "list"),
     "tolerance_is_text": ({**GOOD, "tolerance": {"abs": "a bit"}}, "wrong type", "tolerance"),
     "meta_is_broken_json": ({**GOOD, "meta": "{"}, "bad json", "JSON"),
-    "unknown_answer_type": ({**GOOD, "answer_type": "nubmer"}, "wrong value", "'number'"),
+    "unknown_answer_type": (
+        {**GOOD, "answer_type": "nubmer"},
+        "wrong value",
+        "did you mean number?",
+    ),
     "lone_surrogate": ({**GOOD, "problem": "<image>\ud800"}, "wrong value", "surrogate"),
     "same_content_again": (GOOD, "duplicate uid", "row 1"),
 }

@@ -12,6 +12,7 @@ import lightning as L
 import pytest
 import torch
 from run_helpers import build_module, problems, run_module, weights
+from tiny import completion_of
 
 from vlm_rl.linear_logprobs import TokenStats
 from vlm_rl.module import OptimizerSettings, UpdateSettings
@@ -19,7 +20,7 @@ from vlm_rl.objectives import LUSPO
 from vlm_rl.objectives.objective import Loss
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
-from vlm_rl.records import Batch, Prompt
+from vlm_rl.records import Batch, Prompt, Rows
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +158,28 @@ def test_wholly_frozen_policy_is_refused(
     policy = Policy.from_pretrained(str(policy_folder), freeze=both).requires_grad_(False)
     with pytest.raises(ValueError, match=r"leave one out of policy\.freeze"):
         run_module(build_module(policy, encoder), prompts)
+
+
+def test_old_logprobs_are_cut_as_the_updates_are_so_that_bf16_ratios_are_1(
+    policy_folder: Path,
+) -> None:
+    """In bf16 another packing rounds otherwise; noise of 4e-3 would fill GSPO's band of 3e-4."""
+    policy = Policy.from_pretrained(str(policy_folder))
+    encoder = PromptEncoder(str(policy_folder))
+    settings = UpdateSettings(num_minibatches=2, micro_batch_tokens=10**6)
+    module = build_module(policy, encoder, updates=settings)
+    prompts = [encoder.encode(problem) for problem in problems(4)]
+    groups = [[completion_of(range(40, 50 + row))] * 2 for row in range(4)]
+    rows = Rows.build(prompts, groups, torch.ones(4, 2, dtype=torch.bool))
+    with torch.autocast("cpu", torch.bfloat16):
+        batch = module._with_logprobs(rows, torch.ones(4, 2))
+        for minibatch in batch.split(2):
+            now = policy.logprobs(minibatch, temperature=module.sampling.temperature).logprobs
+            assert torch.equal(now, minibatch.old_logprobs)
+
+
+def test_frozen_language_model_holds_its_head_still(checkpoints: dict[str, Path]) -> None:
+    policy = Policy.from_pretrained(str(checkpoints["qwen2_5_vl"]), freeze=["language_model"])
+    trained = {name for name, p in policy.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("visual" in name for name in trained)

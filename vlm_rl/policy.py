@@ -59,6 +59,8 @@ class Policy(nn.Module):
         policy = cls(_load_model(path))
         for part in freeze:
             policy.part(part).requires_grad_(False)
+            if part == "language_model":  # its embeddings may be tied to the head, or not
+                policy.model.lm_head.requires_grad_(False)
         if gradient_checkpointing:
             policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         return policy.train()
@@ -67,7 +69,7 @@ class Policy(nn.Module):
         """The submodule behind a name used by `freeze` and by the optimizer's settings."""
         modules = {
             "vision_tower": self.model.model.visual,
-            "language_model": nn.ModuleList([self.model.model.language_model, self.model.lm_head]),
+            "language_model": self.model.model.language_model,
         }
         if name not in modules:
             raise ValueError(f"no part of the policy is called {name!r}; there are {list(modules)}")

@@ -165,8 +165,8 @@ def _values(row: object, mapping: Mapping[str, str], strict: bool) -> dict[str, 
         if column not in known:
             raise BadRow(
                 "unknown column",
-                f"unknown column {column!r}{nearest(column, COLUMNS)}; rename it, map it by "
-                "`columns`, or move it into 'meta'",
+                f"unknown column {column!r}: rename it, map it by `columns`, or move it into "
+                f"'meta'{nearest(column, COLUMNS)}",
             )
     values = {name: _lookup(row, column) for name, column in mapping.items()}
     return {name: value for name, value in values.items() if not _empty(value)}
