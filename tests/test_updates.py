@@ -178,8 +178,16 @@ def test_old_logprobs_are_cut_as_the_updates_are_so_that_bf16_ratios_are_1(
             assert torch.equal(now, minibatch.old_logprobs)
 
 
-def test_frozen_language_model_holds_its_head_still(checkpoints: dict[str, Path]) -> None:
-    policy = Policy.from_pretrained(str(checkpoints["qwen2_5_vl"]), freeze=["language_model"])
+def test_frozen_language_model_holds_its_head_still(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    untied = Policy.from_pretrained(str(checkpoints["qwen2_5_vl"])).model
+    untied.lm_head.weight = torch.nn.Parameter(untied.lm_head.weight.detach().clone())
+    for config in (untied.config, untied.config.get_text_config()):
+        config.tie_word_embeddings = False
+    untied.save_pretrained(tmp_path)
+    policy = Policy.from_pretrained(str(tmp_path), freeze=["language_model"])
+    assert not policy.model.lm_head.weight.requires_grad
     trained = {name for name, p in policy.named_parameters() if p.requires_grad}
     assert trained
     assert all("visual" in name for name in trained)
