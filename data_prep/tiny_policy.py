@@ -105,42 +105,18 @@ def build_policy(
     seed: int,
 ) -> PreTrainedModel:
     """A float32 policy with tied embeddings and random weights; `vision` is the tower's width."""
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-    rotary = HEAD_DIM // 2
-    section = [rotary - 2 * (3 * rotary // 8), 3 * rotary // 8, 3 * rotary // 8]
-    text: dict[str, Any] = {
-        "vocab_size": -(-len(tokenizer) // 64) * 64,
-        "hidden_size": hidden,
-        "intermediate_size": 2 * hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": hidden // HEAD_DIM,
-        "num_key_value_heads": max(1, hidden // HEAD_DIM // 2),
-        "head_dim": HEAD_DIM,
-        "max_position_embeddings": 32768,
-        "initializer_range": hidden**-0.5,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": section},
-        "tie_word_embeddings": True,
-        "bos_token_id": ids["<|endoftext|>"],
-        "eos_token_id": ids["<|im_end|>"],
-        "pad_token_id": ids["<|endoftext|>"],
+    ends = {
+        "bos_token_id": _id(tokenizer, "<|endoftext|>"),
+        "eos_token_id": _id(tokenizer, "<|im_end|>"),
+        "pad_token_id": _id(tokenizer, "<|endoftext|>"),
     }
-    tower: dict[str, Any] = {
-        "initializer_range": vision**-0.5,
-        "depth": 2,
-        "hidden_size": vision,
-        "intermediate_size": 2 * vision,
-        "num_heads": vision // HEAD_DIM,
-        "patch_size": PATCH,
-        "out_hidden_size": hidden,
-        "spatial_merge_size": MERGE,
-        "temporal_patch_size": 2,
-        "in_channels": 3,
-    }
+    text = _text_config(-(-len(tokenizer) // 64) * 64, hidden, layers) | ends
+    tower = _tower_config(vision, hidden)
     shared: dict[str, Any] = {
-        "image_token_id": ids["<|image_pad|>"],
-        "video_token_id": ids["<|video_pad|>"],
-        "vision_start_token_id": ids["<|vision_start|>"],
-        "vision_end_token_id": ids["<|vision_end|>"],
+        "image_token_id": _id(tokenizer, "<|image_pad|>"),
+        "video_token_id": _id(tokenizer, "<|video_pad|>"),
+        "vision_start_token_id": _id(tokenizer, "<|vision_start|>"),
+        "vision_end_token_id": _id(tokenizer, "<|vision_end|>"),
         "tie_word_embeddings": True,
     }
     if family == "qwen2_5_vl":
@@ -154,12 +130,47 @@ def build_policy(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         policy = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    policy.generation_config = GenerationConfig(
-        bos_token_id=ids["<|endoftext|>"],
-        eos_token_id=ids["<|im_end|>"],
-        pad_token_id=ids["<|endoftext|>"],
-    )
+    policy.generation_config = GenerationConfig(**ends)
     return policy
+
+
+def _id(tokenizer: Qwen2Tokenizer, token: str) -> int:
+    token_id = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(token_id, int)
+    return token_id
+
+
+def _text_config(vocabulary: int, hidden: int, layers: int) -> dict[str, Any]:
+    rotary = HEAD_DIM // 2
+    section = [rotary - 2 * (3 * rotary // 8), 3 * rotary // 8, 3 * rotary // 8]
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // HEAD_DIM,
+        "num_key_value_heads": max(1, hidden // HEAD_DIM // 2),
+        "head_dim": HEAD_DIM,
+        "max_position_embeddings": 32768,
+        "initializer_range": hidden**-0.5,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": section},
+        "tie_word_embeddings": True,
+    }
+
+
+def _tower_config(width: int, hidden: int) -> dict[str, Any]:
+    return {
+        "initializer_range": width**-0.5,
+        "depth": 2,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_heads": width // HEAD_DIM,
+        "patch_size": PATCH,
+        "out_hidden_size": hidden,
+        "spatial_merge_size": MERGE,
+        "temporal_patch_size": 2,
+        "in_channels": 3,
+    }
 
 
 def build_processor(family: ModelFamily) -> ProcessorMixin:

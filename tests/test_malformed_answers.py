@@ -69,6 +69,16 @@ def test_malformed_gold_is_an_error_named_in_one_line(accuracy, problem, caplog)
     assert "\n" not in line
 
 
+def test_problems_that_can_never_be_scored_are_named_in_a_line_each(accuracy):
+    good = Problem("p0", "q", "5", answer_type="number")
+    bad_gold = Problem("p1", "q", "soon", answer_type="number")
+    (gold,) = accuracy.unusable([good, bad_gold])
+    assert gold == (
+        "problem 'p1': its answer 'soon' can not be read as a number; "
+        "mend it, or give its answer_type"
+    )
+
+
 def test_run_stops_when_too_many_answers_can_not_be_checked():
     bad = Problem("p7", "q", "soon", answer_type="number")
     good = Problem("p0", "q", "5", answer_type="number")

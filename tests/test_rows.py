@@ -88,6 +88,7 @@ BAD_ROWS = {
         "wrong value",
         "did you mean number?",
     ),
+    "unknown_answer_style": ({**GOOD, "answer_style": "boxx"}, "wrong value", "did you mean box?"),
     "lone_surrogate": ({**GOOD, "problem": "<image>\ud800"}, "wrong value", "surrogate"),
     "same_content_again": (GOOD, "duplicate uid", "row 1"),
 }

@@ -114,6 +114,7 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
         data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
         data.setup("fit")
         parts.reward.self_test()
+        _check_golds(data, parts.reward)
         module = _module(config, parts, encoder)
     runs.save_config(Path(config.run_dir), plain(parser, config))
     trainer.loggers = _loggers(config, resume[0] if resume else 0)
@@ -152,6 +153,18 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
             f"not read: its answer_style must be {reads}, "
             f"got {parts.reward.accuracy.answer_style}"
         )
+
+
+def _check_golds(data: ProblemData, reward: Reward) -> None:
+    """Name the problems that no answer can be scored for. Raises ValueError where bad rows stop a
+    run; otherwise they stay, are counted as `reward/error_frac`, and train nothing."""
+    lines = reward.accuracy.unusable([*data.train_set, *data.val_set])
+    if lines and data.on_bad_row == "stop":
+        raise ValueError(
+            f"{lines[0]}, or set data.on_bad_row to skip; {len(lines)} such problems in all"
+        )
+    for line in lines:
+        print(line)
 
 
 def _module(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> RLModule:

@@ -27,7 +27,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vlm_rl.records import IMAGE_MARK, AnswerType, Problem
 from vlm_rl.suggestions import nearest
-from vlm_rl.verification.extraction import boxes
+from vlm_rl.verification.extraction import ANSWER_STYLES, boxes
 
 OPTIONAL_COLUMNS = (
     "uid", "answer_type", "choices", "unit", "tolerance", "answer_style", "source", "task",
@@ -259,9 +259,9 @@ def _optional(name: str, value: Any) -> Any:
         value = {rule: size for rule, size in value.items() if size is not None}
         if not all(isinstance(size, int | float) for size in value.values()):
             raise BadRow("wrong type", f"tolerance must hold numbers, got {value}")
-    known = get_args(AnswerType)
-    if name == "answer_type" and value not in known:
-        raise BadRow("wrong value", f"answer_type {value!r} is unknown{nearest(value, known)}")
+    known = {"answer_type": get_args(AnswerType), "answer_style": ANSWER_STYLES}.get(name)
+    if known is not None and value not in known:
+        raise BadRow("wrong value", f"{name} {value!r} is unknown{nearest(value, known)}")
     return value
 
 

@@ -64,6 +64,16 @@ class Accuracy(RewardTerm):
         _log_failures(problems, given, verdicts)
         return verdicts
 
+    def unusable(self, problems: Sequence[Problem]) -> list[str]:
+        """One line for each problem whose gold, checked against itself, can not be read."""
+        verdicts = self.pool.verdicts([(gold_of(p), p.answer) for p in problems])
+        return [
+            f"problem {p.uid!r}: its answer {p.answer!r:.100} can not be read as a "
+            f"{gold_of(p).answer_type}; mend it, or give its answer_type"
+            for p, verdict in zip(problems, verdicts, strict=True)
+            if not verdict.scored
+        ]
+
     def self_test(self) -> None:
         """Check pairs with known outcomes; raises RuntimeError that names the first to fail."""
         found = self.pool.verdicts([(gold, answer) for gold, answer, _ in GOLDEN])
