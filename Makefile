@@ -17,6 +17,5 @@ test: $(VENV)/ready  ## linter, type checker and every test
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch torchvision
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
