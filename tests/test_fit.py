@@ -1,7 +1,7 @@
 """What `fit` makes of a command line: every key has an effect, and a folder holds one run.
 
-Shown red once: `max_pixels`, `betas` and `greedy` not passed on, a checkpoint with a flipped byte
-accepted, `differences` without its key, the newest checkpoint deleted instead of the oldest.
+Shown red once: `max_pixels` and `betas` not passed on, a damaged checkpoint accepted, `differences`
+without its key, the newest checkpoint deleted in place of the oldest.
 """
 
 import json

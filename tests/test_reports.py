@@ -1,7 +1,7 @@
 """What a run leaves to read, from one short run with a broken row and an offline W&B.
 
-Shown red once: `_rewrite` without the old columns, a plot of no curve, `skipped_rows` left empty,
-`length_tokens` counted in characters, `log_table` not called, the stage not shown.
+Shown red once: `_rewrite` with the columns of the newest row only, a plot without curves,
+`skipped_rows` empty, `length_tokens` in characters, no `log_table`, a stage under another name.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """A run that is interrupted, killed or extended computes what an undisturbed one computes.
 
-Shown red once: loading without the optimizer's state, `completed_steps` not restored, the data
-starting at step 0 again, a global random number in the sampler, `.partial` left out of the
-checkpoint's name while it is written, `MetricsCsv` keeping the rows after the checkpoint.
+Shown red once: the data starting at step 0 again, `completed_steps` or `validation_history` not
+restored, a `.partial` folder taken for a checkpoint, `MetricsCsv` keeping the rows after it, and a
+checkpoint written before the validation of its step.
 """
 
 import json

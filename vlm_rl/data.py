@@ -191,8 +191,8 @@ class ProblemData(LightningDataModule):
             before = state_dict["order"].get(name)
             if before != value:
                 raise ValueError(
-                    f"the checkpoint was made with {name} {before}, this run has {value}: its place "
-                    "in the data would be lost; use the same, or start a new run"
+                    f"the checkpoint was made with {name} {before}, this run has {value}: its "
+                    "place would be lost; use the same, or start a new run"
                 )
         self.completed_steps = state_dict["completed_steps"]
 
