@@ -200,6 +200,26 @@ def test_run_without_validation_problems_saves_its_checkpoints(
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step_1", "step_2"}
 
 
+def test_bf16_run_computes_in_bf16_and_keeps_float32_weights(
+    policy_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    """One step in each precision: bf16 shows in the loss, not in the weights' type; and at the
+    weights that sampled engine and trainer still agree as far as bf16 can."""
+    changes = {"data.val": "[]", "updates.num_minibatches": 1}
+    metrics = {}
+    for precision in ("32-true", "bf16-mixed"):
+        folder = tmp_path / precision
+        options = command(policy_folder, data_folder, folder, steps=1, **changes)
+        module = fit([*options, f"--trainer.precision={precision}"])
+        assert {p.dtype for p in module.policy.parameters()} == {torch.float32}
+        (metrics[precision],) = read_metrics(folder / "metrics.csv")
+    exact, rounded = metrics["32-true"], metrics["bf16-mixed"]
+    assert exact["policy/rollout_abs_difference"] < 1e-5
+    assert 1e-5 < rounded["policy/rollout_abs_difference"] < 0.05
+    assert rounded["optim/grad_norm"] > 0
+    assert rounded["policy/ratio"] == pytest.approx(1.0, abs=1e-6)  # packed alike, old and new
+
+
 def test_gradient_is_clipped_to_max_grad_norm(policy_folder: Path) -> None:
     encoder = PromptEncoder(str(policy_folder))
     prompts = [encoder.encode(problem) for problem in problems(2)]
