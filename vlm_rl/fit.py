@@ -4,8 +4,10 @@ Several `--config` files are merged in order, later ones win; `--print_config` s
 Starting again with the same command goes on from the last checkpoint.
 """
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -102,6 +104,9 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
     Raises SystemExit with one line for anything wrong with the configuration or its data.
     """
     _choose_threads()
+    # what Lightning says at every start is about itself, not about the run
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     with one_line_errors("vlm_rl.fit"):
         parser = build_parser()
         config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})
@@ -232,6 +237,7 @@ def _loggers(config: Namespace, resume_step: int) -> list[Logger]:
     run_dir = Path(config.run_dir)
     loggers: list[Logger] = [MetricsCsv(run_dir, resume_step)]
     if config.logging.wandb != "off":
+        os.environ.setdefault("WANDB_SILENT", "true")  # the last screen says where it is
         for kind in ("DATA", "CACHE", "CONFIG"):  # its default is the home folder
             os.environ[f"WANDB_{kind}_DIR"] = str(run_dir / "wandb")
         loggers.append(

@@ -130,6 +130,8 @@ class Summary(L.Callback):
         plot_training(metrics, plot)
         summary = _summarise(self.run_dir, module, trainer)
         summary["files"]["plots"] = str(plot)
+        if (self.run_dir / "wandb").exists():
+            summary["files"]["wandb"] = str(self.run_dir / "wandb")
         target = self.run_dir / runs.SUMMARY
         target.write_text(json.dumps(summary, indent=2) + "\n")
         print_summary(summary, target)
