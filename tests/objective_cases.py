@@ -36,7 +36,9 @@ class Row:
     logprobs: list[float]
     old: list[float]
     ref: list[float]
+    sampling: list[float]
     entropy: list[float]
+    ids: list[int]
     advantage: float
     prompt: int
 
@@ -51,18 +53,22 @@ def text_prompt(uid: str, length: int = 3) -> Prompt:
 
 
 def fixture(advantages: Sequence[float], reference_offset: float = 0.1) -> list[Row]:
-    """Four completions of one prompt with old_logprobs -1 everywhere; their log-ratios:"""
+    """Four completions of one prompt with old_logprobs -1 everywhere; their log-ratios, and how
+    far old_logprobs are above the engine's:"""
     log_ratios = [[0.10, 0.30], [-0.05, 0.25, -0.40, 0.10], [0.02, -0.30, 0.15], [-0.20]]
+    mismatch = [[0.8, 0.0], [0.0, -0.9, 0.0, 0.0], [0.0, 0.0, 0.2], [0.0]]
     return [
         Row(
             logprobs=[value - 1 for value in row],
             old=[-1.0] * len(row),
             ref=[reference_offset - 1] * len(row),
+            sampling=[-1 - value for value in apart],
             entropy=[0.5] * len(row),
+            ids=list(range(len(row))),
             advantage=advantage,
             prompt=0,
         )
-        for row, advantage in zip(log_ratios, advantages, strict=True)
+        for row, apart, advantage in zip(log_ratios, mismatch, advantages, strict=True)
     ]
 
 
@@ -80,7 +86,9 @@ def random_rows(seed: int) -> list[Row]:
                 logprobs=[value + rng.gauss(0, moved) for value in old],
                 old=old,
                 ref=[value + rng.gauss(0, 0.5) for value in old],
+                sampling=[value + rng.gauss(0, 0.5) for value in old],
                 entropy=[rng.random() for _ in old],
+                ids=[rng.randrange(100) for _ in old],
                 advantage=rng.gauss(0, 1),
                 prompt=index // 4,
             )
@@ -88,10 +96,10 @@ def random_rows(seed: int) -> list[Row]:
     return rows
 
 
-def padded(values: Sequence[list[float]], extra: int = 0, fill: float = 0.0) -> Tensor:
+def padded(values: Sequence[Sequence[float]], extra: int = 0, fill: float = 0.0) -> Tensor:
     """[B, T + extra] float64, with `fill` in the padding."""
     width = max(map(len, values), default=0) + extra
-    rows = [row + [fill] * (width - len(row)) for row in values]
+    rows = [[*row, *[fill] * (width - len(row))] for row in values]
     return torch.tensor(rows, dtype=torch.float64).reshape(len(values), width)
 
 
@@ -107,9 +115,9 @@ def batch_of(rows: Sequence[Row], extra: int = 0, fill: float = 0.0) -> Batch:
     return Batch(
         prompts=tuple(text_prompt(str(owner)) for owner in owners),
         row_prompt=torch.tensor([owners.index(row.prompt) for row in rows], dtype=torch.int64),
-        completion_ids=torch.zeros_like(old, dtype=torch.int64),
+        completion_ids=padded([row.ids for row in rows], extra).long(),
         completion_mask=torch.arange(old.shape[1]) < lengths[:, None],
-        sampling_logprobs=torch.full_like(old, fill),
+        sampling_logprobs=padded([row.sampling for row in rows], extra, fill),
         old_logprobs=old,
         ref_logprobs=padded([row.ref for row in rows], extra, fill),
         advantages=padded([[row.advantage] * len(row) for row in rows], extra, fill),
@@ -137,7 +145,8 @@ def evaluate_parts(
     """Each part padded by itself, as on a process of its own."""
     batches = [batch_of(part, extra, fill) for part in parts]
     stats = [stats_of(part, extra, fill) for part in parts]
-    loss, statistics = divided(objective, stats, batches)
+    everything = [row for part in parts for row in part]
+    loss, statistics = divided(objective, stats, batches, batch_of(everything))
     loss.backward()
     pairs = zip(parts, stats, strict=True)
     grad = [values for part, leaf in pairs for values in grad_of(part, leaf.logprobs)]
@@ -145,11 +154,13 @@ def evaluate_parts(
 
 
 def divided(
-    objective: Objective, stats: Sequence[TokenStats], batches: Sequence[Batch]
+    objective: Objective, stats: Sequence[TokenStats], batches: Sequence[Batch], whole: Batch
 ) -> tuple[Tensor, dict[str, tuple[float, int]]]:
-    """The loss and the statistics of an update in parts: one division, by the summed counts."""
+    """The loss and the statistics of an update of `whole` in parts: one division, by the summed
+    counts."""
     normalizers = add_up([objective.normalizers(batch) for batch in batches])
-    losses = [objective(*pair) for pair in zip(stats, batches, strict=True)]
+    plan = objective.prepare(whole, lambda tensor: tensor)
+    losses = [objective(*pair, plan) for pair in zip(stats, batches, strict=True)]
     terms = add_up([{name: t.sum() for name, t in loss.terms.items()} for loss in losses])
     total = torch.stack([terms[name] / normalizers[name] for name in terms]).sum()
     return total, plain(add_up([loss.statistics for loss in losses]))
@@ -250,6 +261,35 @@ def luspo(rows: list[Row]) -> float:
     return sum(len(row) * sequence_loss(row, 2e-3, 2.5e-3) for row in rows) / len(rows)
 
 
+FSPO_ARGUMENTS = {"clip_low_log": 0.15, "clip_high_log": 0.2, "dual_clip_log": 0.5}
+
+
+def fspo(rows: list[Row]) -> float:
+    total = 0.0
+    for row in rows:
+        root, moved = math.sqrt(len(row)), sum(row.logprobs) - sum(row.old)
+        free = math.exp(moved) * row.advantage
+        held = math.exp(min(max(moved, -0.15 * root), 0.2 * root)) * row.advantage
+        loss = -min(free, held)
+        if row.advantage < 0:
+            loss = min(loss, -row.advantage * math.exp(0.5 * root))
+        total += loss
+    return total / len(rows)
+
+
+def rloo(rows: list[Row]) -> float:
+    return sum(-row.advantage * sum(row.logprobs) for row in rows) / len(rows)
+
+
+def rloo_is(rows: list[Row]) -> float:
+    total = 0.0
+    for row in rows:
+        ratio = math.exp(sum(row.logprobs) - sum(row.old))
+        loss = clipped(ratio, row.advantage, 0.2, 0.2)
+        total += min(loss, -3 * row.advantage) if row.advantage < 0 else loss
+    return total / len(rows)
+
+
 def over_tokens(values: list[list[float]]) -> float:
     return sum(map(sum, values)) / sum(map(len, values))
 
@@ -279,6 +319,9 @@ class Oracle(NamedTuple):
 
 
 ORACLES = {
+    "FSPO": Oracle(FSPO_ARGUMENTS, fspo, over_sequences),
+    "RLOO": Oracle({}, rloo, over_sequence_sums),
+    "RLOOIS": Oracle({}, rloo_is, over_sequences),
     "GRPO": Oracle({}, grpo, over_sequences),
     "DrGRPO": Oracle({"constant_tokens": CONSTANT_TOKENS}, dr_grpo, over_constant),
     "DAPO": Oracle({}, dapo, over_tokens),
@@ -347,10 +390,16 @@ def weight_gradient(
         [torch.ones_like(batch.old_logprobs), batch.old_logprobs, batch.ref_logprobs.square()], -1
     )
     stats = TokenStats(stats.logprobs.detach() + features @ weights, stats.entropy)
+
+    def summed(tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        all_reduce(total)
+        return total
+
     normalizers = objective.normalizers(batch)
     for normalizer in normalizers.values():
         all_reduce(normalizer)
-    loss = objective(stats, batch)
+    loss = objective(stats, batch, objective.prepare(batch, summed))
     torch.stack([t.sum() / normalizers[name] for name, t in loss.terms.items()]).sum().backward()
     assert weights.grad is not None
     all_reduce(weights.grad)

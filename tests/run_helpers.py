@@ -22,7 +22,7 @@ from vlm_rl.module import OptimizerSettings, RLModule, UpdateSettings, Validatio
 from vlm_rl.objectives import LUSPO
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
-from vlm_rl.records import Batch, Completion, Groups, Problem, Prompt, Rows
+from vlm_rl.records import Batch, Completion, Groups, Problem, Prompt, Rollout, Rows
 from vlm_rl.rewards import Accuracy, Reward, RewardTerm
 from vlm_rl.rollout import Engine, Sampling, TransformersEngine
 
@@ -146,9 +146,10 @@ class Recorder(RLModule):
         self.gradients: list[dict[str, Tensor]] = []
         self.metrics: list[dict[str, float]] = []
 
-    def _with_logprobs(self, rows: Rows, advantages: Tensor) -> Batch:
-        self.batches.append(super()._with_logprobs(rows, advantages))
-        return self.batches[-1]
+    def _batch(self, rollout: Rollout) -> tuple[Rollout, Tensor, Batch]:
+        judged = super()._batch(rollout)
+        self.batches.append(judged[2])
+        return judged
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         grads = {n: p.grad for n, p in self.policy.named_parameters() if p.grad is not None}

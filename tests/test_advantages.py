@@ -121,7 +121,7 @@ def test_advantage_matches_float64_loop(advantage, loop):
 def test_all_equal_group_is_exactly_zero(advantage, reward, dtype):
     for size in range(2, 33):
         rewards = torch.full((3, size), reward, dtype=dtype).double()
-        result = advantage(rewards, torch.ones_like(rewards, dtype=torch.bool))
+        result = advantage.of_rewards(rewards, torch.ones_like(rewards, dtype=torch.bool))
         assert torch.equal(result, torch.zeros_like(rewards))
 
 
@@ -129,7 +129,7 @@ def test_all_equal_group_is_exactly_zero(advantage, reward, dtype):
 def test_equal_after_leaving_out_the_unscored_is_exactly_zero(advantage):
     rewards = torch.tensor([[0.9, 0.0, 0.9, 0.9]], dtype=torch.float64)
     scored = torch.tensor([[True, False, True, True]])
-    assert advantage(rewards, scored).tolist() == [[0.0] * 4]
+    assert advantage.of_rewards(rewards, scored).tolist() == [[0.0] * 4]
 
 
 @every_advantage
@@ -141,7 +141,7 @@ def test_random_groups_are_finite(advantage):
         noise = torch.randn((2000, size), generator=generator, dtype=torch.float64)
         rewards = rewards + noise * 10.0**exponents
         scored = torch.rand((2000, size), generator=generator) < 0.9
-        result = advantage(rewards, scored)
+        result = advantage.of_rewards(rewards, scored)
         assert result.dtype == torch.float64
         assert result.isfinite().all()
         # every estimator here weighs the rewards of a group against each other
@@ -151,9 +151,12 @@ def test_random_groups_are_finite(advantage):
 @every_advantage
 def test_single_and_empty_groups_are_zero(advantage):
     rewards = torch.tensor([[0.7], [-1.0]], dtype=torch.float64)
-    assert advantage(rewards, torch.ones(2, 1, dtype=torch.bool)).tolist() == [[0.0], [0.0]]
+    assert advantage.of_rewards(rewards, torch.ones(2, 1, dtype=torch.bool)).tolist() == [
+        [0.0],
+        [0.0],
+    ]
     one_scored = torch.tensor([[True, False], [False, False]])
-    assert advantage(rewards.expand(2, 2), one_scored).tolist() == [[0.0, 0.0]] * 2
+    assert advantage.of_rewards(rewards.expand(2, 2), one_scored).tolist() == [[0.0, 0.0]] * 2
 
 
 @every_advantage
@@ -161,7 +164,7 @@ def test_single_and_empty_groups_are_zero(advantage):
 def test_unscored_completions_are_in_no_statistic(advantage, unscored):
     rewards = torch.tensor([[1.0, unscored, 0.2, unscored, 0.5]], dtype=torch.float64)
     scored = torch.tensor([[True, False, True, False, True]])
-    result = advantage(rewards, scored)[0]
+    result = advantage.of_rewards(rewards, scored)[0]
     assert result[scored[0]].tolist() == of_group(advantage, [1.0, 0.2, 0.5])
     assert result[~scored[0]].tolist() == [0.0, 0.0]
 
@@ -169,7 +172,7 @@ def test_unscored_completions_are_in_no_statistic(advantage, unscored):
 @every_advantage
 def test_groups_do_not_see_each_other(advantage):
     rewards = torch.tensor([[1.0, 0.0, 0.5], [9.0, -3.0, 2.0]], dtype=torch.float64)
-    result = advantage(rewards, torch.ones_like(rewards, dtype=torch.bool))
+    result = advantage.of_rewards(rewards, torch.ones_like(rewards, dtype=torch.bool))
     assert result.tolist() == [of_group(advantage, group) for group in rewards.tolist()]
 
 

@@ -18,7 +18,7 @@ LAYERS = [
     {"torchvision_on_cpu", "records", "stages", "suggestions", "verification"},
     {"linear_logprobs", "prompts", "packing", "advantages"},
     {"objectives", "rewards", "diagnostics", "policy", "rows"},
-    {"rollout", "data", "runs", "config", "config_errors"},
+    {"rollout", "data", "runs", "config", "config_errors", "kl_in_reward"},
     {"module"},
     {"callbacks", "checkpointing", "report"},
     {"fit", "ask"},

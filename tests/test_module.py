@@ -29,7 +29,7 @@ from vlm_rl.advantages import Normalized
 from vlm_rl.linear_logprobs import TokenStats
 from vlm_rl.module import OptimizerSettings, RLModule, UpdateSettings, _checksum
 from vlm_rl.objectives import GRPO, GSPO, KL, LUSPO, Objective
-from vlm_rl.objectives.objective import Loss
+from vlm_rl.objectives.objective import Loss, Plan
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Batch, Prompt
@@ -84,10 +84,10 @@ def test_gradient_does_not_depend_on_micro_batches_or_order_of_prompts(
 class _OldIsNow(LUSPO):
     """Takes the current log-probabilities, detached, for the old ones."""
 
-    def __call__(self, stats: TokenStats, batch: Batch) -> Loss:
+    def __call__(self, stats: TokenStats, batch: Batch, plan: Plan) -> Loss:
         old = stats.logprobs.detach()
         fields = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
-        return super().__call__(stats, Batch(**fields | {"old_logprobs": old}))
+        return super().__call__(stats, Batch(**fields | {"old_logprobs": old}), plan)
 
 
 def test_old_logprobs_equal_detached_logprobs_in_a_single_update(

@@ -39,7 +39,7 @@ from vlm_rl.linear_logprobs import TokenStats
 from vlm_rl.objectives import KL, SequenceMeanOfTokenSums, TokenMean
 
 every_objective = pytest.mark.parametrize("cls", discover(), ids=lambda cls: cls.__name__)
-EMPTY = {"logprobs": [], "old": [], "ref": [], "entropy": []}
+EMPTY = {name: [] for name in ("logprobs", "old", "ref", "sampling", "entropy", "ids")}
 
 
 @every_objective
@@ -69,6 +69,7 @@ def test_objective_is_micro_batch_invariant(cls, size):
         objective,
         [TokenStats(*(values[part] for values in stats)) for part in parts],
         [batch.select(part) for part in parts],
+        batch,
     )
     loss.backward()
     grad = grad_of(rows, stats.logprobs)
@@ -115,7 +116,7 @@ def test_batch_without_tokens_gives_zero_sums(cls):
     rows = [replace(row, **EMPTY) for row in random_rows(0)[:3]]
     objective = build(cls, regularizers=[KL(0.1)])
     stats, batch = stats_of(rows, 2, math.nan), batch_of(rows, 2, math.nan)
-    loss = objective(stats, batch)
+    loss = objective(stats, batch, objective.prepare(batch, lambda tensor: tensor))
     sum(term.sum() for term in loss.terms.values()).backward()
     assert all(term.tolist() == [0, 0, 0] for term in loss.terms.values())
     assert not stats.logprobs.grad.any()

@@ -193,9 +193,9 @@ def test_luspo_with_kl_is_neither_of_the_width_mean_forms():
     ],
 )
 def test_kl_golden(estimator, values, gradients):
-    row = Row([-1.0, -0.9, -1.3, 0.0], [-1.0] * 4, [-1.0] * 4, [0.0] * 4, 1.0, 0)
+    row = Row([-1.0, -0.9, -1.3, 0.0], *[[-1.0] * 4] * 3, [0.0] * 4, [0] * 4, 1.0, 0)
     stats, batch = stats_of([row]), batch_of([row])
-    kl = KL(1.0, estimator)(stats, batch)
+    kl = KL(1.0, estimator)(stats, batch, {})
     assert kl.tolist()[0] == pytest.approx(values, abs=1e-6)
     (gradient,) = torch.autograd.grad(kl.sum(), stats.logprobs)
     assert gradient.tolist()[0] == pytest.approx(gradients, abs=1e-6)
@@ -290,7 +290,7 @@ def test_clip_bites_exactly_outside_the_band(cls, advantage, end, outside):
     away = 1e-9 if outside == (end == "high") else -1e-9
     # one ratio for the whole row, so that sequence and token ratios agree
     new = [math.log(edge + away) - 1] * 3
-    result = evaluate(objective, [Row(new, [-1.0] * 3, new, new, advantage, 0)])
+    result = evaluate(objective, [Row(new, [-1.0] * 3, new, new, new, [0] * 3, advantage, 0)])
     cut = outside and (advantage > 0) == (end == "high")
     assert [value == 0 for value in result.grad[0]] == [cut] * 3
     for side in ("low", "high"):

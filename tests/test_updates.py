@@ -17,7 +17,7 @@ from tiny import completion_of
 from vlm_rl.linear_logprobs import TokenStats
 from vlm_rl.module import OptimizerSettings, UpdateSettings
 from vlm_rl.objectives import LUSPO
-from vlm_rl.objectives.objective import Loss
+from vlm_rl.objectives.objective import Loss, Plan
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Batch, Prompt, Rows
@@ -45,14 +45,14 @@ class _Poisoned(LUSPO):
         super().__init__()
         self.uid, self.where = uid, where
 
-    def __call__(self, stats: TokenStats, batch: Batch) -> Loss:
-        loss = super().__call__(stats, batch)
+    def __call__(self, stats: TokenStats, batch: Batch, plan: Plan) -> Loss:
+        loss = super().__call__(stats, batch, plan)
         if self.uid not in {prompt.uid for prompt in batch.prompts}:
             return loss
         zero = (stats.logprobs * 0).sum()
         # the derivative of sqrt at 0 is infinite
         poison = zero * float("nan") if self.where == "loss" else zero.sqrt()
-        return Loss({name: sums + poison for name, sums in loss.terms.items()}, loss.statistics)
+        return loss._replace(terms={name: sums + poison for name, sums in loss.terms.items()})
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
@@ -172,7 +172,8 @@ def test_old_logprobs_are_cut_as_the_updates_are_so_that_bf16_ratios_are_1(
     groups = [[completion_of(range(40, 50 + row))] * 2 for row in range(4)]
     rows = Rows.build(prompts, groups, torch.ones(4, 2, dtype=torch.bool))
     with torch.autocast("cpu", torch.bfloat16):
-        batch = module._with_logprobs(rows, torch.ones(4, 2))
+        old, _ = module._old_and_reference(rows)
+        batch = Batch.of(rows, old_logprobs=old, ref_logprobs=None, advantages=torch.ones(4, 2))
         for minibatch in batch.split(2):
             now = policy.logprobs(minibatch, temperature=module.sampling.temperature).logprobs
             assert torch.equal(now, minibatch.old_logprobs)

@@ -11,13 +11,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vlm_rl.records import Rollout
+
 
 class Advantage(ABC):
     """An advantage estimator."""
 
     @abstractmethod
-    def __call__(self, rewards: Tensor, scored: Tensor) -> Tensor:
-        """`rewards` [P, G] float64, `scored` [P, G] bool -> advantages [P, G] float64.
+    def __call__(self, rollout: Rollout) -> Tensor:
+        """Advantages [P, G] float64 of a whole step's completions.
 
         Completions that could not be scored are in no statistic and get 0. A group whose scored
         rewards are all equal, or that has fewer than two, gets exactly 0.
@@ -27,7 +29,11 @@ class Advantage(ABC):
 class _PerGroup(Advantage):
     """Applies `of_group` to the scored rewards of each group that is not all equal."""
 
-    def __call__(self, rewards: Tensor, scored: Tensor) -> Tensor:
+    def __call__(self, rollout: Rollout) -> Tensor:
+        return self.of_rewards(rollout.scores.total, rollout.scores.scored)
+
+    def of_rewards(self, rewards: Tensor, scored: Tensor) -> Tensor:
+        """`rewards` [P, G] float64, `scored` [P, G] bool -> advantages [P, G] float64."""
         assert rewards.dtype == torch.float64
         advantages = torch.zeros_like(rewards)
         for row, (group, valid) in enumerate(zip(rewards, scored, strict=True)):

@@ -145,7 +145,6 @@ def _samples(rollout: Rollout) -> Iterator[tuple[int, Prompt, Completion, dict[s
                     "verdict": str(scores.verdicts[row][column]),
                     "reward": float(scores.total[row, column]),
                     "terms": {name: float(t[row, column]) for name, t in scores.terms.items()},
-                    "advantage": float(rollout.advantages[row, column]),
                     "length_tokens": len(completion),
                     "finish_reason": completion.finish_reason,
                 },
@@ -165,7 +164,10 @@ class RolloutFiles(L.Callback):
         rank = f"_rank_{trainer.global_rank}" if trainer.world_size > 1 else ""
         target = self.folder / f"step_{module.completed_steps:06d}{rank}.jsonl"
         with target.open("w") as file:
-            for _, _, completion, fields in _samples(outputs["rollout"]):
+            samples = _samples(outputs["rollout"])
+            advantages = outputs["advantages"].flatten().tolist()
+            for (_, _, completion, fields), advantage in zip(samples, advantages, strict=True):
+                fields["advantage"] = advantage
                 fields["token_ids"] = completion.token_ids.tolist()
                 file.write(json.dumps(fields, ensure_ascii=False) + "\n")
 

@@ -27,13 +27,15 @@ def answer_statistics(rollout: Rollout) -> Statistics:
     Completions that could not be scored are in no accuracy, but in the lengths and verdicts.
     """
     scored, correct = rollout.scores.scored, rollout.scores.correct
-    lengths = torch.tensor([[len(c) for c in group] for group in rollout.groups])
-    truncated = torch.tensor([[c.truncated for c in group] for group in rollout.groups])
+    lengths, truncated = rollout.lengths, rollout.truncated
     statistics = {
         "accuracy": mean_of(correct, scored),
         "length_tokens": mean_of(lengths),
         "length_correct_tokens": mean_of(lengths, correct),
         "length_wrong_tokens": mean_of(lengths, scored & ~correct),
+        "length_truncated_tokens": mean_of(lengths, truncated),
+        # all that was written, right or wrong, for each right answer
+        "length_per_correct_tokens": Statistic(lengths[scored].sum(), correct.sum()),
         "truncated_frac": mean_of(truncated),
     }
     for verdict in Verdict:
@@ -53,8 +55,8 @@ def task_statistics(rollout: Rollout) -> Statistics:
     return statistics
 
 
-def rollout_statistics(rollout: Rollout) -> Statistics:
-    """Metrics of a training step's rollout: rewards, groups, lengths."""
+def rollout_statistics(rollout: Rollout, advantages: Tensor) -> Statistics:
+    """Metrics of a training step's rollout: rewards, groups, lengths. `advantages` [P, G]."""
     scores = rollout.scores
     statistics = {"reward/mean": mean_of(scores.total, scores.scored)}
     for name, term in scores.terms.items():
@@ -68,7 +70,7 @@ def rollout_statistics(rollout: Rollout) -> Statistics:
     for name, value in answer_statistics(rollout).items():
         kind = "completion" if "length" in name or "truncated" in name else "reward"
         statistics[f"{kind}/{name}"] = value
-    learning = (rollout.advantages != 0).any(dim=1)
+    learning = (advantages != 0).any(dim=1)
     statistics["group/without_signal_frac"] = mean_of(~learning)
     return statistics
 

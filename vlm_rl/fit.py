@@ -25,6 +25,7 @@ from vlm_rl.callbacks import ProgressBars, RolloutFiles, SampleTable
 from vlm_rl.checkpointing import Checkpoints
 from vlm_rl.config import instantiate, one_line_errors, parse, plain
 from vlm_rl.data import ProblemData
+from vlm_rl.kl_in_reward import KLInReward
 from vlm_rl.module import (
     OptimizerSettings,
     RLModule,
@@ -87,6 +88,7 @@ def build_parser() -> ArgumentParser:
     parser.add_class_arguments(Reward, "reward")
     parser.add_subclass_arguments(Advantage, "advantage", required=True)
     parser.add_subclass_arguments(Objective, "objective", required=True)
+    parser.add_argument("--kl_in_reward", type=KLInReward | None, default=None)
     parser.add_class_arguments(UpdateSettings, "updates")
     parser.add_class_arguments(OptimizerSettings, "optimizer")
     parser.add_class_arguments(ValidationSettings, "validation")
@@ -151,12 +153,27 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
             f"optimizer.vision_lr={parts.optimizer.vision_lr} is for the vision tower, which "
             "policy.freeze holds still; leave one of them out"
         )
+    if parts.kl_in_reward is not None:
+        _check_kl_in_reward(parts)
     reads = ANSWER_STYLE_OF.get(config.prompt.style)
     if reads is not None and parts.reward.accuracy.answer_style != reads:
         raise ValueError(
             f"prompt.style={config.prompt.style} asks for an answer that the accuracy term does "
             f"not read: its answer_style must be {reads}, "
             f"got {parts.reward.accuracy.answer_style}"
+        )
+
+
+def _check_kl_in_reward(parts: Namespace) -> None:
+    if parts.objective.needs_reference:
+        raise ValueError(
+            "kl_in_reward and a KL among objective.regularizers hold the policy to its reference "
+            "twice; keep one of them"
+        )
+    if not parts.updates.train_on_truncated:
+        raise ValueError(
+            "kl_in_reward needs the log-probabilities of every completion, which "
+            "updates.train_on_truncated=false leaves out for those cut off; change one of them"
         )
 
 
@@ -187,6 +204,7 @@ def _module(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> RLMo
         group_size=config.group_size,
         steps=config.steps,
         seed=config.seed,
+        kl_in_reward=parts.kl_in_reward,
     )
 
 

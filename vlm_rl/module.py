@@ -8,7 +8,7 @@ own count of batches. Everything that is divided is divided in `_update`.
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -26,7 +26,8 @@ from vlm_rl.diagnostics import (
     rollout_statistics,
     task_statistics,
 )
-from vlm_rl.objectives import Objective
+from vlm_rl.kl_in_reward import KLInReward
+from vlm_rl.objectives import POLICY_TERM, Objective, Sequences
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Batch, Prompt, Rollout, Rows, Statistic
@@ -46,13 +47,16 @@ class UpdateSettings:
     `num_minibatches` optimizer updates per step, each over an equal share of the prompts.
     `micro_batch_tokens` bounds prompt and completion tokens of one forward. `max_grad_norm` None
     switches clipping off. A loss or gradient that is not finite skips its update; more than
-    `max_skipped_updates` in a row stop the run.
+    `max_skipped_updates` in a row stop the run. Without `train_on_truncated` an answer that was cut
+    off at the budget stays in its group's statistics but is no sequence of the loss (the overlong
+    filtering of DAPO).
     """
 
     num_minibatches: int = 1
     micro_batch_tokens: int = 8192
     max_grad_norm: float | None = 1.0
     max_skipped_updates: int = 5
+    train_on_truncated: bool = True
 
     def __post_init__(self) -> None:
         for name, least in _LEAST_COUNTS.items():
@@ -105,6 +109,13 @@ class ValidationSettings:
                 raise ValueError(f"validation.{name} must be >= 1, got {getattr(self, name)}")
 
 
+class Update(NamedTuple):
+    """What one optimizer update came to, on this process."""
+
+    statistics: Statistics
+    sequences: Sequences
+
+
 class RLModule(L.LightningModule):
     """Trains `policy` on groups of completions that `engine` samples and `reward` judges.
 
@@ -128,6 +139,7 @@ class RLModule(L.LightningModule):
         group_size: int,
         steps: int,
         seed: int,
+        kl_in_reward: KLInReward | None = None,
     ) -> None:
         super().__init__()
         check_groups(group_size, sampling)
@@ -145,6 +157,7 @@ class RLModule(L.LightningModule):
         self.group_size = group_size
         self.steps = steps
         self.seed = seed
+        self.kl_in_reward = kl_in_reward
         self.completed_steps = 0
         self.skipped_updates: list[list[str]] = []
         self.validation_history: list[Metrics] = []
@@ -152,42 +165,59 @@ class RLModule(L.LightningModule):
         self._skipped_in_a_row = 0
         self._validation: Statistics = {}
         # outside the module tree: not saved, not optimised, not wrapped by a strategy
-        reference = policy.frozen_copy() if objective.needs_reference else None
+        needs_reference = objective.needs_reference or kl_in_reward is not None
+        reference = policy.frozen_copy() if needs_reference else None
         self.__dict__["reference"] = reference
 
     def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Any]:
         seconds_before = dict(self.stages.seconds)
         rollout = self._rollout(prompts, self.group_size, self.sampling, "train")
-        rows = Rows.build(prompts, rollout.groups, trained=rollout.scores.scored)
-        with self.stages("logprobs"):
-            batch = self._with_logprobs(rows, rollout.advantages)
-        statistics = add_up(rollout_statistics(rollout), drift_statistics(batch))
+        rollout, advantages, batch = self._batch(rollout)
+        statistics = add_up(rollout_statistics(rollout, advantages), drift_statistics(batch))
+        sequences = []
         with self.stages("update"):
             for minibatch in batch.split(self.updates.num_minibatches):
-                statistics = add_up(statistics, self._update(minibatch))
+                update = self._update(minibatch)
+                statistics = add_up(statistics, update.statistics)
+                sequences.append(update.sequences)
             self.engine.update_weights(self.policy)
         self.completed_steps += 1
         self.trainer.should_stop = self.completed_steps >= self.steps
         metrics = self._reduced(statistics) | self._step_seconds(seconds_before)
         self._log(metrics)
-        return {"metrics": metrics, "rollout": rollout}
+        outputs = {"rollout": rollout, "advantages": advantages, "sequences": sequences}
+        return outputs | {"metrics": metrics}
 
     def _rollout(
         self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, kind: str
     ) -> Rollout:
-        """Sample a group per prompt, judge it, and compare within the group."""
+        """Sample a group per prompt and judge it."""
         with self.stages("rollout"):
             groups = self.engine.generate(
                 prompts, group_size=group_size, sampling=sampling, seed=self._seed_of(kind)
             )
         with self.stages("reward"):
             scores = self.reward([prompt.problem for prompt in prompts], groups)
-        advantages = self.advantage(scores.total, scores.scored)
-        return Rollout(prompts, groups, scores, advantages)
+        return Rollout(prompts, groups, scores)
 
-    def _with_logprobs(self, rows: Rows, advantages: Tensor) -> Batch:
-        """Complete `rows` with the log-probabilities at the weights that sampled, and the
-        reference's where a term needs them."""
+    def _batch(self, rollout: Rollout) -> tuple[Rollout, Tensor, Batch]:
+        """All that the updates read, with the rollout as its rewards are at last, and its
+        advantages [P, G]. These come after the log-probabilities: a KL in the reward needs both."""
+        trained = rollout.scores.scored
+        if not self.updates.train_on_truncated:
+            trained = trained & ~rollout.truncated
+        rows = Rows.build(rollout.prompts, rollout.groups, trained=trained)
+        with self.stages("logprobs"):
+            old, ref = self._old_and_reference(rows)
+        if self.kl_in_reward is not None and ref is not None:
+            rollout = self.kl_in_reward(rollout, old, ref)
+        advantages = self.advantage(rollout)
+        batch = Batch.of(rows, old_logprobs=old, ref_logprobs=ref, advantages=advantages.float())
+        return rollout, advantages, batch.to(self.device)
+
+    def _old_and_reference(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities [B, T] at the weights that sampled, and the reference's where a term
+        needs them."""
         reference: Policy | None = self.__dict__["reference"]
         old, ref = [], []
         # cut exactly as the updates will be: in bf16 another packing rounds otherwise, and GSPO's
@@ -199,36 +229,42 @@ class RLModule(L.LightningModule):
                 old.append(self._logprobs(self.policy, micro))
                 if reference is not None:
                     ref.append(self._logprobs(reference, micro))
-        return Batch.of(
-            rows,
-            old_logprobs=torch.cat(old),
-            ref_logprobs=torch.cat(ref) if ref else None,
-            advantages=advantages.float(),
-        ).to(self.device)
+        return torch.cat(old), torch.cat(ref) if ref else None
 
     def _logprobs(self, policy: Policy, micro: Rows) -> Tensor:
         return policy.logprobs(micro, temperature=self.sampling.temperature).logprobs
 
-    def _update(self, minibatch: Batch) -> Statistics:
+    def _update(self, minibatch: Batch) -> Update:
         """One optimizer update; the only place that divides by a count of the batch."""
-        norms = self._summed(self.objective.normalizers(minibatch))
+        micros = list(minibatch.micro_batches(self.updates.micro_batch_tokens))
+        plan = self.objective.prepare(minibatch, self._all_sum)
+        norms: dict[str, Tensor] = {}
+        for micro in micros:
+            for name, count in self.objective.normalizers(micro).items():
+                norms[name] = norms.get(name, 0) + count
+        norms = self._summed(norms)
         # strategies average gradients over processes, a sum over all rows is meant
         rank_factor = self.trainer.world_size
         statistics: Statistics = {}
+        sequences = []
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for micro in minibatch.micro_batches(self.updates.micro_batch_tokens):
+        for micro in micros:
             stats = self.policy.logprobs(
                 micro,
                 temperature=self.sampling.temperature,
                 with_entropy=True,
             )
-            loss = self.objective(stats, micro)
+            loss = self.objective(stats, micro, plan)
             terms = [sums.sum() / norms[name].clamp(min=1) for name, sums in loss.terms.items()]
             value = torch.stack(terms).sum()
             self.manual_backward(value * rank_factor)
             total += value.detach()
             statistics = add_up(statistics, loss.statistics)
-        return statistics | self._step_optimizer(minibatch, total)
+            sequences.append(loss.sequences)
+        statistics |= self._step_optimizer(minibatch, total)
+        if self.objective.stateful and "policy/loss" in statistics:
+            self.objective.observe(self._reduced(statistics))
+        return Update(statistics, Sequences.joined(sequences).weighted(1 / norms[POLICY_TERM]))
 
     def _step_optimizer(self, minibatch: Batch, loss: Tensor) -> Statistics:
         """Clip and step; skip, count and name what is not finite."""
@@ -301,6 +337,10 @@ class RLModule(L.LightningModule):
         entropy = [self.seed, step, self.global_rank, *kind.encode()]
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
+    def _all_sum(self, value: Tensor) -> Tensor:
+        """Summed over all processes, float64."""
+        return self._summed({"": value})[""]
+
     def _summed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Each scalar summed over all processes, float64."""
         stacked = torch.stack([v.to(self.device, torch.float64) for v in values.values()])
@@ -367,6 +407,7 @@ class RLModule(L.LightningModule):
             "skipped_in_a_row": self._skipped_in_a_row,
             "validation_history": self.validation_history,
             "stage_seconds": self.stages.seconds,
+            "objective": self.objective.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -376,6 +417,7 @@ class RLModule(L.LightningModule):
         self._skipped_in_a_row = state["skipped_in_a_row"]
         self.validation_history = state["validation_history"]
         self.stages.seconds.update(state["stage_seconds"])
+        self.objective.load_state_dict(state["objective"])
 
 
 def _checksum(parameters: Iterable[Tensor]) -> str:

@@ -161,15 +161,21 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """What one step sampled and how it was judged: for diagnostics, tables and files.
-
-    `advantages` [P, G] float64.
-    """
+    """What was sampled and how it was judged."""
 
     prompts: Sequence[Prompt]
     groups: Groups
     scores: Scores
-    advantages: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        """[P, G] int64: tokens of each completion."""
+        return torch.tensor([[len(c) for c in group] for group in self.groups])
+
+    @property
+    def truncated(self) -> Tensor:
+        """[P, G] bool."""
+        return torch.tensor([[c.truncated for c in group] for group in self.groups])
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from vlm_rl.objectives.objective import Objective
 from vlm_rl.objectives.ratios import TokenRatio
 from vlm_rl.objectives.regularizers import Regularizer
 from vlm_rl.objectives.surrogates import Clipped
+from vlm_rl.objectives.token_weights import TokenWeight
 
 
 class GRPO(Objective):
@@ -25,9 +26,15 @@ class GRPO(Objective):
         clip_low: float = 0.2,
         clip_high: float = 0.2,
         regularizers: Sequence[Regularizer] = (),
+        token_weights: Sequence[TokenWeight] = (),
+        dual_clip: float | None = None,
     ) -> None:
         super().__init__(
-            TokenRatio(), Clipped(clip_low, clip_high), SequenceMeanOfTokenMeans(), regularizers
+            TokenRatio(),
+            Clipped(clip_low, clip_high, dual_clip),
+            SequenceMeanOfTokenMeans(),
+            regularizers,
+            token_weights,
         )
 
 
@@ -44,12 +51,15 @@ class DrGRPO(Objective):
         clip_low: float = 0.2,
         clip_high: float = 0.2,
         regularizers: Sequence[Regularizer] = (),
+        token_weights: Sequence[TokenWeight] = (),
+        dual_clip: float | None = None,
     ) -> None:
         super().__init__(
             TokenRatio(),
-            Clipped(clip_low, clip_high),
+            Clipped(clip_low, clip_high, dual_clip),
             SequenceMeanOfScaledSums(constant_tokens),
             regularizers,
+            token_weights,
         )
 
 
@@ -65,5 +75,13 @@ class DAPO(Objective):
         clip_low: float = 0.2,
         clip_high: float = 0.28,
         regularizers: Sequence[Regularizer] = (),
+        token_weights: Sequence[TokenWeight] = (),
+        dual_clip: float | None = None,
     ) -> None:
-        super().__init__(TokenRatio(), Clipped(clip_low, clip_high), TokenMean(), regularizers)
+        super().__init__(
+            TokenRatio(),
+            Clipped(clip_low, clip_high, dual_clip),
+            TokenMean(),
+            regularizers,
+            token_weights,
+        )

@@ -7,6 +7,7 @@ from vlm_rl.objectives.objective import Objective
 from vlm_rl.objectives.ratios import SequenceMeanRatio
 from vlm_rl.objectives.regularizers import Regularizer
 from vlm_rl.objectives.surrogates import Clipped
+from vlm_rl.objectives.token_weights import TokenWeight
 
 
 class GSPO(Objective):
@@ -20,12 +21,15 @@ class GSPO(Objective):
         clip_low: float = 3e-4,
         clip_high: float = 4e-4,
         regularizers: Sequence[Regularizer] = (),
+        token_weights: Sequence[TokenWeight] = (),
+        dual_clip: float | None = None,
     ) -> None:
         super().__init__(
             SequenceMeanRatio(),
-            Clipped(clip_low, clip_high),
+            Clipped(clip_low, clip_high, dual_clip),
             SequenceMeanOfTokenMeans(),
             regularizers,
+            token_weights,
         )
 
 
@@ -43,10 +47,13 @@ class LUSPO(Objective):
         clip_low: float = 2e-3,
         clip_high: float = 2.5e-3,
         regularizers: Sequence[Regularizer] = (),
+        token_weights: Sequence[TokenWeight] = (),
+        dual_clip: float | None = None,
     ) -> None:
         super().__init__(
             SequenceMeanRatio(),
-            Clipped(clip_low, clip_high),
+            Clipped(clip_low, clip_high, dual_clip),
             SequenceMeanOfTokenSums(),
             regularizers,
+            token_weights,
         )

@@ -1,11 +1,11 @@
-"""An objective is a composition: ratio o surrogate o aggregation, plus regularizers.
+"""An objective: ratio o surrogate o token weights o aggregation, plus regularizers.
 
 The trainer never learns which one it runs. A method of the literature is a subclass that fixes
 the composition and says its source and published defaults.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,22 +14,60 @@ from vlm_rl.linear_logprobs import TokenStats
 from vlm_rl.objectives.aggregations import Aggregation, masked_sum
 from vlm_rl.objectives.ratios import Ratio
 from vlm_rl.objectives.regularizers import Regularizer
-from vlm_rl.objectives.surrogates import Surrogate
+from vlm_rl.objectives.soundness import refuse_unsound
+from vlm_rl.objectives.state import Stateful
+from vlm_rl.objectives.surrogates import MAX_LOG_RATIO, Surrogate, SurrogateLoss
+from vlm_rl.objectives.token_weights import AllSum, Scalars, TokenWeight
+from vlm_rl.objectives.tokens import Tokens
 from vlm_rl.records import Batch, Statistic
 
 POLICY_TERM = "policy"
 
+Plan = Mapping[str, Scalars]
+"""What each part of an objective found out about a whole minibatch, by the part's name."""
+
+
+class Sequences(NamedTuple):
+    """What the objective did to each row, [B] and detached; means over the row's tokens.
+
+    `length` in tokens. `inside`: within the band whatever the sign of the advantage; `accepted`:
+    not cut off. `clipped_*` as in `SurrogateLoss`. `weight`: |d (policy term) / d logprob| / |A|,
+    the factor that stands before A grad log pi, before the division by the normalizer; NaN where
+    the advantage is 0.
+    """
+
+    length: Tensor
+    inside: Tensor
+    accepted: Tensor
+    clipped_low: Tensor
+    clipped_high: Tensor
+    clipped_dual: Tensor
+    weight: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence["Sequences"]) -> "Sequences":
+        """The rows of all parts, one after the other."""
+        return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def weighted(self, factor: Tensor) -> "Sequences":
+        """With `weight` times a scalar, such as 1 over the policy term's normalizer."""
+        return self._replace(weight=self.weight * factor)
+
 
 class Loss(NamedTuple):
     """`terms` are sums per row [B], coefficients included, to be divided by their normalizers;
-    `statistics` are detached."""
+    `statistics` and `sequences` are detached."""
 
     terms: dict[str, Tensor]
     statistics: dict[str, Statistic]
+    sequences: Sequences
 
 
 class Objective:
-    """J = sum over terms of (sum of its rows) / (its normalizer over the whole update)."""
+    """J = sum over terms of (sum of its rows) / (its normalizer over the whole update).
+
+    Raises ValueError for parts that do not go together (`soundness`).
+    """
 
     def __init__(
         self,
@@ -37,61 +75,125 @@ class Objective:
         surrogate: Surrogate,
         aggregation: Aggregation,
         regularizers: Sequence[Regularizer] = (),
+        token_weights: Sequence[TokenWeight] = (),
     ) -> None:
-        names = [regularizer.name for regularizer in regularizers]
+        names = [part.name for part in regularizers] + [part.name for part in token_weights]
         if len(set(names)) < len(names):
-            raise ValueError(f"regularizers must differ, got {names}; keep one of each")
+            raise ValueError(
+                f"regularizers and token_weights must differ, got {names}; keep one of each"
+            )
+        refuse_unsound(ratio, surrogate, aggregation, token_weights)
         self.ratio = ratio
         self.surrogate = surrogate
         self.aggregation = aggregation
         self.regularizers = tuple(regularizers)
+        self.token_weights = tuple(token_weights)
 
     @property
     def needs_reference(self) -> bool:
         """Whether some term reads `Batch.ref_logprobs`."""
         return any(regularizer.needs_reference for regularizer in self.regularizers)
 
-    def normalizers(self, batch: Batch) -> dict[str, Tensor]:
+    def prepare(self, minibatch: Batch, all_sum: AllSum) -> Plan:
+        """What the parts need to know about the whole minibatch; call once per update."""
+        plan = {part.name: part.prepare(minibatch, all_sum) for part in self.regularizers}
+        return plan | {part.name: part.prepare(minibatch, all_sum) for part in self.token_weights}
+
+    def normalizers(self, micro: Batch) -> dict[str, Tensor]:
         """These rows' share of each term's denominator: scalar counts, to be added up over
         micro-batches and processes before the first backward."""
-        counts = {POLICY_TERM: self.aggregation.count(batch.completion_mask)}
+        counts = {POLICY_TERM: self.aggregation.count(micro.completion_mask)}
         for regularizer in self.regularizers:
             aggregation = regularizer.aggregation or self.aggregation
-            counts[regularizer.name] = aggregation.count(batch.completion_mask)
+            counts[regularizer.name] = aggregation.count(micro.completion_mask)
         return counts
 
-    def __call__(self, stats: TokenStats, batch: Batch) -> Loss:
+    def __call__(self, stats: TokenStats, batch: Batch, plan: Plan) -> Loss:
         """Sums of each term over the rows of `batch`; `stats` are the current policy's [B, T]."""
         mask = batch.completion_mask
-        stats = _without_padding(stats, mask)
-        token_log_ratio = stats.logprobs - batch.old_logprobs
-        log_ratio = self.ratio(token_log_ratio, mask)
-        # a sequence ratio joins its row's gradients: 0 * NaN in the padding would reach them all
-        advantages = torch.where(mask, batch.advantages, 0.0)
-        surrogate = self.surrogate(log_ratio, advantages)
-        terms = {POLICY_TERM: self.aggregation.sums(surrogate.loss, mask)}
+        tokens = Tokens.of(stats.logprobs, batch)
+        log_ratio = self.ratio(tokens)
+        surrogate = self.surrogate(log_ratio, tokens)
+        policy = self._weighted(surrogate.loss, tokens, batch, plan)
+        terms = {POLICY_TERM: self.aggregation.sums(policy, mask)}
         per_token = {
-            "policy/ratio": torch.exp(log_ratio),
+            "policy/ratio": torch.exp(log_ratio.clamp(max=MAX_LOG_RATIO)),
             "policy/clip_frac_low": surrogate.clipped_low,
             "policy/clip_frac_high": surrogate.clipped_high,
-            "policy/old_kl": -token_log_ratio,
+            "policy/clip_frac_dual": surrogate.clipped_dual,
+            "policy/old_kl": -tokens.log_ratio,
         }
+        entropy = stats.entropy
+        if entropy is not None:
+            entropy = torch.where(mask, entropy, 0.0)
+            per_token["policy/entropy"] = entropy
         for regularizer in self.regularizers:
-            values = regularizer(stats, batch)
+            own = TokenStats(tokens.logprobs, entropy)
+            values = regularizer(own, batch, plan[regularizer.name])
             aggregation = regularizer.aggregation or self.aggregation
             terms[regularizer.name] = regularizer.coef * aggregation.sums(values, mask)
             per_token[f"policy/{regularizer.name}"] = values
-        if stats.entropy is not None:
-            per_token["policy/entropy"] = stats.entropy
-        return Loss(terms, {name: _token_mean(v, mask) for name, v in per_token.items()})
+        return Loss(
+            terms,
+            {name: _token_mean(v, mask) for name, v in per_token.items()},
+            _sequences(surrogate, tokens, terms[POLICY_TERM]),
+        )
 
+    def _weighted(self, loss: Tensor, tokens: Tokens, batch: Batch, plan: Plan) -> Tensor:
+        for weight in self.token_weights:
+            loss = loss * weight(tokens, batch, plan[weight.name]).detach()
+        return loss
 
-def _without_padding(stats: TokenStats, mask: Tensor) -> TokenStats:
-    """Zeros in the padding. `where` also stops the gradient there, which a later 0 * NaN would
-    not."""
-    entropy = None if stats.entropy is None else torch.where(mask, stats.entropy, 0.0)
-    return TokenStats(torch.where(mask, stats.logprobs, 0.0), entropy)
+    @property
+    def stateful(self) -> bool:
+        """Whether some part learns from updates, so that `observe` must be called after each."""
+        return any(True for _ in self._stateful_parts())
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Tell the parts what an update came to: its metrics, means over all processes."""
+        for _, part in self._stateful_parts():
+            part.observe(metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of every part that has a state, by name."""
+        return {name: part.state_dict() for name, part in self._stateful_parts()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, part in self._stateful_parts():
+            part.load_state_dict(state[name])
+
+    def _stateful_parts(self) -> Iterator[tuple[str, Stateful]]:
+        named = {"surrogate": self.surrogate, **{r.name: r for r in self.regularizers}}
+        for name, part in named.items():
+            if isinstance(part, Stateful):
+                yield name, part
 
 
 def _token_mean(values: Tensor, mask: Tensor) -> Statistic:
     return Statistic(masked_sum(values.detach(), mask).sum().double(), mask.sum())
+
+
+def _sequences(surrogate: SurrogateLoss, tokens: Tokens, policy: Tensor) -> Sequences:
+    """`policy` [B] are the policy term's row sums, still with their graph."""
+    cut = surrogate.clipped_low | surrogate.clipped_high | surrogate.clipped_dual
+    return Sequences(
+        length=tokens.mask.sum(-1),
+        inside=_row_mean(surrogate.inside, tokens),
+        accepted=_row_mean(~cut, tokens),
+        clipped_low=_row_mean(surrogate.clipped_low, tokens),
+        clipped_high=_row_mean(surrogate.clipped_high, tokens),
+        clipped_dual=_row_mean(surrogate.clipped_dual, tokens),
+        weight=_row_mean(_gradient_weights(tokens, policy), tokens),
+    )
+
+
+def _gradient_weights(tokens: Tokens, policy: Tensor) -> Tensor:
+    """|d policy / d logprobs| / |A| of each token [B, T]: measured, so true of any objective."""
+    if not policy.requires_grad:
+        return torch.full_like(tokens.logprobs, torch.nan)
+    (gradient,) = torch.autograd.grad(policy.sum(), tokens.logprobs, retain_graph=True)
+    return (gradient / tokens.advantages).abs()
+
+
+def _row_mean(values: Tensor, tokens: Tokens) -> Tensor:
+    return masked_sum(values.detach().double(), tokens.mask) / tokens.lengths[:, 0]

@@ -11,21 +11,22 @@ import torch
 from torch import Tensor
 
 from vlm_rl.objectives.aggregations import masked_sum
+from vlm_rl.objectives.tokens import Tokens
 
 
 class Ratio(ABC):
     """A ratio level. Values in the padding are arbitrary."""
 
     @abstractmethod
-    def __call__(self, log_ratio: Tensor, mask: Tensor) -> Tensor:
-        """`log_ratio`, `mask` [B, T] -> log of the importance ratio [B, T]."""
+    def __call__(self, tokens: Tokens) -> Tensor:
+        """Log of the importance ratio [B, T]."""
 
 
 class TokenRatio(Ratio):
     """r_t = exp l_t, each token by itself (PPO, GRPO)."""
 
-    def __call__(self, log_ratio: Tensor, mask: Tensor) -> Tensor:
-        return log_ratio
+    def __call__(self, tokens: Tokens) -> Tensor:
+        return tokens.log_ratio
 
 
 class SequenceMeanRatio(Ratio):
@@ -34,6 +35,15 @@ class SequenceMeanRatio(Ratio):
     Every token of a row carries its sequence's value; an empty row has ratio 1.
     """
 
-    def __call__(self, log_ratio: Tensor, mask: Tensor) -> Tensor:
-        mean = masked_sum(log_ratio, mask) / mask.sum(-1).clamp(min=1)
-        return torch.broadcast_to(mean[:, None], log_ratio.shape)
+    def __call__(self, tokens: Tokens) -> Tensor:
+        mean = masked_sum(tokens.log_ratio, tokens.mask)[:, None] / tokens.lengths
+        return torch.broadcast_to(mean, tokens.mask.shape)
+
+
+class SequenceSumRatio(Ratio):
+    """rho = exp(sum_t l_t): the ratio of the whole sequence's probabilities, the importance weight
+    that theory asks for (RLOO with importance sampling, FSPO). Its log grows like sqrt(L)."""
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        total = masked_sum(tokens.log_ratio, tokens.mask)[:, None]
+        return torch.broadcast_to(total, tokens.mask.shape)

@@ -8,7 +8,10 @@ from torch import Tensor
 
 from vlm_rl.linear_logprobs import TokenStats
 from vlm_rl.objectives.aggregations import Aggregation
+from vlm_rl.objectives.token_weights import AllSum, Scalars
 from vlm_rl.records import Batch
+
+Estimator = Literal["k1", "k2", "k3"]
 
 
 class Regularizer(ABC):
@@ -20,8 +23,12 @@ class Regularizer(ABC):
     coef: float
     aggregation: Aggregation | None
 
+    def prepare(self, batch: Batch, all_sum: AllSum) -> Scalars:
+        """Once per minibatch, before it is cut into forwards; see `TokenWeight.prepare`."""
+        return {}
+
     @abstractmethod
-    def __call__(self, stats: TokenStats, batch: Batch) -> Tensor:
+    def __call__(self, stats: TokenStats, batch: Batch, scalars: Scalars) -> Tensor:
         """Its value per token, [B, T], before the coefficient."""
 
 
@@ -40,7 +47,7 @@ class KL(Regularizer):
     def __init__(
         self,
         kl_coef: float,
-        estimator: Literal["k1", "k2", "k3"] = "k3",
+        estimator: Estimator = "k3",
         aggregation: Aggregation | None = None,
     ) -> None:
         if not kl_coef > 0:
@@ -51,13 +58,18 @@ class KL(Regularizer):
         self.estimator = estimator
         self.aggregation = aggregation
 
-    def __call__(self, stats: TokenStats, batch: Batch) -> Tensor:
+    def __call__(self, stats: TokenStats, batch: Batch, scalars: Scalars) -> Tensor:
         assert batch.ref_logprobs is not None
         difference = stats.logprobs - batch.ref_logprobs
-        match self.estimator:
-            case "k1":
-                return difference
-            case "k2":
-                return difference.square() / 2
-            case "k3":
-                return torch.exp(-difference) + difference - 1
+        return divergence(difference, self.estimator)
+
+
+def divergence(difference: Tensor, estimator: Estimator) -> Tensor:
+    """k1, k2 or k3 of d = log pi - log pi_ref, elementwise."""
+    match estimator:
+        case "k1":
+            return difference
+        case "k2":
+            return difference.square() / 2
+        case "k3":
+            return torch.exp(-difference) + difference - 1

@@ -1,27 +1,57 @@
 """Surrogates: the per-token loss as a function of ratio and advantage."""
 
+import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from vlm_rl.objectives.ratios import Ratio
+from vlm_rl.objectives.tokens import Tokens
+
+MAX_LOG_RATIO = 20.0
+"""exp of more is bounded here, without a gradient: with A < 0 the unclipped branch of a long
+sequence would overflow, and infinity times a gradient of 0 is NaN."""
+
 
 class SurrogateLoss(NamedTuple):
-    """`loss` [B, T] float; `clipped_low`, `clipped_high` [B, T] bool: tokens that the lower or
-    upper end of the band has cut off from the gradient."""
+    """`loss` [B, T] float, and what the band did, each [B, T] bool.
+
+    `inside`: the ratio is within the band, whatever the sign of the advantage. The others are cut
+    off from the gradient: by the lower end (A < 0), the upper end (A > 0), or the bound on a loss
+    that has grown too large (dual clip, A < 0).
+    """
 
     loss: Tensor
+    inside: Tensor
     clipped_low: Tensor
     clipped_high: Tensor
+    clipped_dual: Tensor
+
+    @classmethod
+    def unclipped(cls, loss: Tensor, inside: Tensor | None = None) -> "SurrogateLoss":
+        """Of a surrogate that keeps every token's gradient."""
+        no = torch.zeros_like(loss, dtype=torch.bool)
+        return cls(loss, ~no if inside is None else inside, no, no, no)
 
 
 class Surrogate(ABC):
-    """Values in the padding are arbitrary."""
+    """Values in the padding are arbitrary.
+
+    For the check that a composition is sound: `only_ratios` are the ratios that it is defined for
+    (none named: any), `through_ratio` says whether its gradient goes through the ratio or only
+    through each token's own log-probability, `reduces_sequence` whether it gives a whole sequence
+    one loss by a rule of its own.
+    """
+
+    only_ratios: ClassVar[tuple[type[Ratio], ...]] = ()
+    through_ratio: ClassVar[bool] = True
+    reduces_sequence: ClassVar[bool] = False
 
     @abstractmethod
-    def __call__(self, log_ratio: Tensor, advantages: Tensor) -> SurrogateLoss:
-        """Log of the importance ratio and advantages, both [B, T], to a loss to be minimised."""
+    def __call__(self, log_ratio: Tensor, tokens: Tokens) -> SurrogateLoss:
+        """Log of the importance ratio [B, T] and the tokens, to a loss to be minimised."""
 
 
 class Clipped(Surrogate):
@@ -29,9 +59,14 @@ class Clipped(Surrogate):
 
     The minimum is pessimistic: a token is cut off only where moving further would raise its
     advantage-weighted ratio, r > 1 + clip_high with A > 0 or r < 1 - clip_low with A < 0.
+
+    `dual_clip` c bounds what that leaves free, r >> 1 with A < 0: the loss stays below -A c
+    (arXiv:1912.09729, 3 there), without a gradient beyond. The two-sided bound of INTELLECT-2,
+    min(r, delta) before all else (arXiv:2505.07291, 4 there), is the same function: for A > 0 the
+    band has cut such a ratio off already.
     """
 
-    def __init__(self, clip_low: float, clip_high: float) -> None:
+    def __init__(self, clip_low: float, clip_high: float, dual_clip: float | None = None) -> None:
         if not 0 < clip_low < 1:
             raise ValueError(
                 f"clip_low must be in (0, 1), got {clip_low}; token ratios use values near 0.2, "
@@ -42,15 +77,56 @@ class Clipped(Surrogate):
                 f"clip_high must be > 0, got {clip_high}; it is the distance above 1, "
                 "usually as large as clip_low or somewhat larger"
             )
+        if dual_clip is not None and not dual_clip > 1 + clip_high:
+            raise ValueError(
+                f"dual_clip must be above 1 + clip_high = {1 + clip_high:g}, got {dual_clip}; "
+                "it bounds ratios that the band lets through, usual values are 3 to 10"
+            )
         self.clip_low = clip_low
         self.clip_high = clip_high
+        self.dual_clip = dual_clip
 
-    def __call__(self, log_ratio: Tensor, advantages: Tensor) -> SurrogateLoss:
-        ratio = torch.exp(log_ratio)
+    def __call__(self, log_ratio: Tensor, tokens: Tokens) -> SurrogateLoss:
+        cap = MAX_LOG_RATIO if self.dual_clip is None else math.log(self.dual_clip)
+        ratio = torch.exp(log_ratio.clamp(max=cap))
         low, high = 1 - self.clip_low, 1 + self.clip_high
+        advantages = tokens.advantages
         loss = -torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
         return SurrogateLoss(
             loss,
+            inside=(ratio >= low) & (ratio <= high),
             clipped_low=(ratio < low) & (advantages < 0),
             clipped_high=(ratio > high) & (advantages > 0),
+            clipped_dual=(log_ratio > cap) & (advantages < 0),
         )
+
+
+class Reinforce(Surrogate):
+    """-A log pi of each token, without ratio and band: the plain policy gradient."""
+
+    through_ratio = False
+
+    def __call__(self, log_ratio: Tensor, tokens: Tokens) -> SurrogateLoss:
+        return SurrogateLoss.unclipped(-tokens.advantages * tokens.logprobs)
+
+
+def log_band_loss(
+    log_ratio: Tensor, advantages: Tensor, low: Tensor, high: Tensor, dual: Tensor | None = None
+) -> SurrogateLoss:
+    """-min(e^l A, e^clip(l, low, high) A) without ever leaving log space: exp only meets what is
+    within the bounds. `dual` bounds l where A < 0, as `dual_clip` does. All broadcast to [B, T]."""
+    cap = torch.full_like(log_ratio, MAX_LOG_RATIO)
+    if dual is not None:
+        cap = torch.minimum(cap, dual.to(log_ratio.dtype))
+    low, high = low.to(log_ratio.dtype), high.to(log_ratio.dtype)
+    positive, negative = advantages > 0, advantages < 0
+    upper = torch.where(positive, torch.minimum(high, cap), cap)
+    lower = torch.where(negative, low, torch.full_like(low, -torch.inf))
+    bounded = torch.minimum(torch.maximum(log_ratio, lower), upper)
+    return SurrogateLoss(
+        -torch.exp(bounded) * advantages,
+        inside=(log_ratio >= low) & (log_ratio <= high),
+        clipped_low=(log_ratio < low) & negative,
+        clipped_high=(log_ratio > high) & positive,
+        clipped_dual=(log_ratio > cap) & negative,
+    )

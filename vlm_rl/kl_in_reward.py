@@ -1,0 +1,40 @@
+"""KL to the reference as a part of the reward, where it has no gradient of its own."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vlm_rl.objectives.regularizers import Estimator, divergence
+from vlm_rl.records import Rollout
+
+
+class KLInReward:
+    """R_i <- R_i - kl_coef * sum_t k(d_it), d = log pi_old - log pi_ref (RLOO, PPO for language).
+
+    k as in the regularizer `KL`; k1, whose expectation is the divergence, is the default: without a
+    gradient its mean is all that matters.
+    The sum is longer for a longer completion: it is a length penalty by itself.
+    Published for RLOO: 0.03 (arXiv:2402.14740).
+    """
+
+    def __init__(self, kl_coef: float, estimator: Estimator = "k1") -> None:
+        if not kl_coef > 0:
+            raise ValueError(
+                f"kl_in_reward.kl_coef must be > 0, got {kl_coef}; to train without it, "
+                "set kl_in_reward to null"
+            )
+        self.kl_coef = kl_coef
+        self.estimator = estimator
+
+    def __call__(self, rollout: Rollout, old_logprobs: Tensor, ref_logprobs: Tensor) -> Rollout:
+        """`old_logprobs`, `ref_logprobs` [P * G, T] -> the rollout with its rewards changed and the
+        sums under `terms["kl"]`. Completions that are not scored keep a total of 0."""
+        scores, lengths = rollout.scores, rollout.lengths.flatten()
+        mask = torch.arange(old_logprobs.shape[1]) < lengths[:, None]
+        difference = torch.where(mask, (old_logprobs - ref_logprobs).cpu().double(), 0.0)
+        sums = divergence(difference, self.estimator).sum(-1).reshape(scores.total.shape)
+        total = torch.where(scores.scored, scores.total - self.kl_coef * sums, 0.0)
+        return replace(
+            rollout, scores=replace(scores, terms={**scores.terms, "kl": sums}, total=total)
+        )
