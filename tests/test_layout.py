@@ -17,10 +17,10 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"torchvision_on_cpu", "records", "stages", "suggestions", "verification"},
     {"linear_logprobs", "prompts", "packing", "advantages"},
-    {"objectives", "rewards", "diagnostics", "policy", "rows"},
+    {"objectives", "rewards", "diagnostics", "length_fairness", "policy", "rows"},
     {"rollout", "data", "runs", "config", "config_errors", "kl_in_reward"},
     {"module"},
-    {"callbacks", "checkpointing", "report"},
+    {"callbacks", "checkpointing", "report", "length_report"},
     {"fit", "ask"},
 ]
 """Modules and packages of vlm_rl from the bottom up; one may import from its own layer and below.

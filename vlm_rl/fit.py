@@ -26,6 +26,7 @@ from vlm_rl.checkpointing import Checkpoints
 from vlm_rl.config import instantiate, one_line_errors, parse, plain
 from vlm_rl.data import ProblemData
 from vlm_rl.kl_in_reward import KLInReward
+from vlm_rl.length_report import LengthFairness
 from vlm_rl.module import (
     OptimizerSettings,
     RLModule,
@@ -237,6 +238,7 @@ def _build_trainer(config: Namespace) -> L.Trainer:
             ProgressBars(),
             RolloutFiles(run_dir),
             SampleTable(),
+            LengthFairness(run_dir),
             Checkpoints(run_dir, **vars(config.checkpoint)),
             Summary(run_dir),
         ],

@@ -184,7 +184,7 @@ class RLModule(L.LightningModule):
         self.completed_steps += 1
         self.trainer.should_stop = self.completed_steps >= self.steps
         metrics = self._reduced(statistics) | self._step_seconds(seconds_before)
-        self._log(metrics)
+        self.log_metrics(metrics)
         outputs = {"rollout": rollout, "advantages": advantages, "sequences": sequences}
         return outputs | {"metrics": metrics}
 
@@ -329,7 +329,7 @@ class RLModule(L.LightningModule):
         # a run that goes on may repeat the validation of the step where it stopped
         kept = [row for row in self.validation_history if row["step"] != self.completed_steps]
         self.validation_history = [*kept, {"step": self.completed_steps} | metrics]
-        self._log(metrics)
+        self.log_metrics(metrics)
 
     def _seed_of(self, kind: str) -> int:
         """Validation draws the same numbers at every step, so that its curve is comparable."""
@@ -358,7 +358,8 @@ class RLModule(L.LightningModule):
         seconds = {n: total - before.get(n, 0.0) for n, total in self.stages.seconds.items()}
         return {f"time/{name}_s": value for name, value in seconds.items() if value > 0}
 
-    def _log(self, metrics: Metrics) -> None:
+    def log_metrics(self, metrics: Metrics) -> None:
+        """Write metrics at the number of steps done."""
         # directly: `self.log` is silent in the validation before the first step, and would count
         # optimizer updates where the steps of the run are meant
         for logger in self.loggers:

@@ -1,0 +1,225 @@
+"""Response length: does an objective treat long and short completions alike?
+
+Acceptance q(L) is the share of a sequence's tokens that keep their gradient, as a function of its
+length. Two definitions, because theory and training differ: `inside`, the ratio is within the band
+whatever the sign of the advantage; and `accepted`, no gradient is cut off, among sequences with an
+advantage that is not 0. Only updates whose weights have moved since the rollout count, where a
+rollout has several: in the first nothing can be clipped.
+
+LRE, the length rate error of FSPO (arXiv:2509.09177), is 1/2 E|q(L) / E q - 1|: 0 where acceptance
+does not depend on length. The paper does not say its bins; here they hold equally many sequences,
+as far as lengths that occur often allow, and weigh by what they hold.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm_rl.objectives import Sequences
+from vlm_rl.records import Rollout
+
+NUM_BINS = 10
+
+
+@dataclass(frozen=True)
+class LengthBin:
+    """Sequences of lengths `least` to `most`, means over them. `accepted`, the weights and
+    `clipped_*` are over the `num_learning` of them whose advantage is not 0; None without any.
+    `weight` is a token's factor of A grad log pi, clipped ones included; `weight_first` the same in
+    the first update of each rollout, at ratio 1."""
+
+    least: int
+    most: int
+    mean_length: float
+    num_sequences: int
+    num_learning: int
+    inside: float
+    accepted: float | None
+    clipped_low: float | None
+    clipped_high: float | None
+    clipped_dual: float | None
+    weight: float | None
+    weight_first: float | None
+
+
+@dataclass(frozen=True)
+class LengthReport:
+    """q(L) and what goes with it. `lre_*_floor` is the LRE that a perfectly fair band would show
+    with so few sequences per bin: what is not well above it says nothing."""
+
+    bins: tuple[LengthBin, ...]
+    lre_inside: float
+    lre_inside_floor: float
+    lre_accepted: float
+    lre_accepted_floor: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """`length/...`: both LRE, their floors, and q and clip fractions by bin, shortest first."""
+        found = {
+            "length/lre_inside": self.lre_inside,
+            "length/lre_inside_floor": self.lre_inside_floor,
+            "length/lre_accepted": self.lre_accepted,
+            "length/lre_accepted_floor": self.lre_accepted_floor,
+            "length/num_bins": float(len(self.bins)),
+            "length/bin_num_sequences": min(b.num_sequences for b in self.bins),
+        }
+        names = ("inside", "accepted", "clipped_low", "clipped_high", "clipped_dual", "weight")
+        for index, part in enumerate(self.bins, 1):
+            for name in names:
+                if (value := getattr(part, name)) is not None:
+                    found[f"length/{name}_bin{index}"] = value
+        return found
+
+    def plain(self) -> dict[str, Any]:
+        """As it is written to a file."""
+        return asdict(self)
+
+
+class LengthWindow:
+    """The sequences of the last `window_steps` steps."""
+
+    def __init__(self, window_steps: int = 100) -> None:
+        self.window_steps = window_steps
+        self._updates: list[list[Sequences]] = []
+        self._rollouts: list[dict[str, Tensor]] = []
+
+    def add(self, updates: Sequence[Sequences], rollout: Rollout) -> None:
+        """One step: a part per update, in order, and what was sampled."""
+        self._updates.append([Sequences(*(column.cpu() for column in part)) for part in updates])
+        scored, correct = rollout.scores.scored, rollout.scores.correct
+        self._rollouts.append({
+            "correct": rollout.lengths[correct],
+            "wrong": rollout.lengths[scored & ~correct],
+            "truncated": rollout.lengths[rollout.truncated],
+        })  # fmt: skip
+        del self._updates[: -self.window_steps], self._rollouts[: -self.window_steps]
+
+    def lengths(self) -> dict[str, Tensor]:
+        """Lengths [n] of the correct, the wrong and the truncated completions."""
+        return {
+            kind: torch.cat([step[kind] for step in self._rollouts])
+            for kind in ("correct", "wrong", "truncated")
+        }
+
+    def report(self, num_bins: int = NUM_BINS) -> LengthReport | None:
+        """None where nothing has been updated yet."""
+        first = _joined(step[0] for step in self._updates)
+        moved = _joined(part for step in self._updates for part in step[1:])
+        judged = first if moved is None else moved
+        if judged is None or not len(judged.length):
+            return None
+        return report_of(judged, first, num_bins)
+
+    def state_dict(self) -> dict[str, Any]:
+        updates = [[tuple(part) for part in step] for step in self._updates]
+        return {"updates": updates, "rollouts": self._rollouts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._updates = [[Sequences(*part) for part in step] for step in state["updates"]]
+        self._rollouts = list(state["rollouts"])
+
+
+def report_of(judged: Sequences, first: Sequences | None, num_bins: int = NUM_BINS) -> LengthReport:
+    """`judged` decide the bins and the acceptance; `first`, at ratio 1, only `weight_first`."""
+    edges = equal_mass_edges(judged.length, num_bins)
+    inside, counts = _mean_by_bin(judged.inside, judged.length, edges)
+    learning = _learning(judged)
+    accepted, num_learning = _mean_by_bin(learning.accepted, learning.length, edges)
+    means = {
+        name: _mean_by_bin(getattr(learning, name), learning.length, edges)[0]
+        for name in ("clipped_low", "clipped_high", "clipped_dual", "weight")
+    }
+    means["accepted"] = accepted
+    if first is not None:
+        at_one = _learning(first)
+        means["weight_first"] = _mean_by_bin(at_one.weight, at_one.length, edges)[0]
+    else:
+        means["weight_first"] = torch.full_like(inside, math.nan)
+    mean_length, _ = _mean_by_bin(judged.length.double(), judged.length, edges)
+    bins = tuple(
+        LengthBin(
+            least=int(least),
+            most=int(most),
+            mean_length=float(mean_length[index]),
+            num_sequences=int(counts[index]),
+            num_learning=int(num_learning[index]),
+            inside=float(inside[index]),
+            **{name: _or_none(values[index]) for name, values in means.items()},
+        )
+        for index, (least, most) in enumerate(_spans(judged.length, edges))
+    )
+    return LengthReport(
+        bins,
+        length_rate_error(inside, counts),
+        sampling_floor(inside, counts),
+        length_rate_error(accepted, num_learning),
+        sampling_floor(accepted, num_learning),
+    )
+
+
+def equal_mass_edges(lengths: Tensor, num_bins: int) -> Tensor:
+    """Upper ends (inclusive) of at most `num_bins` bins of about equally many `lengths` [n]. Equal
+    lengths are in one bin: where one length is frequent there are fewer bins."""
+    ordered = lengths.sort().values
+    ranks = (torch.arange(1, num_bins + 1) * len(ordered) / num_bins).ceil().long() - 1
+    edges: Tensor = ordered[ranks].unique()
+    return edges
+
+
+def length_rate_error(q: Tensor, counts: Tensor) -> float:
+    """1/2 E|q / E q - 1| over bins [K] that weigh by their `counts`; NaN where nothing is accepted
+    or nothing is counted."""
+    filled = counts > 0
+    q, mass = q[filled].double(), counts[filled] / counts[filled].sum()
+    mean = (mass * q).sum()
+    return float(((mass * (q / mean - 1).abs()).sum() / 2) if mean > 0 else math.nan)
+
+
+def sampling_floor(q: Tensor, counts: Tensor) -> float:
+    """The LRE to expect of a perfectly fair band from chance alone: with n sequences in a bin, each
+    accepted or not with probability q, E|q_bin / q - 1| = sqrt(2 / pi) sqrt((1 - q) / (q n))."""
+    filled = counts > 0
+    counts = counts[filled].double()
+    mass = counts / counts.sum()
+    mean = (mass * q[filled]).sum()
+    spread = torch.sqrt((1 - mean).clamp(min=0) / (mean * counts))
+    return float((mass * spread).sum() * math.sqrt(2 / math.pi) / 2) if mean > 0 else math.nan
+
+
+def _joined(parts: Iterable[Sequences]) -> Sequences | None:
+    found = list(parts)
+    if not found:
+        return None
+    joined = Sequences.joined(found)
+    return _where(joined, joined.length > 0)
+
+
+def _where(sequences: Sequences, keep: Tensor) -> Sequences:
+    return Sequences(*(column[keep] for column in sequences))
+
+
+def _learning(sequences: Sequences) -> Sequences:
+    return _where(sequences, ~sequences.weight.isnan())
+
+
+def _mean_by_bin(values: Tensor, lengths: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of `values` [n] in each bin [K], NaN in an empty one, and how many there are [K]."""
+    bins = torch.bucketize(lengths, edges).clamp(max=len(edges) - 1)
+    counts = torch.bincount(bins, minlength=len(edges))
+    sums = torch.zeros(len(edges), dtype=torch.float64).index_add(0, bins, values.double())
+    return sums / counts, counts
+
+
+def _spans(lengths: Tensor, edges: Tensor) -> list[tuple[int, int]]:
+    bins = torch.bucketize(lengths, edges)
+    parts = [lengths[bins == index] for index in range(len(edges))]
+    return [(int(part.min()), int(part.max())) for part in parts]
+
+
+def _or_none(value: Tensor) -> float | None:
+    return None if value.isnan() else float(value)
