@@ -21,7 +21,8 @@ LAYERS = [
     {"rollout", "data", "runs", "config", "config_errors", "kl_in_reward"},
     {"module"},
     {"callbacks", "checkpointing", "report", "length_report"},
-    {"fit", "ask"},
+    {"study_report"},
+    {"fit", "ask", "study"},
 ]
 """Modules and packages of vlm_rl from the bottom up; one may import from its own layer and below.
 

@@ -1,0 +1,196 @@
+"""Several runs of one configuration compared, over seeds:
+
+    python -m vlm_rl.study --config configs/studies/length_dynamics.yaml
+
+Every combination of condition, variant and seed is a run of `vlm_rl.fit`, `parallel` of them side
+by side. Starting the same command again goes on: a finished run is not repeated. At the end there
+is a table (mean and 95 % interval over seeds) and plots in the study's folder.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveInt
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from vlm_rl import runs
+from vlm_rl.config import one_line_errors, parse
+from vlm_rl.study_report import Outcome, read_outcome, write_report
+from vlm_rl.suggestions import nearest
+
+Settings = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of a study."""
+
+    condition: str
+    variant: str
+    seed: int
+    folder: Path
+    command: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.condition} {self.variant} seed {self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / runs.SUMMARY).exists()
+
+
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="vlm_rl.study", description=__doc__, exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="a YAML file; may be given several times")
+    parser.add_argument("--output", type=str, required=True, help="the folder of the study")
+    parser.add_argument(
+        "--prepare", type=dict[str, str], default={},
+        help="path -> arguments of python -m that make it, run where the path is missing",
+    )  # fmt: skip
+    parser.add_argument("--base", type=list[str], required=True, help="configs of vlm_rl.fit")
+    parser.add_argument(
+        "--shared", type=dict[str, Any], default={}, help="what all runs change in the base"
+    )
+    parser.add_argument("--conditions", type=Settings, required=True, help="name -> changes")
+    parser.add_argument("--variants", type=Settings, required=True, help="name -> changes")
+    parser.add_argument("--seeds", type=list[int], required=True)
+    parser.add_argument("--only_conditions", type=list[str] | None, default=None)
+    parser.add_argument("--only_variants", type=list[str] | None, default=None)
+    parser.add_argument("--parallel", type=PositiveInt, default=2, help="runs side by side")
+    return parser
+
+
+def study(argv: Sequence[str] | None = None) -> None:
+    """Do all runs that are not finished, then write the report. Raises SystemExit with one line
+    for a wrong configuration, with status 1 where runs failed: the others are reported."""
+    with one_line_errors("vlm_rl.study"):
+        config = parse(build_parser(), argv)
+        folder = Path(config.output)
+        conditions = _chosen(config.conditions, config.only_conditions, "only_conditions")
+        variants = _chosen(config.variants, config.only_variants, "only_variants")
+        if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+            raise ValueError(f"seeds must be different numbers, at least one, got {config.seeds}")
+        cells = _cells(folder, config.base, config.shared, conditions, variants, config.seeds)
+    for path, arguments in config.prepare.items():
+        if not Path(path).exists():
+            print(f"python -m {arguments}")
+            subprocess.run([sys.executable, "-m", *shlex.split(arguments)], check=True)
+    failed = _run_all([cell for cell in cells if not cell.finished], config.parallel)
+    outcomes = [_outcome(cell) for cell in cells if cell.finished]
+    if outcomes:
+        write_report(outcomes, folder)
+    for line in failed:
+        print(f"vlm_rl.study: {line}", file=sys.stderr)
+    if failed:
+        raise SystemExit(1)
+
+
+def _chosen(settings: Settings, only: Sequence[str] | None, key: str) -> Settings:
+    for name in only or ():
+        if name not in settings:
+            raise ValueError(f"{key} names {name!r}, which is not one{nearest(name, settings)}")
+    return {name: settings[name] for name in (settings if only is None else only)}
+
+
+def _cells(
+    folder: Path,
+    base: Sequence[str],
+    shared: Mapping[str, Any],
+    conditions: Settings,
+    variants: Settings,
+    seeds: Sequence[int],
+) -> list[Run]:
+    """Seeds outermost, so that a study that is cut short has whole seeds."""
+    for path in base:
+        if not Path(path).exists():
+            raise ValueError(f"base: no file {path}; run from the folder that holds it")
+    written = {name: _write(folder, name, values) for name, values in conditions.items()}
+    written |= {name: _write(folder, name, values) for name, values in variants.items()}
+    files = [*base, _write(folder, "shared", shared)]
+    cells = []
+    for seed in seeds:
+        for condition in conditions:
+            for variant in variants:
+                target = folder / condition / f"{variant}-{seed}"
+                configs = [*files, written[condition], written[variant]]
+                command = [sys.executable, "-m", "vlm_rl.fit"]
+                command += [part for path in configs for part in ("--config", str(path))]
+                command += ["--seed", str(seed), "--run_dir", str(target)]
+                cells.append(Run(condition, variant, seed, target, tuple(command)))
+    return cells
+
+
+def _write(folder: Path, name: str, values: Mapping[str, Any]) -> Path:
+    target = folder / "configs" / f"{name}.yaml"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(yaml.safe_dump(dict(values), sort_keys=False))
+    return target
+
+
+def _run_all(cells: Sequence[Run], parallel: int) -> list[str]:
+    """A line for each run that failed."""
+    failed = []
+    with (
+        Progress(
+            TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), console=Console(),
+        ) as bar,
+        ThreadPoolExecutor(parallel) as pool,
+    ):  # fmt: skip
+        task = bar.add_task("", total=len(cells))
+        for cell, code in zip(cells, pool.map(_run, cells), strict=True):
+            bar.advance(task)
+            if code:
+                failed.append(f"{cell.name} ended with {code}: {_last_line(_log(cell))}")
+            else:
+                bar.console.print(f"{cell.name}: {cell.folder}", soft_wrap=True)
+    return failed
+
+
+def _run(cell: Run) -> int:
+    log = _log(cell)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # several processes share the cores: one thread each, or all of them crawl
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ
+    with log.open("a") as file:
+        done = subprocess.run(
+            cell.command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
+        )
+    return done.returncode
+
+
+def _log(cell: Run) -> Path:
+    return cell.folder.with_suffix(".log")
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"{lines[-1] if lines else 'nothing was printed'} ({log})"
+
+
+def _outcome(cell: Run) -> Outcome:
+    return read_outcome(cell.folder, cell.condition, cell.variant, cell.seed)
+
+
+if __name__ == "__main__":
+    study(sys.argv[1:])
