@@ -49,35 +49,34 @@ class LengthBin:
 @dataclass(frozen=True)
 class LengthReport:
     """q(L) and what goes with it. `lre_*_floor` is the LRE that a perfectly fair band would show
-    with so few sequences per bin: what is not well above it says nothing."""
+    with so few sequences per bin: what is not well above it says nothing. None where nothing is
+    accepted."""
 
     bins: tuple[LengthBin, ...]
-    lre_inside: float
-    lre_inside_floor: float
-    lre_accepted: float
-    lre_accepted_floor: float
+    lre_inside: float | None
+    lre_inside_floor: float | None
+    lre_accepted: float | None
+    lre_accepted_floor: float | None
 
     @property
     def metrics(self) -> dict[str, float]:
         """`length/...`: both LRE, their floors, and q and clip fractions by bin, shortest first."""
-        found = {
-            "length/lre_inside": self.lre_inside,
-            "length/lre_inside_floor": self.lre_inside_floor,
-            "length/lre_accepted": self.lre_accepted,
-            "length/lre_accepted_floor": self.lre_accepted_floor,
-            "length/num_bins": float(len(self.bins)),
-            "length/bin_num_sequences": min(b.num_sequences for b in self.bins),
+        found: dict[str, float | None] = {
+            "lre_inside": self.lre_inside,
+            "lre_inside_floor": self.lre_inside_floor,
+            "lre_accepted": self.lre_accepted,
+            "lre_accepted_floor": self.lre_accepted_floor,
+            "num_bins": len(self.bins),
+            "bin_num_sequences": min(b.num_sequences for b in self.bins),
         }
         names = ("inside", "accepted", "clipped_low", "clipped_high", "clipped_dual", "weight")
         for index, part in enumerate(self.bins, 1):
-            for name in names:
-                if (value := getattr(part, name)) is not None:
-                    found[f"length/{name}_bin{index}"] = value
-        return found
+            found |= {f"{name}_bin{index}": getattr(part, name) for name in names}
+        return {f"length/{name}": value for name, value in found.items() if value is not None}
 
     def plain(self) -> dict[str, Any]:
         """As it is written to a file."""
-        return asdict(self)
+        return asdict(self) | {"bins": [asdict(part) for part in self.bins]}
 
 
 class LengthWindow:
@@ -171,16 +170,16 @@ def equal_mass_edges(lengths: Tensor, num_bins: int) -> Tensor:
     return edges
 
 
-def length_rate_error(q: Tensor, counts: Tensor) -> float:
-    """1/2 E|q / E q - 1| over bins [K] that weigh by their `counts`; NaN where nothing is accepted
+def length_rate_error(q: Tensor, counts: Tensor) -> float | None:
+    """1/2 E|q / E q - 1| over bins [K] that weigh by their `counts`; None where nothing is accepted
     or nothing is counted."""
     filled = counts > 0
-    q, mass = q[filled].double(), counts[filled] / counts[filled].sum()
+    q, mass = q[filled].double(), counts[filled].double() / counts[filled].sum()
     mean = (mass * q).sum()
-    return float(((mass * (q / mean - 1).abs()).sum() / 2) if mean > 0 else math.nan)
+    return float((mass * (q / mean - 1).abs()).sum() / 2) if mean > 0 else None
 
 
-def sampling_floor(q: Tensor, counts: Tensor) -> float:
+def sampling_floor(q: Tensor, counts: Tensor) -> float | None:
     """The LRE to expect of a perfectly fair band from chance alone: with n sequences in a bin, each
     accepted or not with probability q, E|q_bin / q - 1| = sqrt(2 / pi) sqrt((1 - q) / (q n))."""
     filled = counts > 0
@@ -188,7 +187,7 @@ def sampling_floor(q: Tensor, counts: Tensor) -> float:
     mass = counts / counts.sum()
     mean = (mass * q[filled]).sum()
     spread = torch.sqrt((1 - mean).clamp(min=0) / (mean * counts))
-    return float((mass * spread).sum() * math.sqrt(2 / math.pi) / 2) if mean > 0 else math.nan
+    return float((mass * spread).sum() * math.sqrt(2 / math.pi) / 2) if mean > 0 else None
 
 
 def _joined(parts: Iterable[Sequences]) -> Sequences | None:

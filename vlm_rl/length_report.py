@@ -100,16 +100,18 @@ def plot_length_fairness(report: LengthReport, lengths: Mapping[str, Tensor], ta
 
 def _plot_acceptance(axis: Axes, report: LengthReport) -> None:
     labels = {
-        "inside": f"inside the band, LRE {report.lre_inside:.3f} "
-        f"(floor {report.lre_inside_floor:.3f})",
-        "accepted": f"gradient kept, LRE {report.lre_accepted:.3f} "
-        f"(floor {report.lre_accepted_floor:.3f})",
+        "inside": "inside the band" + _lre(report.lre_inside, report.lre_inside_floor),
+        "accepted": "gradient kept" + _lre(report.lre_accepted, report.lre_accepted_floor),
     }
     for name, label in labels.items():
         _curve(axis, report.bins, name, label)
     counts = [part.num_sequences for part in report.bins]
     axis.set_title(f"acceptance q(L), {min(counts)} to {max(counts)} sequences a bin")
     _finish(axis, "length in tokens", bottom=0)
+
+
+def _lre(value: float | None, floor: float | None) -> str:
+    return "" if value is None or floor is None else f", LRE {value:.3f} (floor {floor:.3f})"
 
 
 def _plot_clipping(axis: Axes, bins: Sequence[LengthBin]) -> None:

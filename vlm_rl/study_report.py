@@ -84,7 +84,8 @@ def _change(name: str) -> Measure:
 
 
 def _of_lengths(name: str) -> Measure:
-    return lambda outcome: float(outcome.lengths[name])
+    """NaN where a run has accepted nothing."""
+    return lambda outcome: math.nan if (v := outcome.lengths[name]) is None else float(v)
 
 
 def acceptance(outcome: Outcome, name: str = "inside") -> float:
