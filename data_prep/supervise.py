@@ -30,8 +30,7 @@ class Stage:
 
     Updates before number `full_steps` see full working only, the others each style as often as
     `style_weights` say. The learning rate rises to `peak_lr` within `rising_steps`, and
-    falls as a cosine to `final_lr` over the mixed updates. Problems are of `difficulty`, drawn with
-    `seed`.
+    falls as a cosine to `final_lr` over the mixed updates. Problems are drawn with `seed`.
     """
 
     full_steps: int
@@ -41,7 +40,6 @@ class Stage:
     final_lr: float
     rising_steps: int
     seed: int
-    difficulty: tuple[int, ...] = tuple(DIFFICULTIES)
 
     @property
     def num_steps(self) -> int:
@@ -63,13 +61,6 @@ WARM_START = (
 the better way of answering is left for reinforcement learning to find."""
 
 
-CONTROL = (
-    Stage(0, 220, (1, 0, 2), peak_lr=1e-3, final_lr=1e-4, rising_steps=20, seed=2, difficulty=(1,)),
-)
-"""After the warm start: on problems of one or two parts, direct answers become as good as worked
-ones, so that length does not pay."""
-
-
 def warm_start(
     policy: PreTrainedModel, processor: ProcessorMixin, stages: Sequence[Stage] = WARM_START
 ) -> Iterator[float]:
@@ -84,7 +75,7 @@ def warm_start(
 def _train(policy: PreTrainedModel, processor: ProcessorMixin, stage: Stage) -> Iterator[float]:
     rng = random.Random(stage.seed)
     problems = generate(
-        "train", stage.num_steps * BATCH, seed=stage.seed, difficulty=stage.difficulty
+        "train", stage.num_steps * BATCH, seed=stage.seed, difficulty=tuple(DIFFICULTIES)
     )
     optimizer = torch.optim.AdamW(policy.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(1, stage.num_steps + 1):

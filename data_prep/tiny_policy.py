@@ -25,7 +25,6 @@ from rich.progress import Progress, TextColumn
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForImageTextToText,
-    AutoProcessor,
     GenerationConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -48,9 +47,8 @@ from data_prep.scenes import (
     draw_question,
     draw_scene,
 )
-from data_prep.supervise import CONTROL, WARM_START, warm_start
+from data_prep.supervise import WARM_START, warm_start
 
-SHIPPED = Path(__file__).parent / "warm_start"
 ModelFamily = Literal["qwen2_5_vl", "qwen3_vl"]
 
 SPECIAL_TOKENS = (
@@ -244,27 +242,16 @@ def _corpus() -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build and warm-start the tiny policy.")
-    parser.add_argument(
-        "--kind",
-        choices=("warm_start", "control"),
-        default="warm_start",
-        help="control: the shipped warm start, taught to answer at once as well as by steps",
-    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     arguments = parser.parse_args()
     # one thread: the sums, and so the weights, are then the same on every run
     torch.set_num_threads(1)
-    stages = {"warm_start": WARM_START, "control": CONTROL}[arguments.kind]
-    if arguments.kind == "control":
-        policy = AutoModelForImageTextToText.from_pretrained(SHIPPED)
-        processor = AutoProcessor.from_pretrained(SHIPPED)
-    else:
-        policy, processor = build_warm_start(arguments.seed)
-    num_steps = sum(stage.num_steps for stage in stages)
+    policy, processor = build_warm_start(arguments.seed)
+    num_steps = sum(stage.num_steps for stage in WARM_START)
     with Progress(*Progress.get_default_columns(), TextColumn("loss {task.fields[loss]}")) as bar:
         task = bar.add_task("warm start", total=num_steps, loss="-")
-        for loss in warm_start(policy, processor, stages):
+        for loss in warm_start(policy, processor):
             bar.update(task, advance=1, loss=f"{loss:.3f}")
     save(policy, processor, arguments.output)
     print(f"the warm-started tiny policy is in {arguments.output}")
