@@ -15,10 +15,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS = [
-    {"torchvision_on_cpu", "records", "stages", "suggestions", "verification"},
+    {"torchvision_on_cpu", "records", "stages", "suggestions", "verification", "mixture"},
     {"linear_logprobs", "prompts", "packing", "advantages"},
     {"objectives", "rewards", "diagnostics", "length_fairness", "policy", "rows"},
-    {"rollout", "data", "runs", "config", "config_errors", "kl_in_reward"},
+    {"rollout", "data", "runs", "config", "config_errors", "kl_in_reward", "sampling", "settings"},
     {"module"},
     {"callbacks", "checkpointing", "report", "length_report"},
     {"study_report"},

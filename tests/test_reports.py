@@ -72,7 +72,8 @@ def report(
 
 def test_metrics_have_a_row_for_every_step_and_validation(report: Report) -> None:
     rows = read_metrics(report.folder / "metrics.csv")
-    assert [row["step"] for row in rows] == [0, 1, 2, 2]
+    assert [row["step"] for row in rows] == [0, 1, 2, 2, 2]
+    assert "length/num_bins" in rows[3]
     for row in rows[1:3]:
         wanted = {
             "reward/mean", "reward/accuracy", "reward/even", "reward/group_std",
@@ -86,7 +87,7 @@ def test_metrics_have_a_row_for_every_step_and_validation(report: Report) -> Non
         assert wanted <= row.keys()
         # a stage that is not part of a step has no time in it
         assert "time/checkpoint_s" not in row
-    for row in (rows[0], rows[3]):
+    for row in (rows[0], rows[4]):
         assert {"val/accuracy", "val/length_tokens", "val/truncated_frac"} <= row.keys()
         assert {"val_greedy/accuracy", "val/chart/accuracy"} <= row.keys()
 
@@ -107,7 +108,7 @@ def test_metrics_agree_with_the_rollout_files(report: Report) -> None:
 def test_rollout_files_hold_every_completion(report: Report) -> None:
     fields = {
         "uid", "question", "answer", "completion", "verdict", "reward", "terms", "advantage",
-        "length_tokens", "finish_reason", "token_ids",
+        "length_tokens", "finish_reason", "token_ids", "trained",
     }  # fmt: skip
     files = rollouts(report.folder)
     assert list(files) == ["step_000001.jsonl", "step_000002.jsonl"]

@@ -5,14 +5,16 @@ Shown red once: in `_step_optimizer` `finite` always True, or asked of the loss 
 a skipped update left out; `vision_lr` replaced by `lr`; the checksum in `on_fit_end` not compared.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from run_helpers import build_module, problems, run_module, weights
+from run_helpers import Scripted, build_module, problems, run_module, weights
 from tiny import completion_of
+from torch import Tensor
 
 from vlm_rl.linear_logprobs import TokenStats
 from vlm_rl.module import OptimizerSettings, UpdateSettings
@@ -20,7 +22,7 @@ from vlm_rl.objectives import LUSPO
 from vlm_rl.objectives.objective import Loss, Plan
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
-from vlm_rl.records import Batch, Prompt, Rows
+from vlm_rl.records import Batch, Completion, Prompt, Rows
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,34 @@ def test_too_many_skipped_updates_in_a_row_stop_the_run(
     with pytest.raises(RuntimeError, match=rf"3 updates in a row.*{prompts[0].uid}.*optimizer\.lr"):
         run_module(module, prompts)
     assert len(module.skipped_updates) == 3
+
+
+class _CutOff(Scripted):
+    """Answers that end in dots were cut off at the budget."""
+
+    def _with(self, completion: Completion, logprobs: Tensor, length: int) -> Completion:
+        done = super()._with(completion, logprobs, length)
+        return replace(done, finish_reason="length") if done.text.endswith("..") else done
+
+
+def test_truncated_completions_can_be_left_out_of_the_loss(
+    policy_folder: Path, encoder: PromptEncoder, prompts: list[Prompt]
+) -> None:
+    engine = _CutOff({prompts[0].uid: ["aaaa", "b..", "cc=7", "12.."]})
+    found = {}
+    for kept in (True, False):
+        policy = Policy.from_pretrained(str(policy_folder)).double()
+        settings = UpdateSettings(max_grad_norm=None, train_on_truncated=kept)
+        module = build_module(policy, encoder, engine=engine, updates=settings)
+        found[kept] = run_module(module, prompts[:1])
+    masks = {kept: run.batches[0].completion_mask.any(-1) for kept, run in found.items()}
+    assert masks[True].tolist() == [True] * 4
+    assert masks[False].tolist() == [True, False, True, False]
+    # they stay in their group's mean: the advantages of the others are the same
+    assert torch.equal(found[False].batches[0].advantages, found[True].batches[0].advantages)
+    assert found[False].metrics[0]["completion/truncated_frac"] == 0.5
+    gradients = [found[kept].gradients[0] for kept in (True, False)]
+    assert any(not torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 
 
 def test_frozen_vision_tower_does_not_change(

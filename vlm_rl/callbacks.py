@@ -105,6 +105,8 @@ def training_line(step: int, steps: int, metrics: Metrics) -> str:
         "truncated": ("completion/truncated_frac", "{:.1%}"),
         "clipped low": ("policy/clip_frac_low", "{:.1%}"),
         "high": ("policy/clip_frac_high", "{:.1%}"),
+        "prompts": ("sampling/prompts_spent", "{:.0f}"),
+        "groups missing": ("sampling/missing_groups", "{:.0f}"),
         "grad": ("optim/grad_norm", "{:.3g}"),
         "entropy": ("policy/entropy", "{:.3f}"),
     }
@@ -113,6 +115,8 @@ def training_line(step: int, steps: int, metrics: Metrics) -> str:
         for label, (name, form) in forms.items()
         if name in metrics
     ]
+    if metrics.get("sampling/empty_step"):
+        parts.append("no group to train on, no update")
     seconds = sum(value for name, value in metrics.items() if name.startswith("time/"))
     return f"step {step}/{steps}  {'  '.join(parts)}  {seconds:.1f} s"
 
@@ -152,7 +156,8 @@ def _samples(rollout: Rollout) -> Iterator[tuple[int, Prompt, Completion, dict[s
 
 
 class RolloutFiles(L.Callback):
-    """Writes every completion to `rollouts/step_N.jsonl`, one file a step (and process)."""
+    """Writes every completion to `rollouts/step_N.jsonl`, one file a step (and process); those of
+    groups that dynamic sampling dropped come last, with `trained` false and no advantage."""
 
     def __init__(self, run_dir: Path) -> None:
         self.folder = run_dir / "rollouts"
@@ -163,10 +168,12 @@ class RolloutFiles(L.Callback):
         self.folder.mkdir(exist_ok=True)
         rank = f"_rank_{trainer.global_rank}" if trainer.world_size > 1 else ""
         target = self.folder / f"step_{module.completed_steps:06d}{rank}.jsonl"
+        dropped = [(sample, None) for sample in _samples(outputs["dropped"])]
+        advantages = outputs["advantages"].flatten().tolist()
+        trained = zip(_samples(outputs["rollout"]), advantages, strict=True)
         with target.open("w") as file:
-            samples = _samples(outputs["rollout"])
-            advantages = outputs["advantages"].flatten().tolist()
-            for (_, _, completion, fields), advantage in zip(samples, advantages, strict=True):
+            for (_, _, completion, fields), advantage in (*trained, *dropped):
+                fields["trained"] = advantage is not None
                 fields["advantage"] = advantage
                 fields["token_ids"] = completion.token_ids.tolist()
                 file.write(json.dumps(fields, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Problems in training order: the mixture of sources, and the DataModule that can be resumed.
+"""Prompts in training order: the DataModule that can be resumed.
 
 The prompts of step k are a pure function of (seed, k), so a restart needs nothing but k, and
 another number of processes changes who encodes a prompt, not which prompts a step has.
@@ -8,9 +8,9 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate, count
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -20,6 +20,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
+from vlm_rl.mixture import Mixture
 from vlm_rl.prompts import BadProblem, PromptEncoder
 from vlm_rl.records import Problem, Prompt
 from vlm_rl.rows import COLUMNS, BadRow, ImageStore, Skipped, read_problems
@@ -56,60 +57,6 @@ class DataSource:
             if name not in COLUMNS:
                 close = nearest(name, COLUMNS)
                 raise ValueError(f"{self.path}: columns must map our names, got {name!r}{close}")
-
-
-class Mixture:
-    """Which problems each step has. Problems are numbered through all sources in their order.
-
-    Every source is drawn in epochs of its own, each a new permutation. Sources take turns by
-    stride scheduling: draw j of a source with share w is due at slot (j + 1/2) / w, so in any
-    window its count is within 1 + w * sources of its share. No step has a problem twice: where
-    one spans two epochs of a source, what it already has waits for the next step.
-    """
-
-    def __init__(
-        self, sizes: Sequence[int], weights: Sequence[float], *, prompts_per_step: int, seed: int
-    ) -> None:
-        self.sizes = list(sizes)
-        self.shares = [weight / sum(weights) for weight in weights]
-        self.prompts_per_step = prompts_per_step
-        self.seed = seed
-        self._offsets = [0, *accumulate(sizes)]
-        self._draws = [0] * len(sizes)
-        self._queues: list[list[int]] = [[] for _ in sizes]
-        self._steps: list[list[int]] = []
-
-    def most_draws(self, source: int) -> int:
-        """A bound on the problems of `source` in one step; a source needs at least as many."""
-        slots = self.prompts_per_step
-        return min(slots, math.ceil(self.shares[source] * (slots + len(self.sizes))))
-
-    def batch(self, step: int) -> list[int]:
-        """The problems of step 0, 1, ...; [prompts_per_step] different numbers."""
-        # played from the start, seconds for a million draws: simpler than any closed form
-        while len(self._steps) <= step:
-            self._steps.append(self._next_batch())
-        return self._steps[step]
-
-    def _next_batch(self) -> list[int]:
-        held: dict[int, None] = {}
-        for _ in range(self.prompts_per_step):
-            due = [(draws + 0.5) / w for draws, w in zip(self._draws, self.shares, strict=True)]
-            held[self._draw(due.index(min(due)), held)] = None
-        return list(held)
-
-    def _draw(self, source: int, held: Mapping[int, None]) -> int:
-        queue = self._queues[source]
-        if not queue:
-            epoch = self._draws[source] // self.sizes[source]
-            generator = np.random.default_rng([self.seed, source, epoch])
-            order = generator.permutation(self.sizes[source]) + self._offsets[source]
-            queue += order.tolist()
-        self._draws[source] += 1
-        index = -1
-        while queue[index] in held:
-            index -= 1
-        return queue.pop(index)
 
 
 class ProblemData(LightningDataModule):
@@ -200,6 +147,26 @@ class ProblemData(LightningDataModule):
         """This process's prompts of each step, without end, from the first step not yet done."""
         return _Batches(self._train_batches)
 
+    def refill(self, position: int, used: Collection[str]) -> tuple[Prompt, int] | None:
+        """The first prompt at or after `position` of a second endless order whose uid is not in
+        `used`, and the position after it; None where `used` has all that can be encoded.
+
+        A pure function of the seed and its arguments. The order is mixed as that of the steps.
+        """
+        encoded = _Encoded(self.train_set, self.encoder, self._where)
+        failed: set[int] = set()
+        while len(used) + len(failed) < len(self.train_set):
+            (index,) = self.refill_order.batch(position)
+            position += 1
+            if self.train_set[index].uid in used or index in failed:
+                continue
+            item = encoded[index]
+            if isinstance(item, Prompt):
+                return item, position
+            self._failed(item)
+            failed.add(index)
+        return None
+
     def val_dataloader(self) -> Iterable[list[Prompt]]:
         """Every world-size-th problem in order. All processes have equally many batches, so the
         last may be shorter in some, or empty."""
@@ -217,7 +184,11 @@ class ProblemData(LightningDataModule):
         val = [problem for part in self._read(self.val_sources, images) for problem in part]
         wanted = min(self.val_problems or len(val), len(val))
         self.val_set = [val[i * len(val) // wanted] for i in range(wanted)]
-        self.mixture = self._mixture([len(part) for part in by_source])
+        sizes = [len(part) for part in by_source]
+        self.mixture = self._mixture(sizes)
+        self.refill_order = Mixture(
+            sizes, self.mixture.shares, prompts_per_step=1, seed=_refill_seed(self.seed)
+        )
         self.train_set = [problem for part in by_source for problem in part]
         self._order = self._describe_order(by_source)
         shared = {p.uid for p in self.train_set} & {p.uid for p in self.val_set}
@@ -394,6 +365,11 @@ class _Batches:
         if self.length is None:
             raise TypeError("training batches have no end")
         return self.length
+
+
+def _refill_seed(seed: int) -> int:
+    """Another order than that of the steps, which the same seed decides."""
+    return int(np.random.SeedSequence([seed, *b"refill"]).generate_state(1)[0])
 
 
 def _first(uids: Sequence[str]) -> str:

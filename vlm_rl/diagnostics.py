@@ -77,13 +77,22 @@ def rollout_statistics(rollout: Rollout, advantages: Tensor) -> Statistics:
 
 def _group_statistics(scores: Scores) -> Statistics:
     """Shares of groups that are all right, all wrong, or mixed, by verdict, not by reward."""
-    right = (scores.correct | ~scores.scored).all(dim=1) & scores.scored.any(dim=1)
-    wrong = ~scores.correct.any(dim=1) & scores.scored.any(dim=1)
+    right, wrong = all_right(scores), all_wrong(scores)
     return {
         "group/all_right_frac": mean_of(right),
         "group/all_wrong_frac": mean_of(wrong),
         "group/mixed_frac": mean_of(~(right | wrong)),
     }
+
+
+def all_right(scores: Scores) -> Tensor:
+    """[P] bool: some completions could be scored, and all of these are correct."""
+    return (scores.correct | ~scores.scored).all(dim=1) & scores.scored.any(dim=1)
+
+
+def all_wrong(scores: Scores) -> Tensor:
+    """[P] bool: some completions could be scored, and none of these is correct."""
+    return ~scores.correct.any(dim=1) & scores.scored.any(dim=1)
 
 
 def drift_statistics(batch: Batch) -> Statistics:

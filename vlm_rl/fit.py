@@ -27,19 +27,15 @@ from vlm_rl.config import instantiate, one_line_errors, parse, plain
 from vlm_rl.data import ProblemData
 from vlm_rl.kl_in_reward import KLInReward
 from vlm_rl.length_report import LengthFairness
-from vlm_rl.module import (
-    OptimizerSettings,
-    RLModule,
-    UpdateSettings,
-    ValidationSettings,
-    check_groups,
-)
+from vlm_rl.module import RLModule
 from vlm_rl.objectives import Objective
 from vlm_rl.policy import Policy, check_checkpoint
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.report import MetricsCsv, Summary
 from vlm_rl.rewards import Reward
 from vlm_rl.rollout import Engine, Sampling
+from vlm_rl.sampling import GroupFilter
+from vlm_rl.settings import OptimizerSettings, UpdateSettings, ValidationSettings, check_groups
 
 OURS = {
     "logger": "logging.wandb",
@@ -90,6 +86,7 @@ def build_parser() -> ArgumentParser:
     parser.add_subclass_arguments(Advantage, "advantage", required=True)
     parser.add_subclass_arguments(Objective, "objective", required=True)
     parser.add_argument("--kl_in_reward", type=KLInReward | None, default=None)
+    parser.add_argument("--dynamic_sampling", type=GroupFilter | None, default=None)
     parser.add_class_arguments(UpdateSettings, "updates")
     parser.add_class_arguments(OptimizerSettings, "optimizer")
     parser.add_class_arguments(ValidationSettings, "validation")
@@ -123,7 +120,8 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
         data.setup("fit")
         parts.reward.self_test()
         _check_golds(data, parts.reward)
-        module = _module(config, parts, encoder)
+        _check_refill(data, parts.dynamic_sampling)
+        module = _module(config, parts, encoder, data)
     runs.save_config(Path(config.run_dir), plain(parser, config))
     trainer.loggers = _loggers(config, resume[0] if resume else 0)
     with parts.reward:
@@ -190,7 +188,21 @@ def _check_golds(data: ProblemData, reward: Reward) -> None:
         print(line)
 
 
-def _module(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> RLModule:
+def _check_refill(data: ProblemData, dynamic_sampling: GroupFilter | None) -> None:
+    if dynamic_sampling is None or dynamic_sampling.max_rounds == 1:
+        return
+    problems = len(data.train_set)
+    if problems <= data.prompts_per_step:
+        raise ValueError(
+            f"data.prompts_per_step={data.prompts_per_step} takes all {problems} training problems "
+            "at once, so that dynamic_sampling finds none for the groups it drops; lower it, or "
+            "set dynamic_sampling.init_args.max_rounds to 1 to drop without replacing"
+        )
+
+
+def _module(
+    config: Namespace, parts: Namespace, encoder: PromptEncoder, data: ProblemData
+) -> RLModule:
     return RLModule(
         policy=Policy.from_pretrained(**vars(config.policy)),
         encoder=encoder,
@@ -206,6 +218,8 @@ def _module(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> RLMo
         steps=config.steps,
         seed=config.seed,
         kl_in_reward=parts.kl_in_reward,
+        dynamic_sampling=parts.dynamic_sampling,
+        refill=data.refill,
     )
 
 

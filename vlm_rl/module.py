@@ -7,8 +7,7 @@ own count of batches. Everything that is divided is divided in `_update`.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -33,80 +32,11 @@ from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Batch, Prompt, Rollout, Rows, Statistic
 from vlm_rl.rewards import Reward
 from vlm_rl.rollout import Engine, Sampling
+from vlm_rl.sampling import GroupFilter, Refill, Sampled, no_refill, sample_groups
+from vlm_rl.settings import OptimizerSettings, UpdateSettings, ValidationSettings, check_groups
 from vlm_rl.stages import Stages
 
 Metrics = dict[str, float]
-
-_LEAST_COUNTS = {"num_minibatches": 1, "micro_batch_tokens": 1, "max_skipped_updates": 0}
-
-
-@dataclass(frozen=True)
-class UpdateSettings:
-    """How a rollout becomes updates.
-
-    `num_minibatches` optimizer updates per step, each over an equal share of the prompts.
-    `micro_batch_tokens` bounds prompt and completion tokens of one forward. `max_grad_norm` None
-    switches clipping off. A loss or gradient that is not finite skips its update; more than
-    `max_skipped_updates` in a row stop the run. Without `train_on_truncated` an answer that was cut
-    off at the budget stays in its group's statistics but is no sequence of the loss (the overlong
-    filtering of DAPO).
-    """
-
-    num_minibatches: int = 1
-    micro_batch_tokens: int = 8192
-    max_grad_norm: float | None = 1.0
-    max_skipped_updates: int = 5
-    train_on_truncated: bool = True
-
-    def __post_init__(self) -> None:
-        for name, least in _LEAST_COUNTS.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"updates.{name} must be >= {least}, got {getattr(self, name)}")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise ValueError(
-                f"updates.max_grad_norm must be > 0, got {self.max_grad_norm}; null switches it off"
-            )
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """AdamW. `vision_lr` is the vision tower's own learning rate (None: the same as `lr`);
-    `warmup_updates` optimizer updates of linear warm-up come before `schedule`."""
-
-    lr: float = 1e-6
-    vision_lr: float | None = None
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_updates: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "vision_lr"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"optimizer.{name} must be in [0, 1), got {value}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optimizer.betas must both be in [0, 1), got {self.betas}")
-        for name in ("weight_decay", "warmup_updates"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"optimizer.{name} must be >= 0, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class ValidationSettings:
-    """Held-out accuracy before training, every `every_n_steps` steps and at the end.
-
-    avg@k with k = `samples_per_problem` at training's temperature, and greedy where `greedy`.
-    """
-
-    every_n_steps: int = 10
-    samples_per_problem: int = 1
-    greedy: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("every_n_steps", "samples_per_problem"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"validation.{name} must be >= 1, got {getattr(self, name)}")
 
 
 class Update(NamedTuple):
@@ -120,7 +50,8 @@ class RLModule(L.LightningModule):
     """Trains `policy` on groups of completions that `engine` samples and `reward` judges.
 
     `completed_steps` counts steps over the whole run, also across restarts; the run stops at
-    `steps`. Random numbers are a function of (seed, step, process) alone.
+    `steps`. Random numbers are a function of (seed, step, process) alone. `refill` has the problems
+    for further rounds of `dynamic_sampling`; `refill_position` says how far the run has used them.
     """
 
     def __init__(
@@ -140,6 +71,8 @@ class RLModule(L.LightningModule):
         steps: int,
         seed: int,
         kl_in_reward: KLInReward | None = None,
+        dynamic_sampling: GroupFilter | None = None,
+        refill: Refill = no_refill,
     ) -> None:
         super().__init__()
         check_groups(group_size, sampling)
@@ -158,6 +91,9 @@ class RLModule(L.LightningModule):
         self.steps = steps
         self.seed = seed
         self.kl_in_reward = kl_in_reward
+        self.dynamic_sampling = dynamic_sampling
+        self.refill = refill
+        self.refill_position = 0
         self.completed_steps = 0
         self.skipped_updates: list[list[str]] = []
         self.validation_history: list[Metrics] = []
@@ -171,22 +107,42 @@ class RLModule(L.LightningModule):
 
     def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Any]:
         seconds_before = dict(self.stages.seconds)
-        rollout = self._rollout(prompts, self.group_size, self.sampling, "train")
-        rollout, advantages, batch = self._batch(rollout)
-        statistics = add_up(rollout_statistics(rollout, advantages), drift_statistics(batch))
-        sequences = []
+        sampled = self._sampled(prompts)
+        rollout, statistics, sequences = sampled.trained, sampled.statistics, []
+        advantages, minibatches = torch.zeros_like(rollout.scores.total), []
+        if rollout.prompts:  # dynamic sampling may have found none worth training on
+            rollout, advantages, batch = self._batch(rollout)
+            statistics = add_up(statistics, rollout_statistics(rollout, advantages))
+            statistics |= drift_statistics(batch)
+            minibatches = batch.split(self._num_minibatches(batch))
         with self.stages("update"):
-            for minibatch in batch.split(self.updates.num_minibatches):
+            for minibatch in minibatches:
                 update = self._update(minibatch)
                 statistics = add_up(statistics, update.statistics)
                 sequences.append(update.sequences)
+            self._move_schedule(self.updates.num_minibatches - len(minibatches))
             self.engine.update_weights(self.policy)
         self.completed_steps += 1
         self.trainer.should_stop = self.completed_steps >= self.steps
         metrics = self._reduced(statistics) | self._step_seconds(seconds_before)
         self.log_metrics(metrics)
         outputs = {"rollout": rollout, "advantages": advantages, "sequences": sequences}
-        return outputs | {"metrics": metrics}
+        return outputs | {"dropped": sampled.dropped, "metrics": metrics}
+
+    def _sampled(self, prompts: Sequence[Prompt]) -> Sampled:
+        """The groups of a step; with dynamic sampling those worth training on, and new ones in
+        place of the others."""
+
+        def sample(prompts: Sequence[Prompt], number: int) -> Rollout:
+            kind = f"train {number}" if number else "train"
+            return self._rollout(prompts, self.group_size, self.sampling, kind)
+
+        sampled = sample_groups(
+            prompts, sample, group_filter=self.dynamic_sampling,
+            refill=self.refill, refill_position=self.refill_position,
+        )  # fmt: skip
+        self.refill_position = sampled.refill_position
+        return sampled
 
     def _rollout(
         self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, kind: str
@@ -222,7 +178,7 @@ class RLModule(L.LightningModule):
         old, ref = [], []
         # cut exactly as the updates will be: in bf16 another packing rounds otherwise, and GSPO's
         # band of 3e-4 would be filled with that noise
-        parts = rows.split(self.updates.num_minibatches)
+        parts = rows.split(self._num_minibatches(rows))
         limit = self.updates.micro_batch_tokens
         with torch.no_grad():
             for micro in (micro for part in parts for micro in part.micro_batches(limit)):
@@ -230,6 +186,10 @@ class RLModule(L.LightningModule):
                 if reference is not None:
                     ref.append(self._logprobs(reference, micro))
         return torch.cat(old), torch.cat(ref) if ref else None
+
+    def _num_minibatches(self, rows: Rows) -> int:
+        """Fewer than configured where dynamic sampling has found fewer groups than that."""
+        return min(self.updates.num_minibatches, len(rows.prompts))
 
     def _logprobs(self, policy: Policy, micro: Rows) -> Tensor:
         return policy.logprobs(micro, temperature=self.sampling.temperature).logprobs
@@ -280,8 +240,7 @@ class RLModule(L.LightningModule):
             self._skipped_in_a_row = 0
         else:
             self._skip([prompt.uid for prompt in minibatch.prompts])
-        scheduler: Any = self.lr_schedulers()
-        scheduler.step()
+        self._move_schedule(1)
         optimizer.zero_grad()
         one = torch.ones((), device=self.device)
         statistics = {"optim/skipped_updates": Statistic(one * (not finite), one)}
@@ -290,6 +249,12 @@ class RLModule(L.LightningModule):
             statistics["optim/grad_norm"] = mean_of(norm)
             statistics["optim/lr"] = mean_of(one * lr)
         return statistics
+
+    def _move_schedule(self, updates: int) -> None:
+        """Also past updates that a step lacks: the learning rate is a function of the step."""
+        scheduler: Any = self.lr_schedulers()
+        for _ in range(updates):
+            scheduler.step()
 
     def _skip(self, uids: list[str]) -> None:
         self.skipped_updates.append(uids)
@@ -333,7 +298,7 @@ class RLModule(L.LightningModule):
 
     def _seed_of(self, kind: str) -> int:
         """Validation draws the same numbers at every step, so that its curve is comparable."""
-        step = self.completed_steps if kind == "train" else 0
+        step = self.completed_steps if kind.startswith("train") else 0
         entropy = [self.seed, step, self.global_rank, *kind.encode()]
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
@@ -406,6 +371,7 @@ class RLModule(L.LightningModule):
             "completed_steps": self.completed_steps,
             "skipped_updates": self.skipped_updates,
             "skipped_in_a_row": self._skipped_in_a_row,
+            "refill_position": self.refill_position,
             "validation_history": self.validation_history,
             "stage_seconds": self.stages.seconds,
             "objective": self.objective.state_dict(),
@@ -416,6 +382,7 @@ class RLModule(L.LightningModule):
         self.completed_steps = state["completed_steps"]
         self.skipped_updates = state["skipped_updates"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
+        self.refill_position = state["refill_position"]
         self.validation_history = state["validation_history"]
         self.stages.seconds.update(state["stage_seconds"])
         self.objective.load_state_dict(state["objective"])
@@ -426,15 +393,3 @@ def _checksum(parameters: Iterable[Tensor]) -> str:
     for parameter in parameters:
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def check_groups(group_size: int, sampling: Sampling) -> None:
-    """Refuse groups that can not be compared within; raises ValueError."""
-    if group_size < 2:
-        raise ValueError(
-            f"group_size must be >= 2, got {group_size}; an advantage compares completions"
-        )
-    if sampling.temperature == 0:
-        raise ValueError(
-            "sampling.temperature must be > 0 in training, got 0; greedy groups are all equal"
-        )

@@ -1,0 +1,160 @@
+"""Which sampled groups a step trains on, and what replaces the others: dynamic sampling.
+
+A group that is all right or all wrong has no advantage of correctness and only thins the gradient
+out. DAPO (arXiv:2503.14476) drops such groups and samples further problems until the step is full.
+Its published recipe samples three times the problems at once and throws away what is left over;
+here each further round asks for exactly as many new problems as groups are missing, so that no
+group worth training on is lost.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from vlm_rl.diagnostics import (
+    Statistics,
+    all_right,
+    all_wrong,
+    mean_of,
+    rollout_statistics,
+)
+from vlm_rl.records import Prompt, Rollout, Scores
+
+SampleRound = Callable[[Sequence[Prompt], int], Rollout]
+"""Samples and judges a group per prompt; the second argument is the round, from 0."""
+
+Refill = Callable[[int, Collection[str]], tuple[Prompt, int] | None]
+"""The first prompt at or after a position of an endless order whose uid is not among those given,
+and the position after it; None where there is no other problem."""
+
+
+def no_refill(position: int, used: Collection[str]) -> None:
+    """No further problems: what is dropped is not replaced."""
+
+
+class GroupFilter(ABC):
+    """Chooses the groups that are worth training on.
+
+    `max_rounds` bounds the rounds of generation in a step, its first included; published for DAPO:
+    10. After the last the step trains on the groups that it has, and makes no update where it has
+    none. 1 drops groups and replaces none.
+    """
+
+    def __init__(self, max_rounds: int = 10) -> None:
+        if max_rounds < 1:
+            raise ValueError(
+                f"dynamic_sampling.max_rounds must be >= 1, got {max_rounds}; with 1 no dropped "
+                "group is replaced, and dynamic_sampling null keeps every group"
+            )
+        self.max_rounds = max_rounds
+
+    @abstractmethod
+    def keep(self, rollout: Rollout) -> Tensor:
+        """[P] bool: whether to train on each group, from that group alone."""
+
+
+class MixedVerdicts(GroupFilter):
+    """Keeps 0 < #correct < #scored (DAPO, arXiv:2503.14476, equation 11).
+
+    Counts verdicts, not rewards: terms for length or form make the rewards of an all correct group
+    differ, but not what it says about correctness. Completions that could not be scored do not
+    count, so a group with fewer than two scored ones is dropped.
+    """
+
+    def keep(self, rollout: Rollout) -> Tensor:
+        correct, scored = rollout.scores.correct.sum(1), rollout.scores.scored.sum(1)
+        return (correct > 0) & (correct < scored)
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """What a step sampled: the groups that it trains on and those that it drops, either may be
+    empty. `refill_position` is the place in the order of further problems that comes next.
+    `statistics` are those of the sampling and of the dropped groups."""
+
+    trained: Rollout
+    dropped: Rollout
+    refill_position: int
+    statistics: Statistics = field(default_factory=dict)
+
+
+def sample_groups(
+    prompts: Sequence[Prompt],
+    sample: SampleRound,
+    *,
+    group_filter: GroupFilter | None,
+    refill: Refill,
+    refill_position: int,
+) -> Sampled:
+    """A group per prompt; with a filter as many that it keeps, or as many as were found: it ends
+    after `max_rounds`, or where the step has had every problem.
+
+    The groups are in the order in which they were sampled, and no problem is in a step twice.
+    """
+    if group_filter is None:
+        rollout = sample(prompts, 0)
+        nothing = _chosen(rollout, torch.zeros(len(prompts), dtype=torch.bool))
+        return Sampled(rollout, nothing, refill_position)
+    wanted, used = len(prompts), {prompt.uid for prompt in prompts}
+    rounds: list[Rollout] = []
+    kept = torch.zeros(0, dtype=torch.bool)
+    while prompts:
+        rounds.append(sample(prompts, len(rounds)))
+        kept = torch.cat([kept, group_filter.keep(rounds[-1])])
+        missing = wanted - int(kept.sum()) if len(rounds) < group_filter.max_rounds else 0
+        prompts = []
+        while len(prompts) < missing and (found := refill(refill_position, used)) is not None:
+            prompt, refill_position = found
+            prompts.append(prompt)
+            used.add(prompt.uid)
+    rollout = _joined(rounds)
+    trained, dropped = _chosen(rollout, kept), _chosen(rollout, ~kept)
+    statistics = _statistics(rollout, kept, num_rounds=len(rounds), wanted=wanted)
+    if dropped.prompts:
+        statistics |= rollout_statistics(dropped, torch.zeros_like(dropped.scores.total))
+    return Sampled(trained, dropped, refill_position, statistics)
+
+
+def _statistics(rollout: Rollout, kept: Tensor, *, num_rounds: int, wanted: int) -> Statistics:
+    """`sampling/...`; fractions are of all the groups sampled."""
+    scores, found = rollout.scores, kept.sum()
+    return {
+        "sampling/rounds": mean_of(torch.tensor(num_rounds)),
+        "sampling/prompts_spent": mean_of(torch.tensor(len(kept))),
+        "sampling/missing_groups": mean_of(wanted - found),
+        "sampling/empty_step": mean_of(found == 0),
+        "sampling/dropped_all_right_frac": mean_of(all_right(scores) & ~kept),
+        "sampling/dropped_all_wrong_frac": mean_of(all_wrong(scores) & ~kept),
+        "sampling/trained_accuracy": mean_of(scores.correct[kept], scores.scored[kept]),
+        "sampling/trained_length_tokens": mean_of(rollout.lengths[kept]),
+    }
+
+
+def _chosen(rollout: Rollout, which: Tensor) -> Rollout:
+    """The groups where `which` [P] is True."""
+    scores, rows = rollout.scores, which.nonzero()[:, 0].tolist()
+    return Rollout(
+        [rollout.prompts[row] for row in rows],
+        [rollout.groups[row] for row in rows],
+        Scores(
+            {name: term[which] for name, term in scores.terms.items()},
+            scores.total[which],
+            [scores.verdicts[row] for row in rows],
+        ),
+    )
+
+
+def _joined(rollouts: Sequence[Rollout]) -> Rollout:
+    scores = [rollout.scores for rollout in rollouts]
+    return Rollout(
+        [prompt for rollout in rollouts for prompt in rollout.prompts],
+        [group for rollout in rollouts for group in rollout.groups],
+        Scores(
+            {name: torch.cat([part.terms[name] for part in scores]) for name in scores[0].terms},
+            torch.cat([part.total for part in scores]),
+            [row for part in scores for row in part.verdicts],
+        ),
+    )
