@@ -5,6 +5,7 @@ log-probabilities.
 Differences that are meant, so that the arguments are set accordingly:
     CISPO: TRL's epsilon_high is the cap itself, ours the distance above 1
     DAPO, CISPO, VESPO: TRL divides by the tokens of the generation batch, which here is the batch
+    KL: TRL multiplies it by the ratio unless told not to, as DeepSeek-V3.2 does
     Dr.GRPO: TRL's constant is max_completion_length
     LUSPO: before version 1.10 TRL averaged over the padded width where anything was per token
     BNPO: equal with one micro-batch, by definition
@@ -80,7 +81,7 @@ def trl_loss(folder: Path, settings: dict[str, Any], logprobs: Tensor, seed: int
     arguments = GRPOConfig(
         output_dir=str(folder), report_to=[], use_cpu=True, bf16=False, num_generations=2,
         per_device_train_batch_size=2, max_completion_length=CONSTANT, disable_tqdm=True,
-        **{"beta": 0.0} | settings,
+        use_bias_correction_kl=False, **{"beta": 0.0} | settings,
     )  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(folder / "text")
     trainer = Given(

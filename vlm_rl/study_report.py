@@ -50,10 +50,15 @@ class Interval:
         quantile = float(student.ppf(0.975, len(found) - 1))
         return cls(mean(found), quantile * stdev(found) / math.sqrt(len(found)))
 
+    def plain(self) -> dict[str, float | None]:
+        return {name: None if math.isnan(v) else v for name, v in vars(self).items()}
+
     def text(self, form: str) -> str:
+        if math.isnan(self.mean):
+            return "-"
         if math.isnan(self.half_width):
             return form.format(self.mean)
-        return f"{form.format(self.mean)} ± {form.format(self.half_width)}"
+        return f"{form.format(self.mean)} ± {form.replace('+', '').format(self.half_width)}"
 
 
 def read_outcome(folder: Path, condition: str, variant: str, seed: int) -> Outcome:
@@ -72,11 +77,11 @@ Measure = Callable[[Outcome], float]
 
 
 def _first(name: str) -> Measure:
-    return lambda outcome: outcome.validations[0][name]
+    return lambda outcome: outcome.validations[0].get(name, math.nan)
 
 
 def _last(name: str) -> Measure:
-    return lambda outcome: outcome.validations[-1][name]
+    return lambda outcome: outcome.validations[-1].get(name, math.nan)
 
 
 def _change(name: str) -> Measure:
@@ -108,14 +113,22 @@ COLUMNS: Mapping[str, tuple[Measure, str]] = {
     "length before": (_first("val/length_tokens"), "{:.1f}"),
     "length after": (_last("val/length_tokens"), "{:.1f}"),
     "change of length": (_change("val/length_tokens"), "{:+.1f}"),
-    "tokens per correct answer": (_last("val/length_per_correct_tokens"), "{:.1f}"),
+    "tokens per correct": (_last("val/length_per_correct_tokens"), "{:.1f}"),
     "q inside": (acceptance, "{:.2f}"),
     "LRE inside": (_of_lengths("lre_inside"), "{:.3f}"),
     "LRE accepted": (_of_lengths("lre_accepted"), "{:.3f}"),
     "LRE floor": (_of_lengths("lre_inside_floor"), "{:.3f}"),
-    "weight long / short, ratio 1": (weight_ratio, "{:.2f}"),
-    "weight long / short, later": (lambda o: weight_ratio(o, "weight"), "{:.2f}"),
+    "weight, long / short": (weight_ratio, "{:.2f}"),
+    "the same, clipped at 0": (lambda o: weight_ratio(o, "weight"), "{:.2f}"),
 }
+
+
+PAIRED: Mapping[str, tuple[Measure, str]] = {
+    "accuracy after, points, minus {first}'s": (COLUMNS["accuracy after, %"][0], "{:+.1f}"),
+    "length after minus {first}'s": (COLUMNS["length after"][0], "{:+.1f}"),
+}
+"""Differences to the first variant at the same seed, which has the same prompts and begins with the
+same rollouts: an interval of them is narrower than the two of which it is the difference."""
 
 
 def write_report(outcomes: Sequence[Outcome], folder: Path) -> None:
@@ -124,8 +137,9 @@ def write_report(outcomes: Sequence[Outcome], folder: Path) -> None:
     cells = _cells(outcomes)
     results = [
         {"condition": condition, "variant": variant, "seeds": [o.seed for o in group]}
-        | {name: vars(Interval.of(map(measure, group))) for name, (measure, _) in COLUMNS.items()}
-        for (condition, variant), group in cells.items()
+        | {name: interval.plain() for name, (interval, _) in _intervals(cells, key).items()}
+        for key, group in cells.items()
+        for condition, variant in [key]
     ]
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (folder / "table.md").write_text(_markdown(cells))
@@ -154,27 +168,56 @@ def _order(outcomes: Sequence[Outcome], condition: str, variant: str) -> tuple[i
     return conditions.index(condition), variants.index(variant)
 
 
-def _texts(group: Sequence[Outcome]) -> list[str]:
-    return [Interval.of(map(measure, group)).text(form) for measure, form in COLUMNS.values()]
+def _intervals(cells: Cells, key: tuple[str, str]) -> dict[str, tuple[Interval, str]]:
+    """Every column of one cell: its interval and how to print it."""
+    group = cells[key]
+    found = {name: (Interval.of(map(of, group)), form) for name, (of, form) in COLUMNS.items()}
+    first = next(variant for condition, variant in cells if condition == key[0])
+    others = {outcome.seed: outcome for outcome in cells[key[0], first]}
+    pairs = [(outcome, others[outcome.seed]) for outcome in group if outcome.seed in others]
+    for name, (of, form) in PAIRED.items():
+        if pairs and key[1] != first:
+            difference = Interval.of(of(outcome) - of(other) for outcome, other in pairs)
+            found[name.format(first=first)] = difference, form
+    return found
+
+
+def _texts(cells: Cells, key: tuple[str, str]) -> dict[str, str]:
+    return {name: i.text(form) for name, (i, form) in _intervals(cells, key).items()}
 
 
 def _markdown(cells: Cells) -> str:
-    heading = ["condition", "objective", "seeds", *COLUMNS]
-    lines = [f"| {' | '.join(heading)} |", f"|{' --- |' * len(heading)}"]
-    for (condition, variant), group in cells.items():
-        line = [condition, variant, str(len(group)), *_texts(group)]
-        lines.append(f"| {' | '.join(line)} |")
-    return "\n".join(lines) + "\n"
+    """A table per condition, a row per measure and a column per variant."""
+    parts = []
+    for condition, texts in _by_condition(cells).items():
+        lines = [f"| {condition} | {' | '.join(texts)} |", "| --- |" + " ---: |" * len(texts)]
+        lines += [f"| {' | '.join(row)} |" for row in _rows(texts)]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
 
 
 def _print(cells: Cells) -> None:
-    table = Table(title="mean over seeds ± 95 % interval")
-    for heading in ("", *(f"{condition}\n{variant}" for condition, variant in cells)):
-        table.add_column(heading, justify="right" if heading else "left")
-    columns = [_texts(group) for group in cells.values()]
-    for index, name in enumerate(COLUMNS):
-        table.add_row(name, *(column[index] for column in columns))
-    Console().print(table)
+    console = Console(width=max(110, Console().width))
+    for condition, texts in _by_condition(cells).items():
+        table = Table(title=f"{condition}: mean over seeds ± 95 % interval")
+        for heading in ("", *texts):
+            table.add_column(heading, justify="right" if heading else "left")
+        for row in _rows(texts):
+            table.add_row(*row)
+        console.print(table)
+
+
+def _by_condition(cells: Cells) -> dict[str, dict[str, dict[str, str]]]:
+    """condition -> variant -> measure -> text."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for condition, variant in cells:
+        found.setdefault(condition, {})[variant] = _texts(cells, (condition, variant))
+    return found
+
+
+def _rows(texts: Mapping[str, Mapping[str, str]]) -> list[list[str]]:
+    names = dict.fromkeys(name for column in texts.values() for name in column)
+    return [[name, *(column.get(name, "-") for column in texts.values())] for name in names]
 
 
 Draw = Callable[[Sequence[Axes], Mapping[str, list[Outcome]]], None]

@@ -1,0 +1,121 @@
+"""A study of tiny runs: what it writes, that a finished run is not repeated, what it refuses.
+
+Broken on purpose, one at a time, each seen red:
+    `finished` always False -> not repeated
+    the half width without the square root of the number of seeds -> interval golden
+    a failed run not reported -> failing run
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vlm_rl.study import study
+from vlm_rl.study_report import Interval, Outcome, acceptance, weight_ratio
+
+QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+
+
+@pytest.fixture
+def config(policy_folder: Path, data_folder: Path, tmp_path: Path) -> Path:
+    """Two objectives, one seed, two steps."""
+    values = {
+        "output": str(tmp_path / "study"),
+        "base": [str(QUICKSTART)],
+        "shared": {
+            "steps": 2,
+            "group_size": 4,
+            "policy": {"path": str(policy_folder)},
+            "data": {
+                "train": [{"path": str(data_folder / "train.jsonl")}],
+                "val": [{"path": str(data_folder / "val.jsonl")}],
+                "prompts_per_step": 2,
+                "val_problems": 4,
+            },
+            "sampling": {"max_completion_tokens": 12},
+            "reward": {
+                "terms": {
+                    "accuracy": {"class_path": "vlm_rl.rewards.Accuracy"},
+                    "coin": {"class_path": "vlm_rl.rewards.Coin"},
+                }
+            },
+            "validation": {"every_n_steps": 1, "greedy": False},
+            "logging": {"wandb": "off"},
+        },
+        "conditions": {"coin": {}},
+        "variants": {
+            name: {"objective": {"class_path": f"vlm_rl.objectives.{name}"}}
+            for name in ("GSPO", "LUSPO")
+        },
+        "seeds": [0],
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_study_reports_what_fails_and_goes_on(config: Path, tmp_path: Path, capfd) -> None:
+    folder = tmp_path / "study"
+    values = yaml.safe_load(config.read_text())
+    values["variants"]["GSPO"]["objective"]["init_args"] = {"clip_low": 7.0}
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(yaml.safe_dump(values))
+    with pytest.raises(SystemExit) as stop:
+        study(["--config", str(broken)])
+    assert stop.value.code == 1
+    error = capfd.readouterr().err
+    assert "coin GSPO seed 0 ended with 2" in error
+    assert "clip_low must be in (0, 1), got 7.0" in error
+    results = json.loads((folder / "results.json").read_text())
+    assert [cell["variant"] for cell in results] == ["LUSPO"]
+
+    finished = (folder / "coin" / "LUSPO-0" / "summary.json").stat().st_mtime_ns
+    study(["--config", str(config)])
+    assert (folder / "coin" / "LUSPO-0" / "summary.json").stat().st_mtime_ns == finished
+    results = json.loads((folder / "results.json").read_text())
+    assert [(cell["condition"], cell["variant"], cell["seeds"]) for cell in results] == [
+        ("coin", "GSPO", [0]), ("coin", "LUSPO", [0]),
+    ]  # fmt: skip
+    table = (folder / "table.md").read_text().splitlines()
+    assert table[0] == "| coin | GSPO | LUSPO |"
+    # untrained answers are never right: there are no tokens per right one
+    assert "| tokens per correct | - | - |" in table
+    for name in ("curves.png", "acceptance.png", "weights.png"):
+        assert (folder / name).stat().st_size > 10_000
+    assert str(folder / "table.md") in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--only_variants=[LUSPPO]", "only_variants names 'LUSPPO', which is not one; did you"),
+        ("--seeds=[1,1]", "seeds must be different numbers"),
+        ("--base=[nowhere.yaml]", "no file nowhere.yaml"),
+    ],
+)
+def test_study_refuses(config: Path, option: str, message: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        study(["--config", str(config), option])
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_interval_golden() -> None:
+    # mean 3, deviation sqrt(2.5), quantile of t with 4 degrees of freedom 2.776445
+    interval = Interval.of([1, 2, 3, 4, 5])
+    assert interval.mean == 3
+    assert interval.half_width == pytest.approx(2.776445 * (2.5 / 5) ** 0.5, abs=1e-6)
+    assert Interval.of([2.0]).text("{:.1f}") == "2.0"
+
+
+def test_acceptance_and_weights_of_a_report() -> None:
+    bins = [
+        {"inside": 1.0, "num_sequences": 30, "weight_first": 0.5},
+        {"inside": 0.6, "num_sequences": 10, "weight_first": 0.1},
+    ]
+    outcome = Outcome("a", "b", 0, [], [], {"bins": bins})
+    assert acceptance(outcome) == pytest.approx(0.9)
+    assert weight_ratio(outcome) == pytest.approx(0.2)
