@@ -87,15 +87,10 @@ class LengthWindow:
         self._updates: list[list[Sequences]] = []
         self._rollouts: list[dict[str, Tensor]] = []
 
-    def add(self, updates: Sequence[Sequences], rollout: Rollout) -> None:
-        """One step: a part per update, in order, and what was sampled."""
+    def add(self, updates: Sequence[Sequences], *rollouts: Rollout) -> None:
+        """One step: a part per update, in order, and all that was sampled."""
         self._updates.append([Sequences(*(column.cpu() for column in part)) for part in updates])
-        scored, correct = rollout.scores.scored, rollout.scores.correct
-        self._rollouts.append({
-            "correct": rollout.lengths[correct],
-            "wrong": rollout.lengths[scored & ~correct],
-            "truncated": rollout.lengths[rollout.truncated],
-        })  # fmt: skip
+        self._rollouts.append(_lengths_by_verdict([r for r in rollouts if r.groups]))
         del self._updates[: -self.window_steps], self._rollouts[: -self.window_steps]
 
     def lengths(self) -> dict[str, Tensor]:
@@ -121,6 +116,16 @@ class LengthWindow:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._updates = [[Sequences(*part) for part in step] for step in state["updates"]]
         self._rollouts = list(state["rollouts"])
+
+
+def _lengths_by_verdict(rollouts: Sequence[Rollout]) -> dict[str, Tensor]:
+    found: dict[str, list[Tensor]] = {"correct": [], "wrong": [], "truncated": []}
+    for rollout in rollouts:
+        scored, correct = rollout.scores.scored, rollout.scores.correct
+        found["correct"].append(rollout.lengths[correct])
+        found["wrong"].append(rollout.lengths[scored & ~correct])
+        found["truncated"].append(rollout.lengths[rollout.truncated])
+    return {kind: torch.cat(parts) for kind, parts in found.items()}
 
 
 def report_of(judged: Sequences, first: Sequences | None, num_bins: int = NUM_BINS) -> LengthReport:

@@ -40,7 +40,7 @@ class LengthFairness(L.Callback):
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if outputs["sequences"]:
-            self.window.add(outputs["sequences"], outputs["rollout"])
+            self.window.add(outputs["sequences"], outputs["rollout"], outputs["dropped"])
 
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
         """At the start, so that the checkpoint after the validation has the report."""
