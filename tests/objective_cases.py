@@ -1,17 +1,14 @@
-"""What the tests of objectives share: ragged cases, discovery, and oracles.
+"""What the tests of objectives share: ragged cases, discovery, and evaluation in one part or many.
 
-A case is a list of `Row`s of Python floats. The oracles loop over these, each written from the
-formula of its paper; they use nothing of `vlm_rl.objectives`. A new objective needs an entry in
-`ORACLES`, without which `test_every_objective_has_an_oracle` fails.
+A case is a list of `Row`s of Python floats; `objective_oracles` has the loops over these, which
+can be had from here as well.
 """
 
 import importlib
 import inspect
-import math
 import pkgutil
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,31 +16,42 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
+from objective_oracles import (
+    CONSTANT_TOKENS,
+    ORACLES,
+    Average,
+    Oracle,
+    Row,
+    kl_term,
+    numeric_gradient,
+    over_constant,
+    over_sequence_sums,
+    over_sequences,
+    over_tokens,
+)
 from torch import Tensor
 
 from vlm_rl import objectives
 from vlm_rl.linear_logprobs import TokenStats
-from vlm_rl.objectives import KL, Objective
+from vlm_rl.objectives import KL, Objective, Sequences
 from vlm_rl.records import Batch, Problem, Prompt, Statistic
 
-CONSTANT_TOKENS = 8
+__all__ = [  # what is defined here, and the oracles
+    "CONSTANT_TOKENS",
+    "ORACLES",
+    "Average",
+    "Oracle",
+    "Row",
+    "kl_term",
+    "numeric_gradient",
+    "over_constant",
+    "over_sequence_sums",
+    "over_sequences",
+    "over_tokens",
+]
 
-
-@dataclass(frozen=True)
-class Row:
-    """A completion: floats per token (none where it is empty or left out) and whose it is."""
-
-    logprobs: list[float]
-    old: list[float]
-    ref: list[float]
-    sampling: list[float]
-    entropy: list[float]
-    ids: list[int]
-    advantage: float
-    prompt: int
-
-    def __len__(self) -> int:
-        return len(self.logprobs)
+SPLIT_DEPENDENT = {"BNPO"}
+"""Objectives that are averages over micro-batches by definition."""
 
 
 def text_prompt(uid: str, length: int = 3) -> Prompt:
@@ -166,6 +174,16 @@ def divided(
     return total, plain(add_up([loss.statistics for loss in losses]))
 
 
+def sequences_of(
+    objective: Objective, parts: Sequence[Sequence[Row]], *, extra: int = 0, fill: float = 0.0
+) -> Sequences:
+    """What the objective did to each row, of all parts; each part is a forward of its own."""
+    whole = batch_of([row for part in parts for row in part])
+    plan = objective.prepare(whole, lambda tensor: tensor)
+    inputs = [(stats_of(part, extra, fill), batch_of(part, extra, fill)) for part in parts]
+    return Sequences.joined([objective(*pair, plan).sequences for pair in inputs])
+
+
 def grad_of(rows: Sequence[Row], logprobs: Tensor) -> list[list[float]]:
     """The gradient of a leaf by row; in the padding it is exactly 0."""
     assert logprobs.grad is not None
@@ -210,154 +228,6 @@ def about(statistics: dict[str, tuple[float, int]]) -> dict[str, tuple[Any, int]
     }
 
 
-# Oracles: policy terms from the papers, averages of a per-token quantity
-
-
-def clipped(ratio: float, advantage: float, low: float, high: float) -> float:
-    return -min(ratio * advantage, min(max(ratio, 1 - low), 1 + high) * advantage)
-
-
-def token_losses(row: Row, low: float, high: float) -> list[float]:
-    """The PPO loss of each token of a row."""
-    pairs = zip(row.logprobs, row.old, strict=True)
-    return [clipped(math.exp(new - old), row.advantage, low, high) for new, old in pairs]
-
-
-def sequence_loss(row: Row, low: float, high: float) -> float:
-    """The PPO loss of a sequence, its ratio pi(y)/pi_old(y) to the power 1/L (GSPO, eq. 7)."""
-    log_ratio = sum(row.logprobs) - sum(row.old)
-    return clipped(math.exp(log_ratio / len(row)), row.advantage, low, high)
-
-
-def grpo(rows: list[Row]) -> float:
-    total = 0.0
-    for row in rows:
-        total += sum(token_losses(row, 0.2, 0.2)) / len(row)
-    return total / len(rows)
-
-
-def dr_grpo(rows: list[Row]) -> float:
-    total = 0.0
-    for row in rows:
-        for loss in token_losses(row, 0.2, 0.2):
-            total += loss / CONSTANT_TOKENS
-    return total / len(rows)
-
-
-def dapo(rows: list[Row]) -> float:
-    total, tokens = 0.0, 0
-    for row in rows:
-        for loss in token_losses(row, 0.2, 0.28):
-            total += loss
-            tokens += 1
-    return total / tokens
-
-
-def gspo(rows: list[Row]) -> float:
-    return sum(sequence_loss(row, 3e-4, 4e-4) for row in rows) / len(rows)
-
-
-def luspo(rows: list[Row]) -> float:
-    return sum(len(row) * sequence_loss(row, 2e-3, 2.5e-3) for row in rows) / len(rows)
-
-
-FSPO_ARGUMENTS = {"clip_low_log": 0.15, "clip_high_log": 0.2, "dual_clip_log": 0.5}
-
-
-def fspo(rows: list[Row]) -> float:
-    total = 0.0
-    for row in rows:
-        root, moved = math.sqrt(len(row)), sum(row.logprobs) - sum(row.old)
-        free = math.exp(moved) * row.advantage
-        held = math.exp(min(max(moved, -0.15 * root), 0.2 * root)) * row.advantage
-        loss = -min(free, held)
-        if row.advantage < 0:
-            loss = min(loss, -row.advantage * math.exp(0.5 * root))
-        total += loss
-    return total / len(rows)
-
-
-def rloo(rows: list[Row]) -> float:
-    return sum(-row.advantage * sum(row.logprobs) for row in rows) / len(rows)
-
-
-def rloo_is(rows: list[Row]) -> float:
-    total = 0.0
-    for row in rows:
-        ratio = math.exp(sum(row.logprobs) - sum(row.old))
-        loss = clipped(ratio, row.advantage, 0.2, 0.2)
-        total += min(loss, -3 * row.advantage) if row.advantage < 0 else loss
-    return total / len(rows)
-
-
-def over_tokens(values: list[list[float]]) -> float:
-    return sum(map(sum, values)) / sum(map(len, values))
-
-
-def over_sequences(values: list[list[float]]) -> float:
-    return sum(sum(row) / len(row) for row in values) / len(values)
-
-
-def over_sequence_sums(values: list[list[float]]) -> float:
-    return sum(map(sum, values)) / len(values)
-
-
-def over_constant(values: list[list[float]]) -> float:
-    return sum(map(sum, values)) / CONSTANT_TOKENS / len(values)
-
-
-Average = Callable[[list[list[float]]], float]
-
-
-class Oracle(NamedTuple):
-    """`arguments` are those that the constructor requires, `policy_term` the loop over rows that
-    have tokens (at the published defaults), `average` what a regularizer shares with it."""
-
-    arguments: dict[str, Any]
-    policy_term: Callable[[list[Row]], float]
-    average: Average
-
-
-ORACLES = {
-    "FSPO": Oracle(FSPO_ARGUMENTS, fspo, over_sequences),
-    "RLOO": Oracle({}, rloo, over_sequence_sums),
-    "RLOOIS": Oracle({}, rloo_is, over_sequences),
-    "GRPO": Oracle({}, grpo, over_sequences),
-    "DrGRPO": Oracle({"constant_tokens": CONSTANT_TOKENS}, dr_grpo, over_constant),
-    "DAPO": Oracle({}, dapo, over_tokens),
-    "GSPO": Oracle({}, gspo, over_sequences),
-    "LUSPO": Oracle({}, luspo, over_sequence_sums),
-}
-
-
-def kl_term(rows: list[Row], estimator: str, average: Average) -> float:
-    """Average over tokens of an estimate of the divergence from the reference."""
-    of_token = {
-        "k1": lambda d: d,
-        "k2": lambda d: d * d / 2,
-        "k3": lambda d: math.exp(-d) - (1 - d),
-    }[estimator]
-    pairs = [zip(row.logprobs, row.ref, strict=True) for row in rows]
-    return average([[of_token(new - ref) for new, ref in pair] for pair in pairs])
-
-
-def numeric_gradient(
-    loss: Callable[[list[Row]], float], rows: list[Row], step: float = 1e-5
-) -> list[list[float]]:
-    """Central differences of `loss` in every log-probability."""
-
-    def moved(index: int, token: int, by: float) -> float:
-        logprobs = list(rows[index].logprobs)
-        logprobs[token] += by
-        changed = [*rows[:index], replace(rows[index], logprobs=logprobs), *rows[index + 1 :]]
-        return loss([row for row in changed if len(row)])
-
-    return [
-        [(moved(i, t, step) - moved(i, t, -step)) / (2 * step) for t in range(len(row))]
-        for i, row in enumerate(rows)
-    ]
-
-
 def discover() -> list[type[Objective]]:
     """Every concrete objective of the package, by name."""
     for module in pkgutil.walk_packages(objectives.__path__, objectives.__name__ + "."):
@@ -374,9 +244,6 @@ def build(cls: type[Objective], **options: Any) -> Objective:
     """With the arguments that it requires."""
     assert cls.__name__ in ORACLES, f"{cls.__name__} has no entry in ORACLES"
     return cls(**ORACLES[cls.__name__].arguments, **options)
-
-
-# The gradient of shared weights, on one process or several
 
 
 def weight_gradient(
@@ -412,8 +279,9 @@ def weight_gradient(
 def weight_gradients(
     rows: Sequence[Row], all_reduce: Callable[[Tensor], Any]
 ) -> dict[str, tuple[Tensor, dict[str, tuple[float, int]]]]:
-    """`weight_gradient` of every objective, each with a KL term."""
-    built = {cls.__name__: build(cls, regularizers=[KL(0.1)]) for cls in discover()}
+    """`weight_gradient` of every objective that does not depend on the split, with a KL term."""
+    invariant = [cls for cls in discover() if cls.__name__ not in SPLIT_DEPENDENT]
+    built = {cls.__name__: build(cls, regularizers=[KL(0.1)]) for cls in invariant}
     return {name: weight_gradient(built[name], rows, all_reduce) for name in built}
 
 

@@ -8,6 +8,7 @@ Broken on purpose, one at a time, each seen red:
     `clamp(min=1)` left out -> empty rows, batch without tokens
     a term divided by the count of its own rows -> micro-batch, ranks
     statistics counted with the padding -> padding, ranks, empty rows
+    row means over the width; a weight that a row's neighbours change -> sequences
 """
 
 import math
@@ -18,6 +19,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from objective_cases import (
+    SPLIT_DEPENDENT,
     Evaluated,
     about,
     assert_same,
@@ -31,14 +33,20 @@ from objective_cases import (
     plain,
     random_rows,
     run_process,
+    sequences_of,
     stats_of,
     weight_gradients,
 )
 
 from vlm_rl.linear_logprobs import TokenStats
-from vlm_rl.objectives import KL, SequenceMeanOfTokenSums, TokenMean
+from vlm_rl.objectives import KL, SequenceMeanOfTokenSums, Sequences, TokenMean
 
 every_objective = pytest.mark.parametrize("cls", discover(), ids=lambda cls: cls.__name__)
+every_invariant_objective = pytest.mark.parametrize(
+    "cls",
+    [cls for cls in discover() if cls.__name__ not in SPLIT_DEPENDENT],
+    ids=lambda cls: cls.__name__,
+)
 EMPTY = {name: [] for name in ("logprobs", "old", "ref", "sampling", "entropy", "ids")}
 
 
@@ -59,7 +67,7 @@ def test_objective_is_permutation_invariant(cls):
     assert_same(evaluate(objective, moved), expected)
 
 
-@every_objective
+@every_invariant_objective
 @pytest.mark.parametrize("size", [1, 2, 3, 12])
 def test_objective_is_micro_batch_invariant(cls, size):
     objective, rows = build(cls, regularizers=[KL(0.1, "k3", TokenMean())]), random_rows(2)
@@ -76,12 +84,44 @@ def test_objective_is_micro_batch_invariant(cls, size):
     assert_same(Evaluated(loss.item(), grad, statistics), evaluate(objective, rows))
 
 
-@every_objective
+@every_invariant_objective
 @pytest.mark.parametrize("cuts", [[4], [5, 7], [0, 3]], ids=str)
 def test_objective_is_invariant_to_the_number_of_ranks(cls, cuts):
     objective, rows = build(cls, regularizers=[KL(0.1)]), random_rows(3)
     parts = [rows[start:end] for start, end in pairwise([0, *cuts, len(rows)])]
     assert_same(evaluate_parts(objective, parts), evaluate(objective, rows))
+
+
+def assert_same_sequences(actual: Sequences, expected: Sequences) -> None:
+    for name, values in actual._asdict().items():
+        wanted = getattr(expected, name)
+        assert not values.requires_grad
+        torch.testing.assert_close(values, wanted, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+@every_objective
+@pytest.mark.parametrize("fill", [0.0, 1e30, math.nan], ids=str)
+def test_sequences_are_padding_invariant(cls, fill):
+    objective, rows = build(cls), random_rows(0)
+    padded = sequences_of(objective, [rows], extra=7, fill=fill)
+    assert_same_sequences(padded, sequences_of(objective, [rows]))
+
+
+@every_objective
+def test_sequences_are_permutation_invariant(cls):
+    objective, rows = build(cls), random_rows(1)
+    order = [9, 11, 8, 10, 2, 0, 3, 1, 7, 6, 5, 4]
+    moved = [replace(rows[old], prompt=new // 4) for new, old in enumerate(order)]
+    expected = Sequences(*(values[order] for values in sequences_of(objective, [rows])))
+    assert_same_sequences(sequences_of(objective, [moved]), expected)
+
+
+@every_invariant_objective
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_sequences_are_micro_batch_invariant(cls, size):
+    objective, rows = build(cls), random_rows(2)
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    assert_same_sequences(sequences_of(objective, parts), sequences_of(objective, [rows]))
 
 
 def test_gradient_over_gloo_processes_equals_one_process(tmp_path):

@@ -3,27 +3,48 @@ their presets."""
 
 from vlm_rl.objectives.aggregations import (
     Aggregation,
+    LocalTokenMean,
     SequenceMeanOfScaledSums,
     SequenceMeanOfTokenMeans,
     SequenceMeanOfTokenSums,
     TokenMean,
     masked_sum,
 )
+from vlm_rl.objectives.bnpo import BNPO
+from vlm_rl.objectives.cispo import CISPO, CappedWeight
+from vlm_rl.objectives.ctpo import CTPO, PositionBand
+from vlm_rl.objectives.dppo import DPPO, ProbabilityBand
 from vlm_rl.objectives.fspo import FSPO, LengthBand
+from vlm_rl.objectives.gmpo import GMPO, ClippedGeometricMean
 from vlm_rl.objectives.grpo import DAPO, GRPO, DrGRPO
-from vlm_rl.objectives.gspo import GSPO, LUSPO
+from vlm_rl.objectives.gspo import GSPO, LUSPO, GSPOToken
 from vlm_rl.objectives.objective import POLICY_TERM, Loss, Objective, Plan, Sequences
-from vlm_rl.objectives.ratios import Ratio, SequenceMeanRatio, SequenceSumRatio, TokenRatio
+from vlm_rl.objectives.ratios import (
+    EngineSequenceSumRatio,
+    PrefixSumRatio,
+    Ratio,
+    SequenceMeanOwnTokenRatio,
+    SequenceMeanRatio,
+    SequenceSumRatio,
+    TokenRatio,
+)
 from vlm_rl.objectives.regularizers import KL, Regularizer
 from vlm_rl.objectives.rloo import RLOO, RLOOIS
+from vlm_rl.objectives.sapo import SAPO, SoftGate
 from vlm_rl.objectives.state import Stateful
 from vlm_rl.objectives.surrogates import Clipped, Reinforce, Surrogate, SurrogateLoss
 from vlm_rl.objectives.token_weights import AllSum, Scalars, TokenWeight
 from vlm_rl.objectives.tokens import Tokens
+from vlm_rl.objectives.vespo import VESPO, SequenceKernel
 
 __all__ = [
+    "BNPO",
+    "CISPO",
+    "CTPO",
     "DAPO",
+    "DPPO",
     "FSPO",
+    "GMPO",
     "GRPO",
     "GSPO",
     "KL",
@@ -31,24 +52,37 @@ __all__ = [
     "POLICY_TERM",
     "RLOO",
     "RLOOIS",
+    "SAPO",
+    "VESPO",
     "Aggregation",
     "AllSum",
+    "CappedWeight",
     "Clipped",
+    "ClippedGeometricMean",
     "DrGRPO",
+    "EngineSequenceSumRatio",
+    "GSPOToken",
     "LengthBand",
+    "LocalTokenMean",
     "Loss",
     "Objective",
     "Plan",
+    "PositionBand",
+    "PrefixSumRatio",
+    "ProbabilityBand",
     "Ratio",
     "Regularizer",
     "Reinforce",
     "Scalars",
+    "SequenceKernel",
     "SequenceMeanOfScaledSums",
     "SequenceMeanOfTokenMeans",
     "SequenceMeanOfTokenSums",
+    "SequenceMeanOwnTokenRatio",
     "SequenceMeanRatio",
     "SequenceSumRatio",
     "Sequences",
+    "SoftGate",
     "Stateful",
     "Surrogate",
     "SurrogateLoss",

@@ -1,8 +1,8 @@
 """From per-token losses to one number: which sums are taken, and what they are divided by.
 
-An aggregation never divides by a count of the batch: it returns a sum per row, and separately the
+An aggregation does not divide by a count of the batch: it returns a sum per row, and separately the
 count. The module adds both over micro-batches and processes and divides once, so that no split of
-the batch can change the objective.
+the batch can change the objective. `LocalTokenMean` is the exception that its definition demands.
 """
 
 from abc import ABC, abstractmethod
@@ -40,6 +40,21 @@ class TokenMean(Aggregation):
 
     def count(self, mask: Tensor) -> Tensor:
         return mask.sum()
+
+
+class LocalTokenMean(Aggregation):
+    """(1/M) sum_m (sum_{i in m} sum_t x_it / sum_{i in m} L_i) over M micro-batches (BNPO).
+
+    The only one that depends, by definition, on how the rows are cut into micro-batches and spread
+    over processes: a token weighs more where its micro-batch has few. A micro-batch without a
+    token is not counted. Take `TokenMean` unless older results are to be repeated.
+    """
+
+    def sums(self, values: Tensor, mask: Tensor) -> Tensor:
+        return masked_sum(values, mask) / mask.sum().clamp(min=1)
+
+    def count(self, mask: Tensor) -> Tensor:
+        return mask.any().long()
 
 
 class SequenceMeanOfTokenMeans(Aggregation):

@@ -7,7 +7,6 @@ name here: see `LogBand`. Its constants are not published: they have no defaults
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from vlm_rl.objectives.aggregations import SequenceMeanOfTokenMeans
@@ -30,8 +29,9 @@ class LengthBand(Surrogate, Stateful):
     "widen"   [-(|m| L + c_low sqrt(L)), |m| L + c_high sqrt(L)]: its equations 1 and 3 to 5 as
               written, with |m| where the printed sign would turn the band inside out
 
-    For A < 0 the loss stays below -A exp(c_dual sqrt(L)). m starts at 0, is used before a minibatch
-    and then moved by `m <- (1 - ema_rate) m + ema_rate * (mean over the minibatch's tokens)`.
+    For A < 0 the loss stays below -A exp(c_dual sqrt(L)). m starts at 0; each minibatch uses it and
+    then moves it by `m <- (1 - ema_rate) m + ema_rate * (mean over the minibatch's tokens)`. With
+    drift "none" it stays 0. Raises ValueError for constants that make no band.
     """
 
     only_ratios = (SequenceSumRatio,)
@@ -42,7 +42,7 @@ class LengthBand(Surrogate, Stateful):
         clip_high_log: float,
         dual_clip_log: float,
         drift: Literal["none", "centre", "widen"] = "none",
-        ema_rate: float = 0.1,
+        ema_rate: float | None = None,
     ) -> None:
         for name, value in (("clip_low_log", clip_low_log), ("clip_high_log", clip_high_log)):
             if not value > 0:
@@ -55,8 +55,16 @@ class LengthBand(Surrogate, Stateful):
                 f"dual_clip_log must be above clip_high_log = {clip_high_log}, got "
                 f"{dual_clip_log}; without it a long sequence with A < 0 has an unbounded loss"
             )
-        if not 0 < ema_rate <= 1:
-            raise ValueError(f"ema_rate must be in (0, 1], got {ema_rate}; 0.1 is usual")
+        if (ema_rate is None) != (drift == "none"):
+            raise ValueError(
+                f"ema_rate is {ema_rate} with drift {drift!r}; a drift needs the rate of its "
+                "running average, and without one there is none to give"
+            )
+        if ema_rate is not None and not 0 < ema_rate <= 1:
+            raise ValueError(
+                f"ema_rate must be in (0, 1], got {ema_rate}; it is the weight of the newest "
+                "minibatch in the running average, such as 0.1"
+            )
         self.clip_low_log = clip_low_log
         self.clip_high_log = clip_high_log
         self.dual_clip_log = dual_clip_log
@@ -66,12 +74,13 @@ class LengthBand(Surrogate, Stateful):
 
     def __call__(self, log_ratio: Tensor, tokens: Tokens) -> SurrogateLoss:
         low, high = self.band(tokens.lengths)
-        dual = self.dual_clip_log * tokens.lengths.sqrt()
+        dual = self.dual_clip_log * tokens.lengths.double().sqrt()
         return log_band_loss(log_ratio, tokens.advantages, low, high, dual)
 
     def band(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower and upper end for sequences of `lengths`, of the same shape."""
-        root = lengths.to(torch.float64).sqrt()
+        """Lower and upper end, float64, for sequences of `lengths`, of the same shape."""
+        lengths = lengths.double()
+        root = lengths.sqrt()
         low, high = -self.clip_low_log * root, self.clip_high_log * root
         shift = self.mean_log_ratio * lengths
         match self.drift:
@@ -84,6 +93,8 @@ class LengthBand(Surrogate, Stateful):
                 return low - abs(shift), high + abs(shift)
 
     def observe(self, metrics: Mapping[str, float]) -> None:
+        if self.ema_rate is None:
+            return
         moved = -metrics["policy/old_kl"]
         self.mean_log_ratio += self.ema_rate * (moved - self.mean_log_ratio)
 
@@ -97,7 +108,7 @@ class LengthBand(Surrogate, Stateful):
 class FSPO(Objective):
     """(1/N) sum_i -min(e^S_i A_i, e^clip(S_i) A_i), the band as wide as sqrt(L): `LengthBand`.
 
-    Not published: c (half widths), the dual clip, the rate of the running average, learning rate.
+    Not published: c (half widths), the dual clip, the rate of the running average: no defaults.
     A token log-ratio of deviation 0.02 and a band of two deviations make c = 0.04. At ratio 1 a
     token weighs 1/N, as in LUSPO.
     """
@@ -108,7 +119,7 @@ class FSPO(Objective):
         clip_high_log: float,
         dual_clip_log: float,
         drift: Literal["none", "centre", "widen"] = "none",
-        ema_rate: float = 0.1,
+        ema_rate: float | None = None,
         regularizers: Sequence[Regularizer] = (),
         token_weights: Sequence[TokenWeight] = (),
     ) -> None:

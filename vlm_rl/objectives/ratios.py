@@ -40,10 +40,46 @@ class SequenceMeanRatio(Ratio):
         return torch.broadcast_to(mean, tokens.mask.shape)
 
 
+class SequenceMeanOwnTokenRatio(SequenceMeanRatio):
+    """s_t = sg[s] pi_t / sg[pi_t]: the value of the sequence, the gradient of the own token alone
+    (GSPO-token, arXiv:2507.18071), so that each token can have its own advantage.
+
+    sg stops the gradient. With one advantage per row the gradient is that of `SequenceMeanRatio`.
+    """
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        return _through_own_token(super().__call__(tokens), tokens)
+
+
 class SequenceSumRatio(Ratio):
     """rho = exp(sum_t l_t): the ratio of the whole sequence's probabilities, the importance weight
     that theory asks for (RLOO with importance sampling, FSPO). Its log grows like sqrt(L)."""
 
     def __call__(self, tokens: Tokens) -> Tensor:
-        total = masked_sum(tokens.log_ratio, tokens.mask)[:, None]
-        return torch.broadcast_to(total, tokens.mask.shape)
+        return _row_sum(tokens.log_ratio, tokens)
+
+
+class EngineSequenceSumRatio(SequenceSumRatio):
+    """exp(sum_t (log pi - log pi_engine)): against the probabilities that the engine sampled with,
+    so that the mismatch of engine and trainer is in the ratio and needs no weight of its own."""
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        return _row_sum(tokens.logprobs - tokens.sampling_logprobs, tokens)
+
+
+class PrefixSumRatio(Ratio):
+    """rho_t = exp(sum_{u <= t} l_u), the ratio of everything up to the token, with the gradient of
+    the own token alone (CTPO, arXiv:2605.07331). Its log grows like sqrt(t)."""
+
+    def __call__(self, tokens: Tokens) -> Tensor:
+        return _through_own_token(tokens.log_ratio.cumsum(-1), tokens)
+
+
+def _row_sum(values: Tensor, tokens: Tokens) -> Tensor:
+    total = masked_sum(values, tokens.mask)[:, None]
+    return torch.broadcast_to(total, tokens.mask.shape)
+
+
+def _through_own_token(log_ratio: Tensor, tokens: Tokens) -> Tensor:
+    """The value of `log_ratio` with the gradient of `tokens.logprobs`: what is added is 0."""
+    return log_ratio.detach() + (tokens.logprobs - tokens.logprobs.detach())

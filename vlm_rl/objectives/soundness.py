@@ -8,7 +8,7 @@ from vlm_rl.objectives.aggregations import (
     SequenceMeanOfTokenMeans,
     SequenceMeanOfTokenSums,
 )
-from vlm_rl.objectives.ratios import Ratio, SequenceMeanRatio, SequenceSumRatio
+from vlm_rl.objectives.ratios import PrefixSumRatio, Ratio, SequenceMeanRatio, SequenceSumRatio
 from vlm_rl.objectives.surrogates import Clipped, Surrogate
 from vlm_rl.objectives.token_weights import TokenWeight
 
@@ -20,34 +20,61 @@ def refuse_unsound(
     token_weights: Sequence[TokenWeight],
 ) -> None:
     """Raise ValueError with the rule and the alternative; warn of what is only unusual."""
-    names = {part: type(part).__name__ for part in (ratio, surrogate, aggregation)}
+    _check_ratio_level(ratio, surrogate)
+    _check_length_weight(ratio, surrogate, aggregation)
+    _check_bound(ratio, surrogate)
+    _check_token_weights(surrogate, token_weights)
+
+
+def _name(part: object) -> str:
+    return type(part).__name__
+
+
+def _check_ratio_level(ratio: Ratio, surrogate: Surrogate) -> None:
     if surrogate.only_ratios and not isinstance(ratio, surrogate.only_ratios):
         allowed = " or ".join(kind.__name__ for kind in surrogate.only_ratios)
         raise ValueError(
-            f"{names[surrogate]} is defined for {allowed}, got {names[ratio]}; take that ratio, "
+            f"{_name(surrogate)} is defined for {allowed}, got {_name(ratio)}; take that ratio, "
             "or Clipped, which goes with any"
         )
-    whole = isinstance(ratio, SequenceSumRatio) and surrogate.through_ratio
-    if whole and not isinstance(aggregation, SequenceMeanOfTokenMeans):
+
+
+def _check_length_weight(ratio: Ratio, surrogate: Surrogate, aggregation: Aggregation) -> None:
+    """A loss of the whole sequence, broadcast to its tokens, is weighed by what adds them up."""
+    if not surrogate.through_ratio:
+        return
+    by_tokens = not isinstance(aggregation, SequenceMeanOfTokenMeans)
+    if isinstance(ratio, SequenceSumRatio) and by_tokens:
         raise ValueError(
-            f"SequenceSumRatio with {names[aggregation]} weighs a sequence by its length twice, "
+            f"SequenceSumRatio with {_name(aggregation)} weighs a sequence by its length twice, "
             "once in the gradient of the ratio; take SequenceMeanOfTokenMeans"
         )
-    if whole and isinstance(surrogate, Clipped) and surrogate.dual_clip is None:
-        raise ValueError(
-            "SequenceSumRatio with Clipped needs dual_clip, got None: the ratio of a long sequence "
-            "with A < 0 has no bound; take 3.0, or LengthBand"
-        )
-    per_sequence = (SequenceMeanOfTokenMeans, SequenceMeanOfTokenSums)
-    if isinstance(ratio, SequenceMeanRatio) and not isinstance(aggregation, per_sequence):
+    by_sequences = (SequenceMeanOfTokenMeans, SequenceMeanOfTokenSums)
+    whole = isinstance(ratio, SequenceMeanRatio) or surrogate.reduces_sequence
+    if whole and not isinstance(aggregation, by_sequences):
+        part = surrogate if surrogate.reduces_sequence else ratio
         warnings.warn(
-            f"SequenceMeanRatio with {names[aggregation]} is LUSPO with another normalizer; GSPO "
-            "has SequenceMeanOfTokenMeans, LUSPO SequenceMeanOfTokenSums",
-            stacklevel=3,
+            f"{_name(part)} with {_name(aggregation)} weighs a sequence by its length as LUSPO "
+            "does, under another normalizer; SequenceMeanOfTokenMeans weighs all alike, "
+            "SequenceMeanOfTokenSums is LUSPO's",
+            stacklevel=4,
         )
+
+
+def _check_bound(ratio: Ratio, surrogate: Surrogate) -> None:
+    grows = isinstance(ratio, (SequenceSumRatio, PrefixSumRatio))
+    if grows and isinstance(surrogate, Clipped) and surrogate.dual_clip is None:
+        band = "LengthBand" if isinstance(ratio, SequenceSumRatio) else "PositionBand"
+        raise ValueError(
+            f"{_name(ratio)} with Clipped needs dual_clip, got None: the ratio of a long sequence "
+            f"with A < 0 has no bound; take 3.0, or {band}"
+        )
+
+
+def _check_token_weights(surrogate: Surrogate, token_weights: Sequence[TokenWeight]) -> None:
     for weight in token_weights:
         if not weight.per_sequence and surrogate.reduces_sequence:
             raise ValueError(
-                f"{names[surrogate]} gives a sequence one loss, which {type(weight).__name__} "
-                "would weigh token by token; take a weight of whole sequences"
+                f"{_name(surrogate)} gives a sequence one loss, which {_name(weight)} would weigh "
+                "token by token; take a weight of whole sequences"
             )

@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from vlm_rl.objectives.ratios import Ratio
+from vlm_rl.objectives.ratios import Ratio, TokenRatio
 from vlm_rl.objectives.tokens import Tokens
 
 MAX_LOG_RATIO = 20.0
@@ -87,7 +87,8 @@ class Clipped(Surrogate):
         self.dual_clip = dual_clip
 
     def __call__(self, log_ratio: Tensor, tokens: Tokens) -> SurrogateLoss:
-        cap = MAX_LOG_RATIO if self.dual_clip is None else math.log(self.dual_clip)
+        bound = math.inf if self.dual_clip is None else math.log(self.dual_clip)
+        cap = min(bound, MAX_LOG_RATIO)
         ratio = torch.exp(log_ratio.clamp(max=cap))
         low, high = 1 - self.clip_low, 1 + self.clip_high
         advantages = tokens.advantages
@@ -104,6 +105,7 @@ class Clipped(Surrogate):
 class Reinforce(Surrogate):
     """-A log pi of each token, without ratio and band: the plain policy gradient."""
 
+    only_ratios = (TokenRatio,)  # it looks at none; this one costs nothing and is logged
     through_ratio = False
 
     def __call__(self, log_ratio: Tensor, tokens: Tokens) -> SurrogateLoss:
@@ -111,18 +113,18 @@ class Reinforce(Surrogate):
 
 
 def log_band_loss(
-    log_ratio: Tensor, advantages: Tensor, low: Tensor, high: Tensor, dual: Tensor | None = None
+    log_ratio: Tensor, advantages: Tensor, low: Tensor, high: Tensor, dual: Tensor
 ) -> SurrogateLoss:
     """-min(e^l A, e^clip(l, low, high) A) without ever leaving log space: exp only meets what is
-    within the bounds. `dual` bounds l where A < 0, as `dual_clip` does. All broadcast to [B, T]."""
-    cap = torch.full_like(log_ratio, MAX_LOG_RATIO)
-    if dual is not None:
-        cap = torch.minimum(cap, dual.to(log_ratio.dtype))
-    low, high = low.to(log_ratio.dtype), high.to(log_ratio.dtype)
+    within the bounds. `dual` bounds l where A < 0, as `dual_clip` does. All broadcast to [B, T];
+    low <= 0 <= high and low < dual."""
+    low, high, dual = (bound.to(log_ratio.dtype) for bound in (low, high, dual))
+    cap = dual.clamp(max=MAX_LOG_RATIO)
     positive, negative = advantages > 0, advantages < 0
-    upper = torch.where(positive, torch.minimum(high, cap), cap)
-    lower = torch.where(negative, low, torch.full_like(low, -torch.inf))
-    bounded = torch.minimum(torch.maximum(log_ratio, lower), upper)
+    upper = torch.where(positive, high.clamp(max=MAX_LOG_RATIO), cap)
+    lower = torch.where(negative, low, -torch.inf)
+    # not minimum and maximum: these halve the gradient at a bound, where an unmoved sequence can be
+    bounded = log_ratio.clamp(lower, upper)
     return SurrogateLoss(
         -torch.exp(bounded) * advantages,
         inside=(log_ratio >= low) & (log_ratio <= high),
