@@ -85,7 +85,7 @@ def kl(**arguments):
         (
             {"objective": class_of("objectives.GSPO", foo=1)},
             "objective: vlm_rl.objectives.GSPO has no argument foo; "
-            "it has clip_low, clip_high, regularizers",
+            "it has clip_low, clip_high, regularizers, token_weights, dual_clip",
         ),
         (
             {"objective": {"class_path": "vlm_rl.objectives.GSPO", "clip_low": 3e-4}},
@@ -353,7 +353,7 @@ def test_new_class_with_its_own_arguments_is_accepted(tmp_path):
     by_file = resolved("--config", base, "--config", overlay)
     options = ["--objective=GSPO", "--objective.clip_low=1e-4", "--objective.clip_high=2e-4"]
     assert by_file == resolved("--config", base, *options)
-    stated["init_args"]["regularizers"] = []
+    stated["init_args"] |= {"regularizers": [], "token_weights": [], "dual_clip": None}
     assert by_file["objective"] == stated
     # what the new class has no argument for is dropped
     other = {"objective": class_of("objectives.DrGRPO", constant_tokens=9)}

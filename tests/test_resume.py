@@ -1,8 +1,9 @@
 """A run that is interrupted, killed or extended computes what an undisturbed one computes.
 
 Shown red once: the data starting at step 0 again, `completed_steps` or `validation_history` not
-restored, a `.partial` folder taken for a checkpoint, `MetricsCsv` keeping the rows after it, and a
-checkpoint written before the validation of its step.
+restored, the objective's average or `refill_position` not restored, a `.partial` folder taken for a
+checkpoint, `MetricsCsv` keeping the rows after it, and a checkpoint written before the validation
+of its step.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from run_helpers import command, rollouts, same, trainer_checkpoint
+from run_helpers import REWARD_TERMS, command, rollouts, same, trainer_checkpoint
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vlm_rl.fit import fit
@@ -22,10 +23,20 @@ from vlm_rl.module import RLModule
 from vlm_rl.policy import Policy
 from vlm_rl.report import read_metrics
 
-KL_TERM = (
-    "--objective.regularizers",
+STATEFUL = (
+    "--objective=vlm_rl.objectives.FSPO",
+    "--objective.init_args.clip_low_log=0.04",
+    "--objective.init_args.clip_high_log=0.04",
+    "--objective.init_args.dual_clip_log=0.5",
+    "--objective.init_args.drift=centre",
+    "--objective.init_args.ema_rate=0.1",
+    "--objective.init_args.regularizers",
     '[{"class_path": "vlm_rl.objectives.KL", "init_args": {"kl_coef": 0.1}}]',
+    "--dynamic_sampling=vlm_rl.sampling.MixedVerdicts",
+    "--reward.terms",
+    json.dumps(REWARD_TERMS | {"accuracy": {"class_path": "test_dynamic_sampling.FirstTokenEven"}}),
 )
+"""A running average in the objective, a reference, and groups that are dropped and replaced."""
 
 
 class Folders(NamedTuple):
@@ -36,7 +47,7 @@ class Folders(NamedTuple):
 def _command(folders: Folders, run_dir: Path, **overrides: object) -> list[str]:
     # 12 updates in all and a warm-up of 8: the restart falls into it
     warmup = {"optimizer.warmup_updates": 8}
-    return command(folders.policy, folders.data, run_dir, *KL_TERM, **warmup | overrides)
+    return command(folders.policy, folders.data, run_dir, *STATEFUL, **warmup | overrides)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +118,11 @@ def test_runs_compared_here_really_learn(whole: Run) -> None:
     assert all(row["optim/grad_norm"] > 0 for row in rows)
     assert len({row["optim/lr"] for row in rows}) > 3
     assert [h["step"] for h in whole.module.validation_history] == [0, 3, 6]
+    states = [trainer_checkpoint(whole.folder, step)["vlm_rl"] for step in (3, 6)]
+    assert 0 < states[0]["refill_position"] <= states[1]["refill_position"]
+    moved = [state["objective"]["surrogate"]["mean_log_ratio"] for state in states]
+    assert moved[0] != 0
+    assert moved[0] != moved[1]
 
 
 def test_extended_run_equals_the_undisturbed_one_bit_for_bit(extended: Run, whole: Run) -> None:
