@@ -230,9 +230,14 @@ def about(statistics: dict[str, tuple[float, int]]) -> dict[str, tuple[Any, int]
 
 def discover() -> list[type[Objective]]:
     """Every concrete objective of the package, by name."""
+    return discover_parts(Objective)
+
+
+def discover_parts(base: type[Any]) -> list[type[Any]]:
+    """Every concrete subclass of `base` in the package of the objectives, by name."""
     for module in pkgutil.walk_packages(objectives.__path__, objectives.__name__ + "."):
         importlib.import_module(module.name)
-    found, queue = set(), [Objective]
+    found, queue = set(), [base]
     while queue:
         subclasses = queue.pop().__subclasses__()
         queue += subclasses

@@ -12,12 +12,23 @@ from vlm_rl.objectives.aggregations import (
 )
 from vlm_rl.objectives.bnpo import BNPO
 from vlm_rl.objectives.cispo import CISPO, CappedWeight
+from vlm_rl.objectives.covariance import ClipCov, KLCov
 from vlm_rl.objectives.ctpo import CTPO, PositionBand
 from vlm_rl.objectives.dppo import DPPO, ProbabilityBand
+from vlm_rl.objectives.entropy import EntropyBand, EntropyBonus
 from vlm_rl.objectives.fspo import FSPO, LengthBand
 from vlm_rl.objectives.gmpo import GMPO, ClippedGeometricMean
 from vlm_rl.objectives.grpo import DAPO, GRPO, DrGRPO
 from vlm_rl.objectives.gspo import GSPO, LUSPO, GSPOToken
+from vlm_rl.objectives.mismatch import (
+    GeometricRejection,
+    K3Rejection,
+    OffPolicyMask,
+    SequenceMIS,
+    SequenceTIS,
+    TokenMIS,
+    TokenTIS,
+)
 from vlm_rl.objectives.objective import POLICY_TERM, Loss, Objective, Plan, Sequences
 from vlm_rl.objectives.ratios import (
     EngineSequenceSumRatio,
@@ -28,7 +39,7 @@ from vlm_rl.objectives.ratios import (
     SequenceSumRatio,
     TokenRatio,
 )
-from vlm_rl.objectives.regularizers import KL, Regularizer
+from vlm_rl.objectives.regularizers import KL, AdaptiveKL, CorrectedKL, Regularizer
 from vlm_rl.objectives.rloo import RLOO, RLOOIS
 from vlm_rl.objectives.sapo import SAPO, SoftGate
 from vlm_rl.objectives.state import Stateful
@@ -54,18 +65,27 @@ __all__ = [
     "RLOOIS",
     "SAPO",
     "VESPO",
+    "AdaptiveKL",
     "Aggregation",
     "AllSum",
     "CappedWeight",
+    "ClipCov",
     "Clipped",
     "ClippedGeometricMean",
+    "CorrectedKL",
     "DrGRPO",
     "EngineSequenceSumRatio",
+    "EntropyBand",
+    "EntropyBonus",
     "GSPOToken",
+    "GeometricRejection",
+    "K3Rejection",
+    "KLCov",
     "LengthBand",
     "LocalTokenMean",
     "Loss",
     "Objective",
+    "OffPolicyMask",
     "Plan",
     "PositionBand",
     "PrefixSumRatio",
@@ -75,19 +95,23 @@ __all__ = [
     "Reinforce",
     "Scalars",
     "SequenceKernel",
+    "SequenceMIS",
     "SequenceMeanOfScaledSums",
     "SequenceMeanOfTokenMeans",
     "SequenceMeanOfTokenSums",
     "SequenceMeanOwnTokenRatio",
     "SequenceMeanRatio",
     "SequenceSumRatio",
+    "SequenceTIS",
     "Sequences",
     "SoftGate",
     "Stateful",
     "Surrogate",
     "SurrogateLoss",
+    "TokenMIS",
     "TokenMean",
     "TokenRatio",
+    "TokenTIS",
     "TokenWeight",
     "Tokens",
     "masked_sum",

@@ -1,13 +1,17 @@
 """Terms beside the policy term, each with its own coefficient and aggregation."""
 
+import warnings
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from vlm_rl.linear_logprobs import TokenStats
 from vlm_rl.objectives.aggregations import Aggregation
+from vlm_rl.objectives.state import Stateful
+from vlm_rl.objectives.surrogates import MAX_LOG_RATIO
 from vlm_rl.objectives.token_weights import AllSum, Scalars
 from vlm_rl.records import Batch
 
@@ -54,6 +58,12 @@ class KL(Regularizer):
             raise ValueError(
                 f"kl_coef must be > 0, got {kl_coef}; to train without it, leave the term out"
             )
+        if estimator == "k1":
+            warnings.warn(
+                "KL with estimator k1 as a loss has a gradient of mean zero; take k2 or k3, or put "
+                "k1 into kl_in_reward",
+                stacklevel=2,
+            )
         self.coef = kl_coef
         self.estimator = estimator
         self.aggregation = aggregation
@@ -62,6 +72,54 @@ class KL(Regularizer):
         assert batch.ref_logprobs is not None
         difference = stats.logprobs - batch.ref_logprobs
         return divergence(difference, self.estimator)
+
+
+class CorrectedKL(KL):
+    """r_t (exp(-d) + d - 1), r_t = pi / pi_old (DeepSeek-V3.2, arXiv:2512.02556): k3 with the ratio
+    that makes its gradient that of KL(pi || pi_ref), also for tokens that an older policy sampled.
+    """
+
+    def __init__(self, kl_coef: float, aggregation: Aggregation | None = None) -> None:
+        super().__init__(kl_coef, "k3", aggregation)
+
+    def __call__(self, stats: TokenStats, batch: Batch, scalars: Scalars) -> Tensor:
+        old = torch.where(batch.completion_mask, batch.old_logprobs, 0.0)
+        ratio = torch.exp((stats.logprobs - old).clamp(max=MAX_LOG_RATIO))
+        return ratio * super().__call__(stats, batch, scalars)
+
+
+class AdaptiveKL(KL, Stateful):
+    """`KL` whose coefficient is moved after every update so that the divergence goes to `target`:
+
+    kl_coef <- kl_coef (1 + rate clip(KL / target - 1, -0.2, 0.2))  (arXiv:1909.08593; rate 0.1).
+
+    The coefficient is in the checkpoint.
+    """
+
+    def __init__(
+        self,
+        kl_coef: float,
+        target: float,
+        rate: float = 0.1,
+        estimator: Estimator = "k3",
+        aggregation: Aggregation | None = None,
+    ) -> None:
+        super().__init__(kl_coef, estimator, aggregation)
+        if not target > 0:
+            raise ValueError(f"AdaptiveKL.target must be > 0, got {target}; nats per token")
+        if not 0 < rate < 5:
+            raise ValueError(f"AdaptiveKL.rate must be in (0, 5), got {rate}; published is 0.1")
+        self.target, self.rate = target, rate
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        error = max(-0.2, min(0.2, metrics["policy/kl"] / self.target - 1))
+        self.coef *= 1 + self.rate * error
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kl_coef": self.coef}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.coef = state["kl_coef"]
 
 
 def divergence(difference: Tensor, estimator: Estimator) -> Tensor:
