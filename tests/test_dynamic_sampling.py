@@ -69,7 +69,7 @@ def _judged(prompts: Sequence[Prompt], verdicts: dict[str, str], totals: Any = N
     correct = torch.tensor([[float(v is Verdict.CORRECT) for v in row] for row in rows]).double()
     total = correct if totals is None else torch.tensor(totals).double()
     one = Completion(torch.arange(2), torch.zeros(2), "stop", "")
-    return Rollout(prompts, [[one] * len(row) for row in rows], Scores({}, total, rows))
+    return Rollout(prompts, [[one] * len(row) for row in rows], Scores({}, total, rows, {}))
 
 
 def test_mixed_verdicts_read_verdicts_and_not_rewards() -> None:

@@ -71,6 +71,15 @@ ELSEWHERE = {
     "prompt.max_prompt_tokens": (
         "test_data.py::test_limit_is_met_by_a_prompt_of_exactly_that_length"
     ),
+    "dynamic_sampling": (
+        "test_dynamic_sampling.py::"
+        "test_rollout_files_hold_every_sampled_group_and_say_which_was_trained_on"
+    ),
+    "kl_in_reward": "test_kl_in_reward.py::test_kl_in_reward_golden",
+    "updates.train_on_truncated": (
+        "test_updates.py::test_truncated_completions_can_be_left_out_of_the_loss"
+    ),
+    "reward.length": "test_length_rewards.py::test_length_term_is_a_term_of_its_own",
     "data.train": "test_real_images.py::test_real_images_train_both_families",
     "data.val": "test_real_images.py::test_real_images_train_both_families",
     "data.on_bad_row": "test_reports.py::test_skipped_rows_are_in_the_summary",

@@ -49,7 +49,7 @@ def rollout(lengths: list[int]) -> Rollout:
     ]
     verdicts = [[Verdict.CORRECT] + [Verdict.WRONG] * (len(lengths) - 1)]
     zeros = torch.zeros(1, len(lengths), dtype=torch.float64)
-    return Rollout((), [group], Scores({}, zeros, verdicts))
+    return Rollout((), [group], Scores({}, zeros, verdicts, {}))
 
 
 def test_length_rate_error_golden():

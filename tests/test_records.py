@@ -116,7 +116,8 @@ def test_completion_refuses_tensors_that_disagree():
 def test_scores_tell_failures_of_the_checker_from_wrong_answers():
     verdicts = [["correct", "wrong", "timeout"], ["error", "unparsable", "correct"]]
     total = torch.zeros(2, 3, dtype=torch.float64)
-    scores = Scores({"accuracy": total}, total, [[Verdict(v) for v in row] for row in verdicts])
+    rows = [[Verdict(v) for v in row] for row in verdicts]
+    scores = Scores({"accuracy": total}, total, rows, {"accuracy": 1.0})
     assert scores.scored.tolist() == [[True, True, False], [False, True, True]]
     assert scores.correct.tolist() == [[True, False, False], [False, False, True]]
     for wrong in (

@@ -35,6 +35,5 @@ class KLInReward:
         difference = torch.where(mask, (old_logprobs - ref_logprobs).cpu().double(), 0.0)
         sums = divergence(difference, self.estimator).sum(-1).reshape(scores.total.shape)
         total = torch.where(scores.scored, scores.total - self.kl_coef * sums, 0.0)
-        return replace(
-            rollout, scores=replace(scores, terms={**scores.terms, "kl": sums}, total=total)
-        )
+        terms, weights = {**scores.terms, "kl": sums}, {**scores.weights, "kl": -self.kl_coef}
+        return replace(rollout, scores=replace(scores, terms=terms, weights=weights, total=total))

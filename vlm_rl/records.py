@@ -135,17 +135,19 @@ Groups = Sequence[Sequence[Completion]]
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Rewards of one rollout. `terms` hold each reward term before its weight, `total` the sum
-    after; all [P, G] float64. `verdicts` [P][G] are those of the accuracy term."""
+    """Rewards of one rollout. `terms` hold each reward term before its weight in `weights`, `total`
+    the sum after; all [P, G] float64. `verdicts` [P][G] are those of the accuracy term."""
 
     terms: Mapping[str, Tensor]
     total: Tensor
     verdicts: Sequence[Sequence[Verdict]]
+    weights: Mapping[str, float]
 
     def __post_init__(self) -> None:
         for tensor in (self.total, *self.terms.values()):
             assert tensor.dtype == torch.float64
             assert tensor.shape == self.total.shape
+        assert self.weights.keys() == self.terms.keys()
         assert [len(row) for row in self.verdicts] == [self.total.shape[1]] * len(self.total)
 
     @property

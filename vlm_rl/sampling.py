@@ -143,6 +143,7 @@ def _chosen(rollout: Rollout, which: Tensor) -> Rollout:
             {name: term[which] for name, term in scores.terms.items()},
             scores.total[which],
             [scores.verdicts[row] for row in rows],
+            scores.weights,
         ),
     )
 
@@ -156,5 +157,6 @@ def _joined(rollouts: Sequence[Rollout]) -> Rollout:
             {name: torch.cat([part.terms[name] for part in scores]) for name in scores[0].terms},
             torch.cat([part.total for part in scores]),
             [row for part in scores for row in part.verdicts],
+            scores[0].weights,
         ),
     )

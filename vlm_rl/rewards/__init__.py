@@ -6,5 +6,6 @@ from vlm_rl.rewards.composition import Reward
 from vlm_rl.rewards.format import Format
 from vlm_rl.rewards.overlong import SoftOverlong
 from vlm_rl.rewards.term import RewardTerm
+from vlm_rl.rewards.trapezoid import LengthTrapezoid
 
-__all__ = ["Accuracy", "Coin", "Format", "Reward", "RewardTerm", "SoftOverlong"]
+__all__ = ["Accuracy", "Coin", "Format", "LengthTrapezoid", "Reward", "RewardTerm", "SoftOverlong"]

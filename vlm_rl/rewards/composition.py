@@ -12,13 +12,16 @@ from vlm_rl.rewards.term import RewardTerm
 
 SMALLEST_SAMPLE = 64
 """A call with fewer completions is judged as if it had so many: one failure in four says little."""
-RESERVED = ("mean", "group_std")
+LENGTH = "length"
+RESERVED = ("mean", "group_std", LENGTH, "kl")
 """Names of metrics beside `reward/<term>`; so is whatever ends in `_frac`."""
 
 
 class Reward:
-    """Sum of `terms` times their weights. Use it as a context manager, or `close` it: the accuracy
-    term keeps checking processes.
+    """Sum of `terms` times their weights, and of `length`, a term that shapes the length of answers
+    and stands apart so that a configuration can set it without stating the others again.
+
+    Use it as a context manager, or `close` it: the accuracy term keeps checking processes.
 
     There is exactly one accuracy term, because its verdicts say which completions count at all,
     and no format term may weigh more than it: a policy would learn the form and stop there.
@@ -26,7 +29,12 @@ class Reward:
     error), the checker or the data set is at fault, and the run stops.
     """
 
-    def __init__(self, terms: dict[str, RewardTerm], max_unscored_frac: float = 0.2) -> None:
+    def __init__(
+        self,
+        terms: dict[str, RewardTerm],
+        max_unscored_frac: float = 0.2,
+        length: RewardTerm | None = None,
+    ) -> None:
         if not 0 <= max_unscored_frac <= 1:
             raise ValueError(
                 f"Reward.max_unscored_frac must be in [0, 1], got {max_unscored_frac}; "
@@ -43,7 +51,7 @@ class Reward:
                 f"Reward.terms must hold exactly one Accuracy, got {len(accuracies)} in "
                 f"{sorted(terms)}; add one with class_path vlm_rl.rewards.Accuracy, or merge them"
             )
-        self.terms = terms
+        self.terms = terms if length is None else {**terms, LENGTH: length}
         self.accuracy = accuracies[0]
         self.max_unscored_frac = max_unscored_frac
         for name, term in terms.items():
@@ -65,7 +73,8 @@ class Reward:
         }
         weighted = torch.stack([self.terms[name].weight * value for name, value in terms.items()])
         scored = torch.tensor([[verdict.scored for verdict in row] for row in verdicts])
-        return Scores(terms, torch.where(scored, weighted.sum(0), 0.0), verdicts)
+        weights = {name: term.weight for name, term in self.terms.items()}
+        return Scores(terms, torch.where(scored, weighted.sum(0), 0.0), verdicts, weights)
 
     def _refuse_failing_checks(
         self, problems: Sequence[Problem], verdicts: Sequence[Sequence[Verdict]]

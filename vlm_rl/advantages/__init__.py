@@ -1,0 +1,37 @@
+"""Advantages: rewards [P, G] of a step's completions, relative to each other."""
+
+from vlm_rl.advantages.advantage import Advantage
+from vlm_rl.advantages.canon import CANON
+from vlm_rl.advantages.per_batch import (
+    BatchNormalized,
+    ComponentNormalized,
+    RankGaussian,
+    Whitened,
+    gaussian_ranks,
+)
+from vlm_rl.advantages.per_group import (
+    Centered,
+    LeaveOneOut,
+    LengthWeightedBaseline,
+    MaxRL,
+    Normalized,
+    OneWinner,
+    PerGroup,
+)
+
+__all__ = [
+    "CANON",
+    "Advantage",
+    "BatchNormalized",
+    "Centered",
+    "ComponentNormalized",
+    "LeaveOneOut",
+    "LengthWeightedBaseline",
+    "MaxRL",
+    "Normalized",
+    "OneWinner",
+    "PerGroup",
+    "RankGaussian",
+    "Whitened",
+    "gaussian_ranks",
+]

@@ -1,0 +1,62 @@
+"""CANON (arXiv:2509.23962): a group compared by halves of short and long answers."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vlm_rl.advantages.advantage import Advantage, tells_apart
+from vlm_rl.records import Rollout
+
+
+class CANON(Advantage):
+    """A = mu inter + (1 - mu) intra, the group sorted by length and cut at floor(n / 2):
+
+    inter: R_i - mean of the other half; intra: R_i - mean of its own half.
+
+    `mu` 0.5 is the plain mean where n is even; "batch_accuracy" takes the share of the step's
+    completions that are right, "batch_error" 1 minus that ("first inter, later intra").
+    `long_weight` alpha compares the halves at another rate: inter is R_i - alpha mean(long) for the
+    short half and alpha R_i - mean(short) for the long one, so that below 1 long answers count for
+    less (0.88 to 0.96 in the paper). Equal lengths keep their order in the group.
+    """
+
+    def __init__(
+        self,
+        mu: float | Literal["batch_accuracy", "batch_error"] = 0.5,
+        long_weight: float = 1.0,
+    ) -> None:
+        if not isinstance(mu, str) and not 0 <= mu <= 1:
+            raise ValueError(f"CANON.mu must be in [0, 1], got {mu}; 0.5 is the group's mean")
+        if not 0 < long_weight <= 1:
+            raise ValueError(f"CANON.long_weight must be in (0, 1], got {long_weight}")
+        self.mu = mu
+        self.long_weight = long_weight
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        scores, lengths = rollout.scores, rollout.lengths
+        mu = self._mu(rollout)
+        advantages = torch.zeros_like(scores.total)
+        for row, valid in enumerate(scores.scored):
+            values = scores.total[row, valid]
+            if tells_apart(values):
+                advantages[row, valid] = self._of_group(values, lengths[row, valid], mu)
+        return advantages
+
+    def _mu(self, rollout: Rollout) -> float:
+        if not isinstance(self.mu, str):
+            return self.mu
+        correct, scored = rollout.scores.correct.sum(), rollout.scores.scored.sum()
+        accuracy = float(correct / scored.clamp(min=1))
+        return accuracy if self.mu == "batch_accuracy" else 1 - accuracy
+
+    def _of_group(self, values: Tensor, lengths: Tensor, mu: float) -> Tensor:
+        order = lengths.sort(stable=True).indices
+        short, long = order[: len(order) // 2], order[len(order) // 2 :]
+        alpha = self.long_weight
+        inter, intra = torch.empty_like(values), torch.empty_like(values)
+        inter[short] = values[short] - alpha * values[long].mean()
+        inter[long] = alpha * values[long] - values[short].mean()
+        for half in (short, long):
+            intra[half] = values[half] - values[half].mean()
+        return mu * inter + (1 - mu) * intra

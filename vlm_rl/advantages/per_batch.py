@@ -1,0 +1,139 @@
+"""Advantages that also look at the other groups of the step."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vlm_rl.advantages.advantage import Advantage, refuse_epsilon, tells_apart
+from vlm_rl.advantages.per_group import Centered, Normalized
+from vlm_rl.records import Rollout
+
+
+class BatchNormalized(Advantage):
+    """A_i = (R_i - mean of the group) / (std of the step + epsilon), the sample deviation of all
+    scored rewards (arXiv:2508.08221; ScaleRL, arXiv:2510.13786)."""
+
+    def __init__(self, epsilon: float = 1e-4) -> None:
+        refuse_epsilon(epsilon)
+        self.epsilon = epsilon
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        centered = Centered()(rollout)
+        rewards = rollout.scores.total[rollout.scores.scored]
+        if not tells_apart(rewards):
+            return centered
+        return centered / (rewards.std() + self.epsilon)
+
+
+class Whitened(Advantage):
+    """R_i - mean of the group, then whitened over all tokens of the step: minus their mean, over
+    sqrt(their variance + 1e-8) (REINFORCE++-baseline, arXiv:2501.03262).
+
+    Mean and unbiased variance weigh a completion by its length and are over every scored one, as
+    published. Groups that say nothing get exactly 0 all the same, where whitening alone would give
+    them minus the mean.
+    """
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        centered = Centered()(rollout)
+        scored = rollout.scores.scored
+        weights = torch.where(scored, rollout.lengths, 0).double()
+        count = weights.sum()
+        if count < 2:
+            return centered
+        mean = (weights * centered).sum() / count
+        variance = (weights * (centered - mean).square()).sum() / (count - 1)
+        whitened = (centered - mean) / torch.sqrt(variance + 1e-8)
+        return torch.where(_learning(rollout), whitened, 0.0)
+
+
+class ComponentNormalized(Advantage):
+    """Every reward term normalised within its group, summed by weight, then normalised over the
+    step: terms of different scale or frequency count alike (GDPO, arXiv:2601.05242).
+
+    A term whose values in a group are all equal adds 0 to it. Deviations are the sample's.
+    """
+
+    def __init__(self, epsilon: float = 1e-6) -> None:
+        refuse_epsilon(epsilon)
+        self.epsilon = epsilon
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        scores = rollout.scores
+        normalized = Normalized(epsilon=self.epsilon)
+        total = torch.zeros_like(scores.total)
+        for name, term in scores.terms.items():
+            own = normalized.of_rewards(term, scores.scored, rollout.lengths)
+            total += scores.weights[name] * own
+        learning = (total != 0).any(dim=1, keepdim=True) & scores.scored
+        values = total[scores.scored]
+        if not tells_apart(values):
+            return total
+        standard = (total - values.mean()) / (values.std() + self.epsilon)
+        return torch.where(learning, standard, 0.0)
+
+
+class RankGaussian(Advantage):
+    """Ranks mapped to Gaussian quantiles (G2RPO, arXiv:2604.08539): of n values, the k-th smallest
+    gets z = sqrt(2) erfinv(2 (k - 1/2) / n - 1); equal values share the mean of their z.
+
+    `across` says over what: "group_then_task" maps within the group and then all results of a task
+    in the step once more, as the official code does and as the default; "task" maps the raw rewards
+    of a task, as the paper writes; "group" maps within the group alone. Groups that say nothing are
+    left out of every map and get exactly 0: a second map would rank their zeros among the others.
+    """
+
+    def __init__(
+        self, across: Literal["group_then_task", "task", "group"] = "group_then_task"
+    ) -> None:
+        self.across = across
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        learning = _learning(rollout)
+        values = rollout.scores.total
+        if self.across != "task":
+            values = torch.zeros_like(values)
+            for row, valid in enumerate(learning):
+                values[row, valid] = gaussian_ranks(rollout.scores.total[row, valid])
+        if self.across == "group":
+            return values
+        advantages = torch.zeros_like(values)
+        for rows in _rows_by_task(rollout).values():
+            of_task = torch.zeros_like(learning)
+            of_task[rows] = learning[rows]
+            advantages[of_task] = gaussian_ranks(values[of_task])
+        return advantages
+
+
+def gaussian_ranks(values: Tensor, tolerance: float = 1e-9) -> Tensor:
+    """Gaussian quantiles [n] of the ranks of `values` [n]; 0 for fewer than two. Values closer than
+    `tolerance` are equal: the same quantile comes out of different sums otherwise."""
+    count = len(values)
+    if count < 2:
+        return torch.zeros_like(values)
+    ordered, order = values.sort()
+    ranks = torch.arange(1, count + 1, dtype=torch.float64, device=values.device)
+    quantiles = torch.erfinv(2 * (ranks - 0.5) / count - 1) * 2**0.5
+    ties = torch.cat([ordered.new_zeros(1), (ordered.diff() > tolerance).double()]).cumsum(0).long()
+    sums = torch.zeros(count, dtype=torch.float64).index_add(0, ties, quantiles)
+    shared = sums[ties] / torch.bincount(ties, minlength=count)[ties]
+    found = torch.empty_like(values)
+    found[order] = shared
+    return found
+
+
+def _learning(rollout: Rollout) -> Tensor:
+    """[P, G] bool: scored completions of groups that tell some apart."""
+    scores = rollout.scores
+    groups = zip(scores.total, scores.scored, strict=True)
+    apart = [tells_apart(total[scored]) for total, scored in groups]
+    return torch.tensor(apart)[:, None] & scores.scored
+
+
+def _rows_by_task(rollout: Rollout) -> Mapping[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, prompt in enumerate(rollout.prompts):
+        rows.setdefault(prompt.problem.task, []).append(row)
+    return rows
