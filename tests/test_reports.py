@@ -158,7 +158,9 @@ def test_summary_tells_how_it_went_and_where_everything_is(report: Report) -> No
     assert summary["stage_seconds"]["rollout"] > 0
     assert 0.1 < summary["peak_memory_gb"] < 8
     assert summary["skipped_updates"] == []
-    assert summary["files"].keys() == {"checkpoint", "metrics", "rollouts", "plots", "wandb"}
+    assert summary["files"].keys() == {
+        "checkpoint", "metrics", "rollouts", "plots", "lengths", "wandb",
+    }  # fmt: skip
     assert all(Path(path).exists() for path in summary["files"].values())
 
 

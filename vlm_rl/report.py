@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vlm_rl import runs
+from vlm_rl.length_report import PICTURE
 from vlm_rl.module import Metrics, RLModule
 
 METRICS = "metrics.csv"
@@ -130,6 +131,9 @@ class Summary(L.Callback):
         plot_training(metrics, plot)
         summary = _summarise(self.run_dir, module, trainer)
         summary["files"]["plots"] = str(plot)
+        lengths = self.run_dir / "plots" / f"step_{module.completed_steps}" / PICTURE
+        if lengths.exists():
+            summary["files"]["lengths"] = str(lengths)
         if (self.run_dir / "wandb").exists():
             summary["files"]["wandb"] = str(self.run_dir / "wandb")
         target = self.run_dir / runs.SUMMARY
