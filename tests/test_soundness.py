@@ -121,7 +121,11 @@ def test_ratio_that_grows_with_length_refuses_a_clip_without_a_bound(ratio, band
     Objective(ratio, DUAL, MEANS)
 
 
-@pytest.mark.parametrize("aggregation", [TokenMean(), SequenceMeanOfScaledSums(8)], ids=str)
+@pytest.mark.parametrize(
+    "aggregation",
+    [TokenMean(), SequenceMeanOfScaledSums(8)],
+    ids=lambda value: type(value).__name__,
+)
 @pytest.mark.parametrize(
     ("ratio", "surrogate", "name"),
     [
