@@ -255,6 +255,9 @@ def test_gaussian_ranks_golden(values, expected):
     found = gaussian_ranks(torch.tensor(values, dtype=torch.float64)).tolist()
     assert found == pytest.approx(expected, abs=5e-5)
     assert gaussian_ranks(torch.zeros(1, dtype=torch.float64)).tolist() == [0.0]
+    # 0.1 + 0.2 is 0.30000000000000004
+    tied = gaussian_ranks(torch.tensor([0.1 + 0.2, 0.3, 1.0], dtype=torch.float64)).tolist()
+    assert tied[0] == tied[1]
 
 
 def test_gaussian_ranks_match_loop():

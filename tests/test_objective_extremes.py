@@ -81,7 +81,7 @@ def groups() -> tuple[Batch, torch.Tensor, torch.Tensor]:
     rewards[kind == 2] = 0.9 + 1e-12 * rewards[kind == 2]
     rewards[kind == 3] *= 1e6
     scored = uniform(NUM_GROUPS, GROUP_SIZE) < 0.8
-    advantages = Normalized().of_rewards(rewards, scored)
+    advantages = Normalized().of_rewards(rewards, scored, torch.ones_like(rewards).long())
     assert advantages.isfinite().all()
     silent = torch.tensor(
         [len(set(row[keep].tolist())) < 2 for row, keep in zip(rewards, scored, strict=True)]

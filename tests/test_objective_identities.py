@@ -118,9 +118,9 @@ def test_rloo_is_dr_grpo_by_the_number_of_others():
     # G / (G - 1) = 4 / 3, and Dr.GRPO divides by 8
     rows = on_policy(9)
     rewards = torch.tensor([row.advantage for row in rows], dtype=torch.float64).reshape(3, 4)
-    scored = torch.ones(3, 4, dtype=torch.bool)
-    left_out = LeaveOneOut().of_rewards(rewards, scored).flatten()
-    centered = Centered().of_rewards(rewards, scored).flatten()
+    scored, ones = torch.ones(3, 4, dtype=torch.bool), torch.ones(3, 4, dtype=torch.int64)
+    left_out = LeaveOneOut().of_rewards(rewards, scored, ones).flatten()
+    centered = Centered().of_rewards(rewards, scored, ones).flatten()
     rloo = evaluate(RLOO(), with_advantages(rows, left_out)).grad
     dr_grpo = evaluate(DrGRPO(8), with_advantages(rows, centered)).grad
     assert_close(rloo, times(8 * 4 / 3, dr_grpo))

@@ -5,6 +5,8 @@ Broken on purpose, one at a time, each seen red:
     the band's side taken from the other end -> loop of the band
     the weight N / N_task left out -> loop of the band, invariances
     the threshold of KL-Cov one token too low -> loop
+    the entropy detached, in a term or in the objective -> gradient in the entropy
+    a bound left out of k3 or of the ratio of CorrectedKL -> extreme divergence
     the coefficient moved the wrong way, or not restored -> adaptive coefficient
 """
 
@@ -13,6 +15,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 from objective_cases import (
     Row,
     assert_close,
@@ -144,6 +147,39 @@ def test_entropy_band_matches_loop(entropy):
         assert before < low or before > high, "the case must be out of the band"
         expected += 0.3 * (now - high if before > high else low - now)
     assert found.item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("regularizer", "slope"),
+    [
+        # the rows' -log pi_old is 2 throughout, above the band: +0.3 per token over all tokens
+        (EntropyBand(0.3, 0.2, 0.6), lambda length, rows: 0.3 / sum(map(len, rows))),
+        (EntropyBonus(0.01), lambda length, rows: -0.01 / length / len(rows)),
+    ],
+    ids=["band", "bonus"],
+)
+def test_entropy_terms_have_their_gradient_in_the_entropy(regularizer, slope):
+    rows = [replace(row, old=[-2.0] * len(row)) for row in random_rows(3) if len(row)]
+    stats, batch = stats_of(rows), batch_of(rows)
+    assert stats.entropy is not None
+    stats = stats._replace(entropy=stats.entropy.requires_grad_())
+    objective = GRPO(regularizers=[regularizer])
+    plan = objective.prepare(batch, lambda tensor: tensor)
+    own = objective(stats, batch, plan).terms[regularizer.name]
+    loss = own.sum() / objective.normalizers(batch)[regularizer.name]
+    (gradient,) = torch.autograd.grad(loss, stats.entropy)
+    for row, values in zip(rows, gradient, strict=True):
+        assert values[: len(row)].tolist() == pytest.approx([slope(len(row), rows)] * len(row))
+
+
+@every_regularizer
+@pytest.mark.parametrize("field", ["old", "ref"])
+@pytest.mark.parametrize("apart", [-1e4, 1e4])
+def test_extreme_divergence_is_finite(regularizer, field, apart):
+    rows = [replace(r, **{field: [v + apart for v in r.logprobs]}) for r in random_rows(1)]
+    result = evaluate(GRPO(regularizers=[regularizer]), rows)
+    assert math.isfinite(result.loss)
+    assert all(math.isfinite(value) for row in result.grad for value in row)
 
 
 def test_entropy_band_is_silent_inside():

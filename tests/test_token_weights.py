@@ -3,7 +3,9 @@
 Broken on purpose, one at a time, each seen red:
     old and sampling exchanged in the mismatch -> golden
     the mean for the sum in the sequence weights -> golden, loop
-    a weight that keeps its gradient -> zero gradient through a weight
+    `detach` left out where the objective multiplies -> gradient golden, gradient in a weight
+    the bound left out of K3Rejection -> extreme mismatch
+    a token hashed without its place, its prefix or its problem -> uniforms of places
     the random choice keyed by the row's place in the batch -> invariances of ClipCov
     OffPolicyMask without its condition on the advantage -> loop
 """
@@ -15,6 +17,7 @@ from itertools import pairwise
 import pytest
 import torch
 from objective_cases import (
+    assert_close,
     assert_same,
     batch_of,
     discover_parts,
@@ -43,10 +46,11 @@ from vlm_rl.objectives.covariance import token_uniforms
 
 WEIGHTS = [
     TokenTIS(), SequenceTIS(2.0), TokenMIS(), SequenceMIS(), GeometricRejection(0.8, 1.2),
-    K3Rejection(0.1), OffPolicyMask(0.05), ClipCov(0.5, 0.1, 3.0),
+    K3Rejection(0.1), OffPolicyMask(0.05), ClipCov(0.1, 0.1, 3.0),
 ]  # fmt: skip
 every_weight = pytest.mark.parametrize("weight", WEIGHTS, ids=lambda w: w.name)
 UNIT = (1.0, -1.0, -1.0, 1.0)
+TOKEN_FIELDS = ("logprobs", "old", "ref", "sampling", "entropy")
 
 
 def weights_of(weight: TokenWeight, rows) -> list[list[float]]:
@@ -86,18 +90,60 @@ def test_weight_golden(weight, expected):
 
 
 @pytest.mark.parametrize(
-    ("objective", "loss"),
+    ("objective", "loss", "gradient"),
     [
         # token losses as in GRPO's golden: the first -1.105171 x 2, then 1.284025 x 0.40657 and
         # 1.161834 x 1.221403: (-3.410342 / 2 + 3.378442 / 4 + 3.239068 / 3 - 0.818731) / 4
-        (GRPO(token_weights=[TokenTIS(2.0)]), -0.149883),
-        (GRPO(token_weights=[SequenceTIS(2.0)]), -0.372242),
+        # gradient: those that are not cut off, over 4 L: -1.105171 x 2 / 8, 0.951229 / 16, ...
+        (
+            GRPO(token_weights=[TokenTIS(2.0)]), -0.149883,
+            [[-0.276293, 0], [0.059452, 0.032628, 0, 0.069073],
+             [0.085017, 0, 0.118256], [-0.204683]],
+        ),
+        (
+            GRPO(token_weights=[SequenceTIS(2.0)]), -0.372242,
+            [[-0.276293, 0], [0.024171, 0.032628, 0, 0.028083],
+             [0.10384, 0, 0.118256], [-0.204683]],
+        ),
         # LUSPO's golden: (-2.2 x 2 + 3.90124 x 0.40657 + 2.872776 x 1.221403 - 0.818731) / 4
-        (LUSPO(0.1, 0.1, token_weights=[SequenceTIS(2.0)]), -0.030947),
+        (
+            LUSPO(0.1, 0.1, token_weights=[SequenceTIS(2.0)]), -0.030947,
+            [[0, 0], [0.099133] * 4, [0.292401] * 3, [-0.204683]],
+        ),
     ],
 )  # fmt: skip
-def test_weighted_loss_golden(objective, loss):
-    assert evaluate(objective, fixture(UNIT)).loss == pytest.approx(loss, abs=1e-6)
+def test_weighted_loss_golden(objective, loss, gradient):
+    result = evaluate(objective, fixture(UNIT))
+    assert result.loss == pytest.approx(loss, abs=1e-6)
+    for row, expected in zip(result.grad, gradient, strict=True):
+        assert row == pytest.approx(expected, abs=1e-6)
+
+
+class Probability(TokenWeight):
+    """A weight that carries a gradient of its own."""
+
+    name = "probability"
+
+    def __call__(self, tokens, batch, scalars):
+        return torch.exp(tokens.logprobs)
+
+
+def test_gradient_in_a_weight_is_stopped():
+    rows = random_rows(3)
+    plain, weighted = evaluate(GRPO(), rows), evaluate(GRPO(token_weights=[Probability()]), rows)
+    expected = [
+        [slope * math.exp(new) for slope, new in zip(slopes, row.logprobs, strict=True)]
+        for slopes, row in zip(plain.grad, rows, strict=True)
+    ]
+    assert_close(weighted.grad, expected)
+
+
+@every_weight
+def test_zero_advantage_gives_zero_gradient_under_any_weight(weight):
+    rows = [replace(row, advantage=0.0) for row in random_rows(0)]
+    result = evaluate(GRPO(token_weights=[weight]), rows)
+    assert result.loss == 0
+    assert all(value == 0 for row in result.grad for value in row)
 
 
 def _expected(weight: TokenWeight, row) -> list[float]:
@@ -158,7 +204,7 @@ def test_exact_engine_and_unmoved_policy_have_weight_one(weight):
 
 
 @every_weight
-@pytest.mark.parametrize("apart", [-1e4, 1e4])
+@pytest.mark.parametrize("apart", [-math.inf, -1e4, 1e4, math.inf])
 def test_extreme_mismatch_is_finite(weight, apart):
     rows = [replace(row, sampling=[v - apart for v in row.old]) for row in random_rows(1)]
     result = evaluate(GRPO(token_weights=[weight]), rows)
@@ -166,14 +212,22 @@ def test_extreme_mismatch_is_finite(weight, apart):
     assert all(math.isfinite(value) for row in result.grad for value in row)
 
 
+@pytest.mark.parametrize("apart", [-math.inf, -1e4, 1e4, math.inf])
+@pytest.mark.parametrize("weight", [GeometricRejection(), K3Rejection(0.1), TokenMIS()])
+def test_extreme_mismatch_is_rejected(weight, apart):
+    rows = [replace(row, sampling=[v - apart for v in row.old]) for row in random_rows(1)]
+    assert all(value == 0 for row in weights_of(weight, rows) for value in row)
+
+
 def test_clip_cov_matches_loop():
-    weight, rows = ClipCov(0.5, 0.1, 3.0), random_rows(2)
+    weight, rows = ClipCov(0.1, 0.1, 3.0), random_rows(2)
     values = [(row.advantage, old) for row in rows for old in row.old]
     mean_a = sum(a for a, _ in values) / len(values)
     mean_l = sum(old for _, old in values) / len(values)
     covariance = [[(row.advantage - mean_a) * (old - mean_l) for old in row.old] for row in rows]
     in_range = [[0.1 < value < 3.0 for value in row] for row in covariance]
-    share = 0.5 * len(values) / sum(map(sum, in_range))
+    share = 0.1 * len(values) / sum(map(sum, in_range))
+    assert share < 1, "the case must leave some tokens to chance"
     uniforms = token_uniforms(batch_of(rows))
     for row, inside, drawn, found in zip(
         rows, in_range, uniforms, weights_of(weight, rows), strict=True
@@ -199,6 +253,17 @@ def test_token_uniforms_are_uniform_and_differ():
     # pairs of neighbours are not correlated
     pairs = torch.stack([drawn[:, :-1].flatten(), drawn[:, 1:].flatten()])
     assert torch.corrcoef(pairs)[0, 1].abs() < 0.01
+
+
+def test_token_uniforms_depend_on_problem_prefix_and_place():
+    row = replace(random_rows(0)[0], **dict.fromkeys(TOKEN_FIELDS, [0.0] * 4))
+    ids = [[7, 8, 7, 7], [7, 8, 9, 7], [8, 7, 7, 7]]
+    rows = [replace(row, ids=each, prompt=owner) for owner in (0, 1) for each in ids]
+    first, changed, swapped, other = token_uniforms(batch_of(rows))[:4].tolist()
+    assert first[:2] == changed[:2]
+    # a token that differs moves all draws after it as well; the order of the prefix counts
+    distinct = [*first, *changed[2:], *swapped, *other]
+    assert len(set(distinct)) == len(distinct)
 
 
 def test_clip_cov_leaves_out_about_its_share():

@@ -56,7 +56,8 @@ class ClipCov(TokenWeight):
 
 class KLCov(Regularizer):
     """|log pi_t - log pi_old,t| on the share `frac` of the minibatch's tokens with the largest
-    cov_t, 0 on the others. Published: 2e-4 (DOT, arXiv:2601.03969: 2e-3), coefficient 1."""
+    cov_t, 0 on the others; in a first update all of it is 0. The official loss beside it has no
+    clip. Published: 2e-4 (DOT, arXiv:2601.03969: 2e-3), coefficient 1."""
 
     name = "kl_cov"
     needs_reference = False
@@ -91,14 +92,13 @@ class KLCov(Regularizer):
 
 def token_uniforms(batch: Batch) -> Tensor:
     """[B, T] float64 in [0, 1): a hash of the problem's uid and the tokens up to each place."""
-    uids = torch.tensor([_hash_text(prompt.uid) for prompt in batch.prompts])
-    state = uids.to(batch.completion_ids.device)[batch.row_prompt.to(batch.completion_ids.device)]
-    columns = []
-    for column in batch.completion_ids.unbind(1):
-        state = _mix(state ^ (column + 1) * _MULTIPLIERS[0])
-        columns.append(state)
-    mixed = torch.stack(columns, 1) if columns else batch.completion_ids
-    return _shifted(mixed, 11).double() / (1 << 53)
+    ids = batch.completion_ids
+    hashes = torch.tensor([_hash_text(prompt.uid) for prompt in batch.prompts])
+    uids = hashes[batch.row_prompt.cpu()][:, None].to(ids.device)
+    places = torch.arange(1, ids.shape[1] + 1, device=ids.device) * _MULTIPLIERS[0]
+    # a sum over the prefix, wrapping: each token is mixed with its place, so that order counts
+    prefix = _mix(ids ^ _mix(places ^ uids)).cumsum(1)
+    return _shifted(_mix(prefix), 11).double() / (1 << 53)
 
 
 def _hash_text(text: str) -> int:
@@ -124,8 +124,8 @@ def _shifted(value: Tensor, bits: int) -> Tensor:
 def _means(batch: Batch, all_sum: AllSum) -> dict[str, Tensor]:
     mask = batch.completion_mask
     count = all_sum(mask.sum())
-    advantage = all_sum(masked_sum(batch.advantages, mask).sum())
-    logprob = all_sum(masked_sum(batch.old_logprobs, mask).sum())
+    advantage = all_sum(masked_sum(batch.advantages.double(), mask).sum())
+    logprob = all_sum(masked_sum(batch.old_logprobs.double(), mask).sum())
     least_one = count.clamp(min=1)
     return {
         "num_tokens": count.double(),

@@ -73,7 +73,7 @@ class EntropyBand(Regularizer):
         """Of each task the side of the band, the bound there, and a token's weight: N / N_task, so
         that the mean over all N tokens is the sum of the tasks' means."""
         mask, rows = batch.completion_mask, self._rows(batch)
-        sums = masked_sum(-batch.old_logprobs, mask).double()
+        sums = masked_sum(-batch.old_logprobs.double(), mask)
         zeros = sums.new_zeros(len(self.tasks))
         totals = all_sum(zeros.index_add(0, rows, sums))
         counts = all_sum(zeros.index_add(0, rows, mask.sum(-1).double()))

@@ -127,8 +127,8 @@ class GeometricRejection(TokenWeight):
 class K3Rejection(TokenWeight):
     """1 where mean_t (rho_t - 1 - log rho_t) <= max_kl, else 0 for the row.
 
-    The mean estimates KL(engine || policy) from below by terms that are never negative; 1e-3 to
-    1e-2 are in use.
+    The mean estimates KL(engine || policy) by terms that are never negative; 1e-3 to 1e-2 are in
+    use.
     """
 
     name = "k3_rejection"
@@ -140,7 +140,8 @@ class K3Rejection(TokenWeight):
         self.max_kl = max_kl
 
     def __call__(self, tokens: Tokens, batch: Batch, scalars: Scalars) -> Tensor:
-        log_ratio = _mismatch(tokens)
+        # bounded before, not only inside exp: at infinity the difference must stay large
+        log_ratio = _mismatch(tokens).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         k3 = masked_sum(_exp(log_ratio) - 1 - log_ratio, tokens.mask)[:, None] / tokens.lengths
         return (k3 <= self.max_kl).to(log_ratio.dtype).expand(tokens.mask.shape)
 
@@ -149,7 +150,8 @@ class OffPolicyMask(TokenWeight):
     """0 for a row with A < 0 and mean_t (log pi_old - log pi) > max_shift, else 1 (DeepSeek-V3.2,
     arXiv:2512.02556): what the policy has moved far away from by itself is not pushed further.
 
-    Published: 0.5. Takes the log-probabilities of now, so it changes from update to update.
+    The bound is not published; 0.5 is where TRL's documentation starts. Takes the log-probabilities
+    of now, so it changes from update to update.
     """
 
     name = "off_policy_mask"

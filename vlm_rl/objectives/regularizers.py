@@ -42,7 +42,8 @@ class KL(Regularizer):
     k1 = d;  k2 = d^2 / 2;  k3 = exp(-d) + d - 1  (http://joschu.net/blog/kl-approx.html).
 
     On-policy the gradient of k2 is that of KL(pi || pi_ref) and the gradient of k3 that of
-    KL(pi_ref || pi); the gradient of k1 has mean zero, so k1 regularises nothing as a loss.
+    KL(pi_ref || pi); the gradient of k1 has mean zero, so k1 regularises nothing as a loss. In k3
+    d is at least -20, without a gradient below.
     """
 
     name = "kl"
@@ -93,7 +94,8 @@ class AdaptiveKL(KL, Stateful):
 
     kl_coef <- kl_coef (1 + rate clip(KL / target - 1, -0.2, 0.2))  (arXiv:1909.08593; rate 0.1).
 
-    The coefficient is in the checkpoint.
+    KL is the estimator's mean over the update's tokens, in nats (there: of whole sequences). The
+    coefficient is in the checkpoint.
     """
 
     def __init__(
@@ -130,4 +132,5 @@ def divergence(difference: Tensor, estimator: Estimator) -> Tensor:
         case "k2":
             return difference.square() / 2
         case "k3":
-            return torch.exp(-difference) + difference - 1
+            bounded = difference.clamp(min=-MAX_LOG_RATIO)
+            return torch.exp(-bounded) + bounded - 1
