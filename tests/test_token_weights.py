@@ -7,7 +7,7 @@ Broken on purpose, one at a time, each seen red:
     the bound left out of K3Rejection -> extreme mismatch
     a token hashed without its place, its prefix or its problem -> uniforms of places
     the random choice keyed by the row's place in the batch -> invariances of ClipCov
-    OffPolicyMask without its condition on the advantage -> loop
+    OffPolicyMask without its condition on the advantage -> golden
 """
 
 import math

@@ -7,7 +7,7 @@ Differences that are meant, so that the arguments are set accordingly:
     DAPO, CISPO, VESPO: TRL divides by the tokens of the generation batch, which here is the batch
     KL: TRL multiplies it by the ratio unless told not to, as DeepSeek-V3.2 does
     Dr.GRPO: TRL's constant is max_completion_length
-    LUSPO: before version 1.10 TRL averaged over the padded width where anything was per token
+    LUSPO: older versions of TRL averaged over the padded width where anything was per token
     BNPO: equal with one micro-batch, by definition
 
 Broken on purpose, each seen red: a clip end changed; LUSPO with GSPO's aggregation; KL's sign.
