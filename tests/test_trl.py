@@ -23,11 +23,16 @@ from objective_cases import batch_of, divided, grad_of, random_rows, stats_of
 from torch import Tensor
 
 from vlm_rl.objectives import (
+    BNPO,
+    CISPO,
     DAPO,
     GRPO,
     GSPO,
     KL,
     LUSPO,
+    SAPO,
+    VESPO,
+    CorrectedKL,
     DrGRPO,
     Objective,
 )
@@ -44,6 +49,15 @@ CASES: dict[str, tuple[Objective, dict[str, Any]]] = {
         GRPO(dual_clip=1.5), {"loss_type": "grpo", "delta": 1.5, "epsilon_high": 0.2},
     ),
     "grpo with k3": (GRPO(regularizers=[KL(0.1)]), {"loss_type": "grpo", "beta": 0.1}),
+    "grpo with corrected k3": (
+        GRPO(regularizers=[CorrectedKL(0.1)]),
+        {"loss_type": "grpo", "beta": 0.1, "use_bias_correction_kl": True},
+    ),
+    "bnpo": (BNPO(), {"loss_type": "bnpo"}),
+    "cispo": (CISPO(clip_high=4.0), {"loss_type": "cispo", "epsilon_high": 5.0}),
+    # TRL holds the temperature in float32
+    "sapo": (SAPO(temperature_negative=torch.tensor(1.05).item()), {"loss_type": "sapo"}),
+    "vespo": (VESPO(), {"loss_type": "vespo"}),
     "dr_grpo": (DrGRPO(CONSTANT), {"loss_type": "dr_grpo"}),
     "dapo": (DAPO(), {"loss_type": "dapo", "epsilon_high": 0.28}),
     "gspo": (
@@ -81,7 +95,7 @@ def trl_loss(folder: Path, settings: dict[str, Any], logprobs: Tensor, seed: int
     arguments = GRPOConfig(
         output_dir=str(folder), report_to=[], use_cpu=True, bf16=False, num_generations=2,
         per_device_train_batch_size=2, max_completion_length=CONSTANT, disable_tqdm=True,
-        use_bias_correction_kl=False, **{"beta": 0.0} | settings,
+        **{"beta": 0.0, "use_bias_correction_kl": False} | settings,
     )  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(folder / "text")
     trainer = Given(
