@@ -31,12 +31,14 @@ STATEFUL = (
     "--objective.init_args.drift=centre",
     "--objective.init_args.ema_rate=0.1",
     "--objective.init_args.regularizers",
-    '[{"class_path": "vlm_rl.objectives.KL", "init_args": {"kl_coef": 0.1}}]',
+    '[{"class_path": "vlm_rl.objectives.AdaptiveKL", '
+    '"init_args": {"kl_coef": 0.1, "target": 1e-3}}]',
     "--dynamic_sampling=vlm_rl.sampling.MixedVerdicts",
     "--reward.terms",
     json.dumps(REWARD_TERMS | {"accuracy": {"class_path": "test_dynamic_sampling.FirstTokenEven"}}),
 )
-"""A running average in the objective, a reference, and groups that are dropped and replaced."""
+"""A running average in the objective, a coefficient that moves, a reference, and groups that are
+dropped and replaced."""
 
 
 class Folders(NamedTuple):
@@ -123,6 +125,7 @@ def test_runs_compared_here_really_learn(whole: Run) -> None:
     moved = [state["objective"]["surrogate"]["mean_log_ratio"] for state in states]
     assert moved[0] != 0
     assert moved[0] != moved[1]
+    assert len({state["objective"]["kl"]["kl_coef"] for state in states} | {0.1}) == 3
 
 
 def test_extended_run_equals_the_undisturbed_one_bit_for_bit(extended: Run, whole: Run) -> None:
