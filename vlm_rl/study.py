@@ -124,24 +124,26 @@ def _cells(
     for path in base:
         if not Path(path).exists():
             raise ValueError(f"base: no file {path}; run from the folder that holds it")
-    written = {name: _write(folder, name, values) for name, values in conditions.items()}
-    written |= {name: _write(folder, name, values) for name, values in variants.items()}
-    files = [*base, _write(folder, "shared", shared)]
+    configs = folder / "configs"
+    files = [*base, _write(configs / "shared.yaml", shared)]
+    of_condition = {
+        n: _write(configs / "conditions" / f"{n}.yaml", v) for n, v in conditions.items()
+    }
+    of_variant = {n: _write(configs / "variants" / f"{n}.yaml", v) for n, v in variants.items()}
     cells = []
     for seed in seeds:
         for condition in conditions:
             for variant in variants:
                 target = folder / condition / f"{variant}-{seed}"
-                configs = [*files, written[condition], written[variant]]
+                merged = [*files, of_condition[condition], of_variant[variant]]
                 command = [sys.executable, "-m", "vlm_rl.fit"]
-                command += [part for path in configs for part in ("--config", str(path))]
+                command += [part for path in merged for part in ("--config", str(path))]
                 command += ["--seed", str(seed), "--run_dir", str(target)]
                 cells.append(Run(condition, variant, seed, target, tuple(command)))
     return cells
 
 
-def _write(folder: Path, name: str, values: Mapping[str, Any]) -> Path:
-    target = folder / "configs" / f"{name}.yaml"
+def _write(target: Path, values: Mapping[str, Any]) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(yaml.safe_dump(dict(values), sort_keys=False))
     return target
