@@ -58,7 +58,7 @@ class LengthBand(Surrogate, Stateful):
         if (ema_rate is None) != (drift == "none"):
             raise ValueError(
                 f"ema_rate is {ema_rate} with drift {drift!r}; a drift needs the rate of its "
-                "running average, and without one there is none to give"
+                "running average, such as 0.1, and without one there is none to give"
             )
         if ema_rate is not None and not 0 < ema_rate <= 1:
             raise ValueError(
