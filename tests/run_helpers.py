@@ -70,7 +70,7 @@ class Scripted(Engine):
     def __init__(self, texts: Mapping[str, Sequence[str]]) -> None:
         self.texts = texts
 
-    def start(self, policy: Policy, encoder: PromptEncoder) -> None:
+    def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
         self.policy, self.tokenizer = policy, encoder.tokenizer
 
     def update_weights(self, policy: Policy) -> None:
@@ -120,8 +120,8 @@ class Listening(TransformersEngine):
     packed: list[Any]
     pixels: dict[str, list[tuple[Tensor, Tensor]]]
 
-    def start(self, policy: Policy, encoder: PromptEncoder) -> None:
-        super().start(policy, encoder)
+    def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
+        super().start(policy, encoder, sampling)
         self.calls, self.packed, self.pixels = [], [], {"engine": [], "trainer": []}
         policy.register_forward_pre_hook(lambda _, args: self.packed.append(args[0]))
         policy.part("vision_tower").register_forward_pre_hook(

@@ -223,8 +223,8 @@ def test_bf16_run_computes_in_bf16_and_keeps_float32_weights(
         assert {p.dtype for p in module.policy.parameters()} == {torch.float32}
         (metrics[precision],) = read_metrics(folder / "metrics.csv")
     exact, rounded = metrics["32-true"], metrics["bf16-mixed"]
-    assert exact["policy/rollout_abs_difference"] < 1e-5
-    assert 1e-5 < rounded["policy/rollout_abs_difference"] < 0.05
+    assert exact["drift/abs_mean"] < 1e-5
+    assert 1e-5 < rounded["drift/abs_mean"] < 0.05
     assert rounded["optim/grad_norm"] > 0
     assert rounded["policy/ratio"] == pytest.approx(1.0, abs=1e-6)  # packed alike, old and new
 

@@ -136,8 +136,8 @@ def test_engine_and_policy_agree_on_the_logprobs_of_a_step(
         torch.testing.assert_close(
             batch.sampling_logprobs[mask], batch.old_logprobs[mask], rtol=0, atol=1e-5
         )
-        assert metrics["policy/rollout_kl"] < 1e-8
-        assert metrics["policy/rollout_abs_difference"] < 1e-5
+        assert metrics["drift/k3"] < 1e-8
+        assert metrics["drift/abs_mean"] < 1e-5
 
 
 def test_completions_that_can_not_be_scored_are_in_no_loss_and_no_accuracy(

@@ -80,7 +80,7 @@ def test_metrics_have_a_row_for_every_step_and_validation(report: Report) -> Non
             "reward/timeout_frac", "reward/error_frac", "reward/unparsable_frac",
             "completion/length_tokens", "completion/truncated_frac", "group/mixed_frac",
             "group/without_signal_frac", "policy/clip_frac_low", "policy/clip_frac_high",
-            "policy/loss", "policy/entropy", "policy/rollout_kl", "policy/old_kl",
+            "policy/loss", "policy/entropy", "drift/k3", "policy/old_kl",
             "optim/grad_norm", "optim/lr", "optim/skipped_updates", "time/rollout_s",
             "time/reward_s", "time/logprobs_s", "time/update_s",
         }  # fmt: skip

@@ -43,7 +43,7 @@ class Setup:
 
     def engine(self, **options: int) -> TransformersEngine:
         engine = TransformersEngine(**options)
-        engine.start(self.policy, self.encoder)
+        engine.start(self.policy, self.encoder, Sampling())
         return engine
 
 

@@ -39,7 +39,7 @@ def ask(
     prompt = encoder.encode(problem)
     engine = TransformersEngine()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    engine.start(Policy.from_pretrained(model).to(device), encoder)
+    engine.start(Policy.from_pretrained(model).to(device), encoder, sampling)
     return engine.generate([prompt], group_size=1, sampling=sampling, seed=seed)[0][0]
 
 

@@ -65,6 +65,8 @@ class ProgressBars(L.Callback):
             self._bars.update(self._run, completed=module.completed_steps)
         line = training_line(module.completed_steps, module.steps, outputs["metrics"])
         self._console.print(line, soft_wrap=True)
+        if outputs["alarm"]:
+            self._console.print(f"[bold red]drift: {outputs['alarm']}[/bold red]", soft_wrap=True)
 
     @rank_zero_only
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vlm_rl.records import Batch, Rollout, Scores, Statistic, Verdict
+from vlm_rl.records import Rollout, Scores, Statistic, Verdict
 
 Statistics = dict[str, Statistic]
 
@@ -93,16 +93,3 @@ def all_right(scores: Scores) -> Tensor:
 def all_wrong(scores: Scores) -> Tensor:
     """[P] bool: some completions could be scored, and none of these is correct."""
     return ~scores.correct.any(dim=1) & scores.scored.any(dim=1)
-
-
-def drift_statistics(batch: Batch) -> Statistics:
-    """How far the engine's log-probabilities are from the policy's at the same weights.
-
-    `policy/rollout_kl` is the mean of k3 of log old - log sampled, per token, in nats.
-    """
-    mask = batch.completion_mask
-    drift = torch.where(mask, batch.old_logprobs - batch.sampling_logprobs, 0.0).double()
-    return {
-        "policy/rollout_kl": mean_of(torch.exp(drift) - 1 - drift, mask),
-        "policy/rollout_abs_difference": mean_of(drift.abs(), mask),
-    }

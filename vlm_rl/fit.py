@@ -15,7 +15,7 @@ from typing import Literal
 import lightning as L
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt, restricted_number_type
+from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger, WandbLogger
 
@@ -87,6 +87,9 @@ def build_parser() -> ArgumentParser:
     parser.add_subclass_arguments(Objective, "objective", required=True)
     parser.add_argument("--kl_in_reward", type=KLInReward | None, default=None)
     parser.add_argument("--dynamic_sampling", type=GroupFilter | None, default=None)
+    parser.add_argument(
+        "--drift_alarm", type=PositiveFloat, default=0.1, help="engine against policy, nats a token"
+    )
     parser.add_class_arguments(UpdateSettings, "updates")
     parser.add_class_arguments(OptimizerSettings, "optimizer")
     parser.add_class_arguments(ValidationSettings, "validation")
@@ -147,6 +150,7 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
             "each minibatch needs at least one prompt"
         )
     check_groups(config.group_size, parts.sampling)
+    parts.engine.check(parts.sampling)
     if parts.optimizer.vision_lr is not None and "vision_tower" in config.policy.freeze:
         raise ValueError(
             f"optimizer.vision_lr={parts.optimizer.vision_lr} is for the vision tower, which "
@@ -220,6 +224,7 @@ def _module(
         kl_in_reward=parts.kl_in_reward,
         dynamic_sampling=parts.dynamic_sampling,
         refill=data.refill,
+        drift_alarm=config.drift_alarm,
     )
 
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
+from vlm_rl import drift
 from vlm_rl.advantages import Advantage
 from vlm_rl.diagnostics import (
     Statistics,
     add_up,
     answer_statistics,
-    drift_statistics,
     mean_of,
     rollout_statistics,
     task_statistics,
@@ -52,6 +52,8 @@ class RLModule(L.LightningModule):
     `completed_steps` counts steps over the whole run, also across restarts; the run stops at
     `steps`. Random numbers are a function of (seed, step, process) alone. `refill` has the problems
     for further rounds of `dynamic_sampling`; `refill_position` says how far the run has used them.
+    There is an alarm for a completion whose log-probabilities by engine and policy differ by more
+    than `drift_alarm` nats a token.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class RLModule(L.LightningModule):
         kl_in_reward: KLInReward | None = None,
         dynamic_sampling: GroupFilter | None = None,
         refill: Refill = no_refill,
+        drift_alarm: float = 0.1,
     ) -> None:
         super().__init__()
         check_groups(group_size, sampling)
@@ -93,12 +96,14 @@ class RLModule(L.LightningModule):
         self.kl_in_reward = kl_in_reward
         self.dynamic_sampling = dynamic_sampling
         self.refill = refill
+        self.drift_alarm = drift_alarm
         self.refill_position = 0
         self.completed_steps = 0
         self.skipped_updates: list[list[str]] = []
         self.validation_history: list[Metrics] = []
         self.stages = Stages()
         self._skipped_in_a_row = 0
+        self._engine_is_current = False
         self._validation: Statistics = {}
         # outside the module tree: not saved, not optimised, not wrapped by a strategy
         needs_reference = objective.needs_reference or kl_in_reward is not None
@@ -110,10 +115,11 @@ class RLModule(L.LightningModule):
         sampled = self._sampled(prompts)
         rollout, statistics, sequences = sampled.trained, sampled.statistics, []
         advantages, minibatches = torch.zeros_like(rollout.scores.total), []
+        found = drift.Drift({}, {}, None)
         if rollout.prompts:  # dynamic sampling may have found none worth training on
             rollout, advantages, batch = self._batch(rollout)
             statistics = add_up(statistics, rollout_statistics(rollout, advantages))
-            statistics |= drift_statistics(batch)
+            found = drift.measure(batch)
             minibatches = batch.split(self._num_minibatches(batch))
         with self.stages("update"):
             for minibatch in minibatches:
@@ -121,13 +127,16 @@ class RLModule(L.LightningModule):
                 statistics = add_up(statistics, update.statistics)
                 sequences.append(update.sequences)
             self._move_schedule(self.updates.num_minibatches - len(minibatches))
-            self.engine.update_weights(self.policy)
+        self._engine_is_current = False
         self.completed_steps += 1
         self.trainer.should_stop = self.completed_steps >= self.steps
-        metrics = self._reduced(statistics) | self._step_seconds(seconds_before)
+        metrics = self._reduced(statistics) | self._drift(found)
+        metrics |= self._step_seconds(seconds_before)
+        metrics["rollout/engine_restarts"] = self.engine.restarts
         self.log_metrics(metrics)
         outputs = {"rollout": rollout, "advantages": advantages, "sequences": sequences}
-        return outputs | {"dropped": sampled.dropped, "metrics": metrics}
+        alarm = drift.alarm(found.worst, self.drift_alarm)
+        return outputs | {"dropped": sampled.dropped, "metrics": metrics, "alarm": alarm}
 
     def _sampled(self, prompts: Sequence[Prompt]) -> Sampled:
         """The groups of a step; with dynamic sampling those worth training on, and new ones in
@@ -148,6 +157,11 @@ class RLModule(L.LightningModule):
         self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, kind: str
     ) -> Rollout:
         """Sample a group per prompt and judge it."""
+        if not self._engine_is_current:
+            # not at the end of a step: an engine that fails here leaves a complete step behind it
+            with self.stages("weights"):
+                self.engine.update_weights(self.policy)
+            self._engine_is_current = True
         with self.stages("rollout"):
             groups = self.engine.generate(
                 prompts, group_size=group_size, sampling=sampling, seed=self._seed_of(kind)
@@ -319,6 +333,15 @@ class RLModule(L.LightningModule):
         counts = self._summed({name: s.count for name, s in statistics.items()})
         return {name: float(sums[name] / counts[name]) for name in sums if counts[name] > 0}
 
+    def _drift(self, found: drift.Drift) -> Metrics:
+        """Measures of drift over all processes."""
+        reduce = self.trainer.strategy.reduce
+        maxima = {
+            name: float(reduce(value.to(self.device), reduce_op="max"))
+            for name, value in found.maxima.items()
+        }
+        return drift.measures(self._reduced(found.sums) | maxima) if found.sums else {}
+
     def _step_seconds(self, before: Mapping[str, float]) -> Metrics:
         seconds = {n: total - before.get(n, 0.0) for n, total in self.stages.seconds.items()}
         return {f"time/{name}_s": value for name, value in seconds.items() if value > 0}
@@ -357,8 +380,11 @@ class RLModule(L.LightningModule):
     def on_fit_start(self) -> None:
         if self.__dict__["reference"] is not None:
             self.__dict__["reference"].to(self.device)
-        self.engine.start(self.policy, self.encoder)
+        self.engine.start(self.policy, self.encoder, self.sampling)
         self._frozen_checksum = _checksum(self._frozen())
+
+    def teardown(self, stage: str) -> None:
+        self.engine.close()
 
     def on_fit_end(self) -> None:
         assert _checksum(self._frozen()) == self._frozen_checksum, "a frozen parameter has changed"

@@ -102,6 +102,9 @@ class PromptEncoder:
                 f"min_pixels={self.min_pixels} is above max_pixels={self.max_pixels}; "
                 "give both, in pixels of area"
             )
+        # the one place that says how large images are: also for an engine that is given this
+        # processor, and for a checkpoint that is saved with it
+        image_processor.size = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
         self.max_prompt_tokens = max_prompt_tokens
         self.style: Style = style
         self.system = system

@@ -15,9 +15,8 @@ from transformers import DynamicCache
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Completion, Prompt
-from vlm_rl.rollout.engine import Engine, Sampling
+from vlm_rl.rollout.engine import STOP_TOKENS, Engine, Sampling
 
-STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 COMPACT_BELOW = 0.75
 """Ended rows are dropped once the living share falls below this: dropping copies the cache."""
 
@@ -32,7 +31,7 @@ class TransformersEngine(Engine):
         self.max_rows = max_rows
         self._policy: Policy | None = None
 
-    def start(self, policy: Policy, encoder: PromptEncoder) -> None:
+    def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
         self._policy = policy
         self._tokenizer = encoder.tokenizer
         stop_ids = encoder.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))

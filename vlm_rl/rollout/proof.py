@@ -1,0 +1,109 @@
+"""Proof that every block of the policy reaches the engine, and that nothing old is left there.
+
+Comparing once shows that engine and policy agree now. It does not show that the next update will
+arrive: a layer that the engine keeps a packed copy of, or image embeddings in a cache, would still
+be those of the start. So each block in turn is changed, sent, and must be seen.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from vlm_rl.policy import Policy
+from vlm_rl.records import Completion
+from vlm_rl.rollout.faults import EngineMismatch
+from vlm_rl.rollout.probe import Probe
+from vlm_rl.weights import blocks, named_parameters
+
+Groups = Sequence[Sequence[Completion]]
+
+FACTORS = (1.25, 2.0, 4.0)
+"""What a block is multiplied by, until the policy's own log-probabilities move enough to tell."""
+
+CLEAR = 4.0
+"""Enough: this many times the tolerance."""
+
+
+def compare(policy: Policy, probe: Probe, groups: Groups, tolerance: float, when: str) -> None:
+    """Raise EngineMismatch unless the engine's log-probabilities of `groups` are the policy's."""
+    gap = _distance(probe.sampled_logprobs(groups), probe.logprobs(policy, groups))
+    if not gap <= tolerance:
+        raise EngineMismatch(
+            f"{when}, the rollout engine's log-probabilities are {gap:.2g} nats a token from the "
+            f"policy's, above {tolerance:.2g}: it has other weights, caches or images; where its "
+            "precision explains that, raise engine.init_args.probe_tolerance"
+        )
+
+
+def prove_blocks(
+    policy: Policy,
+    probe: Probe,
+    *,
+    sample: Callable[[], Groups],
+    send: Callable[[frozenset[str]], None],
+    tolerance: float,
+) -> list[str]:
+    """Change each block, `send` its weights by name, `sample` the probe and compare.
+
+    Weights are restored, bit for bit, in the policy and in the engine. Returns the blocks that the
+    probe does not depend on, which can not be proved. Raises EngineMismatch with the block's name.
+    """
+    unseen = []
+    stale: frozenset[str] = frozenset()
+    for block, parameters in _parameters_by_block(policy).items():
+        names = frozenset(parameters)
+        for factor in FACTORS:
+            with torch.no_grad(), _Scaled(parameters, factor):
+                send(names | stale)
+                groups = sample()
+                changed = probe.logprobs(policy, groups)
+            stale = names
+            if _distance(changed, probe.logprobs(policy, groups)) > CLEAR * tolerance:
+                break
+        else:
+            unseen.append(block)
+        gap = _distance(probe.sampled_logprobs(groups), changed)
+        if not gap <= tolerance:
+            raise EngineMismatch(
+                f"weights of {block} do not reach the rollout engine: after a change of them its "
+                f"log-probabilities are {gap:.2g} nats a token from the policy's"
+            )
+    send(stale)
+    return unseen
+
+
+class _Scaled:
+    """The parameters multiplied by a factor inside, as they were afterwards."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], factor: float) -> None:
+        self._distinct = {id(p): p for p in parameters.values()}  # a tied one counts once
+        self._factor = factor
+
+    def __enter__(self) -> None:
+        self._kept = {key: p.detach().clone() for key, p in self._distinct.items()}
+        for parameter in self._distinct.values():
+            parameter.mul_(self._factor)
+
+    def __exit__(self, *_: object) -> None:
+        for key, parameter in self._distinct.items():
+            parameter.copy_(self._kept[key])
+
+
+def _parameters_by_block(policy: Policy) -> dict[str, dict[str, Tensor]]:
+    """Parameters by block and checkpoint name; tied ones are together in the first block."""
+    by_name: dict[str, Tensor] = dict(named_parameters(policy.model))
+    result: dict[str, dict[str, Tensor]] = {}
+    placed: set[str] = set()
+    for block, names in blocks(by_name).items():
+        own = {id(by_name[name]) for name in names}
+        chosen = {n: p for n, p in by_name.items() if id(p) in own and n not in placed}
+        placed |= chosen.keys()
+        if chosen:
+            result[block] = chosen
+    return result
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Mean |difference| in nats a token."""
+    return float((a.double() - b.double()).abs().mean())

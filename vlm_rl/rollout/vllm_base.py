@@ -1,0 +1,290 @@
+"""What both ways of running vLLM share: exchange and proof of weights, checked answers, restarts.
+
+vLLM holds its own copy of the weights, so that an engine goes through these states: launched with
+random weights; after `_exchange` with the policy's; proved once, block by block, to compute what
+the policy computes; and after every later exchange compared with it on the probe.
+"""
+
+import os
+import tempfile
+from abc import abstractmethod
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import vlm_rl
+from vlm_rl.policy import Policy
+from vlm_rl.prompts import PromptEncoder
+from vlm_rl.records import Completion, Prompt
+from vlm_rl.rollout.engine import STOP_TOKENS, Engine, Sampling
+from vlm_rl.rollout.faults import EngineFault, EngineGaveUp
+from vlm_rl.rollout.probe import Probe
+from vlm_rl.rollout.proof import compare, prove_blocks
+from vlm_rl.rollout.vllm_plugin import NAME
+from vlm_rl.rollout.vllm_requests import Answer, Request, Vocabulary
+from vlm_rl.rollout.weight_sender import WeightSender
+from vlm_rl.weights import named_weights
+
+Precision = Literal["float32", "bfloat16"]
+
+TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "bfloat16": 5e-2}
+"""Mean |difference| of the probe's log-probabilities that rounding may cause, in nats. Measured on
+tiny models: 5e-7 in float32, 7e-3 in bfloat16; old weights or caches are off by 0.1 to 5."""
+
+
+class VLLMBase(Engine):
+    """An engine of vLLM.
+
+    `precision` is that of vLLM's weights (default: bfloat16 on a GPU, else float32).
+    `max_concurrent` completions are decoded side by side. `kv_cache_gib` is the memory for keys and
+    values where it is not a share of a GPU (a CPU: 1 GiB by default). `max_images` is the largest
+    number of images in a prompt. Weights travel in chunks of at most `chunk_mib`. After
+    `silence_timeout_s` without any finished request the engine counts as hung; after
+    `max_restarts` restarts in a row without an answer the run ends. `probe_tolerance` replaces the
+    precision's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        precision: Precision | None = None,
+        tensor_parallel_size: int = 1,
+        max_concurrent: int = 256,
+        gpu_memory_utilization: float = 0.5,
+        kv_cache_gib: float | None = None,
+        max_images: int = 8,
+        chunk_mib: int = 512,
+        silence_timeout_s: float = 600.0,
+        max_restarts: int = 3,
+        probe_tolerance: float | None = None,
+    ) -> None:
+        name = type(self).__name__
+        on_gpu = torch.cuda.is_available()
+        counts = {
+            "tensor_parallel_size": tensor_parallel_size,
+            "max_concurrent": max_concurrent,
+            "max_images": max_images,
+            "chunk_mib": chunk_mib,
+        }
+        for argument, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name}.{argument} must be >= 1, got {count}")
+        if not 0 < gpu_memory_utilization < 1:
+            raise ValueError(
+                f"{name}.gpu_memory_utilization must be in (0, 1), got {gpu_memory_utilization}"
+            )
+        if not silence_timeout_s > 0:
+            raise ValueError(f"{name}.silence_timeout_s must be > 0, got {silence_timeout_s}")
+        if max_restarts < 0:
+            raise ValueError(f"{name}.max_restarts must be >= 0, got {max_restarts}")
+        self.precision: Precision = precision or ("bfloat16" if on_gpu else "float32")
+        self.tensor_parallel_size = tensor_parallel_size
+        self.max_concurrent = max_concurrent
+        self.gpu_memory_utilization = gpu_memory_utilization
+        self.kv_cache_gib = 1.0 if kv_cache_gib is None and not on_gpu else kv_cache_gib
+        self.max_images = max_images
+        self.chunk_bytes = chunk_mib << 20
+        self.silence_timeout_s = silence_timeout_s
+        self.max_restarts = max_restarts
+        self.probe_tolerance = TOLERANCE[self.precision]
+        if probe_tolerance is not None:
+            self.probe_tolerance = probe_tolerance
+        self._restarts_in_a_row = 0
+
+    def check(self, sampling: Sampling) -> None:
+        if find_spec("vllm") is None:
+            raise ValueError(
+                f"{type(self).__name__} needs vLLM, which is not installed; README, "
+                "'Rollouts with vLLM', says how, or take vlm_rl.rollout.TransformersEngine"
+            )
+
+    def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
+        """Launch, give it the weights, prove block by block that it computes what they say.
+
+        Raises EngineMismatch where it does not, EngineGaveUp where it does not start.
+        """
+        self._policy = policy
+        self._encoder = encoder
+        self._vocabulary = Vocabulary(
+            tokenizer=encoder.tokenizer,
+            stop_ids=frozenset(encoder.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))),
+            banned_ids=frozenset(policy.banned_ids.tolist()),
+        )
+        self._probe = Probe(encoder, sampling.max_completion_tokens)
+        self._files = tempfile.TemporaryDirectory(prefix="vlm_rl_engine_")
+        self.prepare(Path(self._files.name), policy.model.config, encoder, sampling)
+        self._started(first=True)
+
+    def prepare(
+        self, folder: Path, config: Any, encoder: PromptEncoder, sampling: Sampling
+    ) -> None:
+        """Write what vLLM reads at its start: no weights, and no generation_config.json.
+
+        The processor has the pixel limits of the trainer's, since it is the trainer's.
+        """
+        self.folder = folder
+        self.max_model_len = encoder.max_prompt_tokens + sampling.max_completion_tokens
+        config.save_pretrained(folder)
+        encoder.processor.save_pretrained(folder)
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
+    ) -> list[list[Completion]]:
+        for prompt in prompts:
+            if len(prompt.images) > self.max_images:
+                raise ValueError(
+                    f"problem {prompt.uid} has {len(prompt.images)} images, above "
+                    f"engine.init_args.max_images={self.max_images}; raise that"
+                )
+        while True:
+            try:
+                groups = self._sample(prompts, group_size, sampling, seed)
+            except EngineFault as fault:
+                self._restart(fault)
+            else:
+                self._restarts_in_a_row = 0
+                return groups
+
+    def update_weights(self, policy: Policy) -> None:
+        assert policy is self._policy, "this engine was started for another policy"
+        try:
+            self._exchange()
+        except EngineFault as fault:
+            self._restart(fault)
+
+    def close(self) -> None:
+        self._stop()
+
+    def arguments(self) -> dict[str, Any]:
+        """Of `vllm.LLM`; a server's command line has the same."""
+        memory: dict[str, Any] = {"gpu_memory_utilization": self.gpu_memory_utilization}
+        if self.kv_cache_gib is not None:
+            memory = {"kv_cache_memory_bytes": int(self.kv_cache_gib * 2**30)}
+        return {
+            "model": str(self.folder),
+            "load_format": NAME,  # the weights come from the policy
+            "generation_config": "vllm",  # no sampling defaults from the checkpoint
+            "logprobs_mode": "processed_logprobs",  # of the distribution that is sampled
+            "dtype": self.precision,
+            "tensor_parallel_size": self.tensor_parallel_size,
+            "max_model_len": self.max_model_len,
+            "max_num_seqs": self.max_concurrent,
+            "limit_mm_per_prompt": {"image": self.max_images, "video": 0},
+            "weight_transfer_config": {"backend": NAME},
+            **memory,
+            **({} if torch.cuda.is_available() else _on_cpu(self.max_model_len)),
+        }
+
+    @abstractmethod
+    def _launch(self) -> WeightSender:
+        """Start vLLM on the files in `_files`, with any weights. Raises EngineFault."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """End vLLM, also one that is hung; nothing happens where none runs."""
+
+    @abstractmethod
+    def _ask(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answers in the order of the requests. Raises EngineFault."""
+
+    @abstractmethod
+    def _empty_caches(self) -> None:
+        """Forget prompts, pixels and image embeddings. Raises EngineFault."""
+
+    def _before_weights(self) -> None:
+        """Make room for weights in an engine that sleeps."""
+
+    def _after_weights(self) -> None:
+        """Make the engine whole again."""
+
+    def _sample(
+        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, seed: int
+    ) -> list[list[Completion]]:
+        requests = self._vocabulary.requests(
+            prompts, group_size=group_size, sampling=sampling, seed=seed
+        )
+        answers = self._ask(requests)
+        pairs = zip(requests, answers, strict=True)
+        return [self._vocabulary.group(request, answer, group_size) for request, answer in pairs]
+
+    def _started(self, *, first: bool) -> None:
+        try:
+            self._sender = self._launch()
+            self._exchange(first=first)
+        except EngineFault as fault:
+            self._restart(fault, first=first)
+
+    def _restart(self, fault: EngineFault, *, first: bool = False) -> None:
+        """Start vLLM again with the policy's weights; raises EngineGaveUp at the ceiling."""
+        self._stop()
+        if self._restarts_in_a_row == self.max_restarts:
+            raise EngineGaveUp(
+                f"the rollout engine failed {self.max_restarts + 1} times in a row, last: {fault}"
+            ) from fault
+        self._restarts_in_a_row += 1
+        self.restarts += 1
+        print(f"rollout engine: {fault}; started again ({self.restarts} times in this run)")
+        self._started(first=first)
+
+    def _exchange(self, *, first: bool = False) -> None:
+        """Give the engine the policy's weights and compare what both compute."""
+        self._before_weights()
+        self._sender.send(named_weights(self._policy.model), one_by_one=first)
+        self._empty_caches()
+        self._after_weights()
+        self._compare("at the start" if first else "after an update")
+        if first:
+            unseen = prove_blocks(
+                self._policy,
+                self._probe,
+                sample=self._sample_probe,
+                send=self._send_part,
+                tolerance=self.probe_tolerance,
+            )
+            if unseen:
+                print(f"rollout engine: the probe does not depend on {', '.join(unseen)}")
+            self._compare("after each block was changed and restored")
+
+    def _compare(self, when: str) -> None:
+        groups = self._sample_probe()
+        compare(self._policy, self._probe, groups, self.probe_tolerance, when)
+
+    def _sample_probe(self) -> list[list[Completion]]:
+        return self._sample(self._probe.prompts, 1, self._probe.sampling, seed=0)
+
+    def _send_part(self, names: frozenset[str]) -> None:
+        weights = named_weights(self._policy.model)
+        self._sender.send(((n, w) for n, w in weights if n in names), partial=True)
+        self._empty_caches()
+
+
+def environment() -> dict[str, str]:
+    """Variables that vLLM reads, in process and in a server."""
+    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    if not torch.cuda.is_available():
+        # compiling its helpers costs more than they save
+        variables["TORCHDYNAMO_DISABLE"] = "1"
+    return {name: os.environ.get(name, value) for name, value in variables.items()}
+
+
+def child_path(folder: Path) -> str:
+    """PYTHONPATH for vLLM's processes, with a `sitecustomize` in `folder`.
+
+    They import torchvision before any plugin is loaded, which beside a CPU build of torch works
+    only after `vlm_rl.torchvision_on_cpu`.
+    """
+    Path(folder, "sitecustomize.py").write_text("import vlm_rl\n")
+    here = str(Path(vlm_rl.__file__).parents[1])
+    return os.pathsep.join([str(folder), here, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _on_cpu(max_model_len: int) -> dict[str, Any]:
+    return {
+        "enforce_eager": True,
+        # a seeded request whose prompt is processed in parts kills vLLM's CPU sampler
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(8192, max_model_len),
+    }

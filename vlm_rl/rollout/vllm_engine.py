@@ -1,0 +1,172 @@
+"""vLLM inside the trainer's process: `class_path: vlm_rl.rollout.VLLMEngine`.
+
+Everything that vLLM changes in its host is put back: random states, the number of threads. With one
+GPU for both, `sleep` hands its memory to the trainer between rollouts.
+"""
+
+import gc
+import os
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from vlm_rl.rollout.faults import EngineFault
+from vlm_rl.rollout.vllm_base import VLLMBase, child_path, environment
+from vlm_rl.rollout.vllm_requests import Answer, RawCompletion, Request
+from vlm_rl.rollout.watchdog import Watchdog
+from vlm_rl.rollout.weight_sender import WeightSender
+
+
+class VLLMEngine(VLLMBase):
+    """vLLM in the trainer's process; with `tensor_parallel_size` above 1 its workers are children.
+
+    `sleep` frees vLLM's GPU memory after each rollout and takes it back for the next. Other
+    arguments: see VLLMBase. A hang can not be undone inside a process: the run ends with exit
+    status 75, and started again it goes on from its last checkpoint.
+    """
+
+    def __init__(self, *, sleep: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.sleep = sleep
+        self._llm: Any = None
+
+    def _launch(self) -> WeightSender:
+        # the engine's loop in this process; vLLM reads its settings whenever it needs them
+        os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} | environment()
+        with _host_unchanged(), _python_path(self.folder), self._faults():
+            from vllm import LLM
+
+            self._llm = LLM(**self.arguments(), enable_sleep_mode=self.sleep)
+        return WeightSender(
+            _Control(self._llm),
+            num_workers=self.tensor_parallel_size,
+            host="" if self.tensor_parallel_size == 1 else "127.0.0.1",
+            dtype=getattr(torch, self.precision),
+            chunk_bytes=self.chunk_bytes,
+            timeout_s=self.silence_timeout_s,
+        )
+
+    def _stop(self) -> None:
+        self._llm = None
+        gc.collect()
+
+    def _ask(self, requests: Sequence[Request]) -> list[Answer]:
+        prompts = [_prompt(request) for request in requests]
+        parameters = [_parameters(request) for request in requests]
+        with (
+            self._faults(),
+            Watchdog(self.silence_timeout_s, "the rollout engine") as dog,
+            open(os.devnull, "w") as nowhere,
+        ):
+            outputs = self._llm.generate(
+                prompts, parameters, use_tqdm=partial(_Progress, watchdog=dog, file=nowhere)
+            )
+        return [
+            Answer(
+                list(output.prompt_token_ids),
+                [
+                    RawCompletion(list(c.token_ids), list(c.logprobs.logprobs), c.finish_reason)
+                    for c in output.outputs
+                ],
+            )
+            for output in outputs
+        ]
+
+    def _empty_caches(self) -> None:
+        with self._faults():
+            if not self._llm.reset_prefix_cache():
+                raise EngineFault("its prefix cache could not be emptied")
+            self._llm.reset_mm_cache()
+            self._llm.llm_engine.reset_encoder_cache()
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Whatever goes wrong inside vLLM is a fault of the engine; only a bad request is ours."""
+        try:
+            yield
+        except (ValueError, EngineFault):
+            raise
+        except Exception as error:
+            raise EngineFault(f"{type(error).__name__}: {error}") from error
+
+
+class _Progress(tqdm):
+    """Tells the watchdog of each finished request, and shows nothing."""
+
+    def __init__(self, *args: Any, watchdog: Watchdog, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._watchdog = watchdog
+
+    def update(self, n: float | None = 1) -> bool | None:
+        self._watchdog.touch()
+        shown: bool | None = super().update(n)
+        return shown
+
+
+class _Control:
+    """The weight-transfer API of the engine in this process."""
+
+    def __init__(self, llm: Any) -> None:
+        self._llm = llm
+
+    def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
+        self._llm.init_weight_transfer_engine({"init_info": dict(init_info)})
+
+    def start_weight_update(self) -> None:
+        self._llm.start_weight_update()
+
+    def update_weights(self, update_info: Mapping[str, Any]) -> None:
+        self._llm.update_weights({"update_info": dict(update_info)})
+
+    def finish_weight_update(self) -> None:
+        self._llm.finish_weight_update()
+
+
+def _prompt(request: Request) -> dict[str, Any]:
+    """Unexpanded ids, since vLLM would expand expanded ones once more without a word."""
+    prompt: dict[str, Any] = {"prompt_token_ids": request.prompt.unexpanded_ids.tolist()}
+    if request.prompt.images:
+        prompt["multi_modal_data"] = {"image": list(request.prompt.images)}
+    return prompt
+
+
+def _parameters(request: Request) -> Any:
+    from vllm import SamplingParams
+
+    bias = {int(token): value for token, value in request.parameters["logit_bias"].items()}
+    return SamplingParams(**request.parameters | {"logit_bias": bias, "flat_logprobs": True})
+
+
+@contextmanager
+def _python_path(folder: Path) -> Iterator[None]:
+    """For vLLM's own children only."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = child_path(folder)
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+@contextmanager
+def _host_unchanged() -> Iterator[None]:
+    """Random states and torch's thread setter as before: vLLM reseeds the ones and replaces the
+    other."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    set_num_threads = torch.set_num_threads
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+        torch.set_num_threads = set_num_threads

@@ -1,0 +1,123 @@
+"""What vLLM is asked, and what is checked in every answer; the same in process and over HTTP."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlm_rl.records import Completion, Prompt
+from vlm_rl.rollout.engine import WHOLE_SOFTMAX, Sampling
+from vlm_rl.rollout.faults import EngineFault, EngineMismatch
+
+BAN = -100.0
+"""The lowest logit bias that vLLM takes; what is left of a banned token is checked for."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and every sampling parameter of vLLM that decides what is drawn."""
+
+    prompt: Prompt
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RawCompletion:
+    """One completion as vLLM returned it."""
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+    finish_reason: str | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What vLLM returned for one request: the prompt as it saw it, and the completions."""
+
+    prompt_ids: Sequence[int]
+    completions: Sequence[RawCompletion]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokenizer that both sides share, the ids that end a completion, those never sampled."""
+
+    tokenizer: Any
+    stop_ids: frozenset[int]
+    banned_ids: frozenset[int]
+
+    def requests(
+        self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
+    ) -> list[Request]:
+        """A request per prompt. Seeds are far apart: vLLM counts on from them within a group."""
+        fixed = {
+            "n": 1 if sampling.temperature == 0 else group_size,
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_completion_tokens,
+            **{name: getattr(sampling, name) for name in WHOLE_SOFTMAX},
+            "logit_bias": {str(token): BAN for token in sorted(self.banned_ids)},
+            "stop_token_ids": sorted(self.stop_ids),
+            "ignore_eos": True,  # only the tokens named above end a completion
+            "logprobs": 0,  # of the sampled token alone
+            "detokenize": False,
+        }
+        seeds = np.random.SeedSequence([seed]).generate_state(len(prompts), np.uint64) >> 2
+        return [
+            Request(prompt, fixed | {"seed": int(number)})
+            for prompt, number in zip(prompts, seeds, strict=True)
+        ]
+
+    def group(self, request: Request, answer: Answer, group_size: int) -> list[Completion]:
+        """The completions of an answer, checked.
+
+        Raises EngineMismatch where the engine saw another prompt, EngineFault for an answer that
+        is broken or incomplete.
+        """
+        _compare_prompts(request.prompt, answer.prompt_ids)
+        wanted: int = request.parameters["n"]
+        if len(answer.completions) != wanted:
+            raise _fault(request, f"{len(answer.completions)} of {wanted} completions came back")
+        group = [self._completion(request, raw) for raw in answer.completions]
+        return group * (group_size // wanted)
+
+    def _completion(self, request: Request, raw: RawCompletion) -> Completion:
+        ids, limit = raw.token_ids, request.parameters["max_tokens"]
+        if raw.finish_reason not in ("stop", "length"):
+            raise _fault(request, f"unknown finish reason {raw.finish_reason!r}")
+        if not ids:
+            raise _fault(request, "an empty completion")
+        if raw.finish_reason == "length" and len(ids) != limit:
+            raise _fault(request, f"a completion was cut after {len(ids)} of {limit} tokens")
+        if raw.finish_reason == "stop" and ids[-1] not in self.stop_ids:
+            raise _fault(request, f"a completion stopped without a stop token, at {ids[-1]}")
+        if len(raw.logprobs) != len(ids) or not all(map(math.isfinite, raw.logprobs)):
+            raise _fault(request, "log-probabilities are missing or not finite")
+        if not self.banned_ids.isdisjoint(ids):
+            raise _fault(request, "a vision placeholder was sampled")
+        return Completion(
+            token_ids=torch.tensor(ids, dtype=torch.int64),
+            sampling_logprobs=torch.tensor(raw.logprobs, dtype=torch.float32),
+            finish_reason="stop" if raw.finish_reason == "stop" else "length",
+            text=self.tokenizer.decode(ids, skip_special_tokens=True),
+        )
+
+
+def _fault(request: Request, what: str) -> EngineFault:
+    return EngineFault(f"problem {request.prompt.uid}: {what}")
+
+
+def _compare_prompts(prompt: Prompt, seen: Sequence[int]) -> None:
+    ours = prompt.token_ids.tolist()
+    if ours == list(seen):
+        return
+    pairs = zip(ours, seen, strict=False)
+    place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(seen)))
+    sizes = ", ".join(f"{image.width}x{image.height}" for image in prompt.images) or "none"
+    raise EngineMismatch(
+        f"problem {prompt.uid}: the engine's prompt has {len(seen)} tokens, the trainer's "
+        f"{len(ours)}, different from token {place} on (images as the trainer resized them: "
+        f"{sizes}); the engine must use the trainer's min_pixels, max_pixels and chat tokens"
+    )

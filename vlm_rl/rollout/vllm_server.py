@@ -1,0 +1,281 @@
+"""vLLM as a server of its own: `class_path: vlm_rl.rollout.VLLMServer`.
+
+Without a `url` the run starts a server on this machine, on whatever GPUs the trainer leaves. With
+one it uses a server that `python -m vlm_rl.serve` started, on this or another machine. Rollouts are
+asked for over HTTP (vLLM's token-in, token-out endpoint), weights go by vLLM's weight-transfer API.
+"""
+
+import base64
+import ctypes
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import torch
+from PIL import Image
+
+from vlm_rl.rollout.faults import EngineFault, EngineMismatch
+from vlm_rl.rollout.vllm_base import VLLMBase, child_path, environment
+from vlm_rl.rollout.vllm_plugin import NAME
+from vlm_rl.rollout.vllm_requests import Answer, RawCompletion, Request
+from vlm_rl.rollout.weight_group import address_towards
+from vlm_rl.rollout.weight_sender import WeightSender
+
+THREADS = 64
+"""Requests on their way at the same time; each is for a whole group."""
+
+
+class VLLMServer(VLLMBase):
+    """A vLLM server; with `url` one that runs already, which the run waits for and never stops.
+
+    A server that is not up within `startup_timeout_s` counts as dead. A dead one is noticed within
+    a second, a hung one after `silence_timeout_s`. Other arguments: see VLLMBase; for a server that
+    runs already they are those it must have been started with.
+    """
+
+    def __init__(
+        self, *, url: str | None = None, startup_timeout_s: float = 600.0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if url is not None and urlsplit(url).port is None:
+            raise ValueError(f"VLLMServer.url must be like http://host:8000, got {url!r}")
+        if not startup_timeout_s > 0:
+            raise ValueError(f"VLLMServer.startup_timeout_s must be > 0, got {startup_timeout_s}")
+        self.url = url
+        self.startup_timeout_s = startup_timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def command(self, host: str, port: int) -> list[str]:
+        """What starts the server."""
+        program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        options = {"host": host, "port": port, "enable_scale_out": True}
+        if self.tensor_parallel_size == 1:
+            options["distributed_executor_backend"] = "uni"  # no process for a single worker
+        return [*program, *_flags(self.arguments() | options)]
+
+    def environment(self) -> dict[str, str]:
+        """What the server's process needs in its environment."""
+        # the weight-transfer API is among vLLM's development endpoints
+        own = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": child_path(self.folder)}
+        return os.environ | environment() | own
+
+    def _launch(self) -> WeightSender:
+        if self.url is None:
+            base = f"http://127.0.0.1:{_free_port()}"
+            self._process = self._spawn(base)
+        else:
+            base = self.url.rstrip("/")
+        self._http = Http(base, self.silence_timeout_s)
+        self._await_health()
+        self._check_settings()
+        where = urlsplit(base)
+        assert where.hostname is not None
+        assert where.port is not None
+        return WeightSender(
+            self._http,
+            num_workers=int(self._http.get("get_world_size")["world_size"]),
+            host=address_towards(where.hostname, where.port),
+            dtype=getattr(torch, self.precision),
+            chunk_bytes=self.chunk_bytes,
+            timeout_s=self.silence_timeout_s,
+        )
+
+    def _spawn(self, base: str) -> subprocess.Popen[bytes]:
+        self._log = self.folder / "server.log"
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                self.command("127.0.0.1", urlsplit(base).port or 0),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environment(),
+                start_new_session=True,  # so that its own children can be ended with it
+                preexec_fn=_die_with_parent,
+            )
+
+    def _await_health(self) -> None:
+        end = time.monotonic() + self.startup_timeout_s
+        while not self._http.healthy():
+            self._check_process()
+            if time.monotonic() > end:
+                raise EngineFault(
+                    f"the server at {self._http.base} is not up after {self.startup_timeout_s:g} s"
+                )
+            time.sleep(0.2)
+
+    def _check_process(self) -> None:
+        """Raises EngineFault where the run's own server has ended."""
+        if self._process is not None and self._process.poll() is not None:
+            tail = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise EngineFault(f"the server ended with status {self._process.returncode}: {tail}")
+
+    def _check_settings(self) -> None:
+        """Raises EngineMismatch with the name of what the server does otherwise than we do."""
+        info = self._http.get("server_info?config_format=json")["vllm_config"]
+        wrong = [
+            f"{name} is {found!r}, must be {wanted!r}"
+            for name, found, wanted in self._settings(info)
+            if found != wanted
+        ]
+        longest = info["model_config"]["max_model_len"]
+        if longest < self.max_model_len:
+            wrong.append(f"max_model_len is {longest}, must be at least {self.max_model_len}")
+        if wrong:
+            raise EngineMismatch(
+                f"the server at {self._http.base} can not serve this run: {'; '.join(wrong)}; "
+                "start it with `python -m vlm_rl.serve` and the run's own config"
+            )
+
+    def _settings(self, info: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+        """(name, the server's, ours) of what decides which distribution is sampled and recorded."""
+        model = info["model_config"]
+        transfer = info["weight_transfer_config"] or {}
+        return [
+            ("logprobs_mode", model["logprobs_mode"], "processed_logprobs"),
+            ("generation_config", model["generation_config"], "vllm"),
+            ("dtype", str(model["dtype"]).removeprefix("torch."), self.precision),
+            ("weight_transfer_config.backend", transfer.get("backend"), NAME),
+        ]
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(5)
+        with suppress(ProcessLookupError):  # also what a server left behind when it died
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def _ask(self, requests: Sequence[Request]) -> list[Answer]:
+        pool = ThreadPoolExecutor(min(THREADS, len(requests)))
+        try:
+            futures = [pool.submit(self._answer, request) for request in requests]
+            pending, moved = set(futures), time.monotonic()
+            while pending:
+                done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                    moved = time.monotonic()
+                self._check_process()
+                if time.monotonic() - moved > self.silence_timeout_s:
+                    raise EngineFault(
+                        f"the server has finished no request for {self.silence_timeout_s:g} s"
+                    )
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _answer(self, request: Request) -> Answer:
+        body = {
+            "token_ids": request.prompt.unexpanded_ids.tolist(),
+            "content_parts": [
+                {"type": "image_url", "url": _data_url(image)} for image in request.prompt.images
+            ],
+            "sampling_params": request.parameters,
+            "return_token_ids": True,
+        }
+        answer = self._http.post("inference/v1/generate", body)
+        return Answer(answer["prompt_token_ids"] or [], [_raw(c) for c in answer["choices"]])
+
+    def _before_weights(self) -> None:
+        self._http.post("abort_requests", {})  # what a failed attempt may have left
+
+    def _empty_caches(self) -> None:
+        if not self._http.post("reset_prefix_cache")["success"]:
+            raise EngineFault("its prefix cache could not be emptied")
+        self._http.post("reset_mm_cache")
+        self._http.post("reset_encoder_cache")
+
+
+class Http:
+    """JSON to and from a vLLM server, its weight-transfer API included.
+
+    Raises EngineFault where it can not be reached or fails.
+    """
+
+    def __init__(self, base: str, timeout_s: float) -> None:
+        self.base = base
+        self._timeout_s = timeout_s
+
+    def healthy(self) -> bool:
+        try:
+            return requests.get(f"{self.base}/health", timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def get(self, path: str) -> Any:
+        return self._sent("GET", path, None)
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        return self._sent("POST", path, body)
+
+    def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
+        self.post("init_weight_transfer_engine", {"init_info": init_info})
+
+    def start_weight_update(self) -> None:
+        self.post("start_weight_update")
+
+    def update_weights(self, update_info: Mapping[str, Any]) -> None:
+        self.post("update_weights", {"update_info": update_info})
+
+    def finish_weight_update(self) -> None:
+        self.post("finish_weight_update")
+
+    def _sent(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        try:
+            response = requests.request(
+                method, f"{self.base}/{path}", json=body, timeout=self._timeout_s
+            )
+        except requests.RequestException as error:
+            raise EngineFault(f"{path}: the server does not answer: {error}") from error
+        if response.status_code != 200:
+            raise EngineFault(f"{path}: status {response.status_code}: {response.text[:500]}")
+        return response.json() if response.content else None
+
+
+def _flags(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Arguments of `vllm.LLM` as options of its server."""
+    for name, value in arguments.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{option}" if value else f"--no-{option}"
+        else:
+            yield f"--{option}"
+            yield json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def _raw(choice: Mapping[str, Any]) -> RawCompletion:
+    content = (choice["logprobs"] or {}).get("content") or []
+    return RawCompletion(
+        choice["token_ids"] or [], [item["logprob"] for item in content], choice["finish_reason"]
+    )
+
+
+def _data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)  # lossless: the very pixels of the trainer
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    """On Linux: a server never outlives a trainer that was killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
