@@ -22,7 +22,7 @@ LAYERS = [
     {"module"},
     {"callbacks", "checkpointing", "report", "length_report"},
     {"study_report"},
-    {"fit", "ask", "study"},
+    {"fit", "ask", "study", "serve"},
 ]
 """Modules and packages of vlm_rl from the bottom up; one may import from its own layer and below.
 

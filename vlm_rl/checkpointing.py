@@ -8,6 +8,7 @@ import lightning as L
 
 from vlm_rl import runs
 from vlm_rl.module import RLModule
+from vlm_rl.rollout import EngineError
 
 
 class Checkpoints(L.Callback):
@@ -36,6 +37,13 @@ class Checkpoints(L.Callback):
         """A checkpoint holds the validation of its step: a run that goes on does not repeat it."""
         if not trainer.sanity_checking:
             self._save_if_due(trainer, module)
+
+    def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
+        """Nothing is lost with a rollout engine: weights are those of the last complete step."""
+        if isinstance(exception, EngineError) and module.completed_steps > 0:
+            done = {step for step, _ in runs.checkpoints(self.run_dir)}
+            if module.completed_steps not in done:
+                self._save(trainer, module)
 
     def _save_if_due(self, trainer: L.Trainer, module: RLModule) -> None:
         step = module.completed_steps

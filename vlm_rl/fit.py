@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +34,7 @@ from vlm_rl.policy import Policy, check_checkpoint
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.report import MetricsCsv, Summary
 from vlm_rl.rewards import Reward
-from vlm_rl.rollout import Engine, Sampling
+from vlm_rl.rollout import Engine, EngineError, Sampling, unused_sampler
 from vlm_rl.sampling import GroupFilter
 from vlm_rl.settings import OptimizerSettings, UpdateSettings, ValidationSettings, check_groups
 
@@ -124,14 +125,31 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
         parts.reward.self_test()
         _check_golds(data, parts.reward)
         _check_refill(data, parts.dynamic_sampling)
+        notice = unused_sampler(config.policy.path, parts.sampling)
+        if notice:
+            print(notice)
         module = _module(config, parts, encoder, data)
     runs.save_config(Path(config.run_dir), plain(parser, config))
     trainer.loggers = _loggers(config, resume[0] if resume else 0)
-    with parts.reward:
+    with parts.reward, closing(parts.engine), _engine_errors(module):
         trainer.fit(
             module, datamodule=data, ckpt_path=resume[1] if resume else None, weights_only=False
         )
     return module
+
+
+@contextmanager
+def _engine_errors(module: RLModule) -> Iterator[None]:
+    """One line and exit status 3 where the rollout engine can not go on."""
+    try:
+        yield
+    except EngineError as error:
+        print(
+            f"vlm_rl.fit: {error}; stopped after step {module.completed_steps} with a checkpoint, "
+            "the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise SystemExit(3) from error
 
 
 def _choose_threads() -> None:

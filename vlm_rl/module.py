@@ -383,9 +383,6 @@ class RLModule(L.LightningModule):
         self.engine.start(self.policy, self.encoder, self.sampling)
         self._frozen_checksum = _checksum(self._frozen())
 
-    def teardown(self, stage: str) -> None:
-        self.engine.close()
-
     def on_fit_end(self) -> None:
         assert _checksum(self._frozen()) == self._frozen_checksum, "a frozen parameter has changed"
 

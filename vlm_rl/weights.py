@@ -105,7 +105,7 @@ def _merged(weight: Tensor, layer: Any) -> Tensor:
     with torch.no_grad():
         merged = _full(weight).float()
         for adapter in _adding(layer):
-            merged = merged + _full(layer.get_delta_weight(adapter)).float()
+            merged = merged + _full(layer.get_delta_weight(adapter))
     return merged
 
 

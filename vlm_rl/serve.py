@@ -1,0 +1,60 @@
+"""Start the vLLM server of a run, on this machine, for a trainer here or elsewhere:
+
+python -m vlm_rl.serve --config X.yaml --host 0.0.0.0 --port 8000
+
+It reads the run's own config, so that both sides have the same limits on images, lengths and the
+same precision. The run then has `engine: {class_path: vlm_rl.rollout.VLLMServer, init_args: {url:
+http://this-machine:8000}}`. Weights come from the trainer when it starts. The server has no
+password: anyone who can reach it can replace its weights, so bind it to a network that you trust.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from vlm_rl.config import instantiate, one_line_errors, parse
+from vlm_rl.fit import build_parser
+from vlm_rl.policy import check_checkpoint
+from vlm_rl.prompts import PromptEncoder
+from vlm_rl.rollout import VLLMServer
+
+
+def main() -> None:
+    """Become the server."""
+    with one_line_errors("vlm_rl.serve"):
+        own = argparse.ArgumentParser(
+            "vlm_rl.serve",
+            description=__doc__,
+            epilog="All other options are those of vlm_rl.fit.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        own.add_argument("--host", default="127.0.0.1", help="the address to listen at")
+        own.add_argument("--port", type=int, default=8000)
+        place, rest = own.parse_known_args()
+        parser = build_parser()
+        config = parse(parser, rest)
+        parts = instantiate(parser, config)
+        if not isinstance(parts.engine, VLLMServer):
+            raise ValueError(
+                f"engine: {config.engine.class_path} is no server; serve a config whose "
+                "engine.class_path is vlm_rl.rollout.VLLMServer"
+            )
+        parts.engine.check(parts.sampling)
+        check_checkpoint(config.policy.path)
+        encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
+    folder = Path(tempfile.mkdtemp(prefix="vlm_rl_serve_"))
+    model_config = AutoConfig.from_pretrained(config.policy.path)
+    parts.engine.prepare(folder, model_config, encoder, parts.sampling)
+    command = parts.engine.command(place.host, place.port)
+    print(f"a vLLM server for {config.policy.path} at http://{place.host}:{place.port}")
+    sys.stdout.flush()
+    os.execve(command[0], command, parts.engine.environment())
+
+
+if __name__ == "__main__":
+    main()
