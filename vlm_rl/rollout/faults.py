@@ -13,5 +13,15 @@ class EngineMismatch(EngineError):
     """Engine and trainer do not see the same thing; to ask again would not help."""
 
 
+WEIGHT_STREAM = "weight stream: "
+"""Begins what a receiver of weights complains of, also through an HTTP server's error."""
+
+
+def refused(message: str) -> EngineError:
+    """For a request that the engine will refuse as often as it is made."""
+    _, mark, complaint = message.partition(WEIGHT_STREAM)
+    return EngineMismatch(complaint.strip()) if mark else EngineError(f"vLLM refuses: {message}")
+
+
 class EngineGaveUp(EngineError):
     """The engine failed too often in a row."""

@@ -195,10 +195,7 @@ class VLLMBase(Engine):
         """Forget prompts, pixels and image embeddings. Raises EngineFault."""
 
     def _before_weights(self) -> None:
-        """Make room for weights in an engine that sleeps."""
-
-    def _after_weights(self) -> None:
-        """Make the engine whole again."""
+        """Make the engine ready for weights."""
 
     def _sample(
         self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, seed: int
@@ -234,7 +231,6 @@ class VLLMBase(Engine):
         self._before_weights()
         self._sender.send(named_weights(self._policy.model), one_by_one=first)
         self._empty_caches()
-        self._after_weights()
         self._compare("at the start" if first else "after an update")
         if first:
             unseen = prove_blocks(

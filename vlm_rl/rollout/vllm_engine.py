@@ -7,8 +7,9 @@ GPU for both, `sleep` hands its memory to the trainer between rollouts.
 import gc
 import os
 import random
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from vlm_rl.rollout.faults import EngineFault
+from vlm_rl.rollout.faults import EngineError, EngineFault, refused
 from vlm_rl.rollout.vllm_base import VLLMBase, child_path, environment
 from vlm_rl.rollout.vllm_requests import Answer, RawCompletion, Request
 from vlm_rl.rollout.watchdog import Watchdog
@@ -36,6 +37,7 @@ class VLLMEngine(VLLMBase):
         super().__init__(**kwargs)
         self.sleep = sleep
         self._llm: Any = None
+        self._asleep: set[str] = set()
 
     def _launch(self) -> WeightSender:
         # the engine's loop in this process; vLLM reads its settings whenever it needs them
@@ -43,9 +45,11 @@ class VLLMEngine(VLLMBase):
         with _host_unchanged(), _python_path(self.folder), self._faults():
             from vllm import LLM
 
-            self._llm = LLM(**self.arguments(), enable_sleep_mode=self.sleep)
+            # a CPU has no memory to hand over, but goes through the same calls
+            frees_memory = self.sleep and torch.cuda.is_available()
+            self._llm = LLM(**self.arguments(), enable_sleep_mode=frees_memory)
         return WeightSender(
-            _Control(self._llm),
+            self,
             num_workers=self.tensor_parallel_size,
             host="" if self.tensor_parallel_size == 1 else "127.0.0.1",
             dtype=getattr(torch, self.precision),
@@ -54,14 +58,37 @@ class VLLMEngine(VLLMBase):
         )
 
     def _stop(self) -> None:
+        if self._llm is not None:
+            # now, and not when it is collected: that would end the groups of the next one
+            with suppress(Exception):  # it may be broken in any way
+                self._llm.llm_engine.engine_core.shutdown()
         self._llm = None
+        self._asleep.clear()
         gc.collect()
+
+    def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
+        with self._faults():
+            self._llm.init_weight_transfer_engine({"init_info": dict(init_info)})
+
+    def start_weight_update(self) -> None:
+        with self._faults():
+            self._llm.start_weight_update()
+
+    def update_weights_chunk(self, update_info: Mapping[str, Any]) -> None:
+        with self._faults():
+            self._llm.update_weights({"update_info": dict(update_info)})
+
+    def finish_weight_update(self) -> None:
+        with self._faults():
+            self._llm.finish_weight_update()
 
     def _ask(self, requests: Sequence[Request]) -> list[Answer]:
         prompts = [_prompt(request) for request in requests]
         parameters = [_parameters(request) for request in requests]
         with (
+            _host_unchanged(),
             self._faults(),
+            self._awake(),
             Watchdog(self.silence_timeout_s, "the rollout engine") as dog,
             open(os.devnull, "w") as nowhere,
         ):
@@ -79,6 +106,25 @@ class VLLMEngine(VLLMBase):
             for output in outputs
         ]
 
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        """With its memory inside; without it afterwards where `sleep` says so."""
+        self._wake("weights", "kv_cache")
+        yield
+        if self.sleep:
+            self._llm.sleep(level=1)
+            self._asleep = {"weights", "kv_cache"}
+
+    def _wake(self, *parts: str) -> None:
+        due = [part for part in parts if part in self._asleep]
+        if due:  # a part that is awake must not be woken again
+            self._llm.wake_up(tags=due)
+            self._asleep -= set(due)
+
+    def _before_weights(self) -> None:
+        with self._faults():
+            self._wake("weights")  # weights of before are copied back now, not over new ones
+
     def _empty_caches(self) -> None:
         with self._faults():
             if not self._llm.reset_prefix_cache():
@@ -88,12 +134,16 @@ class VLLMEngine(VLLMBase):
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
-        """Whatever goes wrong inside vLLM is a fault of the engine; only a bad request is ours."""
+        """What goes wrong inside vLLM is a fault, to be tried again, but for what it refuses."""
         try:
             yield
-        except (ValueError, EngineFault):
+        except EngineError:
             raise
         except Exception as error:
+            from vllm.exceptions import VLLMClientError
+
+            if isinstance(error, ValueError | VLLMClientError):
+                raise refused(str(error)) from error
             raise EngineFault(f"{type(error).__name__}: {error}") from error
 
 
@@ -108,25 +158,6 @@ class _Progress(tqdm):
         self._watchdog.touch()
         shown: bool | None = super().update(n)
         return shown
-
-
-class _Control:
-    """The weight-transfer API of the engine in this process."""
-
-    def __init__(self, llm: Any) -> None:
-        self._llm = llm
-
-    def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
-        self._llm.init_weight_transfer_engine({"init_info": dict(init_info)})
-
-    def start_weight_update(self) -> None:
-        self._llm.start_weight_update()
-
-    def update_weights(self, update_info: Mapping[str, Any]) -> None:
-        self._llm.update_weights({"update_info": dict(update_info)})
-
-    def finish_weight_update(self) -> None:
-        self._llm.finish_weight_update()
 
 
 def _prompt(request: Request) -> dict[str, Any]:
@@ -159,12 +190,13 @@ def _python_path(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _host_unchanged() -> Iterator[None]:
-    """Random states and torch's thread setter as before: vLLM reseeds the ones and replaces the
-    other."""
+    """Random states and torch's thread setter as before: vLLM reseeds the ones, draws from them
+    also where each request has a seed, and replaces the other."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     set_num_threads = torch.set_num_threads
     try:
-        yield
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            yield
     finally:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])

@@ -25,7 +25,7 @@ import requests
 import torch
 from PIL import Image
 
-from vlm_rl.rollout.faults import EngineFault, EngineMismatch
+from vlm_rl.rollout.faults import WEIGHT_STREAM, EngineFault, EngineMismatch, refused
 from vlm_rl.rollout.vllm_base import VLLMBase, child_path, environment
 from vlm_rl.rollout.vllm_plugin import NAME
 from vlm_rl.rollout.vllm_requests import Answer, RawCompletion, Request
@@ -227,7 +227,7 @@ class Http:
     def start_weight_update(self) -> None:
         self.post("start_weight_update")
 
-    def update_weights(self, update_info: Mapping[str, Any]) -> None:
+    def update_weights_chunk(self, update_info: Mapping[str, Any]) -> None:
         self.post("update_weights", {"update_info": update_info})
 
     def finish_weight_update(self) -> None:
@@ -240,9 +240,20 @@ class Http:
             )
         except requests.RequestException as error:
             raise EngineFault(f"{path}: the server does not answer: {error}") from error
+        if response.status_code == 400 or WEIGHT_STREAM in response.text:
+            raise refused(_message(response))
         if response.status_code != 200:
-            raise EngineFault(f"{path}: status {response.status_code}: {response.text[:500]}")
+            raise EngineFault(f"{path}: status {response.status_code}: {_message(response)}")
         return response.json() if response.content else None
+
+
+def _message(response: requests.Response) -> str:
+    """What an answer says of its failure; vLLM's is `{"error": {"message": ...}}`."""
+    try:
+        found = response.json()["error"]
+        return str(found["message"] if isinstance(found, dict) else found)
+    except (ValueError, KeyError, TypeError):
+        return response.text[:500]
 
 
 def _flags(arguments: Mapping[str, Any]) -> Iterator[str]:

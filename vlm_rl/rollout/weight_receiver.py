@@ -5,6 +5,7 @@ GPUs and take whatever comes: a layer that no weight arrives for silently keeps 
 every name of the stream must find its place, and every weight of the model must arrive.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
+from vlm_rl.rollout.faults import WEIGHT_STREAM
 from vlm_rl.rollout.weight_group import WeightGroup, unflatten
 
 TIED_HEAD = "lm_head.weight"
@@ -89,15 +91,24 @@ class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
         if tensors is None:
             assert self._group is not None, "init_weight_transfer_engine comes first"
             tensors = unflatten(self._group.receive(), update_info.dtypes, update_info.shapes)
-        model: Any = self.model
         named = list(zip(update_info.names, tensors, strict=True))
         self._partial |= update_info.partial
         for part in ([pair] for pair in named) if update_info.one_by_one else [named]:
-            loaded: set[str] = model.load_weights(iter(part))
+            loaded = self._load(part)
             if not loaded:
-                raise ValueError(f"no weight of the rollout engine is called {part[0][0]!r}")
+                raise ValueError(f"{WEIGHT_STREAM}the rollout engine has no {part[0][0]!r}")
             self._names.update(name for name, _ in part)
             self._loaded |= loaded
+
+    def _load(self, named: Sequence[tuple[str, Tensor]]) -> set[str]:
+        """The engine's own names of what was loaded."""
+        model: Any = self.model
+        try:
+            loaded: set[str] = model.load_weights(iter(named))
+        except (ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
+            names = named[0][0] if len(named) == 1 else f"one of {len(named)} from {named[0][0]} on"
+            raise ValueError(f"{WEIGHT_STREAM}{names} does not fit: {error}") from error
+        return loaded
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
@@ -106,8 +117,8 @@ class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
             missing.append(TIED_HEAD)
         if missing and not self._partial:
             raise ValueError(
-                f"{len(missing)} weights of the rollout engine were not sent, the first of them "
-                f"{missing[0]!r}"
+                f"{WEIGHT_STREAM}{len(missing)} weights of the rollout engine were not sent, the "
+                f"first of them {missing[0]!r}"
             )
 
     def _expected(self) -> set[str]:

@@ -20,7 +20,7 @@ class Control(Protocol):
 
     def start_weight_update(self) -> None: ...
 
-    def update_weights(self, update_info: Mapping[str, Any]) -> None: ...
+    def update_weights_chunk(self, update_info: Mapping[str, Any]) -> None: ...
 
     def finish_weight_update(self) -> None: ...
 
@@ -77,7 +77,7 @@ class WeightSender:
             names, tensors = [name for name, _ in chunk], [tensor for _, tensor in chunk]
             update = {"names": names, "one_by_one": one_by_one, "partial": partial}
             if self._group is None:
-                self._control.update_weights(update | {"tensors": tensors})
+                self._control.update_weights_chunk(update | {"tensors": tensors})
             else:
                 self._send_bytes(self._group, update, tensors)
         self._control.finish_weight_update()
@@ -88,7 +88,7 @@ class WeightSender:
         update["dtypes"] = [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
         update["shapes"] = [list(tensor.shape) for tensor in tensors]
         buffer = flatten(tensors)
-        _meanwhile(lambda: group.send(buffer), lambda: self._control.update_weights(update))
+        _meanwhile(lambda: group.send(buffer), lambda: self._control.update_weights_chunk(update))
 
 
 T = TypeVar("T")

@@ -1,0 +1,147 @@
+"""vLLM in the trainer's process, against the policy's own float32 forward.
+
+Skipped where vLLM is not installed. Broken on purpose: see the end of each group.
+"""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import picture, png
+from vllm_setup import MISSING, SAMPLING, Setup, in_process, tokens_of
+
+from vlm_rl.records import Problem
+from vlm_rl.rollout import Sampling, TransformersEngine
+
+pytest.importorskip("vllm", reason=MISSING)
+
+FAMILIES = ("qwen2_5_vl", "qwen3_vl")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def setup(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Setup]:
+    built = Setup.build(request.param, tmp_path_factory.mktemp("checkpoint"), in_process())
+    before = random_states()
+    built.start()
+    assert random_states() == before
+    yield built
+    built.engine.close()
+
+
+def random_states() -> list[Any]:
+    return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+
+
+@pytest.fixture
+def weights_restored(setup: Setup) -> Iterator[None]:
+    """For tests that change weights."""
+    kept = {name: weight.clone() for name, weight in setup.policy.state_dict().items()}
+    yield
+    setup.policy.load_state_dict(kept)
+    setup.engine.update_weights(setup.policy)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_sampling_logprobs_are_the_policys(setup: Setup, temperature: float) -> None:
+    groups = setup.generate(Sampling(temperature, 24))
+    gaps = setup.gaps(groups, temperature)
+    assert len(gaps) > 200
+    assert gaps.max() < 1e-5
+
+
+def test_greedy_tokens_and_logprobs_are_those_of_the_transformers_engine(setup: Setup) -> None:
+    other = TransformersEngine()
+    other.start(setup.policy, setup.encoder, SAMPLING)
+    greedy = Sampling(0.0, 24)
+    for ours, theirs in zip(
+        setup.generate(greedy),
+        other.generate(setup.prompts, group_size=1, sampling=greedy, seed=0),
+        strict=True,
+    ):
+        assert torch.equal(ours[0].token_ids, theirs[0].token_ids)
+        assert ours[0].text == theirs[0].text
+        torch.testing.assert_close(
+            ours[0].sampling_logprobs, theirs[0].sampling_logprobs, atol=1e-5, rtol=0
+        )
+
+
+def test_seed_decides_the_completions(setup: Setup) -> None:
+    first, again, other = setup.generate(), setup.generate(), setup.generate(seed=1)
+    assert tokens_of(first) == tokens_of(again)
+    assert tokens_of(first) != tokens_of(other)
+    assert len({tuple(ids) for ids in tokens_of(first)}) == 4 * len(setup.prompts)
+
+
+def test_generate_leaves_random_states_alone(setup: Setup) -> None:
+    before = random_states()
+    setup.generate()
+    assert random_states() == before
+
+
+@pytest.mark.usefixtures("weights_restored")
+@pytest.mark.parametrize("part", ["vision_tower", "language_model"])
+def test_update_brings_the_new_weights_and_leaves_no_old_ones(setup: Setup, part: Any) -> None:
+    """Of the vision tower alone too: prompts and pictures come again, so that caches would show."""
+    assert setup.gaps(setup.generate()).max() < 1e-5
+    setup.scale(part)
+    assert setup.gaps(setup.generate()).max() > 0.05  # the engine still has the old weights
+    setup.engine.update_weights(setup.policy)
+    assert setup.gaps(setup.generate()).max() < 1e-5
+
+
+@pytest.mark.usefixtures("weights_restored")
+def test_update_in_chunks_of_one_weight_each(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup.scale("vision_tower")
+    setup.scale("language_model")
+    monkeypatch.setattr(setup.engine._sender, "_chunk_bytes", 1)
+    setup.engine.update_weights(setup.policy)
+    assert setup.gaps(setup.generate()).max() < 1e-5
+
+
+def test_prompts_are_what_the_trainer_sees(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = setup.engine._ask
+    answers: list[Any] = []
+    monkeypatch.setattr(
+        setup.engine, "_ask", lambda requests: answers.extend(asked(requests)) or answers
+    )
+    setup.generate()
+    for prompt, answer in zip(setup.prompts, answers, strict=True):
+        assert list(answer.prompt_ids) == prompt.token_ids.tolist()
+
+
+def test_no_placeholder_is_sampled_where_the_policy_wants_nothing_else(setup: Setup) -> None:
+    """A head that prefers the placeholders by far."""
+    head = setup.policy.model.lm_head.weight
+    kept = head.detach().clone()
+    try:
+        with torch.no_grad():
+            favourite = setup.policy.banned_ids
+            head[favourite] = head.abs().mean() * 4 * head[favourite].sign()
+        setup.engine.update_weights(setup.policy)
+        groups = setup.generate()
+        sampled = torch.cat([c.token_ids for group in groups for c in group])
+        assert not torch.isin(sampled, setup.policy.banned_ids).any()
+        assert setup.gaps(groups).max() < 1e-5
+    finally:
+        with torch.no_grad():
+            head.copy_(kept)
+        setup.engine.update_weights(setup.policy)
+
+
+def test_too_many_images_are_refused_by_name(setup: Setup) -> None:
+    images = tuple(png(picture(32, 32, seed=i)) for i in range(9))
+    prompt = setup.encoder.encode(Problem("album", "Which?", "1", images=images))
+    with pytest.raises(ValueError, match=r"problem album has 9 images.*max_images=8"):
+        setup.engine.generate([prompt], group_size=2, sampling=SAMPLING, seed=0)
+
+
+def test_top_k_that_is_allowed_is_sampled_and_its_drift_is_seen(setup: Setup) -> None:
+    sampling = Sampling(1.0, 24, top_k=3, allow_undescribed=("top_k",))
+    groups = setup.generate(sampling)
+    gaps = setup.gaps(groups)
+    assert gaps.mean() > 0.05

@@ -1,0 +1,80 @@
+"""Policies, prompts and engines that the tests of vLLM share."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from tiny import build_checkpoint, picture, png, sharp_policy
+from torch import Tensor
+
+from vlm_rl.policy import Policy
+from vlm_rl.prompts import PromptEncoder
+from vlm_rl.records import Completion, Problem, Prompt, Rows
+from vlm_rl.rollout import Engine, Sampling, VLLMEngine
+
+SAMPLING = Sampling(1.0, 24)
+LONG = "What is shown here, and how many of them are there? " * 12
+MISSING = "vLLM is not installed; `make vllm` installs it"
+
+
+@dataclasses.dataclass
+class Setup:
+    """A policy, its engine, and prompts: longer than a cached block, pictures that come again."""
+
+    folder: Path
+    policy: Policy
+    encoder: PromptEncoder
+    engine: Engine
+    prompts: list[Prompt]
+
+    @classmethod
+    def build(cls, family: str, folder: Path, engine: Engine) -> "Setup":
+        build_checkpoint(family, folder)
+        encoder = PromptEncoder(str(folder), max_prompt_tokens=1024)
+        return cls(folder, sharp_policy(folder, scale=1.25), encoder, engine, prompts_of(encoder))
+
+    def start(self) -> "Setup":
+        self.engine.start(self.policy, self.encoder, SAMPLING)
+        return self
+
+    def generate(self, sampling: Sampling = SAMPLING, seed: int = 0) -> list[list[Completion]]:
+        size = 1 if sampling.temperature == 0 else 4
+        return self.engine.generate(self.prompts, group_size=size, sampling=sampling, seed=seed)
+
+    def gaps(self, groups: list[list[Completion]], temperature: float = 1.0) -> Tensor:
+        """|engine - policy| of every sampled token."""
+        everything = torch.ones(len(groups), len(groups[0]), dtype=torch.bool)
+        rows = Rows.build(self.prompts, groups, trained=everything)
+        with self.policy.evaluating():
+            own = self.policy.logprobs(rows, temperature=temperature).logprobs
+        return (own - rows.sampling_logprobs)[rows.completion_mask].abs()
+
+    def scale(self, part: Any, factor: float = 0.8) -> None:
+        with torch.no_grad():
+            for parameter in self.policy.part(part).parameters():
+                parameter.mul_(factor)
+
+
+def in_process(**changes: Any) -> VLLMEngine:
+    return VLLMEngine(**{"kv_cache_gib": 1 / 16, "max_concurrent": 64} | changes)
+
+
+def tokens_of(groups: list[list[Completion]]) -> list[list[int]]:
+    return [completion.token_ids.tolist() for group in groups for completion in group]
+
+
+def prompts_of(encoder: PromptEncoder) -> list[Prompt]:
+    again = png(picture(64, 96, seed=3))
+    described = [
+        ("a picture", f"{LONG}<image>", (again,)),
+        ("the same picture, other words", f"Look: <image> {LONG}", (again,)),
+        ("no picture", LONG, ()),
+        ("two pictures", f"<image> or <image>? {LONG}", (again, png(picture(48, 48)))),
+        ("the mark as text", f"Here stand <|image_pad|> and <|vision_start|>. {LONG}", ()),
+        ("the mark beside a picture", f"<image> is no <|image_pad|>. {LONG}", (again,)),
+    ]
+    return [
+        encoder.encode(Problem(uid=uid, question=text, answer="1", images=images))
+        for uid, text, images in described
+    ]
