@@ -1,9 +1,14 @@
 """Policies, prompts and engines that the tests of vLLM share."""
 
 import dataclasses
+import os
+import signal
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
+import psutil
 import torch
 from tiny import build_checkpoint, picture, png, sharp_policy
 from torch import Tensor
@@ -11,7 +16,8 @@ from torch import Tensor
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Completion, Problem, Prompt, Rows
-from vlm_rl.rollout import Engine, Sampling, VLLMEngine
+from vlm_rl.rollout import Engine, Sampling, VLLMEngine, VLLMServer
+from vlm_rl.rollout.vllm_requests import Answer, Request
 
 SAMPLING = Sampling(1.0, 24)
 LONG = "What is shown here, and how many of them are there? " * 12
@@ -78,3 +84,54 @@ def prompts_of(encoder: PromptEncoder) -> list[Prompt]:
         encoder.encode(Problem(uid=uid, question=text, answer="1", images=images))
         for uid, text, images in described
     ]
+
+
+class Attacked(VLLMServer):
+    """Does something to its own server in the middle of training rollouts, the nth in `attacks`."""
+
+    def __init__(self, attacks: list[str], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.attacks = attacks
+        self.due = ""
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, group_size: int, **how: Any
+    ) -> list[list[Completion]]:
+        if group_size > 1 and self.attacks:  # validation samples one
+            self.due = self.attacks.pop(0)
+        return super().generate(prompts, group_size=group_size, **how)
+
+    def _ask(self, requests: Sequence[Request]) -> list[Answer]:
+        attack, self.due = self.due, ""
+        if attack:
+            assert self._process is not None
+            server = self._process.pid
+            (core,) = psutil.Process(server).children()
+            # requests wait in front of a stopped engine, so that the attack always finds them there
+            os.kill(core.pid, signal.SIGSTOP)
+            if attack == "kill":
+                Timer(1.0, os.kill, (server, signal.SIGKILL)).start()
+            elif attack == "abort":
+                Timer(1.0, self._http.post, ("abort_requests", {})).start()
+                Timer(2.0, os.kill, (core.pid, signal.SIGCONT)).start()
+            else:
+                assert attack == "hang"
+        return super()._ask(requests)
+
+
+class Breaking(VLLMEngine):
+    """Fails in the `breaks_at`th training rollout, unless `marker` is there; leaves it there."""
+
+    def __init__(self, marker: str, breaks_at: int, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.marker = Path(marker)
+        self.left = breaks_at
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, group_size: int, **how: Any
+    ) -> list[list[Completion]]:
+        self.left -= group_size > 1
+        if self.left == 0 and not self.marker.exists():
+            self.marker.touch()
+            self._llm.llm_engine.engine_core.engine_core.scheduler = None
+        return super().generate(prompts, group_size=group_size, **how)
