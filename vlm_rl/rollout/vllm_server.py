@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -54,7 +55,13 @@ class VLLMServer(VLLMBase):
             raise ValueError(f"VLLMServer.startup_timeout_s must be > 0, got {startup_timeout_s}")
         self.url = url
         self.startup_timeout_s = startup_timeout_s
+        if url is not None and self.adapter_rank:
+            raise ValueError(
+                "VLLMServer.adapter_rank needs a folder that both sides see; leave it at 0 for a "
+                "server of its own `url`, adapters are then merged on their way"
+            )
         self._process: subprocess.Popen[bytes] | None = None
+        self._adapter: dict[str, str] = {}
 
     def command(self, host: str, port: int) -> list[str]:
         """What starts the server."""
@@ -68,6 +75,8 @@ class VLLMServer(VLLMBase):
         """What the server's process needs in its environment."""
         # the weight-transfer API is among vLLM's development endpoints
         own = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": child_path(self.folder)}
+        if self.adapter_rank:
+            own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
         return os.environ | environment() | own
 
     def _launch(self) -> WeightSender:
@@ -149,6 +158,7 @@ class VLLMServer(VLLMBase):
 
     def _stop(self) -> None:
         process, self._process = self._process, None
+        self._adapter = {}
         if process is None:
             return
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):
@@ -185,9 +195,17 @@ class VLLMServer(VLLMBase):
             ],
             "sampling_params": request.parameters,
             "return_token_ids": True,
+            **self._adapter,
         }
         answer = self._http.post("inference/v1/generate", body)
         return Answer(answer["prompt_token_ids"] or [], [_raw(c) for c in answer["choices"]])
+
+    def _load_adapter(self, number: int, folder: Path) -> None:
+        named = {"lora_name": f"policy-{number}", "lora_path": str(folder)}
+        self._http.post("v1/load_lora_adapter", named)
+        if before := self._adapter.get("model"):
+            self._http.post("v1/unload_lora_adapter", {"lora_name": before})
+        self._adapter = {"model": named["lora_name"]}
 
     def _before_weights(self) -> None:
         self._http.post("abort_requests", {})  # what a failed attempt may have left
@@ -244,7 +262,8 @@ class Http:
             raise refused(_message(response))
         if response.status_code != 200:
             raise EngineFault(f"{path}: status {response.status_code}: {_message(response)}")
-        return response.json() if response.content else None
+        is_json = "json" in response.headers.get("content-type", "")
+        return response.json() if is_json else None
 
 
 def _message(response: requests.Response) -> str:

@@ -122,7 +122,9 @@ class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
             )
 
     def _expected(self) -> set[str]:
-        return {name for name, _ in self.model.named_parameters()}
+        # an engine with adapters wraps the layers that may have one
+        names = (name for name, _ in self.model.named_parameters() if ".lora_" not in name)
+        return {name.replace(".base_layer.", ".") for name in names}
 
     def shutdown(self) -> None:
         self._group = None
