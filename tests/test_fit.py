@@ -29,6 +29,7 @@ from vlm_rl.objectives import GSPO
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import INSTRUCTIONS, PromptEncoder
 from vlm_rl.report import read_metrics
+from vlm_rl.rollout.engine import WHOLE_SOFTMAX
 
 HERE = Path(__file__).parent
 
@@ -79,6 +80,13 @@ ELSEWHERE = {
     "updates.train_on_truncated": (
         "test_updates.py::test_truncated_completions_can_be_left_out_of_the_loss"
     ),
+    "drift_alarm": "test_vllm_runs.py::test_drift_above_its_limit_is_an_alarm_with_the_uid",
+    **{
+        f"sampling.{name}": (
+            "test_vllm_engine.py::test_sampler_that_is_allowed_is_used_and_its_drift_is_seen"
+        )
+        for name in (*WHOLE_SOFTMAX, "allow_undescribed")
+    },
     "reward.length": "test_length_rewards.py::test_length_term_is_a_term_of_its_own",
     "data.train": "test_real_images.py::test_real_images_train_both_families",
     "data.val": "test_real_images.py::test_real_images_train_both_families",

@@ -140,8 +140,21 @@ def test_too_many_images_are_refused_by_name(setup: Setup) -> None:
         setup.engine.generate([prompt], group_size=2, sampling=SAMPLING, seed=0)
 
 
-def test_top_k_that_is_allowed_is_sampled_and_its_drift_is_seen(setup: Setup) -> None:
-    sampling = Sampling(1.0, 24, top_k=3, allow_undescribed=("top_k",))
-    groups = setup.generate(sampling)
-    gaps = setup.gaps(groups)
-    assert gaps.mean() > 0.05
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("top_p", 0.5),
+        ("top_k", 3),
+        ("min_p", 0.3),
+        ("repetition_penalty", 2.0),
+        ("presence_penalty", 2.0),
+        ("frequency_penalty", 2.0),
+    ],
+)
+def test_sampler_that_is_allowed_is_used_and_its_drift_is_seen(
+    setup: Setup, name: str, value: Any
+) -> None:
+    plain = setup.generate()
+    changed = setup.generate(Sampling(1.0, 24, **{name: value}, allow_undescribed=(name,)))
+    assert tokens_of(changed) != tokens_of(plain)
+    assert setup.gaps(changed).mean() > 1e-3
