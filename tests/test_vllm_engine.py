@@ -3,8 +3,10 @@
 Skipped where vLLM is not installed. Broken on purpose: see the end of each group.
 """
 
+import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,3 +160,20 @@ def test_sampler_that_is_allowed_is_used_and_its_drift_is_seen(
     changed = setup.generate(Sampling(1.0, 24, **{name: value}, allow_undescribed=(name,)))
     assert tokens_of(changed) != tokens_of(plain)
     assert setup.gaps(changed).mean() > 1e-3
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a core for each of two workers")
+def test_two_tensor_parallel_workers_sample_from_the_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights reach the workers, which are processes of their own, through the process group."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # one memory node for both
+    engine = in_process(tensor_parallel_size=2, kv_cache_gib=1 / 4)
+    setup = Setup.build("qwen2_5_vl", tmp_path, engine).start()
+    try:
+        assert setup.gaps(setup.generate()).max() < 1e-5
+        setup.scale("vision_tower")
+        setup.engine.update_weights(setup.policy)
+        assert setup.gaps(setup.generate()).max() < 1e-5
+    finally:
+        engine.close()

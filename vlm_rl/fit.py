@@ -25,6 +25,7 @@ from vlm_rl.advantages import Advantage
 from vlm_rl.callbacks import ProgressBars, RolloutFiles, SampleTable
 from vlm_rl.checkpointing import Checkpoints
 from vlm_rl.config import instantiate, one_line_errors, parse, plain
+from vlm_rl.config_errors import joined
 from vlm_rl.data import ProblemData
 from vlm_rl.kl_in_reward import KLInReward
 from vlm_rl.length_report import LengthFairness
@@ -145,8 +146,8 @@ def _engine_errors(module: RLModule) -> Iterator[None]:
         yield
     except EngineError as error:
         print(
-            f"vlm_rl.fit: {error}; stopped after step {module.completed_steps} with a checkpoint, "
-            "the same command goes on from there",
+            f"vlm_rl.fit: {joined(str(error))}; stopped after step {module.completed_steps} with a "
+            "checkpoint, the same command goes on from there",
             file=sys.stderr,
         )
         raise SystemExit(3) from error
