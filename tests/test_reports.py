@@ -153,7 +153,7 @@ def test_summary_tells_how_it_went_and_where_everything_is(report: Report) -> No
     assert (summary["validation_before"]["step"], summary["validation_after"]["step"]) == (0, 2)
     for when in ("validation_before", "validation_after"):
         assert {"val/accuracy", "val/length_tokens", "val/truncated_frac"} <= summary[when].keys()
-    stages = {"validation", "rollout", "reward", "logprobs", "update", "checkpoint"}
+    stages = {"validation", "weights", "rollout", "reward", "logprobs", "update", "checkpoint"}
     assert summary["stage_seconds"].keys() == stages
     assert summary["stage_seconds"]["rollout"] > 0
     assert 0.1 < summary["peak_memory_gb"] < 8
@@ -242,7 +242,7 @@ def test_progress_names_each_stage(policy_folder: Path) -> None:
     descriptions = _Descriptions(bars)
     prompts = [encoder.encode(problem) for problem in problems(1)]
     run_module(module, prompts, bars, descriptions)
-    stages = ["rollout", "reward", "logprobs", "update"]
+    stages = ["weights", "rollout", "reward", "logprobs", "update"]
     assert descriptions.heard == [(stage, f"training: {stage}") for stage in stages]
     assert bars._bars.tasks[0].completed == bars._bars.tasks[0].total == 1
     assert all(seconds > 0 for seconds in module.stages.seconds.values())

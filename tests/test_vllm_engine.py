@@ -167,7 +167,7 @@ def test_two_tensor_parallel_workers_sample_from_the_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights reach the workers, which are processes of their own, through the process group."""
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # one memory node for both
+    monkeypatch.setenv("VLLM_CPU_SIM_MULTI_NUMA", "1")  # one memory node for both
     engine = in_process(tensor_parallel_size=2, kv_cache_gib=1 / 4)
     setup = Setup.build("qwen2_5_vl", tmp_path, engine).start()
     try:

@@ -34,8 +34,8 @@ def setup(tmp_path: Path) -> Iterator[Setup]:
 
 
 def change_stream(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
-    def changed(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        for name, weight in named_weights(model):
+    def changed(model: nn.Module, **how: Any) -> Iterator[tuple[str, Tensor]]:
+        for name, weight in named_weights(model, **how):
             yield from change(name, weight)
 
     monkeypatch.setattr(vllm_base, "named_weights", changed)
