@@ -16,9 +16,19 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = [
     {"torchvision_on_cpu", "records", "stages", "suggestions", "verification", "mixture"},
-    {"linear_logprobs", "prompts", "packing", "advantages", "rows", "weights"},
+    {"linear_logprobs", "prompts", "packing", "advantages", "rows", "weights", "tables"},
     {"objectives", "rewards", "diagnostics", "drift", "length_fairness", "policy"},
-    {"rollout", "data", "runs", "config", "config_errors", "kl_in_reward", "sampling", "settings"},
+    {
+        "rollout",
+        "data",
+        "runs",
+        "config",
+        "config_errors",
+        "kl_in_reward",
+        "sampling",
+        "settings",
+        "benchmarks",
+    },
     {"module"},
     {"callbacks", "checkpointing", "report", "length_report"},
     {"study_report"},

@@ -13,7 +13,7 @@ from test_data import CUT_JPEG, JPEG, data, write, write_image_rows
 
 from vlm_rl.data import DataSource, ProblemData
 from vlm_rl.prompts import PromptEncoder
-from vlm_rl.rows import BadRow
+from vlm_rl.tables import BadRow
 
 
 @pytest.fixture(scope="module")

@@ -318,7 +318,7 @@ def test_a_source_that_can_not_be_read_names_the_way_out(tmp_path: Path):
     for path, options, message in (
         (tmp_path / "absent.jsonl", {}, "no data file"),
         (tmp_path / "broken.parquet", {}, "can not be read"),
-        ("data.json", {}, "owner/name"),
+        ("data.txt", {}, "owner/name"),
         ("nobody/nothing-here:train", {}, "on the hub"),
         (rows, {}, r"no column for answer .* there are problem, label; name it with `columns`"),
         (rows, {"columns": {"answer": "lable"}}, "no column 'lable' for answer"),

@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 from vlm_rl.mixture import Mixture
 from vlm_rl.prompts import BadProblem, PromptEncoder
 from vlm_rl.records import Problem, Prompt
-from vlm_rl.rows import COLUMNS, BadRow, ImageStore, Skipped, read_problems
+from vlm_rl.rows import COLUMNS, ImageStore, Skipped, read_problems
 from vlm_rl.suggestions import nearest
+from vlm_rl.tables import BadRow
 
 SKIPPED_FILE = "skipped.jsonl"
 """In the run's folder: one line per row that is left out, with its reason."""

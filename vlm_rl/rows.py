@@ -12,21 +12,19 @@ A row that can not be a problem becomes one `Skipped` line; the caller decides w
 
 import hashlib
 import io
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import datasets
-import pyarrow.parquet  # type: ignore[import-untyped]
 from PIL import Image, UnidentifiedImageError
 
 from vlm_rl.records import IMAGE_MARK, AnswerType, Problem
 from vlm_rl.suggestions import nearest
+from vlm_rl.tables import BadRow, Reason, Table, open_table, parsed
 from vlm_rl.verification.extraction import ANSWER_STYLES, boxes
 
 OPTIONAL_COLUMNS = (
@@ -47,13 +45,6 @@ _ALIASES = {
 _ROLES = {"user": ("user", "human"), "assistant": ("assistant", "gpt")}
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold one, UTF-8 and tokenizers can not
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-Reason = Literal[
-    "bad json", "not an object", "unknown column", "wrong type", "wrong value", "no question",
-    "no answer", "no image file", "broken image", "marks and images differ", "duplicate uid",
-    "not encodable", "prompt too long",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,14 +64,6 @@ class SourceRows:
     problems: list[Problem]
     skipped: list[Skipped]
     mapping: str
-
-
-class BadRow(ValueError):
-    """A row that can not be a problem."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class ImageStore:
@@ -130,7 +113,7 @@ def read_problems(
     maps our column names to theirs; a dot reaches into a struct. Raises ValueError where the source
     as a whole can not be read: no such file, an ambiguous split, no column for the answer.
     """
-    table = _open(path, split)
+    table = open_table(path, split)
     mapping = _map_columns(table, columns or {})
     problems: list[Problem] = []
     skipped: list[Skipped] = []
@@ -243,7 +226,7 @@ def _answer(value: object) -> str:
 
 def _optional(name: str, value: Any) -> Any:
     if name == "meta" and isinstance(value, str):
-        value = _parsed(value.encode())
+        value = parsed(value.encode())
         if isinstance(value, BadRow):
             raise value
     if name == "uid" and isinstance(value, int):
@@ -280,7 +263,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _map_columns(table: "Table", given: Mapping[str, str]) -> dict[str, str]:
+def _map_columns(table: Table, given: Mapping[str, str]) -> dict[str, str]:
     """Our column names -> theirs."""
     mapping = ({} if table.split is None else {"split": "split"}) | dict(given)
     there_are = f"; there are {', '.join(table.columns)}"
@@ -301,7 +284,7 @@ def _map_columns(table: "Table", given: Mapping[str, str]) -> dict[str, str]:
     return mapping
 
 
-def _mapping_line(table: "Table", mapping: Mapping[str, str]) -> str:
+def _mapping_line(table: Table, mapping: Mapping[str, str]) -> str:
     pairs = [ours if ours == theirs else f"{ours} <- {theirs}" for ours, theirs in mapping.items()]
     ignored = [column for column in table.columns if column not in map(_root, mapping.values())]
     return f"{table.label}: {', '.join(pairs)}; ignored: {', '.join(ignored) or 'nothing'}"
@@ -316,78 +299,3 @@ def _lookup(row: Mapping[str, Any], column: str) -> Any:
     for key in column.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
-
-
-@dataclass(frozen=True)
-class Table:
-    """Raw rows with their places. `split` picks by the rows' own column; `strict`: by hand."""
-
-    label: str
-    folder: Path
-    columns: Sequence[str]
-    rows: Iterable[tuple[str, object]]
-    split: str | None = None
-    strict: bool = False
-
-
-def _open(source: str, split: str | None) -> Table:
-    path = Path(source).expanduser()
-    if path.suffix in (".jsonl", ".parquet"):
-        if not path.is_file():
-            raise ValueError(f"no data file {path}")
-        return (_jsonl if path.suffix == ".jsonl" else _parquet)(path, split)
-    if path.is_dir():
-        return _hugging_face(str(path), path, split)
-    name, _, suffix = source.partition(":")
-    if not _HUB_ID.fullmatch(name):
-        raise ValueError(f"{source} is no .jsonl or .parquet file, folder, or hub id owner/name")
-    return _hugging_face(name, Path(), split or suffix or None)
-
-
-def _jsonl(path: Path, split: str | None) -> Table:
-    columns: dict[str, None] = {}
-    rows: list[tuple[str, object]] = []
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                rows.append((f"{path}, row {number}", row := _parsed(line)))
-                columns |= dict.fromkeys(row if isinstance(row, dict) else ())
-    return Table(str(path), path.parent, list(columns), rows, split, strict=True)
-
-
-def _parsed(line: bytes) -> object:
-    """The value, or the BadRow that it is."""
-    try:
-        return json.loads(line)
-    except ValueError as error:  # bad syntax or bad UTF-8
-        return BadRow("bad json", f"not valid JSON: {error}")
-
-
-def _parquet(path: Path, split: str | None) -> Table:
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} can not be read: {error}") from error
-    rows = _numbered(file.iter_batches(batch_size=64), str(path))
-    return Table(str(path), path.parent, file.schema_arrow.names, rows, split)
-
-
-def _hugging_face(name: str, folder: Path, split: str | None) -> Table:
-    saved = any(Path(name, file).exists() for file in ("dataset_dict.json", "state.json"))
-    try:
-        loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name}: no data set there or on the hub: {error}") from error
-    splits = loaded if isinstance(loaded, dict) else {str(loaded.split or "all"): loaded}
-    chosen = next(iter(splits)) if split is None and len(splits) == 1 else split
-    if chosen not in splits:
-        raise ValueError(f"{name} has the splits {', '.join(splits)}; got split={split}")
-    loaded, name = splits[chosen], f"{name}:{chosen}"
-    # as Arrow, images come as the bytes they are stored as and not decoded
-    batches = loaded.with_format("arrow").iter(batch_size=64)
-    return Table(name, folder, loaded.column_names, _numbered(batches, name))
-
-
-def _numbered(batches: Iterable[Any], label: str) -> Iterator[tuple[str, object]]:
-    rows = (row for batch in batches for row in batch.to_pylist())
-    return ((f"{label}, row {number}", row) for number, row in enumerate(rows, 1))

@@ -1,0 +1,140 @@
+"""Raw rows of a data set, whatever it is stored as, each with the place where it stands.
+
+A `.jsonl`, `.json` (a list of rows, or an object of rows by id), `.csv` or `.parquet` file; a
+folder, saved by `datasets` or of parquet files; a hub id `owner/name[:split]`.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import pyarrow.parquet  # type: ignore[import-untyped]
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+Reason = Literal[
+    "bad json", "not an object", "unknown column", "wrong type", "wrong value", "no question",
+    "no answer", "no image file", "broken image", "marks and images differ", "duplicate uid",
+    "not encodable", "prompt too long",
+]  # fmt: skip
+
+
+class BadRow(ValueError):
+    """A row that can not be a problem."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Table:
+    """Raw rows with their places. `split` picks by the rows' own column; `strict`: by hand."""
+
+    label: str
+    folder: Path
+    columns: Sequence[str]
+    rows: Iterable[tuple[str, object]]
+    split: str | None = None
+    strict: bool = False
+
+
+def open_table(source: str, split: str | None = None, config: str | None = None) -> Table:
+    """The rows of `source`, read as they are asked for; images as the bytes that are stored.
+
+    `split` names a split of a folder or hub data set, or the value of the `split` column of a file.
+    `config` is the hub's second name, for data sets that have several. Raises ValueError for what
+    is not there or can not be read.
+    """
+    path = Path(source).expanduser()
+    if path.suffix in _READERS:
+        if not path.is_file():
+            raise ValueError(f"no data file {path}")
+        return _READERS[path.suffix](path, split)
+    if path.is_dir():
+        return _hugging_face(str(path), path, split, config)
+    name, _, suffix = source.partition(":")
+    if not _HUB_ID.fullmatch(name):
+        kinds = ", ".join(_READERS)
+        raise ValueError(f"{source} is no {kinds} file, folder, or hub id owner/name")
+    return _hugging_face(name, Path(), split or suffix or None, config)
+
+
+def _jsonl(path: Path, split: str | None) -> Table:
+    columns: dict[str, None] = {}
+    rows: list[tuple[str, object]] = []
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                rows.append((f"{path}, row {number}", row := parsed(line)))
+                columns |= dict.fromkeys(row if isinstance(row, dict) else ())
+    return Table(str(path), path.parent, list(columns), rows, split, strict=True)
+
+
+def _json(path: Path, split: str | None) -> Table:
+    loaded = parsed(path.read_bytes())
+    if isinstance(loaded, dict):
+        loaded = [
+            {"id": key} | row if isinstance(row, dict) else row for key, row in loaded.items()
+        ]
+    if not isinstance(loaded, list):
+        why = (
+            loaded if isinstance(loaded, BadRow) else "it is no list of rows and no object of rows"
+        )
+        raise ValueError(f"{path} can not be read: {why}")
+    columns = dict.fromkeys(name for row in loaded if isinstance(row, dict) for name in row)
+    rows = [(f"{path}, row {number}", row) for number, row in enumerate(loaded, 1)]
+    return Table(str(path), path.parent, list(columns), rows, split)
+
+
+def _csv(path: Path, split: str | None) -> Table:
+    with path.open(newline="", encoding="utf-8-sig") as lines:
+        reader = csv.DictReader(lines)
+        rows = [(f"{path}, row {number}", row) for number, row in enumerate(reader, 1)]
+    return Table(str(path), path.parent, list(reader.fieldnames or ()), rows, split)
+
+
+def parsed(line: bytes) -> object:
+    """The value of a line of JSON, or the BadRow that it is."""
+    try:
+        return json.loads(line)
+    except ValueError as error:  # bad syntax or bad UTF-8
+        return BadRow("bad json", f"not valid JSON: {error}")
+
+
+def _parquet(path: Path, split: str | None) -> Table:
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} can not be read: {error}") from error
+    rows = _numbered(file.iter_batches(batch_size=64), str(path))
+    return Table(str(path), path.parent, file.schema_arrow.names, rows, split)
+
+
+def _hugging_face(name: str, folder: Path, split: str | None, config: str | None) -> Table:
+    saved = any(Path(name, file).exists() for file in ("dataset_dict.json", "state.json"))
+    try:
+        loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name}: no data set there or on the hub: {error}") from error
+    splits = loaded if isinstance(loaded, dict) else {str(loaded.split or "all"): loaded}
+    chosen = next(iter(splits)) if split is None and len(splits) == 1 else split
+    if chosen not in splits:
+        raise ValueError(f"{name} has the splits {', '.join(splits)}; got split={split}")
+    loaded, name = splits[chosen], f"{name}:{chosen}"
+    # as Arrow, images come as the bytes they are stored as and not decoded
+    batches = loaded.with_format("arrow").iter(batch_size=64)
+    return Table(name, folder, loaded.column_names, _numbered(batches, name))
+
+
+def _numbered(batches: Iterable[Any], label: str) -> Iterator[tuple[str, object]]:
+    rows = (row for batch in batches for row in batch.to_pylist())
+    return ((f"{label}, row {number}", row) for number, row in enumerate(rows, 1))
+
+
+_READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
