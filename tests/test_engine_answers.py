@@ -1,6 +1,13 @@
 """What is asked of a rollout engine and checked in its answers, without an engine.
 
-Broken on purpose: LIST
+Broken on purpose, one at a time, each seen red:
+    the engine's prompt not compared, or only its length -> another prompt
+    seeds that count on from prompt to prompt, or of 64 bits -> seeds
+    a cut completion, a placeholder or a NaN let through -> broken completion
+    fewer completions than asked for let through -> missing; greedy ones not repeated -> greedy
+    penalties and filters looked for only below their neutral values -> refused by name
+    fields that the run agrees with listed too -> sampler of the checkpoint
+    a watchdog that is never touched, never fires or never closes -> watchdog
 """
 
 import dataclasses
@@ -82,16 +89,29 @@ def test_missing_completions_are_a_fault(encoder: PromptEncoder, vocabulary: Voc
         vocabulary.group(request, Answer(request.prompt.token_ids.tolist(), GOOD[:1]), 2)
 
 
-@pytest.mark.parametrize("cut", ["last", "first", "placeholder"])
+@pytest.mark.parametrize("cut", ["last", "first", "placeholder", "none, but another id"])
 def test_another_prompt_is_a_mismatch_with_the_uid(
     encoder: PromptEncoder, vocabulary: Vocabulary, cut: str
 ) -> None:
     request = request_of(vocabulary, encoder)
     seen = request.prompt.token_ids.tolist()
     place = {"last": len(seen) - 1, "first": 0, "placeholder": seen.index(encoder.image_token_id)}
-    del seen[place[cut]]
+    if cut in place:
+        del seen[place[cut]]
+    else:
+        seen[0] += 1
     with pytest.raises(EngineMismatch, match=r"problem p-7: .*64x32.*min_pixels, max_pixels"):
         vocabulary.group(request, Answer(seen, GOOD), 2)
+
+
+def test_greedy_completion_is_asked_for_once_and_fills_the_group(
+    encoder: PromptEncoder, vocabulary: Vocabulary
+) -> None:
+    prompt = encoder.encode(problem("Count."))
+    (request,) = vocabulary.requests([prompt], group_size=3, sampling=Sampling(0.0, 4), seed=5)
+    assert request.parameters["n"] == 1
+    group = vocabulary.group(request, Answer(prompt.token_ids.tolist(), GOOD[:1]), 3)
+    assert [c.token_ids.tolist() for c in group] == [[3, 4, STOP]] * 3
 
 
 def test_every_sampling_parameter_is_explicit(
@@ -184,6 +204,7 @@ with Watchdog(0.5, "the engine") as dog:
         dog.touch()
     print("alive", flush=True)
     time.sleep({seconds})
+time.sleep(1)  # closed, it no longer counts
 print("over", flush=True)
 """
 
@@ -193,7 +214,7 @@ def test_watchdog_ends_a_process_that_is_silent_and_no_other() -> None:
         program = WAITS.format(seconds=seconds)
         return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
-    fine, hung = run(0.1), run(60)
+    fine, hung = run(0.1), run(20)
     assert fine.returncode == 0
     assert fine.stdout.split() == ["alive", "over"]
     assert hung.returncode == 75

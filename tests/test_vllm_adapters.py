@@ -1,8 +1,14 @@
 """LoRA adapters on their way to vLLM: merged, or alone onto the engine's own base.
 
-Broken on purpose: LIST
+Broken on purpose, one at a time, each seen red:
+    adapters merged that go alone, or not merged that do not; the number of an adapter not raised; a
+        request without its adapter, or with the first one for ever; only the adapter sent to an
+        engine that is started again -> samples from the policy
+    trained weights that are no adapter let through -> refused where the policy trains more
 """
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +43,14 @@ def change_adapters(setup: Setup) -> None:
                 parameter.add_(0.05 * torch.randn_like(parameter))
 
 
+def break_engine(engine: Any) -> None:
+    if isinstance(engine, VLLMServer):
+        assert engine._process is not None
+        os.killpg(engine._process.pid, signal.SIGKILL)
+    else:
+        engine._llm.llm_engine.engine_core.engine_core.scheduler = None
+
+
 @pytest.fixture(params=["merged", "alone", "alone, through a server"])
 def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setup]:
     engine: Any = {
@@ -56,6 +70,9 @@ def test_engine_samples_from_the_policy_with_its_adapters(setup: Setup) -> None:
     assert setup.gaps(setup.generate()).max() > 0.05
     setup.engine.update_weights(setup.policy)
     assert setup.gaps(setup.generate()).max() < 1e-5
+    break_engine(setup.engine)
+    assert setup.gaps(setup.generate()).max() < 1e-5  # started again, with base and adapter
+    assert setup.engine.restarts == 1
 
 
 def test_adapters_alone_are_refused_where_the_policy_trains_more(tmp_path: Path) -> None:

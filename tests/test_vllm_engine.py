@@ -1,6 +1,11 @@
 """vLLM in the trainer's process, against the policy's own float32 forward.
 
-Skipped where vLLM is not installed. Broken on purpose: see the end of each group.
+Skipped where vLLM is not installed. Broken on purpose, one at a time, each seen red:
+    log-probabilities before the temperature, expanded ids, the encoder cache kept, placeholders not
+        banned, weights of earlier chunks forgotten -> the proof at the start, so every test
+    the policy's weights not restored by the proof, random states not put back -> start
+    an update that sends nothing -> update; seed ignored -> seed; no stop tokens -> first stop token
+    the whole softmax whatever is asked -> sampler that is allowed
 """
 
 import os
@@ -13,10 +18,12 @@ import numpy as np
 import pytest
 import torch
 from tiny import picture, png
+from torch import Tensor
 from vllm_setup import MISSING, SAMPLING, Setup, in_process, tokens_of
 
 from vlm_rl.records import Problem
 from vlm_rl.rollout import Sampling, TransformersEngine
+from vlm_rl.rollout.engine import STOP_TOKENS
 
 pytest.importorskip("vllm", reason=MISSING)
 
@@ -28,9 +35,11 @@ def setup(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Setup]:
     built = Setup.build(request.param, tmp_path_factory.mktemp("checkpoint"), in_process())
-    before = random_states()
+    before, weights = random_states(), copied(built.policy.state_dict())
     built.start()
     assert random_states() == before
+    now = built.policy.state_dict()
+    assert all(torch.equal(now[name], weight) for name, weight in weights.items())
     yield built
     built.engine.close()
 
@@ -39,10 +48,14 @@ def random_states() -> list[Any]:
     return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
 
 
+def copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight.clone() for name, weight in weights.items()}
+
+
 @pytest.fixture
 def weights_restored(setup: Setup) -> Iterator[None]:
     """For tests that change weights."""
-    kept = {name: weight.clone() for name, weight in setup.policy.state_dict().items()}
+    kept = copied(setup.policy.state_dict())
     yield
     setup.policy.load_state_dict(kept)
     setup.engine.update_weights(setup.policy)
@@ -54,6 +67,14 @@ def test_sampling_logprobs_are_the_policys(setup: Setup, temperature: float) -> 
     gaps = setup.gaps(groups, temperature)
     assert len(gaps) > 200
     assert gaps.max() < 1e-5
+
+
+def test_mixed_precision_of_the_trainer_does_not_reach_the_engine(setup: Setup) -> None:
+    """Lightning's bf16-mixed is an autocast around whole training steps."""
+    with torch.autocast("cpu", torch.bfloat16):
+        setup.engine.update_weights(setup.policy)
+        groups = setup.generate()
+    assert setup.gaps(groups).max() < 1e-5
 
 
 def test_greedy_tokens_and_logprobs_are_those_of_the_transformers_engine(setup: Setup) -> None:
@@ -77,6 +98,16 @@ def test_seed_decides_the_completions(setup: Setup) -> None:
     assert tokens_of(first) == tokens_of(again)
     assert tokens_of(first) != tokens_of(other)
     assert len({tuple(ids) for ids in tokens_of(first)}) == 4 * len(setup.prompts)
+
+
+def test_first_stop_token_ends_a_completion_and_is_part_of_it(setup: Setup) -> None:
+    stops = torch.tensor(setup.encoder.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS)))
+    completions = [c for seed in range(4) for group in setup.generate(seed=seed) for c in group]
+    for completion in completions:
+        stopped = torch.isin(completion.token_ids, stops)
+        assert not stopped[:-1].any()
+        assert stopped[-1] == (not completion.truncated)
+    assert not all(completion.truncated for completion in completions)
 
 
 def test_generate_leaves_random_states_alone(setup: Setup) -> None:

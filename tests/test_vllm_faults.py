@@ -1,6 +1,16 @@
 """What must never pass in silence between a policy and vLLM in its process.
 
-Broken on purpose: LIST
+Broken on purpose, one at a time, each seen red:
+    names without a place let through, or looked for in whole chunks -> passed over
+    a tied head not asked for -> missing weight
+    no comparison at the start -> other values; none after an update -> other values after an update
+    blocks not compared -> block that the engine keeps; the block before not sent again, or image
+        embeddings kept -> every start
+    a start again without weights, or one that counts for ever -> failure inside vLLM
+    one start too many -> ceiling; refusals taken for faults -> what vLLM refuses
+    steps of the engine not reported -> watchdog; weights sent while it sleeps -> awake
+    files without the trainer's processor -> pixel limit
+Seen by no test: generation_config "auto", since every request names its whole sampler.
 """
 
 import shutil
@@ -16,6 +26,7 @@ from vllm_setup import MISSING, SAMPLING, Setup, in_process, tokens_of
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.rollout import EngineError, VLLMEngine, vllm_base
 from vlm_rl.rollout.faults import EngineGaveUp, EngineMismatch
+from vlm_rl.rollout.watchdog import Watchdog
 from vlm_rl.rollout.weight_sender import WeightSender
 from vlm_rl.weights import named_weights
 
@@ -61,6 +72,16 @@ def test_missing_weight_is_fatal_by_name(
         setup.start()
 
 
+def test_weight_that_vllm_passes_over_is_fatal_by_name(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ignores a bias that its model does not have."""
+    bias = NAME.replace("weight", "bias")
+    change_stream(monkeypatch, lambda n, w: [(n, w), *[(bias, w)] * (n == NAME)])
+    with pytest.raises(EngineMismatch, match=f"engine has no '{bias}'".replace(".", r"\.")):
+        setup.start()
+
+
 def test_weights_renamed_later_are_fatal(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     setup.start()
     change_stream(monkeypatch, lambda n, w: [(n + "_x" if n == NAME else n, w)])
@@ -83,6 +104,15 @@ def test_other_values_are_fatal(setup: Setup, monkeypatch: pytest.MonkeyPatch) -
         setup.start()
 
 
+def test_other_values_after_an_update_are_fatal(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.start()
+    change_stream(monkeypatch, lambda n, w: [(n, w * 1.5 if n == NAME else w)])
+    with pytest.raises(EngineMismatch, match=r"after an update.* nats a token from the policy's"):
+        setup.engine.update_weights(setup.policy)
+
+
 @pytest.mark.parametrize(
     ("block", "first"),
     [
@@ -97,8 +127,9 @@ def test_block_that_the_engine_keeps_is_named(
     send = WeightSender.send
 
     def lossy(self: WeightSender, weights: Any, **how: bool) -> None:
-        kept = ((n, w) for n, w in weights if not (how.get("partial") and first in n))
-        send(self, kept, **how)
+        kept = [(n, w) for n, w in weights if not (how.get("partial") and first in n)]
+        if kept:
+            send(self, kept, **how)
 
     monkeypatch.setattr(WeightSender, "send", lossy)
     with pytest.raises(EngineMismatch, match=f"weights of {block} do not reach"):
@@ -171,6 +202,49 @@ def test_engine_that_sleeps_between_rollouts_samples_the_same(setup: Setup) -> N
     assert setup.gaps(setup.generate(seed=1)).max() < 1e-5
 
 
+def test_weights_and_requests_find_an_engine_that_is_awake(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What vLLM is asked for, in order: on a GPU its memory is not there while it sleeps."""
+    from vllm import LLM
+
+    asleep: set[str] = set()
+    calls: list[str] = []
+
+    def record(name: str, needs: set[str]) -> None:
+        original = getattr(LLM, name)
+
+        def recorded(self: Any, *arguments: Any, **options: Any) -> Any:
+            assert not asleep & needs, f"{name} while {asleep} sleep"
+            calls.append(name)
+            if name == "sleep":
+                asleep.update({"weights", "kv_cache"})
+            if name == "wake_up":
+                assert asleep.issuperset(options["tags"]), "woken twice"
+                asleep.difference_update(options["tags"])
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(LLM, name, recorded)
+
+    needs: dict[str, set[str]] = {
+        "start_weight_update": {"weights"},
+        "update_weights": {"weights"},
+        "generate": {"weights", "kv_cache"},
+        "sleep": {"weights", "kv_cache"},
+        "wake_up": set(),
+    }
+    for name, parts in needs.items():
+        record(name, parts)
+    setup.engine = in_process(sleep=True)
+    setup.start()
+    assert "sleep" not in calls, "awake from the exchange to the rollout"
+    for _ in range(2):
+        setup.generate()
+        assert asleep == {"weights", "kv_cache"}
+        setup.engine.update_weights(setup.policy)
+    assert calls.count("sleep") == 2
+
+
 def test_failure_inside_vllm_starts_it_again_and_asks_again(setup: Setup) -> None:
     setup.start()
     undisturbed = tokens_of(setup.generate())
@@ -194,6 +268,19 @@ def test_ceiling_of_restarts_ends_in_one_line(
     with pytest.raises(EngineGaveUp, match=r"failed 2 times in a row, last: \w+Error: ") as caught:
         setup.generate()
     assert "\n" not in str(caught.value)
+    assert engine.restarts == 1
+
+
+def test_watchdog_hears_of_every_finished_request(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup.start()
+    heard: list[Watchdog] = []
+    touch = Watchdog.touch
+    monkeypatch.setattr(Watchdog, "touch", lambda self: heard.append(self) or touch(self))
+    setup.generate()
+    assert len(heard) > len(setup.prompts)
+    assert heard[0]._limit_s == setup.engine.silence_timeout_s  # type: ignore[attr-defined]
 
 
 def _breaking(launch: Any) -> Any:

@@ -105,13 +105,14 @@ class Attacked(VLLMServer):
         attack, self.due = self.due, ""
         if attack:
             assert self._process is not None
-            server = self._process.pid
-            children = psutil.Process(server).children()
-            (core,) = [child for child in children if "EngineCore" in " ".join(child.cmdline())]
+            (server,) = psutil.Process(self._process.pid).children()  # of the tether
+            (core,) = [c for c in server.children() if "EngineCore" in " ".join(c.cmdline())]
             # requests wait in front of a stopped engine, so that the attack always finds them there
             os.kill(core.pid, signal.SIGSTOP)
             if attack == "kill":
-                Timer(1.0, os.kill, (server, signal.SIGKILL)).start()
+                Timer(1.0, os.kill, (server.pid, signal.SIGKILL)).start()
+            elif attack == "kill engine":
+                Timer(1.0, os.kill, (core.pid, signal.SIGKILL)).start()
             elif attack == "abort":
                 Timer(1.0, self._http.post, ("abort_requests", {})).start()
             else:

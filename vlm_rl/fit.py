@@ -11,14 +11,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Literal
 
 import lightning as L
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from vlm_rl import runs
 from vlm_rl.advantages import Advantage
@@ -32,12 +31,13 @@ from vlm_rl.length_report import LengthFairness
 from vlm_rl.module import RLModule
 from vlm_rl.objectives import Objective
 from vlm_rl.policy import Policy, check_checkpoint
-from vlm_rl.prompts import PromptEncoder
+from vlm_rl.prompts import ANSWER_STYLE_OF, PromptEncoder
 from vlm_rl.report import MetricsCsv, Summary
 from vlm_rl.rewards import Reward
 from vlm_rl.rollout import Engine, EngineError, Sampling, unused_sampler
 from vlm_rl.sampling import GroupFilter
 from vlm_rl.settings import OptimizerSettings, UpdateSettings, ValidationSettings, check_groups
+from vlm_rl.wandb_loggers import WandbMode, wandb_loggers
 
 OURS = {
     "logger": "logging.wandb",
@@ -63,9 +63,6 @@ OURS = {
 """Arguments of the Trainer that the training step decides itself, and what to set instead."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "32", 32, None)
-
-ANSWER_STYLE_OF = {"boxed_think": "box", "think_answer": "tag", "answer_line": "answer_line"}
-"""Where the instruction of a prompt style puts the answer."""
 
 
 def build_parser() -> ArgumentParser:
@@ -96,8 +93,7 @@ def build_parser() -> ArgumentParser:
     parser.add_class_arguments(OptimizerSettings, "optimizer")
     parser.add_class_arguments(ValidationSettings, "validation")
     parser.add_class_arguments(Checkpoints, "checkpoint", skip={"run_dir"}, instantiate=False)
-    modes = Literal["offline", "online", "off"]
-    parser.add_argument("--logging.wandb", type=modes, default="offline")
+    parser.add_argument("--logging.wandb", type=WandbMode, default="offline")
     parser.add_argument("--logging.project", type=str, default="vlm_rl")
     parser.add_class_arguments(L.Trainer, "trainer", skip=set(OURS), instantiate=False)
     return parser
@@ -145,11 +141,13 @@ def _engine_errors(module: RLModule) -> Iterator[None]:
     try:
         yield
     except EngineError as error:
-        print(
-            f"vlm_rl.fit: {joined(str(error))}; stopped after step {module.completed_steps} with a "
-            "checkpoint, the same command goes on from there",
-            file=sys.stderr,
+        step = module.completed_steps
+        where = (
+            f"after step {step} with a checkpoint, the same command goes on from there"
+            if step
+            else "before the first step, nothing was trained"
         )
+        print(f"vlm_rl.fit: {joined(str(error))}; stopped {where}", file=sys.stderr)
         raise SystemExit(3) from error
 
 
@@ -293,21 +291,10 @@ def _build_trainer(config: Namespace) -> L.Trainer:
 
 def _loggers(config: Namespace, resume_step: int) -> list[Logger]:
     run_dir = Path(config.run_dir)
-    loggers: list[Logger] = [MetricsCsv(run_dir, resume_step)]
-    if config.logging.wandb != "off":
-        os.environ.setdefault("WANDB_SILENT", "true")  # the last screen says where it is
-        for kind in ("DATA", "CACHE", "CONFIG"):  # its default is the home folder
-            os.environ[f"WANDB_{kind}_DIR"] = str(run_dir / "wandb")
-        loggers.append(
-            WandbLogger(
-                name=run_dir.name,
-                project=config.logging.project,
-                save_dir=run_dir,
-                offline=config.logging.wandb == "offline",
-                config=config.as_dict(),
-            )
-        )
-    return loggers
+    return [
+        MetricsCsv(run_dir, resume_step),
+        *wandb_loggers(run_dir, config.logging.wandb, config.logging.project, config.as_dict()),
+    ]
 
 
 if __name__ == "__main__":

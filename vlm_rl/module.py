@@ -13,7 +13,6 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import get_scheduler
 
 from vlm_rl import drift
 from vlm_rl.advantages import Advantage
@@ -27,9 +26,10 @@ from vlm_rl.diagnostics import (
 )
 from vlm_rl.kl_in_reward import KLInReward
 from vlm_rl.objectives import POLICY_TERM, Objective, Sequences
+from vlm_rl.optimizer import build_optimizer
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
-from vlm_rl.records import Batch, Prompt, Rollout, Rows, Statistic
+from vlm_rl.records import Batch, Groups, Prompt, Rollout, Rows, Statistic
 from vlm_rl.rewards import Reward
 from vlm_rl.rollout import Engine, Sampling
 from vlm_rl.sampling import GroupFilter, Refill, Sampled, no_refill, sample_groups
@@ -157,18 +157,25 @@ class RLModule(L.LightningModule):
         self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, kind: str
     ) -> Rollout:
         """Sample a group per prompt and judge it."""
+        groups = self.sample(prompts, group_size, sampling, kind)
+        with self.stages("reward"):
+            scores = self.reward([prompt.problem for prompt in prompts], groups)
+        return Rollout(prompts, groups, scores)
+
+    def sample(
+        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, kind: str
+    ) -> Groups:
+        """Completions of the policy as it is now. `kind` names the random numbers: those of
+        training change with the step, others are the same at every step."""
         if not self._engine_is_current:
             # not at the end of a step: an engine that fails here leaves a complete step behind it
             with self.stages("weights"):
                 self.engine.update_weights(self.policy)
             self._engine_is_current = True
         with self.stages("rollout"):
-            groups = self.engine.generate(
+            return self.engine.generate(
                 prompts, group_size=group_size, sampling=sampling, seed=self._seed_of(kind)
             )
-        with self.stages("reward"):
-            scores = self.reward([prompt.problem for prompt in prompts], groups)
-        return Rollout(prompts, groups, scores)
 
     def _batch(self, rollout: Rollout) -> tuple[Rollout, Tensor, Batch]:
         """All that the updates read, with the rollout as its rewards are at last, and its
@@ -354,27 +361,8 @@ class RLModule(L.LightningModule):
             logger.log_metrics(metrics, step=self.completed_steps)
 
     def configure_optimizers(self) -> Any:
-        settings = self.optimizer
-        tower = {id(p) for p in self.policy.part("vision_tower").parameters()}
-        trained = [p for p in self.policy.parameters() if p.requires_grad]
-        if not trained:
-            raise ValueError("every part of the policy is frozen; leave one out of policy.freeze")
-        vision_lr = settings.lr if settings.vision_lr is None else settings.vision_lr
-        groups = [
-            {"params": [p for p in trained if id(p) not in tower], "lr": settings.lr},
-            {"params": [p for p in trained if id(p) in tower], "lr": vision_lr},
-        ]
-        optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-        )
-        scheduler = get_scheduler(
-            settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
-            optimizer,
-            num_warmup_steps=settings.warmup_updates,
-            num_training_steps=self.steps * self.updates.num_minibatches,
-        )
+        num_updates = self.steps * self.updates.num_minibatches
+        optimizer, scheduler = build_optimizer(self.policy, self.optimizer, num_updates)
         return [optimizer], [scheduler]
 
     def on_fit_start(self) -> None:

@@ -9,6 +9,7 @@ tokens switched off: the result is the ordinary tokenisation, except that `<|ima
 question can never become a placeholder.
 """
 
+import copy
 import io
 import re
 from collections.abc import Sequence
@@ -42,7 +43,14 @@ INSTRUCTIONS: dict[Style, str] = {
         "Reason step by step. The last line must be `Answer: ` followed by the final answer."
     ),
 }
-"""What each style adds to a question; its reader on the other side is the reward's answer style."""
+"""What each style adds to a question."""
+
+ANSWER_STYLE_OF: dict[Style, str] = {
+    "boxed_think": "box",
+    "think_answer": "tag",
+    "answer_line": "answer_line",
+}
+"""Where the instruction of a style puts the answer."""
 
 
 class BadProblem(ValueError):
@@ -66,7 +74,7 @@ class PromptEncoder:
 
     `min_pixels` and `max_pixels` bound the area of each image after resizing (default: what the
     checkpoint's image processor says). `style` names the instruction that is appended to each
-    question, `system` an own system message.
+    question; `instruction` is one in your own words, instead. `system` is an own system message.
     """
 
     def __init__(
@@ -77,13 +85,19 @@ class PromptEncoder:
         max_pixels: int | None = None,
         max_prompt_tokens: int = 2048,
         style: Style = "plain",
+        instruction: str | None = None,
         system: str | None = None,
     ) -> None:
         """Load tokenizer and image processor from a checkpoint folder or hub id.
 
-        Raises ValueError where one of them or the chat template is missing or broken, and where the
-        limits cross.
+        Raises ValueError where one of them or the chat template is missing or broken, where the
+        limits cross, and for an instruction beside a style that has one.
         """
+        if instruction is not None and INSTRUCTIONS[style]:
+            raise ValueError(
+                f"instruction={instruction!r:.40} and style={style} both say how to answer; "
+                "keep the instruction with style=plain"
+            )
         self.processor: Any = _load_processor(path)
         self.tokenizer: Any = self.processor.tokenizer
         image_processor = self.processor.image_processor
@@ -107,6 +121,7 @@ class PromptEncoder:
         image_processor.size = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
         self.max_prompt_tokens = max_prompt_tokens
         self.style: Style = style
+        self.instruction = INSTRUCTIONS[style] if instruction is None else instruction
         self.system = system
         self.image_token_id: int = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         specials = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
@@ -116,6 +131,12 @@ class PromptEncoder:
             self._render(1)
         except (ValueError, TemplateError) as error:
             raise ValueError(f"{path}: its chat template can not be used: {error}") from error
+
+    def with_instruction(self, instruction: str) -> "PromptEncoder":
+        """The same encoder with another instruction."""
+        other = copy.copy(self)
+        other.instruction = instruction
+        return other
 
     def encode(self, problem: Problem) -> Prompt:
         """Render, tokenise and process the images of `problem`.
@@ -199,10 +220,7 @@ class PromptEncoder:
 
     def _token_ids(self, problem: Problem) -> list[int]:
         """Ids with one placeholder per image."""
-        texts = _text_parts(problem)
-        texts[-1] += _choices_text(problem)
-        if INSTRUCTIONS[self.style]:
-            texts[-1] += "\n" + INSTRUCTIONS[self.style]
+        texts = text_parts(problem, self.instruction)
         rendered = self._render(len(texts))
         ids: list[int] = []
         for piece in self._special.split(rendered):
@@ -262,11 +280,21 @@ def _stand_in(index: int) -> str:
     return f"\ue000{index}\ue001"
 
 
-def _text_parts(problem: Problem) -> list[str]:
-    """The question around its images: one part more than images.
+def text_parts(problem: Problem, instruction: str) -> list[str]:
+    """What the user says around the images, one part more than images: the question, its choices,
+    the instruction.
 
-    Without images the mark is ordinary text; without marks the images come first.
+    Without images the mark is ordinary text; without marks the images come first. Raises BadProblem
+    for another number of marks than images.
     """
+    parts = _around_images(problem)
+    parts[-1] += _choices_text(problem)
+    if instruction:
+        parts[-1] += "\n" + instruction
+    return parts
+
+
+def _around_images(problem: Problem) -> list[str]:
     if not problem.images:
         return [problem.question]
     parts = problem.question.split(IMAGE_MARK)

@@ -7,7 +7,7 @@ other than plain LoRA (DoRA, LoRA biases, fully trained modules) are left out: t
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,8 +18,11 @@ _ADAPTER = re.compile(r"\.lora_\w+\.")
 _MAX_DEPTH = 3
 
 
-def named_weights(model: nn.Module, *, merge_adapters: bool = True) -> Iterator[tuple[str, Tensor]]:
-    """Every entry of the plain model's `state_dict()`, a tied head included, without gradients.
+def named_weights(
+    model: nn.Module, *, merge_adapters: bool = True, only: Collection[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Every entry of the plain model's `state_dict()`, a tied head included, without gradients;
+    `only` those of these names, the others are then not gathered.
 
     Weights of FSDP2 (DTensor) are gathered one by one. That is a collective: every process must go
     through the whole stream. Others are the model's own memory, not copies.
@@ -29,7 +32,7 @@ def named_weights(model: nn.Module, *, merge_adapters: bool = True) -> Iterator[
     """
     layers = _adapted_layers(model) if merge_adapters else {}
     for name, weight in model.state_dict().items():
-        if not _ADAPTER.search(name):
+        if not _ADAPTER.search(name) and (only is None or _plain(name) in only):
             layer = layers.get(name.removesuffix(".base_layer.weight"))
             # no variable holds the full tensor: it would live on while the next one is gathered
             yield _plain(name), _full(weight) if layer is None else _merged(weight, layer)

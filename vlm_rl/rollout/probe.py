@@ -32,10 +32,13 @@ class Probe:
         ]
 
     def logprobs(self, policy: Policy, groups: Sequence[Sequence[Completion]]) -> Tensor:
-        """The policy's log-probabilities of all tokens of `groups` [P][G], one after the other."""
+        """The policy's log-probabilities of all tokens of `groups` [P][G], one after the other.
+
+        In the precision of its weights: autocast is the trainer's, the engine knows nothing of it.
+        """
         trained = torch.ones(len(groups), len(groups[0]), dtype=torch.bool)
         rows = Rows.build(self.prompts, groups, trained)
-        with policy.evaluating():
+        with policy.evaluating(), torch.autocast(policy.device.type, enabled=False):
             stats = policy.logprobs(rows, temperature=self.sampling.temperature)
         return stats.logprobs.cpu()[rows.completion_mask]
 

@@ -1,7 +1,7 @@
 """What both ways of running vLLM share: exchange and proof of weights, checked answers, restarts.
 
-vLLM holds its own copy of the weights, so that an engine goes through these states: launched with
-random weights; after `_exchange` with the policy's; proved once, block by block, to compute what
+vLLM holds its own copy of the weights, so that an engine goes through these states: launched
+without weights; after `_exchange` with the policy's; proved once, block by block, to compute what
 the policy computes; and after every later exchange compared with it on the probe.
 """
 
@@ -34,7 +34,11 @@ Precision = Literal["float32", "bfloat16"]
 
 TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "bfloat16": 5e-2}
 """Mean |difference| of the probe's log-probabilities that rounding may cause, in nats. Measured on
-tiny models: 5e-7 in float32, 7e-3 in bfloat16; old weights or caches are off by 0.1 to 5."""
+tiny models: 5e-7 in float32, 7e-3 in bfloat16. What one update of training changes can be less:
+that weights arrive is proved at the start, this notices what breaks grossly later."""
+
+ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM has kernels for; a smaller adapter goes with the next one."""
 
 
 class VLLMBase(Engine):
@@ -43,9 +47,10 @@ class VLLMBase(Engine):
     `precision` is that of vLLM's weights (default: bfloat16 on a GPU, else float32).
     `max_concurrent` completions are decoded side by side. `kv_cache_gib` is the memory for keys and
     values where it is not a share of a GPU (a CPU: 1 GiB by default). `max_images` is the largest
-    number of images in a prompt. Weights travel in chunks of at most `chunk_mib`. After
-    `silence_timeout_s` without any finished request the engine counts as hung; after
-    `max_restarts` restarts in a row without an answer the run ends. `probe_tolerance` replaces the
+    number of images in a prompt. Weights travel in chunks of at most `chunk_mib`. An engine that is
+    not up after `startup_timeout_s` counts as dead, one that has done nothing for
+    `silence_timeout_s` as hung; after `max_restarts` restarts in a row without an answer the run
+    ends. `probe_tolerance` replaces the
     precision's own. LoRA adapters (peft) are merged on their way to the engine; with
     `adapter_rank`, the largest rank, it keeps the base and gets the adapter alone at each update.
     """
@@ -60,6 +65,7 @@ class VLLMBase(Engine):
         kv_cache_gib: float | None = None,
         max_images: int = 8,
         chunk_mib: int = 512,
+        startup_timeout_s: float = 1800.0,
         silence_timeout_s: float = 600.0,
         max_restarts: int = 3,
         probe_tolerance: float | None = None,
@@ -80,8 +86,10 @@ class VLLMBase(Engine):
             raise ValueError(
                 f"{name}.gpu_memory_utilization must be in (0, 1), got {gpu_memory_utilization}"
             )
-        if not silence_timeout_s > 0:
-            raise ValueError(f"{name}.silence_timeout_s must be > 0, got {silence_timeout_s}")
+        limits = {"startup_timeout_s": startup_timeout_s, "silence_timeout_s": silence_timeout_s}
+        for argument, seconds in limits.items():
+            if not seconds > 0:
+                raise ValueError(f"{name}.{argument} must be > 0, got {seconds}")
         if max_restarts < 0:
             raise ValueError(f"{name}.max_restarts must be >= 0, got {max_restarts}")
         self.precision: Precision = precision or ("bfloat16" if on_gpu else "float32")
@@ -91,16 +99,20 @@ class VLLMBase(Engine):
         self.kv_cache_gib = 1.0 if kv_cache_gib is None and not on_gpu else kv_cache_gib
         self.max_images = max_images
         self.chunk_bytes = chunk_mib << 20
+        self.startup_timeout_s = startup_timeout_s
         self.silence_timeout_s = silence_timeout_s
         self.max_restarts = max_restarts
         self.probe_tolerance = TOLERANCE[self.precision]
         if probe_tolerance is not None:
             self.probe_tolerance = probe_tolerance
-        if adapter_rank < 0:
-            raise ValueError(f"{name}.adapter_rank must be >= 0, got {adapter_rank}")
+        if not 0 <= adapter_rank <= ADAPTER_RANKS[-1]:
+            raise ValueError(
+                f"{name}.adapter_rank must be 0 to {ADAPTER_RANKS[-1]}, got {adapter_rank}"
+            )
         self.adapter_rank = adapter_rank
         self._adapter_number = 0
         self._restarts_in_a_row = 0
+        self._files: tempfile.TemporaryDirectory[str] | None = None
 
     def check(self, sampling: Sampling) -> None:
         if find_spec("vllm") is None:
@@ -115,7 +127,6 @@ class VLLMBase(Engine):
         Raises EngineMismatch where it does not, EngineGaveUp where it does not start.
         """
         self._policy = policy
-        self._encoder = encoder
         self._vocabulary = Vocabulary(
             tokenizer=encoder.tokenizer,
             stop_ids=frozenset(encoder.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))),
@@ -151,20 +162,26 @@ class VLLMBase(Engine):
             try:
                 groups = self._sample(prompts, group_size, sampling, seed)
             except EngineFault as fault:
-                self._restart(fault)
+                message = str(fault)  # the fault itself would hold the broken engine in memory
             else:
                 self._restarts_in_a_row = 0
                 return groups
+            self._restart(message)
 
     def update_weights(self, policy: Policy) -> None:
         assert policy is self._policy, "this engine was started for another policy"
         try:
             self._exchange()
         except EngineFault as fault:
-            self._restart(fault)
+            message = str(fault)
+        else:
+            return
+        self._restart(message)
 
     def close(self) -> None:
         self._stop()
+        if self._files is not None:
+            self._files.cleanup()
 
     def arguments(self) -> dict[str, Any]:
         """Of `vllm.LLM`; a server's command line has the same."""
@@ -190,7 +207,8 @@ class VLLMBase(Engine):
     def _adapter_arguments(self) -> dict[str, Any]:
         if not self.adapter_rank:
             return {}
-        return {"enable_lora": True, "max_lora_rank": self.adapter_rank, "max_loras": 1}
+        rank = next(rank for rank in ADAPTER_RANKS if rank >= self.adapter_rank)
+        return {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
 
     @abstractmethod
     def _launch(self) -> WeightSender:
@@ -230,18 +248,21 @@ class VLLMBase(Engine):
             self._sender = self._launch()
             self._exchange(whole=True, first=first)
         except EngineFault as fault:
-            self._restart(fault, first=first)
+            message = str(fault)
+        else:
+            return
+        self._restart(message, first=first)
 
-    def _restart(self, fault: EngineFault, *, first: bool = False) -> None:
+    def _restart(self, fault: str, *, first: bool = False) -> None:
         """Start vLLM again with the policy's weights; raises EngineGaveUp at the ceiling."""
         self._stop()
         if self._restarts_in_a_row == self.max_restarts:
             raise EngineGaveUp(
                 f"the rollout engine failed {self.max_restarts + 1} times in a row, last: {fault}"
-            ) from fault
+            )
         self._restarts_in_a_row += 1
         self.restarts += 1
-        print(f"rollout engine: {fault}; started again ({self.restarts} times in this run)")
+        print(f"rollout engine: {fault}; started again ({self.restarts} times by now)")
         self._started(first=first)
 
     def _exchange(self, *, whole: bool = False, first: bool = False) -> None:
@@ -273,11 +294,12 @@ class VLLMBase(Engine):
         return self._sample(self._probe.prompts, 1, self._probe.sampling, seed=0)
 
     def _send_part(self, names: frozenset[str]) -> None:
-        self._sender.send(((n, w) for n, w in self._weights() if n in names), partial=True)
+        self._sender.send(self._weights(only=names), partial=True)
         self._empty_caches()
 
-    def _weights(self) -> Iterator[tuple[str, Tensor]]:
-        return named_weights(self._policy.model, merge_adapters=not self.adapter_rank)
+    def _weights(self, only: frozenset[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        merge = not self.adapter_rank
+        return named_weights(self._policy.model, merge_adapters=merge, only=only)
 
     def _send_adapter(self) -> None:
         """By a folder that both see; a number of its own keeps vLLM from taking an older one."""

@@ -1,23 +1,24 @@
 """vLLM inside the trainer's process: `class_path: vlm_rl.rollout.VLLMEngine`.
 
-Everything that vLLM changes in its host is put back: random states, the number of threads. With one
-GPU for both, `sleep` hands its memory to the trainer between rollouts.
+What vLLM changes in its host is put back: random states, the environment but for its own
+variables, torch's thread setter. The trainer's autocast is off inside. With one GPU for both,
+`sleep` hands its memory to the trainer between rollouts.
 """
 
 import gc
 import os
 import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from vlm_rl.records import Completion, Prompt
+from vlm_rl.rollout.engine import Sampling
 from vlm_rl.rollout.faults import EngineError, EngineFault, refused
 from vlm_rl.rollout.vllm_base import VLLMBase, child_path, environment
 from vlm_rl.rollout.vllm_requests import Answer, RawCompletion, Request
@@ -40,15 +41,27 @@ class VLLMEngine(VLLMBase):
         self._asleep: set[str] = set()
         self._adapter: Any = None
 
+    def generate(
+        self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
+    ) -> list[list[Completion]]:
+        groups = super().generate(prompts, group_size=group_size, sampling=sampling, seed=seed)
+        if self.sleep:
+            self._fall_asleep()
+        return groups
+
     def _launch(self) -> WeightSender:
         # the engine's loop in this process; vLLM reads its settings whenever it needs them
         os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} | environment()
-        with _host_unchanged(), _python_path(self.folder), self._faults():
-            from vllm import LLM
+        try:
+            with self._vllm(self.startup_timeout_s), _environment(self.folder):
+                from vllm import LLM
 
-            # a CPU has no memory to hand over, but goes through the same calls
-            frees_memory = self.sleep and torch.cuda.is_available()
-            self._llm = LLM(**self.arguments(), enable_sleep_mode=frees_memory)
+                # a CPU has no memory to hand over, but goes through the same calls
+                frees_memory = self.sleep and torch.cuda.is_available()
+                self._llm = LLM(**self.arguments(), enable_sleep_mode=frees_memory)
+        except EngineError as error:
+            # what it took before it will take again, once memory is free
+            raise EngineFault(str(error)) if self._restarts_in_a_row else error from None
         return WeightSender(
             self,
             num_workers=self.tensor_parallel_size,
@@ -68,37 +81,30 @@ class VLLMEngine(VLLMBase):
         gc.collect()
 
     def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
-        with self._faults():
+        with self._vllm():
             self._llm.init_weight_transfer_engine({"init_info": dict(init_info)})
 
     def start_weight_update(self) -> None:
-        with self._faults():
+        with self._vllm():
             self._llm.start_weight_update()
 
     def update_weights_chunk(self, update_info: Mapping[str, Any]) -> None:
-        with self._faults():
+        with self._vllm():
             self._llm.update_weights({"update_info": dict(update_info)})
 
     def finish_weight_update(self) -> None:
-        with self._faults():
+        with self._vllm():
             self._llm.finish_weight_update()
 
     def _ask(self, requests: Sequence[Request]) -> list[Answer]:
         prompts = [_prompt(request) for request in requests]
         parameters = [_parameters(request) for request in requests]
-        with (
-            _host_unchanged(),
-            self._faults(),
-            self._awake(),
-            Watchdog(self.silence_timeout_s, "the rollout engine") as dog,
-            open(os.devnull, "w") as nowhere,
-        ):
-            outputs = self._llm.generate(
-                prompts,
-                parameters,
-                use_tqdm=partial(_Progress, watchdog=dog, file=nowhere),
-                lora_request=self._adapter,
-            )
+        with self._vllm() as dog:
+            self._wake("weights", "kv_cache")
+            with _each_step(self._llm.llm_engine, dog.touch):
+                outputs = self._llm.generate(
+                    prompts, parameters, use_tqdm=False, lora_request=self._adapter
+                )
         return [
             Answer(
                 list(output.prompt_token_ids),
@@ -115,14 +121,16 @@ class VLLMEngine(VLLMBase):
 
         self._adapter = LoRARequest(f"policy-{number}", number, str(folder))
 
-    @contextmanager
-    def _awake(self) -> Iterator[None]:
-        """With its memory inside; without it afterwards where `sleep` says so."""
-        self._wake("weights", "kv_cache")
-        yield
-        if self.sleep:
-            self._llm.sleep(level=1)
+    def _fall_asleep(self) -> None:
+        try:
+            with self._vllm():
+                self._llm.sleep(level=1)
+        except EngineFault as fault:
+            message = str(fault)
+        else:
             self._asleep = {"weights", "kv_cache"}
+            return
+        self._restart(message)
 
     def _wake(self, *parts: str) -> None:
         due = [part for part in parts if part in self._asleep]
@@ -131,42 +139,49 @@ class VLLMEngine(VLLMBase):
             self._asleep -= set(due)
 
     def _before_weights(self) -> None:
-        with self._faults():
+        with self._vllm():
             self._wake("weights")  # weights of before are copied back now, not over new ones
 
     def _empty_caches(self) -> None:
-        with self._faults():
+        with self._vllm():
             if not self._llm.reset_prefix_cache():
                 raise EngineFault("its prefix cache could not be emptied")
             self._llm.reset_mm_cache()
             self._llm.llm_engine.reset_encoder_cache()
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """What goes wrong inside vLLM is a fault, to be tried again, but for what it refuses."""
-        try:
-            yield
-        except EngineError:
-            raise
-        except Exception as error:
-            from vllm.exceptions import VLLMClientError
+    def _vllm(self, limit_s: float | None = None) -> Iterator[Watchdog]:
+        """Around every call: the host is afterwards as before, what goes wrong is a fault, to be
+        tried again, but for what vLLM refuses; silence of `limit_s` ends this process."""
+        limit = self.silence_timeout_s if limit_s is None else limit_s
+        with _host_unchanged(), Watchdog(limit, "the rollout engine") as dog:
+            try:
+                yield dog
+            except EngineError:
+                raise
+            except Exception as error:
+                from vllm.exceptions import VLLMClientError
 
-            if isinstance(error, ValueError | VLLMClientError):
-                raise refused(str(error)) from error
-            raise EngineFault(f"{type(error).__name__}: {error}") from error
+                if isinstance(error, ValueError | VLLMClientError):
+                    raise refused(str(error)) from error
+                raise EngineFault(f"{type(error).__name__}: {error}") from error
 
 
-class _Progress(tqdm):
-    """Tells the watchdog of each finished request, and shows nothing."""
+@contextmanager
+def _each_step(engine: Any, done: Callable[[], None]) -> Iterator[None]:
+    """`done` is called whenever the engine has done a step."""
+    step = engine.step
 
-    def __init__(self, *args: Any, watchdog: Watchdog, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._watchdog = watchdog
+    def watched() -> Any:
+        outputs = step()
+        done()
+        return outputs
 
-    def update(self, n: float | None = 1) -> bool | None:
-        self._watchdog.touch()
-        shown: bool | None = super().update(n)
-        return shown
+    engine.step = watched
+    try:
+        yield
+    finally:
+        del engine.step
 
 
 def _prompt(request: Request) -> dict[str, Any]:
@@ -185,29 +200,37 @@ def _parameters(request: Request) -> Any:
 
 
 @contextmanager
-def _python_path(folder: Path) -> Iterator[None]:
-    """For vLLM's own children only."""
-    before = os.environ.get("PYTHONPATH")
+def _environment(folder: Path) -> Iterator[None]:
+    """PYTHONPATH for vLLM's own children; afterwards only what vLLM reads itself stays."""
+    before = dict(os.environ)
     os.environ["PYTHONPATH"] = child_path(folder)
     try:
         yield
     finally:
-        del os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
+        own = {name: value for name, value in os.environ.items() if name.startswith("VLLM_")}
+        os.environ.clear()
+        os.environ.update(before | own)
 
 
 @contextmanager
 def _host_unchanged() -> Iterator[None]:
     """Random states and torch's thread setter as before: vLLM reseeds the ones, draws from them
-    also where each request has a seed, and replaces the other."""
+    also where each request has a seed, and replaces the other. Inside, no autocast: vLLM computes
+    in the precision of its weights."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    on_gpu = torch.cuda.is_available()
+    gpu_states = torch.cuda.get_rng_state_all() if on_gpu else []
     set_num_threads = torch.set_num_threads
     try:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        with (
+            warnings.catch_warnings(action="ignore", category=FutureWarning),
+            torch.autocast("cuda" if on_gpu else "cpu", enabled=False),
+        ):
             yield
     finally:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])
         random.setstate(states[2])
+        if on_gpu:
+            torch.cuda.set_rng_state_all(gpu_states)
         torch.set_num_threads = set_num_threads

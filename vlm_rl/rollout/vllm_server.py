@@ -1,60 +1,68 @@
 """vLLM as a server of its own: `class_path: vlm_rl.rollout.VLLMServer`.
 
-Without a `url` the run starts a server on this machine, on whatever GPUs the trainer leaves. With
-one it uses a server that `python -m vlm_rl.serve` started, on this or another machine. Rollouts are
+Without a `url` the run starts a server on this machine, on the GPUs that `devices` names. With one
+it uses a server that `python -m vlm_rl.serve` started, on this or another machine. Rollouts are
 asked for over HTTP (vLLM's token-in, token-out endpoint), weights go by vLLM's weight-transfer API.
 """
 
 import base64
-import ctypes
 import io
 import json
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
 import torch
 from PIL import Image
 
-from vlm_rl.rollout.faults import WEIGHT_STREAM, EngineFault, EngineMismatch, refused
+from vlm_rl.rollout import tether
+from vlm_rl.rollout.faults import EngineFault, EngineMismatch
 from vlm_rl.rollout.vllm_base import VLLMBase, child_path, environment
+from vlm_rl.rollout.vllm_http import Http, Silence
 from vlm_rl.rollout.vllm_plugin import NAME
 from vlm_rl.rollout.vllm_requests import Answer, RawCompletion, Request
 from vlm_rl.rollout.weight_group import address_towards
 from vlm_rl.rollout.weight_sender import WeightSender
 
-THREADS = 64
-"""Requests on their way at the same time; each is for a whole group."""
+AHEAD = 8
+"""Requests, each for a whole group, that wait at the server while others are decoded."""
 
 
 class VLLMServer(VLLMBase):
     """A vLLM server; with `url` one that runs already, which the run waits for and never stops.
 
-    A server that is not up within `startup_timeout_s` counts as dead. A dead one is noticed within
-    a second, a hung one after `silence_timeout_s`. Other arguments: see VLLMBase; for a server that
-    runs already they are those it must have been started with.
+    `devices` are the GPUs of the run's own server, by number; without them it sees those of the
+    trainer and needs room beside it. When its process dies this is noticed within a second; a
+    server of a `url` that can not be reached, and a hung one, after `silence_timeout_s`. Other
+    arguments: see VLLMBase; for a server that runs already they are those it must have been started
+    with.
     """
 
     def __init__(
-        self, *, url: str | None = None, startup_timeout_s: float = 600.0, **kwargs: Any
+        self, *, url: str | None = None, devices: Sequence[int] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         if url is not None and urlsplit(url).port is None:
             raise ValueError(f"VLLMServer.url must be like http://host:8000, got {url!r}")
-        if not startup_timeout_s > 0:
-            raise ValueError(f"VLLMServer.startup_timeout_s must be > 0, got {startup_timeout_s}")
+        if devices is not None and (url is not None or len(devices) < self.tensor_parallel_size):
+            raise ValueError(
+                f"VLLMServer.devices={list(devices)} are those of a server without url, one for "
+                f"each of its tensor_parallel_size={self.tensor_parallel_size} workers"
+            )
         self.url = url
-        self.startup_timeout_s = startup_timeout_s
+        self.devices = devices
         if url is not None and self.adapter_rank:
             raise ValueError(
                 "VLLMServer.adapter_rank needs a folder that both sides see; leave it at 0 for a "
@@ -68,13 +76,15 @@ class VLLMServer(VLLMBase):
         program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
         options = {"host": host, "port": port, "enable_scale_out": True}
         if self.tensor_parallel_size == 1:
-            options["distributed_executor_backend"] = "uni"  # no process for a single worker
+            options["distributed_executor_backend"] = "uni"  # one process less, but on a CPU
         return [*program, *_flags(self.arguments() | options)]
 
     def environment(self) -> dict[str, str]:
         """What the server's process needs in its environment."""
         # the weight-transfer API is among vLLM's development endpoints
         own = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": child_path(self.folder)}
+        if self.devices is not None:
+            own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.devices))
         if self.adapter_rank:
             own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
         return os.environ | environment() | own
@@ -88,13 +98,12 @@ class VLLMServer(VLLMBase):
         self._http = Http(base, self.silence_timeout_s)
         self._await_health()
         self._check_settings()
-        where = urlsplit(base)
-        assert where.hostname is not None
-        assert where.port is not None
+        hostname = urlsplit(base).hostname
+        assert hostname is not None, "a base has a host"
         return WeightSender(
             self._http,
             num_workers=int(self._http.get("get_world_size")["world_size"]),
-            host=address_towards(where.hostname, where.port),
+            host=address_towards(hostname, _port(base)),
             dtype=getattr(torch, self.precision),
             chunk_bytes=self.chunk_bytes,
             timeout_s=self.silence_timeout_s,
@@ -104,12 +113,12 @@ class VLLMServer(VLLMBase):
         self._log = self.folder / "server.log"
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                self.command("127.0.0.1", urlsplit(base).port or 0),
+                [sys.executable, tether.__file__, *self.command("127.0.0.1", _port(base))],
+                stdin=subprocess.PIPE,  # the tether: it closes when this process ends, however
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self.environment(),
                 start_new_session=True,  # so that its own children can be ended with it
-                preexec_fn=_die_with_parent,
             )
 
     def _await_health(self) -> None:
@@ -130,7 +139,7 @@ class VLLMServer(VLLMBase):
 
     def _check_settings(self) -> None:
         """Raises EngineMismatch with the name of what the server does otherwise than we do."""
-        info = self._http.get("server_info?config_format=json")["vllm_config"]
+        info = self._http.get("server_info?config_format=json", needed=True)["vllm_config"]
         wrong = [
             f"{name} is {found!r}, must be {wanted!r}"
             for name, found, wanted in self._settings(info)
@@ -169,23 +178,43 @@ class VLLMServer(VLLMBase):
         process.wait()
 
     def _ask(self, requests: Sequence[Request]) -> list[Answer]:
-        pool = ThreadPoolExecutor(min(THREADS, len(requests)))
+        todo = deque(enumerate(requests))
+        results: Queue[tuple[int, Answer | BaseException]] = Queue()
+        completions = max(request.parameters["n"] for request in requests)
+        for _ in range(min(len(requests), math.ceil(self.max_concurrent / completions) + AHEAD)):
+            # daemons, so that a server that never answers does not keep this process from ending
+            Thread(target=self._work, args=(todo, results), daemon=True).start()
+        answers: dict[int, Answer] = {}
         try:
-            futures = [pool.submit(self._answer, request) for request in requests]
-            pending, moved = set(futures), time.monotonic()
-            while pending:
-                done, pending = wait(pending, timeout=1.0, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                    moved = time.monotonic()
+            silence = Silence(self._http, self.silence_timeout_s)
+            while len(answers) < len(requests):
                 self._check_process()
-                if time.monotonic() - moved > self.silence_timeout_s:
-                    raise EngineFault(
-                        f"the server has finished no request for {self.silence_timeout_s:g} s"
-                    )
-            return [future.result() for future in futures]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+                with suppress(Empty):
+                    index, result = results.get(timeout=1.0)
+                    if isinstance(result, BaseException):
+                        raise result
+                    answers[index] = result
+                    silence.end()
+                silence.check()
+        except BaseException:  # also Ctrl-C: a server of its own would go on with them
+            todo.clear()
+            with suppress(EngineFault):
+                Http(self._http.base, 5.0).post("abort_requests", {})
+            raise
+        return [answers[index] for index in range(len(requests))]
+
+    def _work(
+        self,
+        todo: deque[tuple[int, Request]],
+        results: Queue[tuple[int, Answer | BaseException]],
+    ) -> None:
+        while todo:
+            with suppress(IndexError):  # another thread has taken the last one
+                index, request = todo.popleft()
+                try:
+                    results.put((index, self._answer(request)))
+                except BaseException as error:
+                    results.put((index, error))
 
     def _answer(self, request: Request) -> Answer:
         body = {
@@ -197,7 +226,8 @@ class VLLMServer(VLLMBase):
             "return_token_ids": True,
             **self._adapter,
         }
-        answer = self._http.post("inference/v1/generate", body)
+        # no limit for a request: it may wait behind many, and silence is that of the whole server
+        answer = self._http.post("inference/v1/generate", body, patient=True)
         return Answer(answer["prompt_token_ids"] or [], [_raw(c) for c in answer["choices"]])
 
     def _load_adapter(self, number: int, folder: Path) -> None:
@@ -215,64 +245,6 @@ class VLLMServer(VLLMBase):
             raise EngineFault("its prefix cache could not be emptied")
         self._http.post("reset_mm_cache")
         self._http.post("reset_encoder_cache")
-
-
-class Http:
-    """JSON to and from a vLLM server, its weight-transfer API included.
-
-    Raises EngineFault where it can not be reached or fails.
-    """
-
-    def __init__(self, base: str, timeout_s: float) -> None:
-        self.base = base
-        self._timeout_s = timeout_s
-
-    def healthy(self) -> bool:
-        try:
-            return requests.get(f"{self.base}/health", timeout=5).status_code == 200
-        except requests.RequestException:
-            return False
-
-    def get(self, path: str) -> Any:
-        return self._sent("GET", path, None)
-
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        return self._sent("POST", path, body)
-
-    def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
-        self.post("init_weight_transfer_engine", {"init_info": init_info})
-
-    def start_weight_update(self) -> None:
-        self.post("start_weight_update")
-
-    def update_weights_chunk(self, update_info: Mapping[str, Any]) -> None:
-        self.post("update_weights", {"update_info": update_info})
-
-    def finish_weight_update(self) -> None:
-        self.post("finish_weight_update")
-
-    def _sent(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
-        try:
-            response = requests.request(
-                method, f"{self.base}/{path}", json=body, timeout=self._timeout_s
-            )
-        except requests.RequestException as error:
-            raise EngineFault(f"{path}: the server does not answer: {error}") from error
-        if response.status_code == 400 or WEIGHT_STREAM in response.text:
-            raise refused(_message(response))
-        if response.status_code != 200:
-            raise EngineFault(f"{path}: status {response.status_code}: {_message(response)}")
-        is_json = "json" in response.headers.get("content-type", "")
-        return response.json() if is_json else None
-
-
-def _message(response: requests.Response) -> str:
-    """What an answer says of its failure; vLLM's is `{"error": {"message": ...}}`."""
-    try:
-        found = response.json()["error"]
-        return str(found["message"] if isinstance(found, dict) else found)
-    except (ValueError, KeyError, TypeError):
-        return response.text[:500]
 
 
 def _flags(arguments: Mapping[str, Any]) -> Iterator[str]:
@@ -299,13 +271,13 @@ def _data_url(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def _port(base: str) -> int:
+    port = urlsplit(base).port
+    assert port is not None, "a base has a port"
+    return port
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _die_with_parent() -> None:
-    """On Linux: a server never outlives a trainer that was killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)

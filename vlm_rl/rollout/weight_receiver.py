@@ -105,6 +105,8 @@ class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
         model: Any = self.model
         try:
             loaded: set[str] = model.load_weights(iter(named))
+        except torch.OutOfMemoryError:
+            raise  # says nothing about the weights
         except (ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
             names = named[0][0] if len(named) == 1 else f"one of {len(named)} from {named[0][0]} on"
             raise ValueError(f"{WEIGHT_STREAM}{names} does not fit: {error}") from error

@@ -104,7 +104,7 @@ def _meanwhile(here: Callable[[], T], there: Callable[[], None]) -> T:
     def run() -> None:
         try:
             result.set_result(here())
-        except (RuntimeError, OSError) as error:
+        except BaseException as error:  # whatever it is, the other thread waits for it
             result.set_exception(error)
 
     Thread(target=run, daemon=True).start()
