@@ -15,7 +15,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS = [
-    {"torchvision_on_cpu", "records", "stages", "suggestions", "verification", "mixture"},
+    {
+        "torchvision_on_cpu",
+        "statistics",
+        "records",
+        "stages",
+        "suggestions",
+        "verification",
+        "mixture",
+    },
     {"linear_logprobs", "prompts", "packing", "advantages", "rows", "weights", "tables"},
     {"objectives", "rewards", "diagnostics", "drift", "length_fairness", "policy"},
     {
@@ -28,11 +36,24 @@ LAYERS = [
         "sampling",
         "settings",
         "benchmarks",
+        "optimizer",
+        "wandb_loggers",
     },
+    {"responding", "responses", "judging", "evaluation"},
     {"module"},
-    {"callbacks", "checkpointing", "report", "length_report"},
-    {"study_report"},
-    {"fit", "ask", "study", "serve"},
+    {
+        "callbacks",
+        "checkpointing",
+        "report",
+        "length_report",
+        "evaluation_figures",
+        "evaluation_plots",
+        "evaluation_markdown",
+        "evaluation_report",
+        "comparison",
+    },
+    {"study_report", "benchmark_runs"},
+    {"evaluate", "fit", "ask", "study", "serve", "verify"},
 ]
 """Modules and packages of vlm_rl from the bottom up; one may import from its own layer and below.
 

@@ -12,7 +12,8 @@ from jsonargparse import ArgumentParser
 
 from vlm_rl.records import Completion, Problem, Verdict
 from vlm_rl.rewards import Accuracy, Format, Reward, SoftOverlong
-from vlm_rl.verification import choices, matching
+from vlm_rl.verification import choices, matching, numbers
+from vlm_rl.verification.reading import Reading
 
 SHARED = Path(os.environ.get("VLM_RL_SHARED", Path(__file__).parents[2] / "shared"))
 REFERENCE = SHARED / "reference"
@@ -46,7 +47,7 @@ def test_five_verdicts(accuracy, caplog):
         bad_gold = problem(r"\frac{", answer_type="latex")
         row.append(verdict_of(accuracy, bad_gold, r"\boxed{\frac{1}{2}}"))
     assert row == list(Verdict)
-    assert [record.args[-1] for record in caplog.records] == [Verdict.TIMEOUT, Verdict.ERROR]
+    assert [record.args[-2] for record in caplog.records] == [Verdict.TIMEOUT, Verdict.ERROR]
 
 
 def test_accuracy_is_one_for_correct_and_zero_for_all_else(accuracy):
@@ -64,29 +65,77 @@ OPTIONS = ("12", "14", "16", "18")
 @pytest.mark.parametrize(
     ("asked", "text"),
     [
+        # several slots, or one that lists candidates
         (problem("5"), r"\boxed{3} or \boxed{5}"),
         (problem("5"), r"\boxed{3}\boxed{4}\boxed{5}"),
         (problem("5"), r"\boxed{3, 4, 5}"),
+        (problem("5"), r"\boxed{\{4, 5\}}"),
         (problem("5"), r"\boxed{5 \text{ or } 6}"),
+        (problem("5"), r"\boxed{5; 6}"),
+        (problem("5"), r"\boxed{4-6}"),
         (problem("2"), r"\boxed{\pm 2}"),
+        (problem("5", tolerance={"abs": 1}), r"\boxed{3, 5, 7}"),
+        (problem("cat"), r"\boxed{cat or dog}"),
+        (problem(r"\sqrt{2}"), r"\boxed{\sqrt{2} \text{ or } \sqrt{3}}"),
+        (problem(r"\sqrt{2}"), r"\boxed{\pm\sqrt{2}}"),
+        (problem(r"\{1, 2\}", answer_type="set"), r"\boxed{1, 2, 3}"),
+        (problem("13:18", answer_type="time"), r"\boxed{13:18, 13:19}"),
+        (problem("50%"), r"\boxed{50\%, 60\%}"),
+        # only in the thinking, two blocks, placeholders, cut off
         (problem("5"), r"<think>\boxed{5}</think> done"),
         (problem("5"), r"<think>\boxed{5}"),
+        (problem("5"), r"<think></think>"),
+        (problem("5"), r"<think>a</think> \boxed{5} <think>b</think> \boxed{6} or \boxed{7}"),
         (problem("5"), r"\boxed{\text{the correct answer}}"),
-        (problem("5"), r"\boxed{3=5}"),
+        (problem("5"), r"\boxed{}"),
+        (problem("5"), r"\boxed{final answer}"),
+        (problem("5"), r"\boxed{...}"),
+        (problem(r"x+1"), r"\boxed{\text{answer}}"),
+        (problem("5"), r"\boxed{5"),
         (problem("4"), "I see 3 apples and 4 pears"),
+        # identities, echoes and what is not evaluated
+        (problem("5"), r"\boxed{3=5}"),
+        (problem("5"), r"\boxed{x=x}"),
+        (problem("5"), r"\boxed{2+3=?}"),
+        (problem("5"), r"\boxed{x+2=7}"),
+        (problem("5"), r"\boxed{\text{how many?}}"),
+        (problem("5"), r"\boxed{how many?}"),
+        (problem("x=5", answer_type="expression"), r"\boxed{x=x}"),
+        (problem(r"\sqrt{3}"), r"\boxed{\sqrt{2}=\sqrt{3}}"),
+        (problem("5"), r"\boxed{9^{9^{9^{9}}}}"),
+        (problem("5"), r"\boxed{5 + 0 \cdot 10^{10^{10}}}"),
+        # choices
         (problem("B", choices=OPTIONS), r"\boxed{A}\boxed{B}\boxed{C}\boxed{D}"),
         (problem("B", choices=OPTIONS), r"\boxed{A, B, C, D}"),
         (problem("B", choices=OPTIONS), r"\boxed{ABCD}"),
         (problem("B", choices=OPTIONS), r"\boxed{A \text{ or } B}"),
         (problem("B", choices=OPTIONS), r"\boxed{B. 16}"),
-        (problem("cat"), r"\boxed{cat or dog}"),
-        (problem(r"\sqrt{2}"), r"\boxed{\sqrt{2} \text{ or } \sqrt{3}}"),
+        (problem("B", choices=OPTIONS), r"\boxed{14, 16}"),
+        (problem("B", choices=OPTIONS), r"\boxed{A. 12 B. 14 C. 16 D. 18}"),
+        # out of the box that it is parsed in
+        (problem("5", answer_style="tag"), r"<answer>4} \boxed{5</answer>"),
+        (problem("5", answer_style="tag"), r"<answer>\boxed{4} \boxed{5}</answer>"),
         (problem("5", answer_style="tag"), "<answer>5</answer><answer>6</answer>"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.answer,
 )
 def test_reward_hacking_earns_nothing(accuracy, asked, text):
     assert verdict_of(accuracy, asked, text) in (Verdict.WRONG, Verdict.UNPARSABLE)
+
+
+def test_reading_holds_the_answer_the_verdict_and_the_rule(accuracy):
+    texts = [r"\boxed{5.0}", r"\boxed{5} \boxed{6}", "5", r"<think></think> \boxed{ 6 }"]
+    assert accuracy.read(
+        [problem("5"), problem("B", choices=OPTIONS)], [texts, [r"\boxed{b}"]]
+    ) == [
+        [
+            Reading("5.0", Verdict.CORRECT, "number: equal"),
+            Reading(None, Verdict.WRONG, "hedge: 2 different answers"),
+            Reading(None, Verdict.UNPARSABLE, "no answer slot"),
+            Reading("6", Verdict.WRONG, "number: another value"),
+        ],
+        [Reading("b", Verdict.CORRECT, "choice: letter")],
+    ]
 
 
 def test_unit_tolerance_and_style_of_the_problem_are_used(accuracy):
@@ -211,7 +260,7 @@ def test_self_test_passes():
 @pytest.mark.parametrize(
     ("module", "name", "broken", "message"),
     [
-        (matching, "close", lambda *_: True, r"'12\.0000004' for the number gold '12' is wrong"),
+        (numbers, "close", lambda *_: True, r"'12\.0000004' for the number gold '12' is wrong"),
         (matching, "plain_text", lambda text: text, "for the text gold 'parallel' is correct"),
         (choices, "_is_option", lambda *_: True, r"'B\. 16' for the choice gold 'B' is wrong"),
     ],

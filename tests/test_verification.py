@@ -11,17 +11,19 @@ from typing import get_args
 import pytest
 
 from vlm_rl.records import AnswerType
-from vlm_rl.verification.algebra import MathVerify, NeedsAlgebra, NoAlgebra, refuse_hazard
+from vlm_rl.verification.algebra import MathVerify, NeedsAlgebra, NoAlgebra
 from vlm_rl.verification.extraction import answers, boxes
 from vlm_rl.verification.gold import Gold, Unparsable
 from vlm_rl.verification.golden import GOLDEN
-from vlm_rl.verification.matching import MATCHERS, infer_type, outcome
+from vlm_rl.verification.hazards import refuse_hazard
+from vlm_rl.verification.matching import MATCHERS, decide, infer_type
 from vlm_rl.verification.pool import CheckerPool
 from vlm_rl.verification.quantities import plain_number
+from vlm_rl.verification.reading import read_answers
 
 SHARED = Path(os.environ.get("VLM_RL_SHARED", Path(__file__).parents[2] / "shared"))
 CASES = SHARED / "reference" / "verify_cases.jsonl"
-MUST_FLOOR = 0.98  # measured 141 of 141
+SHOULD_FLOOR = 36  # of 37; the other takes the segment DE for ED, and would take NO for ON
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +178,7 @@ LABELS = ("(c)", "(a)", "(b)")
     ids=lambda value: value if isinstance(value, str) else value.answer,
 )  # fmt: skip
 def test_outcome_without_or_with_algebra(algebra, gold, prediction, expected):
-    assert outcome(gold, prediction, algebra) == expected
+    assert decide(gold, prediction, algebra)[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -190,12 +192,12 @@ def test_outcome_without_or_with_algebra(algebra, gold, prediction, expected):
     ],
 )
 def test_common_answers_need_no_process(gold, prediction):
-    assert outcome(gold, prediction, NoAlgebra()) == "correct"
+    assert decide(gold, prediction, NoAlgebra())[0] == "correct"
 
 
 def test_expressions_need_a_process():
     with pytest.raises(NeedsAlgebra):
-        outcome(Gold(r"2\sqrt{3}", "latex"), r"\sqrt{12}", NoAlgebra())
+        decide(Gold(r"2\sqrt{3}", "latex"), r"\sqrt{12}", NoAlgebra())
 
 
 @pytest.mark.parametrize(
@@ -220,17 +222,19 @@ def test_ordinary_powers_are_no_hazard(text):
 )
 def test_conformance_cases_stay_above_the_floor():
     cases = [json.loads(line) for line in CASES.read_text().splitlines()]
-    cases = [case for case in cases if case["level"] == "must"]
-    right = []
+    right = {"must": [], "should": []}
+    asked = []
+    for case in cases:
+        given = [case["prediction"]]
+        if case["prediction_kind"] == "response":
+            given = answers(case["prediction"], case.get("answer_style", "box"))
+        tolerance = tuple((case.get("tolerance") or {}).items())
+        options = tuple(case.get("options") or ())
+        asked.append((Gold(case["gold"], case["answer_type"], options, None, tolerance), given))
     with CheckerPool(timeout_s=1.5) as pool:
-        for case in cases:
-            given = [case["prediction"]]
-            if case["prediction_kind"] == "response":
-                given = answers(case["prediction"], case.get("answer_style", "box"))
-            tolerance = tuple((case.get("tolerance") or {}).items())
-            options = tuple(case.get("options") or ())
-            gold = Gold(case["gold"], case["answer_type"], options, None, tolerance)
-            correct = len(given) == 1 and pool.verdicts([(gold, given[0])]) == ["correct"]
-            right.append(correct == case["expected"])
-    print(f"{sum(right)} of {len(right)} must cases right")
-    assert sum(right) / len(right) >= MUST_FLOOR
+        readings = read_answers(asked, pool)
+    for case, reading in zip(cases, readings, strict=True):
+        right[case["level"]].append((reading.verdict == "correct") == case["expected"])
+    print({level: f"{sum(found)} of {len(found)}" for level, found in right.items()})
+    assert all(right["must"])
+    assert sum(right["should"]) >= SHOULD_FLOOR

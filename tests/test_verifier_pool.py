@@ -1,4 +1,7 @@
-"""The checking processes: bounded, replaceable, usable from anywhere, never left behind."""
+"""The checking processes: bounded, replaceable, usable from anywhere, never left behind.
+
+Broken on purpose, seen red: a process out of memory that ends like any other death.
+"""
 
 import gc
 import os
@@ -27,6 +30,10 @@ def pool():
         yield pool
 
 
+def verdicts(pool, questions):
+    return [check.verdict for check in pool.check(questions)]
+
+
 def test_five_outcomes_are_told_apart(pool):
     questions = [
         HALF,
@@ -35,31 +42,45 @@ def test_five_outcomes_are_told_apart(pool):
         EXPANDING,
         (Gold(r"\frac{", "latex"), r"\frac{"),
     ]
-    assert pool.verdicts(questions) == list(Verdict)
+    assert verdicts(pool, questions) == list(Verdict)
 
 
 @pytest.mark.parametrize(
     "tower", ["9^{9^{9^{9}}}", "(2+3)^{(9999)^{(99)}}", "((9^{999})^{999})^{999}"]
 )
 def test_towers_are_bounded_in_time_and_never_correct(pool, tower):
-    pool.verdicts([HALF])
+    verdicts(pool, [HALF])
     start = time.monotonic()
-    (verdict,) = pool.verdicts([(Gold("5", "number"), tower)])
+    (verdict,) = verdicts(pool, [(Gold("5", "number"), tower)])
     assert verdict is not Verdict.CORRECT
     assert time.monotonic() - start < 20.0  # one second of computing; unbounded, it takes hours
-    assert pool.verdicts([HALF]) == [Verdict.CORRECT]
+    assert verdicts(pool, [HALF]) == [Verdict.CORRECT]
 
 
 def test_memory_limit_holds(pool):
-    pool.verdicts([HALF])
+    verdicts(pool, [HALF])
     (pid,) = pool.pids
     limit, _ = psutil.Process(pid).rlimit(psutil.RLIMIT_AS)
     assert limit == 1024 << 20
 
 
+def test_question_over_the_memory_limit_ends_alone(pool):
+    """The limit is moved to just above what the process has: a number of three million digits is
+    then what gigabytes are under the limit of a run, and does not take their time."""
+    verdicts(pool, [HALF])
+    (pid,) = pool.pids
+    process = psutil.Process(pid)
+    limit = process.memory_info().vms + (1 << 20)
+    process.rlimit(psutil.RLIMIT_AS, (limit, limit))
+    (check,) = pool.check([(Gold("5", "number"), r"\binom{999}{499}^{9999}")])
+    assert check == (Verdict.ERROR, "memory limit")
+    assert verdicts(pool, [HALF]) == [Verdict.CORRECT]
+    assert pool.pids != [pid]
+
+
 def test_pool_works_from_a_thread(pool):
     found = []
-    thread = threading.Thread(target=lambda: found.extend(pool.verdicts([HALF, EXPANDING])))
+    thread = threading.Thread(target=lambda: found.extend(verdicts(pool, [HALF, EXPANDING])))
     thread.start()
     thread.join(timeout=60)
     assert found == [Verdict.CORRECT, Verdict.TIMEOUT]
@@ -70,15 +91,15 @@ def test_threads_share_a_pool_without_mixing_answers(pool):
 
     def ask(k):
         gold = Gold(rf"{k}\sqrt{{3}}", "latex")
-        found[k] = pool.verdicts([(gold, rf"\sqrt{{{3 * j * j}}}") for j in range(1, 9)])
+        found[k] = verdicts(pool, [(gold, rf"\sqrt{{{3 * j * j}}}") for j in range(1, 9)])
 
     threads = [threading.Thread(target=ask, args=(k,)) for k in range(1, 5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
-    for k, verdicts in found.items():
-        assert [j for j, v in enumerate(verdicts, 1) if v is Verdict.CORRECT] == [k]
+    for k, row in found.items():
+        assert [j for j, v in enumerate(row, 1) if v is Verdict.CORRECT] == [k]
     assert len(found) == 4
 
 
@@ -90,9 +111,9 @@ def test_alarm_of_the_caller_still_fires_and_keeps_its_handler(pool):
 
     previous = signal.signal(signal.SIGALRM, handler)
     try:
-        pool.verdicts([HALF])
+        verdicts(pool, [HALF])
         signal.setitimer(signal.ITIMER_REAL, 0.3)
-        assert pool.verdicts([EXPANDING, HALF]) == [Verdict.TIMEOUT, Verdict.CORRECT]
+        assert verdicts(pool, [EXPANDING, HALF]) == [Verdict.TIMEOUT, Verdict.CORRECT]
         assert signal.getsignal(signal.SIGALRM) is handler
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -109,15 +130,15 @@ def test_interrupted_check_leaves_no_stale_reply(pool):
 
     previous = signal.signal(signal.SIGALRM, handler)
     try:
-        pool.verdicts([HALF])
+        verdicts(pool, [HALF])
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         with pytest.raises(Interrupt):
-            pool.verdicts([EXPANDING])
+            verdicts(pool, [EXPANDING])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
     assert pool.pids == []
-    assert pool.verdicts([(HALF[0], "2")]) == [Verdict.WRONG]
+    assert verdicts(pool, [(HALF[0], "2")]) == [Verdict.WRONG]
 
 
 @pytest.mark.parametrize(
@@ -125,26 +146,26 @@ def test_interrupted_check_leaves_no_stale_reply(pool):
     [(signal.SIGKILL, Verdict.ERROR), (signal.SIGPROF, Verdict.TIMEOUT)],  # the second: its own
 )
 def test_killed_process_gives_its_verdict_and_the_pool_goes_on(pool, number, verdict):
-    pool.verdicts([HALF])
+    verdicts(pool, [HALF])
     (pid,) = pool.pids
     killer = threading.Timer(0.3, os.kill, (pid, number))
     killer.start()
-    assert pool.verdicts([EXPANDING, HALF]) == [verdict, Verdict.CORRECT]
+    assert verdicts(pool, [EXPANDING, HALF]) == [verdict, Verdict.CORRECT]
     killer.join()
     assert pool.pids != [pid]
 
 
 def test_process_killed_while_idle_is_replaced_silently(pool):
-    pool.verdicts([HALF])
+    verdicts(pool, [HALF])
     os.kill(pool.pids[0], signal.SIGKILL)
     time.sleep(0.2)  # until it is gone
-    assert pool.verdicts([HALF]) == [Verdict.CORRECT]
+    assert verdicts(pool, [HALF]) == [Verdict.CORRECT]
 
 
 def test_equal_questions_are_checked_once(pool):
-    pool.verdicts([HALF])
+    verdicts(pool, [HALF])
     before = _seconds_of_ended_children()
-    assert pool.verdicts([EXPANDING] * 8) == [Verdict.TIMEOUT] * 8
+    assert verdicts(pool, [EXPANDING] * 8) == [Verdict.TIMEOUT] * 8
     pool.close()
     assert _seconds_of_ended_children() - before < 6.0  # eight checks take eight, and their starts
 
@@ -153,9 +174,9 @@ def test_plain_answers_start_no_process_and_take_milliseconds(pool):
     pool.close()
     questions = [(Gold(str(i), "number"), str(i + j)) for i in range(16) for j in range(8)]
     start = time.process_time()
-    verdicts = pool.verdicts(questions)
+    found = verdicts(pool, questions)
     assert time.process_time() - start < 0.5
-    assert verdicts.count(Verdict.CORRECT) == 16
+    assert found.count(Verdict.CORRECT) == 16
     assert pool.pids == []
 
 
@@ -164,14 +185,14 @@ def test_several_workers_answer_in_order():
         (Gold(rf"{k}\sqrt{{3}}", "latex"), rf"\sqrt{{{3 * k * k + k % 2}}}") for k in range(1, 13)
     ]
     with CheckerPool(workers=2) as pool:
-        verdicts = pool.verdicts(questions)
+        found = verdicts(pool, questions)
         assert len(pool.pids) == 2
-    assert verdicts == [Verdict.WRONG, Verdict.CORRECT] * 6
+    assert found == [Verdict.WRONG, Verdict.CORRECT] * 6
 
 
 def test_close_leaves_no_process():
     pool = CheckerPool()
-    pool.verdicts([HALF])
+    verdicts(pool, [HALF])
     pids = pool.pids
     pool.close()
     assert pids
@@ -180,7 +201,7 @@ def test_close_leaves_no_process():
 
 def test_forgotten_pool_leaves_no_process():
     pool = CheckerPool()
-    pool.verdicts([HALF])
+    verdicts(pool, [HALF])
     (pid,) = pool.pids
     del pool
     gc.collect()
@@ -190,10 +211,10 @@ def test_forgotten_pool_leaves_no_process():
 def test_stopped_process_is_given_up_at_the_deadline():
     with CheckerPool(timeout_s=0.3) as pool:
         while not pool.pids:  # on a busy machine even the first check can be over the limit
-            pool.verdicts([HALF])
+            verdicts(pool, [HALF])
         os.kill(pool.pids[0], signal.SIGSTOP)  # uses no computing time at all
         start = time.monotonic()
-        assert pool.verdicts([HALF]) == [Verdict.TIMEOUT]
+        assert verdicts(pool, [HALF]) == [Verdict.TIMEOUT]
         assert time.monotonic() - start < 40.0  # nine seconds where the machine is idle
 
 
@@ -202,11 +223,11 @@ import os, signal, sys, threading, time
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.pool import CheckerPool
 pool = CheckerPool(timeout_s=0.5)
-pool.verdicts([(Gold("x", "latex"), "x")])
+pool.check([(Gold("x+1", "latex"), "x")])
 print(*pool.pids, flush=True)
 if sys.argv[1] == "busy":
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    pool.verdicts([(Gold("5", "latex"), "(x+1)^{9000}")])
+    pool.check([(Gold("5", "latex"), "(x+1)^{9000}")])
 if sys.argv[1] == "idle":
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -252,4 +273,4 @@ def test_bad_limits_are_refused(arguments, message):
 def test_checker_that_cannot_start_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="died at its start"):
-        CheckerPool().verdicts([HALF])
+        verdicts(CheckerPool(), [HALF])

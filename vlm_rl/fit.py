@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import Logger
 
 from vlm_rl import runs
 from vlm_rl.advantages import Advantage
+from vlm_rl.benchmark_runs import BenchmarkRuns, BenchmarkSettings
 from vlm_rl.callbacks import ProgressBars, RolloutFiles, SampleTable
 from vlm_rl.checkpointing import Checkpoints
 from vlm_rl.config import instantiate, one_line_errors, parse, plain
@@ -92,6 +93,7 @@ def build_parser() -> ArgumentParser:
     parser.add_class_arguments(UpdateSettings, "updates")
     parser.add_class_arguments(OptimizerSettings, "optimizer")
     parser.add_class_arguments(ValidationSettings, "validation")
+    parser.add_argument("--benchmarks", type=BenchmarkSettings | None, default=None)
     parser.add_class_arguments(Checkpoints, "checkpoint", skip={"run_dir"}, instantiate=False)
     parser.add_argument("--logging.wandb", type=WandbMode, default="offline")
     parser.add_argument("--logging.project", type=str, default="vlm_rl")
@@ -125,6 +127,7 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
         notice = unused_sampler(config.policy.path, parts.sampling)
         if notice:
             print(notice)
+        trainer.callbacks += _benchmarks(config, parts, encoder)
         module = _module(config, parts, encoder, data)
     runs.save_config(Path(config.run_dir), plain(parser, config))
     trainer.loggers = _loggers(config, resume[0] if resume else 0)
@@ -262,6 +265,18 @@ def _trainer(config: Namespace) -> L.Trainer:
             "training runs in one so far, use --trainer.devices 1"
         )
     return trainer
+
+
+def _benchmarks(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> list[L.Callback]:
+    if parts.benchmarks is None:
+        return []
+    style = parts.reward.accuracy.answer_style
+    run_dir = Path(config.run_dir)
+    return [
+        BenchmarkRuns(
+            parts.benchmarks, run_dir=run_dir, encoder=encoder, answer_style=style, seed=config.seed
+        )
+    ]
 
 
 def _build_trainer(config: Namespace) -> L.Trainer:

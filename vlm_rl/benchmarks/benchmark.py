@@ -7,7 +7,7 @@ as a rule says it and without a judge model or a random guess.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,7 +28,9 @@ class Published:
 class Response:
     """The `sample`th answer to a problem, from a policy or from a file.
 
-    `length_tokens` and `truncated` are None where whoever made it did not say.
+    `length_tokens` and `truncated` are None where whoever made it did not say. `extraction` is the
+    answer as somebody else has cut it out already. `refused` says why the problem was never asked;
+    the text is then empty.
     """
 
     uid: str
@@ -36,6 +38,8 @@ class Response:
     text: str
     length_tokens: int | None = None
     truncated: bool | None = None
+    extraction: object = None
+    refused: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,16 @@ class Ruling:
     correct: bool
     answer: str | None
     rule: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table of a benchmark that is stored in several; `columns` are added to its rows."""
+
+    source: str
+    split: str | None
+    config: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,10 @@ class Benchmark(ABC):
     """The first one is the default."""
     columns: ClassVar[tuple[str, ...]]
     """Those that must be there; a table without one of them is refused by its name."""
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Other published names of columns -> those in `columns`."""
+    flawed_rows: ClassVar[int] = 0
+    """How many published rows can not be problems; more than these are an error."""
     instruction: ClassVar[str]
     """What the authors' prompt asks for, after the question and its choices."""
     answer_style: ClassVar[str] = "box"
@@ -90,6 +108,10 @@ class Benchmark(ABC):
     published: ClassVar[tuple[Published, ...]] = ()
     notes: ClassVar[str] = ""
     """What a reader of the figures must know."""
+
+    def parts(self, source: str, split: str) -> Sequence[Part]:
+        """The tables that a split consists of, in a folder or on the hub."""
+        return [Part(source, split)]
 
     def images(self, row: Mapping[str, Any]) -> Sequence[object]:
         """The pictures of a row as stored: bytes, {"bytes", "path"} or a path."""
@@ -101,6 +123,11 @@ class Benchmark(ABC):
 
     def official(self, problem: Problem, response: str) -> Ruling | None:
         """The authors' rule on the text of a response, None where only a judge could say."""
+        return None
+
+    def official_of_extraction(self, problem: Problem, extraction: object) -> Ruling | None:
+        """The authors' rule on an answer that a judge model cut out and somebody stored, None where
+        the benchmark has no such step."""
         return None
 
     def measures(self, judged: Sequence[Judged]) -> Mapping[str, float]:

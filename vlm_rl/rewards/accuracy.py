@@ -13,6 +13,7 @@ from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.golden import GOLDEN
 from vlm_rl.verification.matching import infer_type
 from vlm_rl.verification.pool import CheckerPool
+from vlm_rl.verification.reading import Reading, read_answers
 
 _logger = logging.getLogger(__name__)
 
@@ -42,46 +43,45 @@ class Accuracy(RewardTerm):
         return accuracy_of(self.verdicts(problems, groups))
 
     def verdicts(self, problems: Sequence[Problem], groups: Groups) -> list[list[Verdict]]:
-        """[P][G]. No answer is unparsable, several different ones are wrong; a gold that cannot be
-        read gives error. Errors and timeouts are logged with the problem's uid."""
-        assert len(problems) == len(groups), "one group per problem"
-        given = [
-            [answers(completion.text, self._style_of(problem)) for completion in group]
-            for problem, group in zip(problems, groups, strict=True)
-        ]
-        golds = [gold_of(problem) for problem in problems]
+        """[P][G], as `read` finds them."""
+        texts = [[completion.text for completion in group] for group in groups]
+        return [[reading.verdict for reading in row] for row in self.read(problems, texts)]
+
+    def read(
+        self, problems: Sequence[Problem], texts: Sequence[Sequence[str]]
+    ) -> list[list[Reading]]:
+        """[P][k] for the k texts given to each problem. No answer is unparsable, several different
+        ones are wrong; a gold that cannot be read gives error. Errors and timeouts are logged with
+        the problem's uid."""
+        assert len(problems) == len(texts), "one row of texts per problem"
         asked = [
-            (gold, choice[0])
-            for gold, row in zip(golds, given, strict=True)
-            for choice in row
-            if len(choice) == 1
+            (gold, answers(text, self._style_of(problem)))
+            for problem, gold, row in zip(problems, map(gold_of, problems), texts, strict=True)
+            for text in row
         ]
-        found = iter(self.pool.verdicts(asked))
-        verdicts = [
-            [next(found) if len(choice) == 1 else _without_asking(choice) for choice in row]
-            for row in given
-        ]
-        _log_failures(problems, given, verdicts)
-        return verdicts
+        found = iter(read_answers(asked, self.pool))
+        readings = [[next(found) for _ in row] for row in texts]
+        _log_failures(problems, readings)
+        return readings
 
     def unusable(self, problems: Sequence[Problem]) -> list[str]:
         """One line for each problem whose gold, checked against itself, can not be read."""
-        verdicts = self.pool.verdicts([(gold_of(p), p.answer) for p in problems])
+        checks = self.pool.check([(gold_of(p), p.answer) for p in problems])
         return [
             f"problem {p.uid!r}: its answer {p.answer!r:.100} can not be read as a "
             f"{gold_of(p).answer_type}; mend it, or give its answer_type"
-            for p, verdict in zip(problems, verdicts, strict=True)
-            if not verdict.scored
+            for p, check in zip(problems, checks, strict=True)
+            if not check.verdict.scored
         ]
 
     def self_test(self) -> None:
         """Check pairs with known outcomes; raises RuntimeError that names the first to fail."""
-        found = self.pool.verdicts([(gold, answer) for gold, answer, _ in GOLDEN])
-        for (gold, answer, expected), verdict in zip(GOLDEN, found, strict=True):
+        found = self.pool.check([(gold, answer) for gold, answer, _ in GOLDEN])
+        for (gold, answer, expected), (verdict, rule) in zip(GOLDEN, found, strict=True):
             if verdict != expected:
                 raise RuntimeError(
                     f"the answer checker is broken: {answer!r} for the {gold.answer_type} gold "
-                    f"{gold.answer!r} is {expected}, found {verdict}"
+                    f"{gold.answer!r} is {expected}, found {verdict} ({rule})"
                 )
 
     def close(self) -> None:
@@ -117,19 +117,11 @@ def _check_style(style: str, name: str) -> None:
         raise ValueError(f"{name} must be one of {', '.join(ANSWER_STYLES)}, got {style!r}")
 
 
-def _without_asking(choice: Sequence[str]) -> Verdict:
-    return Verdict.WRONG if choice else Verdict.UNPARSABLE
-
-
-def _log_failures(
-    problems: Sequence[Problem],
-    given: Sequence[Sequence[Sequence[str]]],
-    verdicts: Sequence[Sequence[Verdict]],
-) -> None:
-    for problem, choices, row in zip(problems, given, verdicts, strict=True):
-        for choice, verdict in zip(choices, row, strict=True):
-            if not verdict.scored:
+def _log_failures(problems: Sequence[Problem], readings: Sequence[Sequence[Reading]]) -> None:
+    for problem, row in zip(problems, readings, strict=True):
+        for reading in row:
+            if not reading.verdict.scored:
                 _logger.warning(
-                    "problem %r: checking %.100r against the gold %.100r ended in %s",
-                    *(problem.uid, choice[0], problem.answer, verdict),
+                    "problem %r: checking %.100r against the gold %.100r ended in %s (%s)",
+                    *(problem.uid, reading.answer, problem.answer, reading.verdict, reading.rule),
                 )

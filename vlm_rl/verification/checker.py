@@ -1,9 +1,9 @@
 """The checking process: `python -m vlm_rl.verification.checker TIMEOUT_S MEMORY_MB`.
 
-Reads one question a line, answers one outcome a line. It ends when its input closes, when an
-exception escapes, and when a question has used up its seconds: the kernel counts those and ends the
-process whatever it is doing, also with the trainer gone. They are seconds of computing, so that an
-honest answer does not time out because the machine is crowded.
+Reads one question a line, answers one line with the outcome and the rule that decided. It ends when
+its input closes, when an exception escapes, and when a question has used up its memory or seconds:
+the kernel counts those and ends the process whatever it is doing, also with the trainer gone. They
+are seconds of computing, so that an honest answer does not time out because the machine is crowded.
 """
 
 import json
@@ -14,11 +14,13 @@ import sys
 
 from vlm_rl.verification.algebra import MathVerify
 from vlm_rl.verification.gold import Gold
-from vlm_rl.verification.matching import outcome
+from vlm_rl.verification.matching import decide
 
 READY = "ready"
 TIMED_OUT = signal.SIGPROF
 """The signal that ends a process whose question took too long."""
+OUT_OF_MEMORY = 77
+"""The exit status of a process whose question took too much memory."""
 
 
 def main(timeout_s: float, memory_mb: int) -> None:
@@ -33,13 +35,16 @@ def main(timeout_s: float, memory_mb: int) -> None:
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_PROF, timeout_s)
         fields, prediction = json.loads(line)
-        _reply(outcome(Gold.from_fields(fields), prediction, algebra))
+        try:
+            _reply(json.dumps(decide(Gold.from_fields(fields), prediction, algebra)))
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)  # at once: what holds the memory is of no use to the next
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _reply(word: str) -> None:
+def _reply(line: str) -> None:
     # one write, which a pipe delivers whole; print makes two where output is unbuffered
-    os.write(sys.stdout.fileno(), f"{word}\n".encode())
+    os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 
 if __name__ == "__main__":

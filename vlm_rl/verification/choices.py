@@ -4,17 +4,17 @@ import contextlib
 import re
 
 from vlm_rl.verification.algebra import Algebra
-from vlm_rl.verification.gold import Gold, GoldUnparsable, Unparsable
+from vlm_rl.verification.gold import Finding, Gold, GoldUnparsable, Unparsable
 from vlm_rl.verification.notation import open_text, plain_text
 from vlm_rl.verification.quantities import plain_number
-from vlm_rl.verification.units import same_unit, split_unit
+from vlm_rl.verification.units import conversion, split_unit
 
 _PREAMBLE = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:?\s+(?=\S)", re.I)
 _LETTERS = re.compile(r"\(?[A-Z]\)?(?:(?:\s*[,;/&]\s*|\s+(?:and|or)\s+|\s*)\(?[A-Z]\)?)*")
 _LABELLED = re.compile(r"\(([A-Z])\)\s*(.+)|([A-Z])\s*[.:)]\s*(.+)", re.DOTALL)
 
 
-def match_choice(gold: Gold, prediction: str, algebra: Algebra) -> bool:
+def match_choice(gold: Gold, prediction: str, algebra: Algebra) -> Finding:
     """Letters must be exactly the gold's; a letter beside a value must be that value's letter.
 
     Without known options only letters can be checked. Raises GoldUnparsable for a gold that is
@@ -23,21 +23,26 @@ def match_choice(gold: Gold, prediction: str, algebra: Algebra) -> bool:
     expected = _gold_letters(gold)
     text = _PREAMBLE.sub("", open_text(prediction))
     if not text:
-        raise Unparsable("an empty answer")
+        raise Unparsable("empty answer")
     options, answer = [open_text(choice) for choice in gold.choices], open_text(gold.answer)
-    if answer in options and text in options:
-        return text == answer  # options may be labels in another order: (c), (a), (b)
+    if answer in options and text in options:  # may be labels in another order: (c), (a), (b)
+        return _found(text == answer, "option value")
     if re.fullmatch(r"\(?[a-z]\)?", text):
         text = text.upper()
     if _LETTERS.fullmatch(text):
-        return _letters(text) == expected
+        return _found(_letters(text) == expected, "letter")
     if labelled := _LABELLED.fullmatch(text):
         letter, value = labelled[1] or labelled[3], labelled[2] or labelled[4]
-        agrees = not gold.choices or _is_option(gold, letter, value, algebra)
-        return expected == [letter] and agrees
+        if gold.choices and not _is_option(gold, letter, value, algebra):
+            return Finding(False, "letter contradicts value")
+        return _found(expected == [letter], "letter with value")
     if len(expected) != 1 or not gold.choices:
-        return False
-    return _is_option(gold, expected[0], text, algebra)
+        return Finding(False, "not a letter")
+    return _found(_is_option(gold, expected[0], text, algebra), "option value")
+
+
+def _found(right: bool, rule: str) -> Finding:
+    return Finding(right, rule if right else f"another {rule}")
 
 
 def _gold_letters(gold: Gold) -> list[str]:
@@ -48,7 +53,7 @@ def _gold_letters(gold: Gold) -> list[str]:
     options = [plain_text(choice) for choice in gold.choices]
     if plain_text(gold.answer) in options:
         return [offered[options.index(plain_text(gold.answer))]]
-    raise GoldUnparsable(f"{gold.answer!r} is no option letter and none of the options")
+    raise GoldUnparsable("neither a letter of an option nor an option")
 
 
 def _is_option(gold: Gold, letter: str, value: str, algebra: Algebra) -> bool:
@@ -61,7 +66,8 @@ def _is_option(gold: Gold, letter: str, value: str, algebra: Algebra) -> bool:
     (text, unit), (given_text, given_unit) = split_unit(gold.choices[index]), split_unit(value)
     number, given = plain_number(text), plain_number(given_text)
     if number is not None and given is not None:
-        return number == given and same_unit(unit, given_unit)
+        factor = conversion(unit, given_unit)
+        return factor is not None and number == given * factor
     if not re.search(r"\d|\\", gold.choices[index]):
         return False  # words are compared as words
     with contextlib.suppress(GoldUnparsable):  # an option that is no mathematics; its letter stands

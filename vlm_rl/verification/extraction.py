@@ -4,11 +4,13 @@ import re
 from collections.abc import Iterator
 from typing import Literal, get_args
 
+from vlm_rl.verification.gold import MAX_CHARACTERS
 from vlm_rl.verification.notation import normalise
 
 AnswerStyle = Literal["box", "tag", "answer_line"]
 ANSWER_STYLES: tuple[str, ...] = get_args(AnswerStyle)
 
+_MAX_ANSWERS = 100
 _BRACE = re.compile(r"\\[{}]|\\(?:boxed|fbox)\s*\{|[{}]")
 _LINE = re.compile(
     r"^[ \t>*_#]*(?:the[ \t]+)?(?:final[ \t]+)?answer[ \t*_]*[:\uff1a](.*)$",
@@ -20,14 +22,17 @@ def answers(text: str, style: str) -> list[str]:
     """The different answers given in the slots of `style`, in order, empty ones left out.
 
     Only text after the last `</think>` counts; thinking that never ends gives no answer. A list
-    longer than one is a hedge, to be marked wrong by the caller.
+    longer than one is a hedge, to be marked wrong by the caller; it ends at a hundred.
     """
     body = after_thinking(text)
     distinct: dict[str, str] = {}
-    for slot in _slots(body, style):
-        for answer in list(boxes(slot)) or [slot]:
+    for slot in dict.fromkeys(_slots(body, style)):
+        for answer in dict.fromkeys(boxes(slot)) or [slot]:
             if answer.strip():
-                distinct.setdefault(normalise(answer), answer.strip())
+                short = len(answer) <= MAX_CHARACTERS  # longer ones are refused unread anyway
+                distinct.setdefault(normalise(answer) if short else answer, answer.strip())
+            if len(distinct) == _MAX_ANSWERS:
+                return list(distinct.values())
     return list(distinct.values())
 
 

@@ -1,20 +1,29 @@
-"""What an answer is checked against, and the two ways in which reading text can fail."""
+"""What an answer is checked against, what is found, and the two ways in which reading can fail."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_CHARACTERS = 1000
 """Longer answers are refused unread: no real one is, and parsers take seconds over them."""
 
 
 class Unparsable(ValueError):
-    """The text of an answer cannot be read as what its gold asks for."""
+    """The text of an answer cannot be read as what its gold asks for; the message is the rule."""
 
 
 class GoldUnparsable(ValueError):
-    """The gold itself cannot be read: a fault of the data, never a statement about the policy."""
+    """The gold itself cannot be read: a fault of the data, never a statement about the policy. The
+    message is the rule."""
+
+
+class Finding(NamedTuple):
+    """What a matcher found: whether the answer is right, and the rule that said so, in a few words
+    that are the same for all answers that it decides."""
+
+    right: bool
+    rule: str
 
 
 @contextmanager

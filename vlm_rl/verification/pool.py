@@ -19,19 +19,27 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import vlm_rl
 from vlm_rl.records import Verdict
 from vlm_rl.verification.algebra import NeedsAlgebra, NoAlgebra
-from vlm_rl.verification.checker import READY, TIMED_OUT
+from vlm_rl.verification.checker import OUT_OF_MEMORY, READY, TIMED_OUT
 from vlm_rl.verification.gold import Gold
-from vlm_rl.verification.matching import outcome
+from vlm_rl.verification.matching import decide
 
 _START_S = 120.0  # imports take under a second; a machine swapping or on a network disk is slow
 _CLOCK_FACTOR = 30.0  # a process that gets less than this share of a core is given up
 
 Question = tuple[Gold, str]
 """A gold and the answer that a completion gave."""
+
+
+class Check(NamedTuple):
+    """The verdict on an answer and the rule that decided, such as `choice: letter` or `timeout`."""
+
+    verdict: Verdict
+    rule: str
 
 
 class CheckerPool:
@@ -57,17 +65,17 @@ class CheckerPool:
         self._checkers: list[_Checker] = []
         self._finalizer = weakref.finalize(self, _kill_all, self._checkers)
 
-    def verdicts(self, questions: Sequence[Question]) -> list[Verdict]:
-        """One verdict per question, equal questions checked once.
+    def check(self, questions: Sequence[Question]) -> list[Check]:
+        """One check per question, equal questions checked once.
 
         What exact arithmetic decides is answered here; only the rest goes to a process. Raises
         RuntimeError if processes cannot be started.
         """
-        known: dict[Question, Verdict] = {}
+        known: dict[Question, Check] = {}
         hard: list[Question] = []
         for question in dict.fromkeys(questions):
             try:
-                known[question] = Verdict(outcome(*question, NoAlgebra()))
+                known[question] = _check_of(*decide(*question, NoAlgebra()))
             except NeedsAlgebra:
                 hard.append(question)
         if hard:
@@ -96,8 +104,8 @@ class CheckerPool:
         """Process ids of the running checkers."""
         return [checker.pid for checker in self._checkers]
 
-    def _ask(self, questions: Sequence[Question]) -> list[Verdict]:
-        found: dict[int, Verdict] = {}
+    def _ask(self, questions: Sequence[Question]) -> list[Check]:
+        found: dict[int, Check] = {}
         waiting = list(enumerate(questions))[::-1]
         try:
             while len(found) < len(questions):
@@ -120,7 +128,7 @@ class CheckerPool:
         for _ in range(min(self._workers - len(self._checkers), num_waiting - num_idle)):
             self._checkers.append(_Checker(self._command))
 
-    def _collect(self) -> dict[int, Verdict]:
+    def _collect(self) -> dict[int, Check]:
         """Wait for the next reply, end or deadline, and return the questions that it settles."""
         pending = [checker for checker in self._checkers if not checker.idle]
         with selectors.DefaultSelector() as selector:
@@ -128,7 +136,7 @@ class CheckerPool:
                 selector.register(checker.output, selectors.EVENT_READ, checker)
             pause = min(checker.deadline for checker in pending) - time.monotonic()
             readable = {key.data for key, _ in selector.select(max(pause, 0))}
-        settled: dict[int, Verdict] = {}
+        settled: dict[int, Check] = {}
         for checker in pending:
             if checker in readable:
                 reply = checker.read()
@@ -142,7 +150,7 @@ class CheckerPool:
                 settled.update(self._lose(checker, overdue=reply is None))
         return settled
 
-    def _lose(self, checker: "_Checker", *, overdue: bool) -> dict[int, Verdict]:
+    def _lose(self, checker: "_Checker", *, overdue: bool) -> dict[int, Check]:
         self._drop(checker)
         if not checker.started:
             raise RuntimeError(
@@ -150,8 +158,10 @@ class CheckerPool:
                 f"(its own message is above); try it: {' '.join(self._command)}"
             )
         assert checker.index is not None, "an idle checker is not waited for"
-        overdue = overdue or checker.returncode == -TIMED_OUT
-        return {checker.index: Verdict.TIMEOUT if overdue else Verdict.ERROR}
+        if overdue or checker.returncode == -TIMED_OUT:
+            return {checker.index: Check(Verdict.TIMEOUT, "timeout")}
+        memory = checker.returncode == OUT_OF_MEMORY
+        return {checker.index: Check(Verdict.ERROR, "memory limit" if memory else "checker died")}
 
     def _drop(self, checker: "_Checker") -> None:
         self._checkers.remove(checker)
@@ -201,15 +211,15 @@ class _Checker:
     def read(self) -> str:
         """The reply that is there, empty when the process has ended. A reply is one short line,
         which a pipe delivers whole."""
-        return os.read(self.output.fileno(), 100).decode().strip()
+        return os.read(self.output.fileno(), 1000).decode().strip()
 
-    def settle(self, reply: str) -> dict[int, Verdict]:
+    def settle(self, reply: str) -> dict[int, Check]:
         if not self.started:
             assert reply == READY, f"a checker starts with {READY!r}, not {reply!r}"
             self.started = True
             return {}
         assert self.index is not None, "only a busy checker replies"
-        settled = {self.index: Verdict(reply)}
+        settled = {self.index: _check_of(*json.loads(reply))}
         self.index = None
         return settled
 
@@ -219,6 +229,10 @@ class _Checker:
             self._input.close()
         self.output.close()
         self._process.wait()
+
+
+def _check_of(outcome: str, rule: str) -> Check:
+    return Check(Verdict(outcome), rule)
 
 
 def _kill_all(checkers: list[_Checker]) -> None:

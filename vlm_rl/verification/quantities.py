@@ -15,14 +15,17 @@ _SCIENTIFIC = re.compile(
     rf"{_SIGNED}(?:[eE]([+-]?\d{{1,3}})|\s*\\(?:times|cdot)\s*10\s*\^\s*\{{?([+-]?\d{{1,3}})\}}?)?"
 )
 _SLASH = re.compile(rf"{_SIGNED}\s*/\s*({_DECIMAL})")
+_MIXED = re.compile(r"([+-]?)\s*(\d+)\s+(\d+)\s*/\s*(\d+)")
+_ORDINAL = re.compile(r"(\d+)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|rm)\s*\{)?\s*(?:st|nd|rd|th)\s*\}*")
+_DEGREES = re.compile(r"(\d+)\s*\^\s*\\circ\s*(\d+)\s*'(?:\s*(\d+)\s*'')?")
 _FRACTION = re.compile(
     rf"([+-]?)\s*(\d*)\s*\\frac\s*\{{\s*([+-]?)({_DECIMAL})\s*\}}\s*\{{\s*({_DECIMAL})\s*\}}"
 )
 
 
 def plain_number(text: str) -> Fraction | None:
-    """Exact value of an integer, decimal, fraction, mixed number or power-of-ten notation; None
-    for everything else."""
+    """Exact value of an integer, decimal, fraction, mixed or ordinal number, power-of-ten notation
+    or degrees with minutes; None for everything else."""
     text = normalise(text)
     if found := _SCIENTIFIC.fullmatch(text):
         sign, digits, *exponents = found.groups()
@@ -32,6 +35,15 @@ def plain_number(text: str) -> Fraction | None:
     if found := _SLASH.fullmatch(text):
         sign, top, bottom = found.groups()
         return _signed(sign, _divide(top, bottom))
+    if found := _MIXED.fullmatch(text):
+        sign, whole, top, bottom = found.groups()
+        part = _divide(top, bottom)
+        return None if part is None else _signed(sign, int(whole) + part)
+    if found := _ORDINAL.fullmatch(text):
+        return Fraction(found[1])
+    if found := _DEGREES.fullmatch(text):
+        degrees, minutes, seconds = (int(part or 0) for part in found.groups())
+        return Fraction(3600 * degrees + 60 * minutes + seconds, 3600)
     if found := _FRACTION.fullmatch(text):
         sign, whole, inner_sign, top, bottom = found.groups()
         if whole and inner_sign:
@@ -42,25 +54,33 @@ def plain_number(text: str) -> Fraction | None:
 
 
 def close(gold: Fraction, prediction: Fraction, tolerance: tuple[tuple[str, float], ...]) -> bool:
-    """Integers must agree exactly, other numbers to 1e-6 of the gold, unless a tolerance is given:
-    `decimals` to round both to, or the largest `abs` or `rel` difference."""
+    """Where one is an integer they must agree exactly, else to 1e-6 of the larger, unless a
+    tolerance is given: `decimals` to round both to, or the largest `abs` or `rel` difference."""
     if not tolerance:
-        allowed = 0 if gold.denominator == 1 else _RELATIVE * abs(gold)
+        exact = 1 in (gold.denominator, prediction.denominator)
+        allowed = 0 if exact else _RELATIVE * max(abs(gold), abs(prediction))
         return abs(gold - prediction) <= allowed
     return all(_within(gold, prediction, rule, size) for rule, size in tolerance)
+
+
+def closeness(tolerance: tuple[tuple[str, float], ...]) -> str:
+    """How near `close` wants numbers to be, in words."""
+    return "within the tolerance" if tolerance else "within 1e-6"
 
 
 def check_tolerance(gold: Gold) -> None:
     """Raise GoldUnparsable for a rule that is unknown or a size that is negative."""
     for rule, size in gold.tolerance:
         if rule not in ("decimals", "abs", "rel") or not size >= 0:
-            raise GoldUnparsable(f"tolerance {rule}={size} is not decimals, abs or rel and >= 0")
+            raise GoldUnparsable("a tolerance is not decimals, abs or rel and >= 0")
 
 
 def claimed_values(text: str) -> list[str]:
     """What a chain `x = 2+3 = 5` claims: 2+3 and 5. All must be right, so that `3=5` is no 5."""
     first, *rest = normalise(text).split("=")
-    names_the_value = re.fullmatch(r"\D*|[A-Za-z]+(_\{\w+\})?\s*(\(\w+\))?", first.strip())
+    names_the_value = re.fullmatch(
+        r"\D*|[A-Za-z]+(_\{\w+\})?\s*(\(\w+\))?|\\angle\s*\w+", first.strip()
+    )
     return rest if rest and names_the_value else [first, *rest]
 
 

@@ -1,0 +1,255 @@
+"""Each type of answer: its notations, both orders of the arguments, and the rule that decided.
+
+Broken on purpose, one at a time, each seen red: a unit of another kind accepted; pm
+taken for am; words read as letters; open and closed ends alike; unbalanced braces let through; only
+an integer gold compared exactly; form feeds left alone; the prediction put first; a missing bracket
+refused in one order; a letter beside another option's value accepted.
+"""
+
+import pytest
+
+from vlm_rl.verification.algebra import MathVerify, NoAlgebra
+from vlm_rl.verification.gold import Gold
+from vlm_rl.verification.matching import decide, infer_type
+from vlm_rl.verification.notation import mathematics, normalise
+from vlm_rl.verification.number_words import spoken_number
+from vlm_rl.verification.quantities import plain_number
+from vlm_rl.verification.units import UNITS, conversion, size_of
+
+
+@pytest.fixture(scope="module")
+def algebra():
+    return MathVerify()
+
+
+SAME = {
+    "number": [
+        ("5", "five"), ("21", "twenty-one"), ("105", "one hundred and five"), ("12", "12th"),
+        ("12", r"12^{\text{th}}"), ("12345", r"12\,345"), ("12345", "12\u2009345"), ("3.5", "3½"),
+        (r"3\frac{1}{2}", "3 1/2"), ("8", "\uff18"), ("0.5", "½"), ("0.05", r"5\%"),
+        ("-3", "\u22123"),
+        (r"\frac{36}{13}", "\x0crac{36}{13}"), (r"\frac { 1 } { 2 }", ".5"), ("5", "5\u200b"),
+        ("8", "2**3"), ("3", r"\log_2 8"), ("5", r"\lfloor 5.5 \rfloor"),
+    ],
+    "number_unit": [
+        ("5 m", "500 cm"), ("5 m", "5"), (r"36 \text{ km/h}", r"10 \text{ m/s}"), ("1 h", "60 min"),
+        ("2 m^2", r"20000 \text{ cm}^2"), ("1 L", r"1000 \text{ cm}^3"), ("1 ft", "12 inches"),
+        ("6 N", r"6 \text{ kg m/s}^2"), ("30°", r"30^\circ C"), ("30°", "30º"), ("5 cm", "5厘米"),
+        (r"30^\circ 15'", "30.25°"), ("5 square cm", r"5 \text{ cm}^2"), ("7 km/h", "7 km per h"),
+    ],
+    "percent": [("50%", "0.5"), ("50%", "50"), ("20", r"20\%"), (r"12.5\%", r"\frac{1}{8}")],
+    "time": [
+        ("3:05 pm", "15:05"), ("3:05 p.m.", "3:05 PM"), ("2:30 PM", "2:30"), ("05:00", "5:00"),
+        ("12:30 am", "0:30"), ("3 pm", "15:00"), ("1 h 30 min", "90 min"), ("90 min", "1:30"),
+        ("1 h 30 min", "1:30"), ("90 s", "1:30"), ("1.5 h", "90 minutes"), ("90 min", "90"),
+        ("1 hour and 30 minutes", "1小时30分钟"), ("Monday", "monday"),
+    ],
+    "ratio": [
+        ("1:2", "2:4"), ("1:2", r"\frac{1}{2}"), ("1:2", "50 cm : 1 m"), ("3:4", "3\uff1a4"),
+        (r"\frac{1}{2}:\frac{3}{4}", "2:3"), ("3:4", "3 to 4"), (r"\sqrt{2}:1", r"2:\sqrt{2}"),
+        ("1:2:3", "2:4:6"),
+    ],
+    "set": [(r"\{1, 2\}", "2, 1"), (r"\{1,2\}", "1 and 2"), (r"\{1\}", "1"), ("1/2, 3", "3; 0.5")],
+    "interval": [
+        ("[1,2)", r"1 \le x < 2"), ("[1,2)", "2 > x >= 1"), (r"(3,\infty)", "x > 3"),
+        (r"(-\infty,2]\cup[3,\infty)", r"[3,+\infty) \cup (-\infty,2]"),
+        ("(0.5,1]", r"(\frac12,1]"),
+        (r"(-\infty,2]\cup[3,\infty)", r"x \le 2 \text{ or } x \ge 3"), ("(0,1)", r"x \in (0, 1)"),
+        (r"(0,2)\cup(1,3)", r"(0,1.5)\cup(1,3)"),
+    ],
+    "latex": [
+        (r"\sqrt{3}", "sqrt(3)"), (r"2\sqrt{3}", "2*sqrt(3)"), (r"\pi", "pi"),
+        ("2√3", r"\sqrt{12}"),
+        (r"\frac{3\pi}{4}", "3pi/4"), (r"2\sqrt{221}", r"2 \sqrt { 221 }"), ("√(3)", r"\sqrt{3}"),
+        (r"\sqrt{1+\sqrt{2}}", "sqrt(1+sqrt(2))"), ("x^2", "x**2"), (r"\sqrt[3]{8}", "∛{8}"),
+        (r"\frac{\pi}{2}", "\x0crac{\\pi}{2}"),
+    ],
+    "list": [("[1, 2]", "1, 2"), ("[red, blue]", "['Red', 'blue']"), ("(A, B)", "A, B")],
+    "tuple": [("(1, 2)", "1, 2"), (r"(\frac12, 3)", "(0.5, 3)"), ("(1,2),(3,4)", "(1, 2), (3, 4)")],
+    "matrix": [(r"\begin{pmatrix}1\\ 2\end{pmatrix}", r"\begin{bmatrix}1\\2\end{bmatrix}")],
+    "text": [(r"\text{parallel}", "Parallel.")],
+}  # fmt: skip
+DIFFERENT = {
+    "number": [
+        ("5", "six"), ("12", "12.0000004"), ("0.0000001", "0.0000002"), ("5", r"5\%"),
+        ("12", "1 2"),
+        ("5", "15"), ("1,5", "1.5"), ("5", "5 x"), ("15", "1\x005"), ("25", "five twenty"),
+    ],
+    "number_unit": [
+        ("5 m", "5 cm"), ("5 m", "5 m^2"), ("5 m", "5 s"), ("5 kg", "5 lb"),
+        ("30°", r"30^\circ 15'"),
+        ("1 year", "365 days"), ("5 dollars", "5 yuan"), ("60 km/h", "60 m/s"), ("2", "2x"),
+    ],
+    "percent": [("50%", "5%"), ("20%", r"2000\%"), ("50", "0.5")],
+    "time": [
+        ("3:05", "3.05"), ("13:18", "1:18"), ("2:30 am", "2:30 pm"), ("2:30 pm", "2:31"),
+        ("90 min", "1:31"), ("90 min", "90 s"), ("11:30", "11.5"), ("5:61", "6:01"),
+    ],
+    "ratio": [("3:4", "4:3"), ("1:2", "1:2:3"), ("1 cm : 1 m", "1:1")],
+    "set": [(r"\{1,2\}", "1"), (r"\{1,2\}", "1, 2, 3")],
+    "interval": [
+        ("[1,2)", "[1,2]"), ("[1,2)", r"1 < x < 2"), (r"(3,\infty)", "x < 3"), ("(1,2)", "(1,3)"),
+        (r"(-\infty,2]\cup[3,\infty)", r"(-\infty,2]"),
+    ],
+    "latex": [(r"\sqrt{3}", r"\sqrt{2}"), (r"9\pi", "9"), ("listen", "silent")],
+    "list": [("[1, 2]", "[2, 1]"), ("[listen]", "[silent]"), ("[1, 2]", "(1, 2)")],
+    "tuple": [("(1,2)", r"\{1,2\}"), ("(1,2)", "(1,2,3)")],
+    "text": [("cat", "concatenate"), ("10-3", "7")],
+}  # fmt: skip
+
+
+def pairs(table):
+    return [(kind, *pair) for kind, row in table.items() for pair in row]
+
+
+@pytest.mark.parametrize(("kind", "first", "second"), pairs(SAME))
+def test_same_answer_is_right_in_both_orders(algebra, kind, first, second):
+    assert decide(Gold(first, kind), second, algebra)[0] == "correct"
+    assert decide(Gold(second, kind), first, algebra)[0] == "correct"
+
+
+@pytest.mark.parametrize(("kind", "first", "second"), pairs(DIFFERENT))
+def test_different_answer_is_right_in_no_order(algebra, kind, first, second):
+    assert decide(Gold(first, kind), second, algebra)[0] != "correct"
+    assert decide(Gold(second, kind), first, algebra)[0] != "correct"
+
+
+@pytest.mark.parametrize(
+    ("gold", "prediction"), [("x>3", r"(3,\infty)"), ("x=3", "x+1=4=3+1"), ("5", "x=5")]
+)
+def test_gold_comes_first_where_algebra_is_not_symmetric(algebra, gold, prediction):
+    asked = []
+
+    class Recorder:
+        def equal(self, gold, prediction):
+            asked.append((gold, prediction))
+            return True
+
+    decide(Gold(gold, "expression"), prediction, Recorder())
+    assert all(first == gold for first, _ in asked)
+    assert algebra.equal("x>3", r"(3,\infty)")
+    assert not algebra.equal(r"(3,\infty)", "x>3")
+
+
+OPTIONS = ("12", "14", r"$2\sqrt{3}$", "50 cm", "none", "18", "20")
+
+
+@pytest.mark.parametrize(
+    ("answer", "prediction", "outcome", "rule"),
+    [
+        ("B", "Option B", "correct", "choice: letter"),
+        ("B", "(B)", "correct", "choice: letter"),
+        ("G", "g", "correct", "choice: letter"),
+        ("20", "G", "correct", "choice: letter"),
+        ("B, D", "D and B", "correct", "choice: letter"),
+        ("B, D", "BD", "correct", "choice: letter"),
+        ("B, D", "B", "wrong", "choice: another letter"),
+        ("C", "2*sqrt(3)", "correct", "choice: option value"),
+        ("C", r"\sqrt{12}", "correct", "choice: option value"),
+        ("D", "0.5 m", "correct", "choice: option value"),
+        ("D", "50 m", "wrong", "choice: another option value"),
+        ("B", "(B) 14", "correct", "choice: letter with value"),
+        ("B", "B: 18", "wrong", "choice: letter contradicts value"),
+        ("A", "B. 14", "wrong", "choice: another letter with value"),
+        ("A", "A. 12 B. 14 C. 3", "unparsable", "not read as mathematics"),
+    ],
+)
+def test_choice_by_letter_or_value(algebra, answer, prediction, outcome, rule):
+    assert decide(Gold(answer, "choice", OPTIONS), prediction, algebra) == (outcome, rule)
+
+
+@pytest.mark.parametrize(
+    ("gold", "prediction", "rule"),
+    [
+        (Gold("5", "number"), "5.0", "number: equal"),
+        (Gold("0.333333", "number"), "1/3", "number: equal within 1e-6"),
+        (Gold("7", "number", tolerance=(("abs", 1),)), "7.5", "number: equal within the tolerance"),
+        (Gold("5 m", "number_unit"), "500 cm", "number_unit: equal, unit converted"),
+        (Gold("5 m", "number_unit"), "5 s", "number_unit: another unit"),
+        (Gold("5", "number"), "5, 6", "number: not one number"),
+        (Gold("5", "number"), "6", "number: another value"),
+        (Gold("50%", "percent"), "0.5", "percent: equal as a fraction"),
+        (Gold("1:2", "ratio"), "2:4", "ratio: proportional"),
+        (Gold("15:05", "time"), "3:05 pm", "time: same time of day"),
+        (Gold("[1,2)", "interval"), "[1,2)", "interval: the same ends"),
+        (Gold(r"\{1,2\}", "set"), "2,1", "set: equal sets"),
+        (Gold("(1,2)", "tuple"), "1,2", "tuple: element by element"),
+        (Gold("red", "text"), "red", "text: same words"),
+        (Gold("5", "number"), "9^{9^{9}}", "refused: tower"),
+        (Gold("5", "number"), "((2^{999})^{999})^{99}", "refused: tower"),
+        (Gold("5", "number"), "99999!", "refused: factorial"),
+        (Gold("5", "number"), "(" * 50 + "5" + ")" * 50, "refused: nested"),
+        (Gold("5", "number"), r"2} \boxed{5", "refused: unbalanced braces"),
+        (Gold("5", "number"), "5" * 1001, "refused: long"),
+        (Gold("5", "number"), "  ", "empty answer"),
+        (Gold("5", "number"), r"\frac{", "refused: unbalanced braces"),
+        (Gold("5", "number"), "soon ?", "not read as mathematics"),
+        (Gold("soon", "number"), "5", "gold unreadable: not one number"),
+        (Gold("5", "colour"), "5", "gold unreadable: unknown answer type"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)  # fmt: skip
+def test_rule_that_decided_is_named(algebra, gold, prediction, rule):
+    assert decide(gold, prediction, algebra)[1] == rule
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("zero", 0), ("nineteen", 19), ("ninety nine", 99), ("a hundred", 100), ("minus two", -2),
+     ("two hundred thirty-one", 231), ("twenty ten", None), ("hundred", None), ("", None),
+     ("someone", None)],
+)  # fmt: skip
+def test_number_words(text, value):
+    assert spoken_number(text) == value
+
+
+def test_every_unit_has_one_meaning():
+    spelled = [name for unit, (names, _) in UNITS.items() for name in (unit, *names.split())]
+    assert len(spelled) == len(set(spelled))
+    assert all(size_of(unit) is not None for unit in UNITS)
+
+
+def test_conversions_are_inverse_and_exact():
+    for first in UNITS:
+        for second in UNITS:
+            there, back = conversion(first, second), conversion(second, first)
+            assert (there is None) == (back is None)
+            assert there is None or there * back == 1
+    assert 1609344 * conversion("mi", "mm") == 1
+
+
+@pytest.mark.parametrize("text", ["3:04 pm", "5:00"])
+def test_clock_times_are_inferred(text):
+    assert infer_type(text, False) == "time"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\ud8005", "\N{REPLACEMENT CHARACTER}5"), ("1\x005", "1 5"), ("\u202e5\u200f", "5"),
+        ("a\tb", "a b"), ("\\left( 1 \\right)", "( 1 )"), ("\tfrac12", r"\frac{1}{2}"),
+    ],
+)  # fmt: skip
+def test_unseen_characters_are_taken_out(text, expected):
+    assert normalise(text) == expected
+
+
+def test_plain_functions_become_latex_and_words_stay():
+    assert mathematics("2*sqrt(3) + pi") == r"2\cdot \sqrt{3} + \pi "
+    assert mathematics("spin") == "spin"
+    assert plain_number("3 1/2") == plain_number("3.5")
+
+
+def test_exact_path_needs_no_algebra():
+    for kind in ("number", "number_unit", "percent", "time", "text", "set"):
+        first, second = SAME[kind][0]
+        assert decide(Gold(first, kind), second, NoAlgebra())[0] == "correct"
+
+
+def test_unit_that_no_table_knows_is_compared_as_a_word(algebra):
+    assert decide(Gold("5", "number_unit", unit="apples"), r"5 \text{ apples}", algebra)[0] == (
+        "correct"
+    )
+    assert decide(Gold("5", "number_unit", unit="apples"), r"5 \text{ pears}", algebra)[0] == (
+        "wrong"
+    )

@@ -1,0 +1,132 @@
+"""Benchmarks inside training: a fixed subset, asked of the live engine every so many steps."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_only
+
+from vlm_rl.benchmarks.benchmark import Benchmark, Judged
+from vlm_rl.benchmarks.loading import load
+from vlm_rl.evaluation import label, named
+from vlm_rl.evaluation_figures import Evaluation, figures, metrics
+from vlm_rl.evaluation_report import SAMPLES, write_samples
+from vlm_rl.judging import judge
+from vlm_rl.module import Metrics, RLModule
+from vlm_rl.prompts import PromptEncoder
+from vlm_rl.responding import Asked
+from vlm_rl.rollout import Sampling
+
+_logger = logging.getLogger(__name__)
+_BATCH_PROMPTS = 64
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """Which benchmarks (`name[:split]`, local copies in `data`), how often, how many problems of
+    each. Problems are put as in training; greedy unless `temperature` is above 0."""
+
+    benchmark: list[str]
+    every_n_steps: int = 50
+    data: dict[str, str] = field(default_factory=dict)
+    limit: int | None = 128
+    samples_per_problem: int = 1
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("every_n_steps", "samples_per_problem"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"benchmarks.{name} must be >= 1, got {getattr(self, name)}")
+        if self.samples_per_problem > 1 and self.temperature == 0:
+            raise ValueError(
+                f"benchmarks.samples_per_problem={self.samples_per_problem} at temperature 0 gives "
+                "equal answers; set benchmarks.temperature"
+            )
+
+
+class _Subset(NamedTuple):
+    benchmark: Benchmark
+    split: str
+    asked: Asked
+
+
+class BenchmarkRuns(L.Callback):
+    """Before the first step, every `every_n_steps` steps and at the end: `eval/NAME/...` metrics,
+    and every response in `evaluations/step_N/NAME-SPLIT/samples.jsonl`, where
+    `vlm_rl.evaluate --compare` reads them.
+
+    Raises ValueError for benchmarks that can not be read, in the constructor.
+    """
+
+    def __init__(
+        self,
+        settings: BenchmarkSettings,
+        *,
+        run_dir: Path,
+        encoder: PromptEncoder,
+        answer_style: str,
+        seed: int,
+    ) -> None:
+        self._settings = settings
+        self._run_dir = run_dir
+        self._subsets = []
+        for name in settings.benchmark:
+            benchmark, split = named(name)
+            source = settings.data.get(benchmark.name)
+            found = load(benchmark, source, split, limit=settings.limit, seed=seed)
+            problems = [replace(problem, answer_style=answer_style) for problem in found]
+            subset = _Subset(benchmark, split, Asked.of(problems, encoder))
+            for uid, reason in subset.asked.refused.items():
+                _logger.warning("%s: %s is not asked and counts as wrong: %s", name, uid, reason)
+            self._subsets.append(subset)
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        if module.completed_steps == 0:
+            self._run(module)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = module.completed_steps
+        if step % self._settings.every_n_steps == 0 or step == module.steps:
+            self._run(module)
+
+    def _run(self, module: RLModule) -> None:
+        with module.stages("benchmarks"):
+            for subset in self._subsets:
+                self._run_one(module, subset)
+
+    def _run_one(self, module: RLModule, subset: _Subset) -> None:
+        benchmark, split, asked = subset
+        samples = self._settings.samples_per_problem
+        limit = module.sampling.max_completion_tokens
+        sampling = Sampling(self._settings.temperature, limit)
+        groups: list[Any] = []
+        for start in range(0, len(asked.prompts), _BATCH_PROMPTS):
+            part = asked.prompts[start : start + _BATCH_PROMPTS]
+            groups += module.sample(part, samples, sampling, f"{benchmark.name} {start}")
+        responses = asked.responses(groups, samples)
+        judged = judge(benchmark, asked.problems, responses, module.reward.accuracy)
+        name = label(benchmark, split)
+        evaluation = Evaluation(
+            benchmark=name,
+            split=split,
+            source=asked.problems[0].source,
+            model=f"step {module.completed_steps}",
+            judged=judged,
+            measures=benchmark.measures(judged),
+        )
+        found = metrics(figures(evaluation))
+        module.log_metrics(found)
+        self._write(module, name, judged, found)
+
+    @rank_zero_only
+    def _write(self, module: RLModule, name: str, judged: Sequence[Judged], found: Metrics) -> None:
+        step = module.completed_steps
+        folder = self._run_dir / "evaluations" / f"step_{step}" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_samples(judged, folder / SAMPLES)
+        print(f"step {step}  {name}: accuracy {found[f'eval/{name}/accuracy']:.1%}")

@@ -1,0 +1,169 @@
+"""A benchmark's problems out of its hub data set or a copy on disk."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vlm_rl.benchmarks.benchmark import Benchmark, Part, cluster_of
+from vlm_rl.records import Problem
+from vlm_rl.rows import ImageStore
+from vlm_rl.suggestions import nearest
+from vlm_rl.tables import BadRow, Table, open_table
+
+_logger = logging.getLogger(__name__)
+_SHOWN = 5
+
+
+def load(
+    benchmark: Benchmark,
+    source: str | None = None,
+    split: str | None = None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    images: bool = True,
+    max_bad_rows: int | None = None,
+) -> list[Problem]:
+    """The problems of a split (default: the benchmark's first) of the hub data set or of `source`,
+    in their published order.
+
+    `limit` keeps at most that many: whole clusters, drawn by `seed`, so that a smaller limit is a
+    subset of a larger one. Without `images` no picture is looked for, to score responses made
+    elsewhere. Rows that can not be problems are named in a warning; raises ValueError for more of
+    them than `max_bad_rows` (default: the benchmark's known flaws), for a missing column, an
+    unknown split, and an id that stands twice.
+    """
+    split = _split(benchmark, source, split)
+    problems: list[Problem] = []
+    bad: list[str] = []
+    store = ImageStore() if images else None
+    for part in benchmark.parts(source or benchmark.hub_id, split):
+        for where, problem in _problems(benchmark, part, store):
+            if isinstance(problem, BadRow):
+                bad.append(f"{where}: {problem}")
+            else:
+                problems.append(replace(problem, task=benchmark.name, split=split))
+    _report(benchmark, bad, benchmark.flawed_rows if max_bad_rows is None else max_bad_rows)
+    _check_ids(benchmark, problems)
+    return problems if limit is None else _limited(problems, limit, seed)
+
+
+def _split(benchmark: Benchmark, source: str | None, split: str | None) -> str:
+    """A copy may name its splits as it likes; the table says so where it has no such split."""
+    if source is None and split is not None and split not in benchmark.splits:
+        known = ", ".join(benchmark.splits)
+        raise ValueError(
+            f"{benchmark.name} has the splits {known}, got split={split!r}"
+            f"{nearest(split, benchmark.splits)}"
+        )
+    return split or benchmark.splits[0]
+
+
+def _problems(
+    benchmark: Benchmark, part: Part, store: ImageStore | None
+) -> Iterator[tuple[str, Problem | BadRow]]:
+    table = open_table(part.source, part.split, part.config)
+    _check_columns(benchmark, table, part)
+    for number, (where, row) in enumerate(table.rows):
+        try:
+            problem = _problem(benchmark, table, row, {**part.columns, "row": number}, store)
+        except BadRow as error:
+            yield where, error
+            continue
+        if problem is not None:
+            yield where, problem
+
+
+def _problem(
+    benchmark: Benchmark,
+    table: Table,
+    row: object,
+    columns: Mapping[str, Any],
+    store: ImageStore | None,
+) -> Problem | None:
+    """None for a row of another split. `row`, the place in its table, serves sets without ids."""
+    if isinstance(row, BadRow):
+        raise row
+    if not isinstance(row, Mapping):
+        raise BadRow("not an object", f"the row is of type {type(row).__name__}, not an object")
+    values = {benchmark.aliases.get(name, name): value for name, value in row.items()}
+    values |= columns
+    if table.split is not None and "split" in table.columns and values["split"] != table.split:
+        return None
+    try:
+        pictures = () if store is None else _pictures(benchmark, table.folder, values, store)
+        problem = benchmark.problem(values, pictures)
+    except (KeyError, TypeError, AttributeError, SyntaxError) as error:
+        raise BadRow("wrong value", f"{type(error).__name__}: {error}") from error
+    except ValueError as error:
+        raise error if isinstance(error, BadRow) else BadRow("wrong value", str(error)) from error
+    style = problem.answer_style or benchmark.answer_style
+    return replace(problem, answer_style=style, source=table.label)
+
+
+def _pictures(
+    benchmark: Benchmark, folder: Path, row: Mapping[str, Any], store: ImageStore
+) -> tuple[bytes | Path, ...]:
+    return tuple(store.add(item, folder)[0] for item in benchmark.images(row))
+
+
+def _check_columns(benchmark: Benchmark, table: Table, part: Part) -> None:
+    found = {benchmark.aliases.get(name, name) for name in table.columns} | {*part.columns}
+    for column in benchmark.columns:
+        if column not in found:
+            raise ValueError(
+                f"{table.label}: no column {column!r} that {benchmark.name} needs; there are "
+                f"{', '.join(table.columns) or 'none'}"
+            )
+
+
+def _report(benchmark: Benchmark, bad: Sequence[str], allowed: int) -> None:
+    if not bad:
+        return
+    more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    message = f"{len(bad)} rows are no problems: {'; '.join(bad[:_SHOWN])}{more}"
+    if len(bad) > allowed:
+        raise ValueError(
+            f"{benchmark.name}: {message}; mend them, or allow them with max_bad_rows={len(bad)}"
+        )
+    _logger.warning("%s: %s", benchmark.name, message)
+
+
+def _check_ids(benchmark: Benchmark, problems: Sequence[Problem]) -> None:
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.uid in seen:
+            raise ValueError(
+                f"{benchmark.name}: the id {problem.uid!r} stands twice in {problem.source}; "
+                "responses could not be told apart"
+            )
+        seen.add(problem.uid)
+    if not problems:
+        raise ValueError(f"{benchmark.name}: no problem was found")
+
+
+def _limited(problems: list[Problem], limit: int, seed: int) -> list[Problem]:
+    sizes: dict[str, int] = {}
+    for problem in problems:
+        sizes[cluster_of(problem)] = sizes.get(cluster_of(problem), 0) + 1
+    kept: set[str] = set()
+    total = 0
+    for cluster in sorted(sizes, key=lambda name: _lot(name, seed)):
+        total += sizes[cluster]
+        if total > limit:
+            break
+        kept.add(cluster)
+    if not kept:
+        raise ValueError(
+            f"limit={limit} is too small: a question has up to {max(sizes.values())} versions, "
+            "which stay together"
+        )
+    return [problem for problem in problems if cluster_of(problem) in kept]
+
+
+def _lot(cluster: str, seed: int) -> bytes:
+    """A draw that does not depend on which other clusters there are."""
+    return hashlib.sha256(f"{seed}:{cluster}".encode()).digest()

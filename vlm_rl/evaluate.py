@@ -1,0 +1,379 @@
+"""Measure a checkpoint on benchmarks, score responses made elsewhere, or compare two evaluations:
+
+    python -m vlm_rl.evaluate --model PATH --benchmark mathvision:testmini mathvista
+    python -m vlm_rl.evaluate --responses FILE.jsonl --benchmark mathvision:test
+    python -m vlm_rl.evaluate --compare runs/evaluate/BEFORE runs/evaluate/AFTER
+
+Several `--config` files are merged in order, later ones win. The same command again goes on where
+it was stopped; where every response is there, it only judges them again.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveInt
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from vlm_rl import runs
+from vlm_rl.benchmarks import BENCHMARKS
+from vlm_rl.benchmarks.benchmark import Benchmark
+from vlm_rl.benchmarks.loading import load
+from vlm_rl.comparison import COMPARISON, compare, print_comparison, write_comparison
+from vlm_rl.config import instantiate, one_line_errors, parse, plain
+from vlm_rl.config_errors import joined
+from vlm_rl.evaluation import PromptSettings, Questions, Task, blind, label, named
+from vlm_rl.evaluation_figures import Evaluation, metrics
+from vlm_rl.evaluation_report import REPORT, SAMPLES, write_report, write_samples
+from vlm_rl.evaluation_screen import print_overview
+from vlm_rl.judging import judge
+from vlm_rl.policy import Policy, check_checkpoint
+from vlm_rl.prompts import PromptEncoder
+from vlm_rl.records import Problem
+from vlm_rl.responding import ChatResponder, ChatServer, PolicyResponder, Responder
+from vlm_rl.responses import Brought, Gathered, batches_of, read_responses
+from vlm_rl.rewards import Accuracy
+from vlm_rl.rollout import Engine, EngineError, Sampling
+from vlm_rl.rollout.engine import WHOLE_SOFTMAX
+from vlm_rl.wandb_loggers import WandbMode, wandb_loggers
+
+RESUMABLE_KEYS = ("output", "logging", "batch_problems")
+
+
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="vlm_rl.evaluate", description=__doc__, exit_on_error=False, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="a YAML file; may be given several times")
+    parser.add_argument("--model", type=str | None, help="a checkpoint, or the server's name of it")
+    parser.add_argument("--responses", type=str | None, help="a file of them; no model is loaded")
+    parser.add_argument("--compare", type=str, nargs=2, metavar="FOLDER", help="two evaluations")
+    parser.add_argument("--common_only", type=bool, default=False, help="of what both were asked")
+    parser.add_argument(
+        "--benchmark",
+        type=str,
+        nargs="+",
+        default=[],
+        metavar="NAME[:SPLIT]",
+        help=", ".join(BENCHMARKS),
+    )
+    parser.add_argument("--data", type=dict[str, str], default={}, help="benchmark -> local copy")
+    parser.add_argument("--output", type=str | None, help="[runs/evaluate/MODEL]")
+    parser.add_argument("--samples_per_problem", type=PositiveInt | None, help="[the benchmark's]")
+    parser.add_argument("--limit", type=PositiveInt | None, help="problems of each, drawn by seed")
+    parser.add_argument("--blind", type=bool, default=False, help="also ask without the pictures")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch_problems", type=PositiveInt, default=64, help="asked at a time")
+    parser.add_argument("--precision", type=Literal["32-true", "bf16-mixed"] | None)
+    parser.add_class_arguments(PromptSettings, "prompt")
+    parser.add_class_arguments(Sampling, "sampling")
+    parser.add_subclass_arguments((Engine, ChatServer), "engine")
+    parser.add_argument("--logging.wandb", type=WandbMode, default="offline")
+    parser.add_argument("--logging.project", type=str, default="vlm_rl")
+    parser.set_defaults(
+        {
+            "sampling.temperature": 0.0,
+            # nothing is trained here, so that no ratio could be wrong
+            "sampling.allow_undescribed": tuple(WHOLE_SOFTMAX),
+            "engine": {"class_path": "vlm_rl.rollout.TransformersEngine"},
+        }
+    )
+    return parser
+
+
+def evaluate(argv: Sequence[str] | None = None) -> None:
+    """Evaluate as the command line says. Raises SystemExit with one line for anything wrong with
+    it, with status 3 where the engine can not go on."""
+    with one_line_errors("vlm_rl.evaluate"):
+        parser = build_parser()
+        config = parse(parser, argv)
+        _check_mode(config)
+        if config.compare:
+            _compare(config)
+            return
+        parts = instantiate(parser, config)
+        if isinstance(parts.engine, ChatServer) and not config.responses:
+            config.model = config.model or parts.engine.model_name()
+        output = Path(config.output or f"runs/evaluate/{_subject(config)}")
+        tasks = _tasks(config, parts, output)
+        _keep_config(output, plain(parser, config))
+        if any(asked.responses.missing for task in tasks for asked in task.asked):
+            _answer_all(config, parts, tasks, output)
+    with closing(Accuracy(workers=2)) as accuracy:
+        accuracy.self_test()
+        evaluations = [_evaluation(config, task, accuracy, output) for task in tasks]
+    found = write_report(evaluations, output)
+    _log(config, output, found)
+    print_overview(found)
+    print(f"report: {output / REPORT}")
+
+
+def _compare(config: Namespace) -> None:
+    first, second = map(Path, config.compare)
+    comparison = compare(first, second, common_only=config.common_only)
+    target = Path(config.output or second)
+    write_comparison(comparison, target)
+    print_comparison(comparison)
+    print(f"comparison: {target / COMPARISON}")
+
+
+def _check_mode(config: Namespace) -> None:
+    """Raises ValueError for what does not go together."""
+    if config.compare:
+        return
+    if not config.benchmark:
+        raise ValueError(f"--benchmark NAME[:SPLIT] is missing; there are {', '.join(BENCHMARKS)}")
+    if config.responses and config.model:
+        raise ValueError("--responses are scored without a model; leave --model or them out")
+    if config.responses and len(config.benchmark) > 1:
+        raise ValueError("--responses are those of one benchmark; name it alone by --benchmark")
+    chats = config.engine.class_path.endswith("ChatServer")
+    if not config.responses and not config.model and not chats:
+        raise ValueError("--model PATH is missing (or --responses FILE, or --compare A B)")
+    limits = ("min_pixels", "max_pixels")
+    if chats and any(config.prompt[name] is not None for name in limits):
+        raise ValueError(
+            "prompt.min_pixels and max_pixels are for a policy; a server resizes pictures itself "
+            "(vLLM: its --mm-processor-kwargs)"
+        )
+    for name in config.data:
+        if name not in [item.partition(":")[0] for item in config.benchmark]:
+            raise ValueError(f"data.{name} is for a benchmark that --benchmark does not name")
+
+
+def _subject(config: Namespace) -> str:
+    """What is evaluated, as a folder's name."""
+    path = Path(config.responses or config.model)
+    if path.name == "hf":  # the checkpoint of a run: runs/NAME/checkpoints/step_N/hf
+        return "-".join(path.parts[-4:-1:2])
+    return path.stem if config.responses else path.name
+
+
+def _tasks(config: Namespace, parts: Namespace, output: Path) -> list[Task]:
+    tasks = []
+    for name in config.benchmark:
+        benchmark, split = named(name)
+        found = load(
+            benchmark,
+            config.data.get(benchmark.name),
+            split,
+            limit=config.limit,
+            seed=config.seed,
+            images=not config.responses,
+        )
+        style = parts.prompt.answer_style(benchmark)
+        problems = [replace(problem, answer_style=style) for problem in found]
+        if config.responses:
+            tasks.append(_brought(benchmark, split, problems, Path(config.responses)))
+            continue
+        folder = output / label(benchmark, split)
+        seen = _asked(config, benchmark, problems, folder / "responses.jsonl")
+        unseen = blind(problems) if config.blind else []
+        asked = _asked(config, benchmark, unseen, folder / "blind.jsonl") if unseen else None
+        tasks.append(Task(benchmark, split, seen, asked))
+    if len({task.name for task in tasks}) < len(tasks):
+        raise ValueError(f"--benchmark names one twice: {' '.join(config.benchmark)}")
+    return tasks
+
+
+def _brought(benchmark: Benchmark, split: str, problems: Sequence[Problem], path: Path) -> Task:
+    found = read_responses(path, problems)
+    answered = [problem for problem in problems if problem.uid in found]
+    questions = Questions(answered, Brought([found[problem.uid] for problem in answered]))
+    return Task(benchmark, split, questions, without_response=len(problems) - len(answered))
+
+
+def _asked(
+    config: Namespace, benchmark: Benchmark, problems: Sequence[Problem], file: Path
+) -> Questions:
+    samples = config.samples_per_problem or benchmark.samples_per_problem
+    if samples > 1 and config.sampling.temperature == 0:
+        raise ValueError(
+            f"{benchmark.name} is asked {samples} times, and at sampling.temperature=0 every "
+            "answer is the same; set a temperature, or samples_per_problem=1"
+        )
+    return Questions(problems, Gathered(file, batches_of(problems, config.batch_problems, samples)))
+
+
+def _keep_config(output: Path, config: dict[str, Any]) -> None:
+    """Save it, or raise ValueError where `output` holds another evaluation."""
+    kept = output / runs.CONFIG
+    if kept.exists():
+        before = yaml.safe_load(kept.read_text())
+        changed = list(runs.differences(_decisive(before), _decisive(config)))
+        if changed:
+            raise ValueError(
+                f"output={output} holds an evaluation with other settings "
+                f"({'; '.join(changed[:3])}); give another by --output, or delete it"
+            )
+    elif output.exists() and any(output.iterdir()):
+        raise ValueError(f"output={output} is not empty and holds no evaluation; name another")
+    runs.save_config(output, config)
+
+
+def _decisive(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in RESUMABLE_KEYS}
+
+
+def _answer_all(config: Namespace, parts: Namespace, tasks: Sequence[Task], output: Path) -> None:
+    try:
+        if isinstance(parts.engine, ChatServer):
+            _answer_tasks(config, tasks, lambda task: _chat(config, parts, task))
+        else:
+            with closing(parts.engine), _precision(config):
+                encoder = _start(config, parts)
+                _answer_tasks(config, tasks, lambda task: _policy(parts, task, encoder))
+    except EngineError as error:
+        print(
+            f"vlm_rl.evaluate: {joined(str(error))}; what is answered so far is kept in {output}, "
+            "the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise SystemExit(3) from error
+
+
+def _answer_tasks(
+    config: Namespace, tasks: Sequence[Task], responder: Callable[[Task], Responder]
+) -> None:
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(TimeElapsedColumn(), TimeRemainingColumn()),
+    )
+    with Progress(*columns) as progress:
+        for task in tasks:
+            for asked in task.asked:
+                missing = len(asked.responses.missing)
+                if missing:
+                    assert isinstance(asked.responses, Gathered)
+                    how = " without pictures" if asked is task.blind else ""
+                    bar = progress.add_task(f"{task.name}{how}, batches", total=missing)
+                    done = partial(progress.advance, bar)
+                    asked.responses.answer(responder(task), config.seed, done)
+
+
+def _start(config: Namespace, parts: Namespace) -> PromptEncoder:
+    """Load the checkpoint and give it to the engine."""
+    parts.engine.check(parts.sampling)
+    check_checkpoint(config.model)
+    settings = parts.prompt
+    encoder = PromptEncoder(
+        config.model,
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        system=settings.system,
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":  # more threads than free cores make a step tens of times slower
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    policy = Policy.from_pretrained(config.model).to(device)
+    parts.engine.start(policy, encoder, parts.sampling)
+    return encoder
+
+
+def _precision(config: Namespace) -> Any:
+    on_gpu = torch.cuda.is_available()
+    mixed = config.precision == "bf16-mixed" or (config.precision is None and on_gpu)
+    return torch.autocast("cuda" if on_gpu else "cpu", torch.bfloat16) if mixed else nullcontext()
+
+
+def _policy(parts: Namespace, task: Task, encoder: PromptEncoder) -> Responder:
+    instruction = parts.prompt.instruction(task.benchmark)
+    return PolicyResponder(parts.engine, encoder.with_instruction(instruction), parts.sampling)
+
+
+def _chat(config: Namespace, parts: Namespace, task: Task) -> Responder:
+    return ChatResponder(
+        parts.engine,
+        config.model,
+        instruction=parts.prompt.instruction(task.benchmark),
+        system=parts.prompt.system,
+        sampling=parts.sampling,
+    )
+
+
+def _evaluation(config: Namespace, task: Task, accuracy: Accuracy, output: Path) -> Evaluation:
+    judged, *unseen = [
+        judge(task.benchmark, asked.problems, asked.responses.groups, accuracy)
+        for asked in task.asked
+    ]
+    folder = output / task.name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_samples(judged, folder / SAMPLES)
+    refused = sum(one.response.refused is not None for one in judged)
+    skipped = {
+        "problems without a response, in no figure": task.without_response,
+        "responses to problems that could not be asked, counted as wrong": refused,
+    }
+    return Evaluation(
+        benchmark=task.name,
+        split=task.split,
+        source=config.data.get(task.benchmark.name, task.benchmark.hub_id),
+        model=config.model or config.responses,
+        judged=judged,
+        settings=_settings(config, task.benchmark, task.seen.problems),
+        measures=task.benchmark.measures(judged),
+        published=task.benchmark.published,
+        skipped={reason: count for reason, count in skipped.items() if count},
+        blind=unseen[0] if unseen else (),
+        notes=task.benchmark.notes,
+    )
+
+
+def _settings(
+    config: Namespace, benchmark: Benchmark, problems: Sequence[Problem]
+) -> dict[str, Any]:
+    """How the responses came about, as far as this command has made them."""
+    packages = ("vlm-rl", "torch", "transformers", "math-verify")
+    versions = {name: version(name) for name in packages}
+    if config.responses:
+        return {"responses": config.responses, "data": _digest(problems), **versions}
+    return {
+        "engine": config.engine.class_path.rpartition(".")[2],
+        "prompt style": config.prompt.style,
+        "instruction": PromptSettings(**vars(config.prompt)).instruction(benchmark),
+        "sampling": dict(vars(config.sampling).items()),
+        "seed": config.seed,
+        "limit": config.limit,
+        "data": _digest(problems),
+        **versions,
+    }
+
+
+def _digest(problems: Sequence[Problem]) -> str:
+    """Equal for the same questions and golds, whatever they were read from."""
+    asked = [(p.uid, p.question, p.choices, p.answer) for p in problems]
+    return f"sha256 {hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}"
+
+
+def _log(config: Namespace, output: Path, found: Sequence[dict[str, Any]]) -> None:
+    """To W&B: every figure, and the pictures."""
+    values = {name: value for one in found for name, value in metrics(one).items()}
+    for logger in wandb_loggers(
+        output, config.logging.wandb, config.logging.project, config.as_dict()
+    ):
+        logger.log_metrics(values)
+        for picture in sorted(output.rglob("*.png")):
+            logger.log_image(f"eval/{picture.relative_to(output)}", [str(picture)])
+        logger.experiment.finish()
+
+
+if __name__ == "__main__":
+    evaluate(sys.argv[1:])

@@ -1,0 +1,204 @@
+"""Check answers that stand in a file against their golds, and say which rule decided:
+
+    python -m vlm_rl.verify answers.jsonl
+
+Each line is an object with `gold` and `prediction`, and where wanted `id`, `answer_type` (guessed
+from the gold where it is missing), `prediction_kind` (`answer`, the default, or `response`: a whole
+text that the answer is cut out of), `answer_style` (`box`, the default, `tag` or `answer_line`),
+`options`, `tolerance`, `unit`, and `expected`, true where the answer is right. Other fields are
+left alone.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from jsonargparse import ArgumentParser
+from jsonargparse.typing import PositiveFloat, PositiveInt
+from rich.progress import track
+
+from vlm_rl.config import one_line_errors, parse
+from vlm_rl.records import AnswerType, Verdict
+from vlm_rl.verification.extraction import ANSWER_STYLES, answers
+from vlm_rl.verification.gold import Gold
+from vlm_rl.verification.matching import infer_type
+from vlm_rl.verification.pool import CheckerPool
+from vlm_rl.verification.reading import Reading, read_answers
+
+_CHUNK = 64
+_MAX_PRINTED = 20
+_KINDS = ("answer", "response")
+_TEXTS = {"gold": True, "prediction": True, "answer_type": False, "unit": False}
+"""Fields that hold text, and whether they must be there."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the file. `given` are the different answers in the slots of its prediction."""
+
+    uid: object
+    gold: Gold
+    given: Sequence[str]
+    expected: bool | None
+
+
+def verify(
+    file: Path,
+    output: Path | None = None,
+    timeout_s: PositiveFloat = 2.0,
+    workers: PositiveInt = 1,
+) -> Counter[Verdict]:
+    """Write `id`, `answer`, `verdict` and `rule` of each line of `file` to `output`, by default
+    FILE.verdicts.jsonl beside it, print what disagrees with `expected`, and count the verdicts.
+
+    One answer may compute for `timeout_s` seconds in one of `workers` processes. Raises ValueError
+    that names the line which cannot be read; nothing is checked then.
+    """
+    output = output or file.with_name(f"{file.name}.verdicts.jsonl")
+    if output.resolve() == file.resolve():
+        raise ValueError(f"--output {output} is the input itself; name another file")
+    cases = read_cases(file)
+    with CheckerPool(workers=workers, timeout_s=timeout_s) as pool:
+        readings = _read(cases, pool)
+    lines = [json.dumps(_record(*pair)) for pair in zip(cases, readings, strict=True)]
+    try:
+        output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"--output {output}: {error.strerror}") from error
+    counts = Counter(reading.verdict for reading in readings)
+    print(", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict))
+    _print_agreement(cases, readings)
+    print(f"verdicts of {len(cases)} answers: {output}")
+    return counts
+
+
+def read_cases(file: Path) -> list[Case]:
+    """All lines of a file; empty ones are allowed. Raises ValueError with the line's number."""
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text: {error.reason}") from error
+    cases = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                cases.append(_case(number, line))
+            except ValueError as error:
+                raise ValueError(f"{file} line {number}: {error}") from error
+    if not cases:
+        raise ValueError(f"{file} has no lines to check")
+    return cases
+
+
+def _case(number: int, line: str) -> Case:
+    try:
+        fields = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError("must be an object with gold and prediction")
+    fields = {name: value for name, value in fields.items() if value is not None}
+    _check_texts(fields)
+    options = fields.get("options", [])
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise ValueError("options must be a list of texts")
+    kind = _one_of(fields, "prediction_kind", _KINDS)
+    style = _one_of(fields, "answer_style", ANSWER_STYLES)
+    if not isinstance(fields.get("expected", True), bool):
+        raise ValueError(f"expected must be true or false, got {fields['expected']!r:.50}")
+    prediction = fields["prediction"]
+    gold = Gold(
+        fields["gold"],
+        fields.get("answer_type") or infer_type(fields["gold"], bool(options)),
+        tuple(options),
+        fields.get("unit"),
+        _tolerance(fields.get("tolerance", {})),
+    )
+    if gold.answer_type not in get_args(AnswerType):
+        raise ValueError(
+            f"answer_type must be one of {', '.join(get_args(AnswerType))}, "
+            f"got {gold.answer_type!r:.50}"
+        )
+    given = answers(prediction, style) if kind == "response" else [prediction]
+    return Case(fields.get("id", number), gold, given, fields.get("expected"))
+
+
+def _check_texts(fields: dict[str, Any]) -> None:
+    for name, required in _TEXTS.items():
+        if required and name not in fields:
+            raise ValueError(f"{name} is missing")
+        if not isinstance(fields.get(name, ""), str):
+            raise ValueError(f"{name} must be text, got {fields[name]!r:.50}; put it in quotes")
+
+
+def _one_of(fields: dict[str, Any], name: str, allowed: Sequence[str]) -> str:
+    value = fields.get(name, allowed[0])
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r:.50}")
+    return str(value)
+
+
+def _tolerance(sizes: object) -> tuple[tuple[str, float], ...]:
+    if not isinstance(sizes, dict) or not all(
+        type(size) in (int, float) and rule in ("decimals", "abs", "rel") and 0 <= size < 1e9
+        for rule, size in sizes.items()
+    ):
+        raise ValueError('tolerance must be such as {"abs": 0.05}, with decimals, abs or rel')
+    return tuple(sorted(sizes.items()))
+
+
+def _read(cases: Sequence[Case], pool: CheckerPool) -> list[Reading]:
+    starts = range(0, len(cases), _CHUNK)
+    readings: list[Reading] = []
+    for start in track(starts, "checking", disable=len(cases) <= _CHUNK, transient=True):
+        chunk = cases[start : start + _CHUNK]
+        readings += read_answers([(case.gold, case.given) for case in chunk], pool)
+    return readings
+
+
+def _record(case: Case, reading: Reading) -> dict[str, object]:
+    record = {"id": case.uid, "answer": reading.answer, "verdict": reading.verdict}
+    expected = {} if case.expected is None else {"expected": case.expected}
+    return {**record, "rule": reading.rule, **expected}
+
+
+def _print_agreement(cases: Sequence[Case], readings: Sequence[Reading]) -> None:
+    pairs = [pair for pair in zip(cases, readings, strict=True) if pair[0].expected is not None]
+    differing = list(_disagreements(pairs))
+    if not pairs:
+        return
+    for line in differing[:_MAX_PRINTED]:
+        print(line)
+    if len(differing) > _MAX_PRINTED:
+        print(f"and {len(differing) - _MAX_PRINTED} more that disagree")
+    right = len(pairs) - len(differing)
+    print(f"{right} of {len(pairs)} as expected ({100 * right / len(pairs):.1f} %)")
+
+
+def _disagreements(pairs: Sequence[tuple[Case, Reading]]) -> Iterator[str]:
+    for case, reading in pairs:
+        if (reading.verdict is Verdict.CORRECT) != case.expected:
+            wanted = "right" if case.expected else "not right"
+            yield (
+                f"id {case.uid}: {reading.answer!r:.80} for the {case.gold.answer_type} gold "
+                f"{case.gold.answer!r:.80} is {wanted}, found {reading.verdict} ({reading.rule})"
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Verify a file from the command line."""
+    with one_line_errors("vlm_rl.verify"):
+        parser = ArgumentParser(
+            prog="vlm_rl.verify", description=__doc__, exit_on_error=False, allow_abbrev=False
+        )
+        parser.add_function_arguments(verify, as_positional=True)
+        verify(**vars(parse(parser, argv)))
+
+
+if __name__ == "__main__":
+    main()
