@@ -50,6 +50,7 @@ LAYERS = [
         "evaluation_plots",
         "evaluation_markdown",
         "evaluation_report",
+        "evaluation_screen",
         "comparison",
     },
     {"study_report", "benchmark_runs"},

@@ -127,7 +127,8 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
         notice = unused_sampler(config.policy.path, parts.sampling)
         if notice:
             print(notice)
-        trainer.callbacks += _benchmarks(config, parts, encoder)
+        callbacks: list[L.Callback] = vars(trainer)["callbacks"]
+        callbacks += _benchmarks(config, parts, encoder)
         module = _module(config, parts, encoder, data)
     runs.save_config(Path(config.run_dir), plain(parser, config))
     trainer.loggers = _loggers(config, resume[0] if resume else 0)
