@@ -61,9 +61,8 @@ def test_server_killed_hung_and_aborted_in_the_middle_of_steps_loses_nothing(
     undisturbed: Path, tmp_path: Path, policy_folder: Path, data_folder: Path
 ) -> None:
     """Attacks on four of six steps: as many updates as without, and every prompt of every step."""
-    options = engine_options(
-        "vllm_setup.Attacked", attacks=["kill", "hang", "", "kill engine", "abort"], silence_timeout_s=20
-    )
+    attacks = ["kill", "hang", "", "kill engine", "abort"]
+    options = engine_options("vllm_setup.Attacked", attacks=attacks, silence_timeout_s=20)
     module = fit(command(policy_folder, data_folder, tmp_path, **options))
     assert module.engine.restarts == 4
     assert uids(tmp_path) == uids(undisturbed)

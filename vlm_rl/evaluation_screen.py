@@ -8,26 +8,35 @@ from rich.table import Table
 
 from vlm_rl.evaluation_markdown import interval, percent
 
+Figures = Mapping[str, Any]
 
-def print_overview(found: Sequence[Mapping[str, Any]]) -> None:
-    """Print the `figures` of each benchmark, and what of it was not asked."""
-    table = Table(title="accuracy in %, 95 % interval; lengths in tokens")
-    table.add_column("benchmark")
-    for heading in ("questions", "accuracy", "official", "no answer", "cut off", "length"):
-        table.add_column(heading, justify="right")
-    for one in found:
-        official, truncated, length = one["official"], one["truncated"], one["length_tokens"]
-        table.add_row(
-            one["benchmark"],
-            str(one["num_questions"]),
-            interval(one["accuracy"]),
-            percent(official and official["accuracy"]["mean"]),
-            percent(one["extraction"]["frac"]),
-            percent(truncated and truncated["frac"]),
-            f"{length['all']['mean']:.0f}" if length and length["all"] else "-",
-        )
+
+def print_overview(found: Sequence[Figures]) -> None:
+    """Print the `figures` of each benchmark, and what of it was not asked; a column that nothing is
+    known of is left out."""
+    rows = [_row(one) for one in found]
+    table = Table(title="accuracy in %, 95 % interval; length in tokens")
+    headings = [name for name in rows[0] if any(row[name] != "-" for row in rows)]
+    for heading in headings:
+        right = heading != "benchmark"
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[heading] for heading in headings))
     console = Console()
     console.print(table)
     for one in found:
         for reason, count in one["skipped"].items():
             console.print(f"{one['benchmark']}: {count} {reason}", soft_wrap=True, markup=False)
+
+
+def _row(one: Figures) -> dict[str, str]:
+    official, cut, length = one["official"], one["truncated"], one["length_tokens"]
+    return {
+        "benchmark": one["benchmark"],
+        "asked": str(one["num_questions"]),
+        "accuracy": interval(one["accuracy"]),
+        "official": percent(official and official["accuracy"]["mean"]),
+        "no answer": percent(one["extraction"]["frac"]),
+        "cut off": percent(cut and cut["frac"]),
+        "length": f"{length['all']['mean']:.0f}" if length and length["all"] else "-",
+    }
