@@ -80,6 +80,8 @@ ELSEWHERE = {
     "updates.train_on_truncated": (
         "test_updates.py::test_truncated_completions_can_be_left_out_of_the_loss"
     ),
+    "prompt.instruction": "test_prompts.py::test_instruction_stands_where_the_styles_does",
+    "benchmarks": "test_benchmark_runs.py::test_curve_is_that_of_the_samples_at_every_step",
     "drift_alarm": "test_vllm_runs.py::test_drift_above_its_limit_is_an_alarm_with_the_uid",
     **{
         f"sampling.{name}": (

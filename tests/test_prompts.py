@@ -341,3 +341,18 @@ def test_lightning_can_be_imported_after_vlm_rl_in_a_child_process() -> None:
     code = "import vlm_rl, torchvision, lightning, sys; assert 'torchmetrics' in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_instruction_stands_where_the_styles_does(checkpoints: dict[str, Path]) -> None:
+    """Also when it is put in later; beside a style that has one it is refused."""
+    path = str(next(iter(checkpoints.values())))
+    asked = problem("What is it?", (48, 48))
+    styled = PromptEncoder(path, style="boxed_think").encode(asked)
+    own = PromptEncoder(path, instruction=INSTRUCTIONS["boxed_think"])
+    plain = PromptEncoder(path)
+    assert torch.equal(own.encode(asked).token_ids, styled.token_ids)
+    later = plain.with_instruction(INSTRUCTIONS["boxed_think"])
+    assert torch.equal(later.encode(asked).token_ids, styled.token_ids)
+    assert len(plain.encode(asked)) < len(styled)
+    with pytest.raises(ValueError, match=r"instruction='In one word\.' and style=boxed_think both"):
+        PromptEncoder(path, style="boxed_think", instruction="In one word.")

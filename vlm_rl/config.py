@@ -8,6 +8,7 @@ arguments of that name: LUSPO's clip range would silently become GSPO's. So this
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def _refuse_kept_arguments(parser: ArgumentParser, settings: Iterable[Setting]) 
 
 def _settings(argv: Sequence[str]) -> Iterator[Setting]:
     """All that the files and options say, in order."""
-    for item, following in zip(argv, [*argv[1:], ""], strict=True):
+    for item, following in zip_longest(argv, argv[1:], fillvalue=""):
         option, has_value, value = item.partition("=")
         value = value if has_value else following
         key, _, inner = option.removeprefix("--").partition(".")
