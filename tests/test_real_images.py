@@ -1,4 +1,5 @@
-"""Photographs and figures of two public benchmarks, through the same `fit`, changed by config only.
+"""Photographs and figures of two public benchmarks, through their converters and the same `fit`,
+changed by config only.
 
 Shown red once: pixels that differ by 1e-6 between engine and trainer.
 """
@@ -13,6 +14,10 @@ from PIL import Image
 from run_helpers import REWARD_TERMS, Listening, command, rollouts
 from torch import Tensor
 
+from data_prep.convert import Options, convert
+from data_prep.converter import Converter
+from data_prep.dynamath import DynaMath
+from data_prep.mathvision import MathVision
 from data_prep.tiny_policy import build_untrained
 from vlm_rl.fit import fit
 from vlm_rl.records import Prompt
@@ -20,56 +25,33 @@ from vlm_rl.records import Prompt
 COUNT = 8
 
 
-def _dynamath(folder: Path) -> list[dict[str, Any]]:
-    """Rows of our format from the first variants."""
-    types = {"float": "number", "multiple choice": "choice", "text": "text"}
-    found = json.loads((folder / "dataset.json").read_text())
-    return [
-        {
-            "uid": f"dynamath-{key}",
-            "problem": row["question"],  # without a mark the image comes first
-            "answer": row["answer"],
-            "images": [str(folder / row["image"])],
-            "answer_type": types[row["answer_type"]],
-            "task": row["subject"],
-        }
-        for key, row in list(found.items())[:COUNT]
-    ]
-
-
-def _mathvision(folder: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / "testmini.jsonl").open()]
-    return [
-        {
-            "uid": f"mathvision-{row['id']}",
-            "problem": row["question"].replace("<image1>", "<image>"),
-            "answer": row["answer"],
-            "images": [str(folder / row["image"])],
-        }
-        for row in rows[:COUNT]
-    ]
+SETS: dict[str, tuple[Converter, str]] = {
+    "dynamath": (DynaMath(), "sample_variant1"),
+    "mathvision": (MathVision(), "testmini"),
+}
 
 
 @pytest.fixture(scope="module")
-def converted(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("real")
-    sets = {"dynamath": _dynamath, "mathvision": _mathvision}
-    sources = {"dynamath": "dynamath/trial1", "mathvision": "mathvision"}
-    for name, convert in sets.items():
-        source = shared / "data" / sources[name]
+def converted(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files of our format, by benchmark, written by its converter."""
+    found = {}
+    for name, (converter, split) in SETS.items():
+        source = shared / "data" / name
         if not source.is_dir():
             pytest.skip(f"{source} is absent: it holds the benchmark's images")
-        rows = convert(source)
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+        output = tmp_path_factory.mktemp(name)
+        entry, _ = convert(converter, Options(str(source), split, output, limit=COUNT))
+        assert entry["written"] == COUNT
+        found[name] = output / f"{split}.jsonl"
+    return found
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_real_images_train_both_families(
-    converted: Path, tmp_path: Path, family: Literal["qwen2_5_vl", "qwen3_vl"]
+    converted: dict[str, Path], tmp_path: Path, family: Literal["qwen2_5_vl", "qwen3_vl"]
 ) -> None:
     policy, run_dir = build_untrained(family, tmp_path / "policy"), tmp_path / "run"
-    sources = [{"path": str(converted / f"{name}.jsonl")} for name in ("dynamath", "mathvision")]
+    sources = [{"path": str(path)} for path in converted.values()]
     changes = {
         "data.train": json.dumps(sources),
         "data.val": json.dumps([sources[0] | {"limit": 2}]),
@@ -80,14 +62,14 @@ def test_real_images_train_both_families(
         "reward.terms": json.dumps(REWARD_TERMS),
         "updates.micro_batch_tokens": 10**6,
     }
-    module = fit(command(policy, converted, run_dir, steps=3, **changes))
+    module = fit(command(policy, tmp_path, run_dir, steps=3, **changes))
     assert module.completed_steps == 3
     assert isinstance(module.engine, Listening)
     steps = [prompts for prompts, how in module.engine.calls if how["group_size"] == 4]
     written = [[row["uid"] for row in rows] for rows in rollouts(run_dir).values()]
     assert written == [[p.uid for p in prompts for _ in range(4)] for prompts in steps]
     for prompts in steps:
-        assert {p.uid.partition("-")[0] for p in prompts} == {"dynamath", "mathvision"}
+        assert {p.uid.partition("-")[0] for p in prompts} == SETS.keys()
         for prompt in prompts:
             _assert_made_of_the_file(prompt)
     _assert_both_sides_read_the_same(module.engine, steps)

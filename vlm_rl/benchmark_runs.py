@@ -40,6 +40,14 @@ class BenchmarkSettings:
         for name in ("every_n_steps", "samples_per_problem"):
             if getattr(self, name) < 1:
                 raise ValueError(f"benchmarks.{name} must be >= 1, got {getattr(self, name)}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"benchmarks.limit must be >= 1, got {self.limit}; null for all")
+        for name in self.data:
+            if name not in [named(item)[0].name for item in self.benchmark]:
+                raise ValueError(
+                    f"benchmarks.data.{name} is for a benchmark that benchmarks.benchmark does not "
+                    "name"
+                )
         if self.samples_per_problem > 1 and self.temperature == 0:
             raise ValueError(
                 f"benchmarks.samples_per_problem={self.samples_per_problem} at temperature 0 gives "
@@ -84,15 +92,23 @@ class BenchmarkRuns(L.Callback):
             self._subsets.append(subset)
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        if module.completed_steps == 0:
+        """Also where a run goes on from a checkpoint and was killed before this was written."""
+        if self._due(module) and not all(path.exists() for path in self._files(module)):
             self._run(module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = module.completed_steps
-        if step % self._settings.every_n_steps == 0 or step == module.steps:
+        if self._due(module):
             self._run(module)
+
+    def _due(self, module: RLModule) -> bool:
+        step = module.completed_steps
+        return step % self._settings.every_n_steps == 0 or step == module.steps
+
+    def _files(self, module: RLModule) -> list[Path]:
+        folder = self._run_dir / "evaluations" / f"step_{module.completed_steps}"
+        return [folder / label(s.benchmark, s.split) / SAMPLES for s in self._subsets]
 
     def _run(self, module: RLModule) -> None:
         with module.stages("benchmarks"):

@@ -54,7 +54,7 @@ from vlm_rl.rollout import Engine, EngineError, Sampling
 from vlm_rl.rollout.engine import WHOLE_SOFTMAX
 from vlm_rl.wandb_loggers import WandbMode, wandb_loggers
 
-RESUMABLE_KEYS = ("output", "logging", "batch_problems")
+RESUMABLE_KEYS = ("output", "logging")
 
 
 def build_parser() -> ArgumentParser:
@@ -112,9 +112,15 @@ def evaluate(argv: Sequence[str] | None = None) -> None:
         if isinstance(parts.engine, ChatServer) and not config.responses:
             config.model = config.model or parts.engine.model_name()
         output = Path(config.output or f"runs/evaluate/{_subject(config)}")
+        settings = plain(parser, config)
+        _check_output(output, settings)
         tasks = _tasks(config, parts, output)
-        _keep_config(output, plain(parser, config))
-        if any(asked.responses.missing for task in tasks for asked in task.asked):
+        missing = any(asked.responses.missing for task in tasks for asked in task.asked)
+        if missing and isinstance(parts.engine, Engine):
+            parts.engine.check(parts.sampling)
+            check_checkpoint(config.model)
+        runs.save_config(output, settings)
+        if missing:
             _answer_all(config, parts, tasks, output)
     with closing(Accuracy(workers=2)) as accuracy:
         accuracy.self_test()
@@ -136,6 +142,15 @@ def _compare(config: Namespace) -> None:
 
 def _check_mode(config: Namespace) -> None:
     """Raises ValueError for what does not go together."""
+    unused = {
+        "--compare": config.compare and ("model", "responses", "benchmark", "data"),
+        "--responses": config.responses and ("limit", "samples_per_problem", "blind"),
+        "an evaluation": not config.compare and ("common_only",),
+    }
+    for mode, names in unused.items():
+        for name in names or ():
+            if config[name]:
+                raise ValueError(f"{mode} has no use for {name}={config[name]}; leave it out")
     if config.compare:
         return
     if not config.benchmark:
@@ -154,7 +169,7 @@ def _check_mode(config: Namespace) -> None:
             "(vLLM: its --mm-processor-kwargs)"
         )
     for name in config.data:
-        if name not in [item.partition(":")[0] for item in config.benchmark]:
+        if name not in [named(item)[0].name for item in config.benchmark]:
             raise ValueError(f"data.{name} is for a benchmark that --benchmark does not name")
 
 
@@ -212,9 +227,12 @@ def _asked(
     return Questions(problems, Gathered(file, batches_of(problems, config.batch_problems, samples)))
 
 
-def _keep_config(output: Path, config: dict[str, Any]) -> None:
-    """Save it, or raise ValueError where `output` holds another evaluation."""
+def _check_output(output: Path, config: dict[str, Any]) -> None:
+    """Raise ValueError where `output` holds another evaluation, before one of its files is read:
+    responses that do not belong to the questions would be left out."""
     kept = output / runs.CONFIG
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"output={output} is a file; give a folder")
     if kept.exists():
         before = yaml.safe_load(kept.read_text())
         changed = list(runs.differences(_decisive(before), _decisive(config)))
@@ -225,7 +243,6 @@ def _keep_config(output: Path, config: dict[str, Any]) -> None:
             )
     elif output.exists() and any(output.iterdir()):
         raise ValueError(f"output={output} is not empty and holds no evaluation; name another")
-    runs.save_config(output, config)
 
 
 def _decisive(config: dict[str, Any]) -> dict[str, Any]:
@@ -270,8 +287,6 @@ def _answer_tasks(
 
 def _start(config: Namespace, parts: Namespace) -> PromptEncoder:
     """Load the checkpoint and give it to the engine."""
-    parts.engine.check(parts.sampling)
-    check_checkpoint(config.model)
     settings = parts.prompt
     encoder = PromptEncoder(
         config.model,

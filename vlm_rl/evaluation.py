@@ -74,7 +74,10 @@ def named(name: str) -> tuple[Benchmark, str]:
     benchmark = BENCHMARKS[key]
     split = split or benchmark.splits[0]
     if split not in benchmark.splits:
-        raise ValueError(f"{key} has the splits {', '.join(benchmark.splits)}; got {split!r}")
+        raise ValueError(
+            f"{key} has the splits {', '.join(benchmark.splits)}; got {split!r}"
+            f"{nearest(split, benchmark.splits)}"
+        )
     return benchmark, split
 
 

@@ -86,7 +86,8 @@ class Gathered:
         """Take up whole batches and write the file anew where a kill has left part of one."""
         if not self._path.exists():
             return
-        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+        # not splitlines: a response may hold a separator such as U+2028, which ends no line
+        *lines, torn = self._path.read_text(encoding="utf-8", errors="replace").split("\n")
         kept: dict[int, list[str]] = defaultdict(list)
         for line in lines:
             row = _object(line)
@@ -98,7 +99,7 @@ class Gathered:
             if [(r.uid, r.sample) for r in found] == expected:
                 self._found[number] = found
         whole = [line for number in self._found for line in kept[number]]
-        if len(whole) < len(lines):
+        if torn or len(whole) < len(lines):
             partial = self._path.with_suffix(".partial")
             partial.write_text("".join(line + "\n" for line in whole), encoding="utf-8")
             partial.replace(self._path)
@@ -127,6 +128,8 @@ def read_responses(path: Path, problems: Sequence[Problem]) -> dict[str, list[Re
         found[uid].append(
             Response(**{"uid": uid, "sample": len(found[uid]), "text": row["response"]} | values)
         )
+    if not found:
+        raise ValueError(f"{path} holds no response")
     for uid, responses in found.items():
         twice = [n for n, count in Counter(r.sample for r in responses).items() if count > 1]
         if twice:
@@ -142,7 +145,11 @@ def read_responses(path: Path, problems: Sequence[Problem]) -> dict[str, list[Re
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8: {error}") from error
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         place, row = f"{path}, line {number}", _object(line)
