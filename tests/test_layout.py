@@ -39,7 +39,7 @@ LAYERS = [
         "optimizer",
         "wandb_loggers",
     },
-    {"responding", "responses", "judging", "evaluation"},
+    {"responding", "responses", "judging", "evaluation", "provenance"},
     {"module"},
     {
         "callbacks",

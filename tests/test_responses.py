@@ -159,3 +159,10 @@ def test_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
     other.write_bytes('{"id": "1", "response": "ä"}\n'.encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin\.jsonl is not a text file in UTF-8"):
         read_responses(other, PROBLEMS)
+
+
+def test_half_a_character_is_replaced_and_not_fatal(tmp_path: Path) -> None:
+    path = tmp_path / "responses.jsonl"
+    path.write_text('{"id": "a", "response": "half \\ud83d of it"}\n')
+    (response,) = read_responses(path, [Problem(uid="a", question="?", answer="1")])["a"]
+    assert response.text == "half ? of it"

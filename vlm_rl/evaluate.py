@@ -8,14 +8,13 @@ Several `--config` files are merged in order, later ones win. The same command a
 it was stopped; where every response is there, it only judges them again.
 """
 
-import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +45,7 @@ from vlm_rl.evaluation_screen import print_overview
 from vlm_rl.judging import judge
 from vlm_rl.policy import Policy, check_checkpoint
 from vlm_rl.prompts import PromptEncoder
+from vlm_rl.provenance import problems_digest, versions, weights_digest
 from vlm_rl.records import Problem
 from vlm_rl.responding import ChatResponder, ChatServer, PolicyResponder, Responder
 from vlm_rl.responses import Brought, Gathered, batches_of, read_responses
@@ -78,6 +78,9 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--output", type=str | None, help="[runs/evaluate/MODEL]")
     parser.add_argument("--samples_per_problem", type=PositiveInt | None, help="[the benchmark's]")
     parser.add_argument("--limit", type=PositiveInt | None, help="problems of each, drawn by seed")
+    parser.add_argument(
+        "--max_bad_rows", type=int | None, help="rows that may be no problems [the known flaws]"
+    )
     parser.add_argument("--blind", type=bool, default=False, help="also ask without the pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_problems", type=PositiveInt, default=64, help="asked at a time")
@@ -112,10 +115,11 @@ def evaluate(argv: Sequence[str] | None = None) -> None:
         if isinstance(parts.engine, ChatServer) and not config.responses:
             config.model = config.model or parts.engine.model_name()
         output = Path(config.output or f"runs/evaluate/{_subject(config)}")
-        settings = plain(parser, config)
-        _check_output(output, settings)
         tasks = _tasks(config, parts, output)
-        missing = any(asked.responses.missing for task in tasks for asked in task.asked)
+        asked = _asked_of(config, parts, tasks, output)
+        settings = plain(parser, config) | {"asked": asked}
+        runs.check_same(output, settings, RESUMABLE_KEYS)
+        missing = any(each.responses.missing for task in tasks for each in task.asked)
         if missing and isinstance(parts.engine, Engine):
             parts.engine.check(parts.sampling)
             check_checkpoint(config.model)
@@ -124,7 +128,9 @@ def evaluate(argv: Sequence[str] | None = None) -> None:
             _answer_all(config, parts, tasks, output)
     with closing(Accuracy(workers=2)) as accuracy:
         accuracy.self_test()
-        evaluations = [_evaluation(config, task, accuracy, output) for task in tasks]
+        evaluations = [
+            _evaluation(config, task, accuracy, output, weights=asked["weights"]) for task in tasks
+        ]
     found = write_report(evaluations, output)
     _log(config, output, found)
     print_overview(found)
@@ -192,6 +198,7 @@ def _tasks(config: Namespace, parts: Namespace, output: Path) -> list[Task]:
             limit=config.limit,
             seed=config.seed,
             images=not config.responses,
+            max_bad_rows=config.max_bad_rows,
         )
         style = parts.prompt.answer_style(benchmark)
         problems = [replace(problem, answer_style=style) for problem in found]
@@ -206,6 +213,21 @@ def _tasks(config: Namespace, parts: Namespace, output: Path) -> list[Task]:
     if len({task.name for task in tasks}) < len(tasks):
         raise ValueError(f"--benchmark names one twice: {' '.join(config.benchmark)}")
     return tasks
+
+
+def _asked_of(
+    config: Namespace, parts: Namespace, tasks: Sequence[Task], output: Path
+) -> dict[str, Any]:
+    """What responses depend on beside the configuration: they are kept while it is the same."""
+    asked = {
+        task.name: problems_digest(task.seen.problems, parts.prompt.instruction(task.benchmark))
+        for task in tasks
+    }
+    weights = weights_digest(config.model) if config.model else None
+    kept = output / runs.CONFIG
+    if weights is None and kept.is_file():  # what is answered can be judged without the checkpoint
+        weights = yaml.safe_load(kept.read_text()).get("asked", {}).get("weights")
+    return asked | {"weights": weights}
 
 
 def _brought(benchmark: Benchmark, split: str, problems: Sequence[Problem], path: Path) -> Task:
@@ -224,29 +246,12 @@ def _asked(
             f"{benchmark.name} is asked {samples} times, and at sampling.temperature=0 every "
             "answer is the same; set a temperature, or samples_per_problem=1"
         )
-    return Questions(problems, Gathered(file, batches_of(problems, config.batch_problems, samples)))
-
-
-def _check_output(output: Path, config: dict[str, Any]) -> None:
-    """Raise ValueError where `output` holds another evaluation, before one of its files is read:
-    responses that do not belong to the questions would be left out."""
-    kept = output / runs.CONFIG
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"output={output} is a file; give a folder")
-    if kept.exists():
-        before = yaml.safe_load(kept.read_text())
-        changed = list(runs.differences(_decisive(before), _decisive(config)))
-        if changed:
-            raise ValueError(
-                f"output={output} holds an evaluation with other settings "
-                f"({'; '.join(changed[:3])}); give another by --output, or delete it"
-            )
-    elif output.exists() and any(output.iterdir()):
-        raise ValueError(f"output={output} is not empty and holds no evaluation; name another")
-
-
-def _decisive(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in RESUMABLE_KEYS}
+    size = config.batch_problems
+    if config.engine.class_path.endswith("ChatServer"):
+        # answers are kept batch by batch, and a server may fail at any request
+        concurrent = config.engine.init_args.concurrent
+        size = min(size, max(1, 4 * concurrent // samples))
+    return Questions(problems, Gathered(file, batches_of(problems, size, samples)))
 
 
 def _answer_all(config: Namespace, parts: Namespace, tasks: Sequence[Task], output: Path) -> None:
@@ -324,7 +329,9 @@ def _chat(config: Namespace, parts: Namespace, task: Task) -> Responder:
     )
 
 
-def _evaluation(config: Namespace, task: Task, accuracy: Accuracy, output: Path) -> Evaluation:
+def _evaluation(
+    config: Namespace, task: Task, accuracy: Accuracy, output: Path, *, weights: str | None
+) -> Evaluation:
     judged, *unseen = [
         judge(task.benchmark, asked.problems, asked.responses.groups, accuracy)
         for asked in task.asked
@@ -332,10 +339,13 @@ def _evaluation(config: Namespace, task: Task, accuracy: Accuracy, output: Path)
     folder = output / task.name
     folder.mkdir(parents=True, exist_ok=True)
     write_samples(judged, folder / SAMPLES)
-    refused = sum(one.response.refused is not None for one in judged)
+    reasons = Counter(one.response.refused for one in judged if one.response.refused)
+    commonest = reasons.most_common(1)[0][0] if reasons else ""
     skipped = {
         "problems without a response, in no figure": task.without_response,
-        "responses to problems that could not be asked, counted as wrong": refused,
+        f"responses to problems that could not be asked, counted as wrong: {commonest}": (
+            reasons.total()
+        ),
     }
     return Evaluation(
         benchmark=task.name,
@@ -343,7 +353,7 @@ def _evaluation(config: Namespace, task: Task, accuracy: Accuracy, output: Path)
         source=config.data.get(task.benchmark.name, task.benchmark.hub_id),
         model=config.model or config.responses,
         judged=judged,
-        settings=_settings(config, task.benchmark, task.seen.problems),
+        settings=_settings(config, task, weights),
         measures=task.benchmark.measures(judged),
         published=task.benchmark.published,
         skipped={reason: count for reason, count in skipped.items() if count},
@@ -352,30 +362,21 @@ def _evaluation(config: Namespace, task: Task, accuracy: Accuracy, output: Path)
     )
 
 
-def _settings(
-    config: Namespace, benchmark: Benchmark, problems: Sequence[Problem]
-) -> dict[str, Any]:
+def _settings(config: Namespace, task: Task, weights: str | None) -> dict[str, Any]:
     """How the responses came about, as far as this command has made them."""
-    packages = ("vlm-rl", "torch", "transformers", "math-verify")
-    versions = {name: version(name) for name in packages}
     if config.responses:
-        return {"responses": config.responses, "data": _digest(problems), **versions}
-    return {
-        "engine": config.engine.class_path.rpartition(".")[2],
-        "prompt style": config.prompt.style,
-        "instruction": PromptSettings(**vars(config.prompt)).instruction(benchmark),
-        "sampling": dict(vars(config.sampling).items()),
-        "seed": config.seed,
-        "limit": config.limit,
-        "data": _digest(problems),
-        **versions,
-    }
-
-
-def _digest(problems: Sequence[Problem]) -> str:
-    """Equal for the same questions and golds, whatever they were read from."""
-    asked = [(p.uid, p.question, p.choices, p.answer) for p in problems]
-    return f"sha256 {hashlib.sha256(repr(asked).encode()).hexdigest()[:16]}"
+        made = {"responses": config.responses}
+    else:
+        made = {
+            "engine": config.engine.class_path.rpartition(".")[2],
+            "weights": weights or "not read here",
+            "prompt style": config.prompt.style,
+            "instruction": PromptSettings(**vars(config.prompt)).instruction(task.benchmark),
+            "sampling": dict(vars(config.sampling).items()),
+            "seed": config.seed,
+            "limit": config.limit,
+        }
+    return made | {"data": problems_digest(task.seen.problems)} | versions()
 
 
 def _log(config: Namespace, output: Path, found: Sequence[dict[str, Any]]) -> None:

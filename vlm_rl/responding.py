@@ -174,7 +174,7 @@ class ChatResponder(Responder):
         return Response(
             uid=problem.uid,
             sample=sample,
-            text=choice.message.content or "",
+            text=legal(choice.message.content or ""),
             length_tokens=usage.completion_tokens if usage else None,
             truncated=choice.finish_reason == "length",
         )
@@ -202,6 +202,11 @@ class ChatResponder(Responder):
                 if name not in _OF_OPENAI and name in self._sampling.undescribed
             },
         }
+
+
+def legal(text: str) -> str:
+    """Without halves of characters, which JSON can hold and UTF-8 can not."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _data_url(problem: Problem, source: bytes | Path) -> str:

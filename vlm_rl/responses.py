@@ -16,7 +16,8 @@ import numpy as np
 
 from vlm_rl.benchmarks.benchmark import Response
 from vlm_rl.records import Problem
-from vlm_rl.responding import Responder
+from vlm_rl.responding import Responder, legal
+from vlm_rl.rollout import EngineError
 
 _FIELDS: dict[str, type] = {
     "sample": int, "length_tokens": int, "truncated": bool, "extraction": object
@@ -52,7 +53,9 @@ class Gathered:
         self._path = path
         self._batches = {batch.number: batch for batch in batches}
         self._found: dict[int, list[Response]] = {}
-        self._read()
+        self._whole: list[str] | None = None
+        if path.exists():
+            self._read()
 
     @property
     def missing(self) -> list[Batch]:
@@ -68,14 +71,21 @@ class Gathered:
         return list(by_problem.values())
 
     def answer(self, responder: Responder, seed: int, done: Callable[[], object]) -> None:
-        """Have the missing batches answered; `done` is called after each is on disk."""
+        """Have the missing batches answered; `done` is called after each is on disk.
+
+        Raises EngineError where not one problem of the first batch can be asked: that is a fault of
+        the settings, and no answer.
+        """
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._leave_out_what_is_torn()
         with self._path.open("a", encoding="utf-8") as lines:
             for batch in self.missing:
                 groups = responder.respond(
                     batch.problems, samples=batch.samples, seed=batch.seed(seed)
                 )
                 found = [response for group in groups for response in group]
+                if not self._found and all(response.refused for response in found):
+                    raise EngineError(f"no problem can be asked; the first: {found[0].refused}")
                 rows = ({"batch": batch.number} | asdict(response) for response in found)
                 lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 lines.flush()
@@ -83,9 +93,7 @@ class Gathered:
                 done()
 
     def _read(self) -> None:
-        """Take up whole batches and write the file anew where a kill has left part of one."""
-        if not self._path.exists():
-            return
+        """Take up whole batches."""
         # not splitlines: a response may hold a separator such as U+2028, which ends no line
         *lines, torn = self._path.read_text(encoding="utf-8", errors="replace").split("\n")
         kept: dict[int, list[str]] = defaultdict(list)
@@ -100,9 +108,15 @@ class Gathered:
                 self._found[number] = found
         whole = [line for number in self._found for line in kept[number]]
         if torn or len(whole) < len(lines):
+            self._whole = whole
+
+    def _leave_out_what_is_torn(self) -> None:
+        """Write the file anew where a kill has left part of a batch."""
+        if self._whole is not None:
             partial = self._path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in whole), encoding="utf-8")
+            partial.write_text("".join(line + "\n" for line in self._whole), encoding="utf-8")
             partial.replace(self._path)
+            self._whole = None
 
 
 def read_responses(path: Path, problems: Sequence[Problem]) -> dict[str, list[Response]]:
@@ -124,10 +138,9 @@ def read_responses(path: Path, problems: Sequence[Problem]) -> dict[str, list[Re
                 f"that is there: {example!r}); is it another split?"
             )
         uid = known[str(row["id"])]
-        values = {name: row[name] for name in _FIELDS if row.get(name) is not None}
-        found[uid].append(
-            Response(**{"uid": uid, "sample": len(found[uid]), "text": row["response"]} | values)
-        )
+        values: dict[str, Any] = {"sample": len(found[uid]), "text": legal(row["response"])}
+        values |= {name: row[name] for name in _FIELDS if row.get(name) is not None}
+        found[uid].append(Response(uid=uid, **values))
     if not found:
         raise ValueError(f"{path} holds no response")
     for uid, responses in found.items():

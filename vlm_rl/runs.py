@@ -9,7 +9,7 @@ plots/  summary.json       at the end
 
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,27 @@ def _refuse_damaged(path: Path) -> None:
             f"{path} is damaged ({damaged}); delete the folder {path.parent} to go on from the "
             "checkpoint before it, or from the start where there is none"
         )
+
+
+def check_same(folder: Path, config: Mapping[str, Any], resumable: Collection[str]) -> None:
+    """Raise ValueError unless `folder` is new, or was begun with the same configuration but for the
+    keys that are `resumable`."""
+    kept = folder / CONFIG
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output={folder} is a file; give a folder")
+    if kept.exists():
+        before, now = (
+            {key: value for key, value in side.items() if key not in resumable}
+            for side in (yaml.safe_load(kept.read_text()), config)
+        )
+        changed = list(differences(before, now))
+        if changed:
+            raise ValueError(
+                f"output={folder} holds an evaluation with other settings "
+                f"({'; '.join(changed[:3])}); give another by --output, or delete it"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"output={folder} is not empty and holds no evaluation; name another")
 
 
 def save_config(run_dir: Path, config: Mapping[str, Any]) -> None:
