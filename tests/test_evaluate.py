@@ -319,8 +319,8 @@ def test_wrong_command_is_one_line_before_a_model_is_loaded(
 @pytest.mark.parametrize(
     ("holds", "message"),
     [
-        ("limit", "holds an evaluation with other settings (limit: None -> 3)"),
-        ("batch_problems", "other settings (batch_problems: 3 -> 2)"),
+        ("limit", "holds an evaluation with other settings (limit: None -> 3; questions"),
+        ("batch_problems", "other settings (batch_problems: 3 -> 2"),
         ("something else", "is not empty and holds no evaluation"),
         ("file", "is a file; give a folder"),
     ],

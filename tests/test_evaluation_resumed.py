@@ -21,7 +21,7 @@ def test_responses_to_other_questions_or_by_other_weights_are_not_taken_up(
     table = write(tmp_path, wanted)
     output = run(table, tmp_path / "run", model=model)
     write(tmp_path, [row | {"question": f"{row['question']} Really?"} for row in wanted])
-    for what in ("asked.mathvision", "asked.weights"):
+    for what in ("questions.mathvision", "weights"):
         with pytest.raises(SystemExit):
             run(table, output, model=model)
         assert f"other settings ({what}: sha256" in capsys.readouterr().err

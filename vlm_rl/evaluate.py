@@ -117,7 +117,7 @@ def evaluate(argv: Sequence[str] | None = None) -> None:
         output = Path(config.output or f"runs/evaluate/{_subject(config)}")
         tasks = _tasks(config, parts, output)
         asked = _asked_of(config, parts, tasks, output)
-        settings = plain(parser, config) | {"asked": asked}
+        settings = plain(parser, config) | asked
         runs.check_same(output, settings, RESUMABLE_KEYS)
         missing = any(each.responses.missing for task in tasks for each in task.asked)
         if missing and isinstance(parts.engine, Engine):
@@ -219,15 +219,15 @@ def _asked_of(
     config: Namespace, parts: Namespace, tasks: Sequence[Task], output: Path
 ) -> dict[str, Any]:
     """What responses depend on beside the configuration: they are kept while it is the same."""
-    asked = {
+    questions = {
         task.name: problems_digest(task.seen.problems, parts.prompt.instruction(task.benchmark))
         for task in tasks
     }
     weights = weights_digest(config.model) if config.model else None
     kept = output / runs.CONFIG
     if weights is None and kept.is_file():  # what is answered can be judged without the checkpoint
-        weights = yaml.safe_load(kept.read_text()).get("asked", {}).get("weights")
-    return asked | {"weights": weights}
+        weights = yaml.safe_load(kept.read_text()).get("weights")
+    return {"questions": questions, "weights": weights}
 
 
 def _brought(benchmark: Benchmark, split: str, problems: Sequence[Problem], path: Path) -> Task:
