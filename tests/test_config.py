@@ -16,7 +16,7 @@ from vlm_rl.objectives import GSPO, LUSPO
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"
-RECIPES = sorted(CONFIGS.glob("*_geometry3k.yaml"))
+RECIPES = sorted(CONFIGS.glob("*_7b_geometry3k.yaml"))
 MISSING = object()
 
 

@@ -69,6 +69,10 @@ ELSEWHERE = {
     "run_dir": "test_fit.py::test_finished_run_names_its_steps_and_the_way_to_extend_it",
     "policy.path": "test_real_images.py::test_real_images_train_both_families",
     "policy.gradient_checkpointing": "test_fit.py::test_gradient_checkpointing_keeps_the_gradient",
+    "policy.lora": "test_lora_runs.py::test_run_trains_adapters_alone_with_the_whole_machinery",
+    "checkpoint.merge_adapter": (
+        "test_lora_runs.py::test_merged_on_request_with_the_adapter_beside_it"
+    ),
     "prompt.max_prompt_tokens": (
         "test_data.py::test_limit_is_met_by_a_prompt_of_exactly_that_length"
     ),

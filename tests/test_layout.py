@@ -25,7 +25,7 @@ LAYERS = [
         "mixture",
     },
     {"linear_logprobs", "prompts", "packing", "advantages", "rows", "weights", "tables"},
-    {"objectives", "rewards", "diagnostics", "drift", "length_fairness", "policy"},
+    {"objectives", "rewards", "diagnostics", "drift", "length_fairness", "policy", "lora"},
     {
         "rollout",
         "data",

@@ -1,4 +1,9 @@
-"""Writes `checkpoints/step_N/`: `hf/` for `from_pretrained`, `trainer.ckpt` to go on from."""
+"""Writes `checkpoints/step_N/`: `hf/` for `from_pretrained`, `trainer.ckpt` to go on from.
+
+Of a policy with LoRA adapters `hf/` holds these alone, a hundredth of the base: `from_pretrained`
+of transformers and of peft find the base by its name. Merged into a checkpoint that needs no peft
+they are on request only, since that is the whole model again, each time.
+"""
 
 import shutil
 from pathlib import Path
@@ -15,16 +20,24 @@ class Checkpoints(L.Callback):
     """Saves every `every_n_steps` steps and at the last one, and keeps the `keep` newest.
 
     A checkpoint is written under another name and renamed when complete, so that a kill never
-    leaves half of one to go on from.
+    leaves half of one to go on from. With `merge_adapter` `hf/` is base and LoRA adapter in one,
+    and `adapter/` the adapter alone.
     """
 
-    def __init__(self, run_dir: Path, every_n_steps: int = 20, keep: int = 2) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        every_n_steps: int = 20,
+        keep: int = 2,
+        merge_adapter: bool = False,
+    ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("keep", keep)):
             if value < 1:
                 raise ValueError(f"checkpoint.{name} must be >= 1, got {value}")
         self.run_dir = run_dir
         self.every_n_steps = every_n_steps
         self.keep = keep
+        self.merge_adapter = merge_adapter
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -57,7 +70,11 @@ class Checkpoints(L.Callback):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             trainer.save_checkpoint(partial / "trainer.ckpt")
-            module.policy.save(partial / "hf")
+            if self.merge_adapter:
+                module.policy.save(partial / "adapter")
+                module.policy.save_merged(partial / "hf")
+            else:
+                module.policy.save(partial / "hf")
             module.encoder.processor.save_pretrained(partial / "hf")
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)

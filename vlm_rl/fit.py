@@ -29,6 +29,7 @@ from vlm_rl.config_errors import joined
 from vlm_rl.data import ProblemData
 from vlm_rl.kl_in_reward import KLInReward
 from vlm_rl.length_report import LengthFairness
+from vlm_rl.lora import check_lora
 from vlm_rl.module import RLModule
 from vlm_rl.objectives import Objective
 from vlm_rl.policy import Policy, check_checkpoint
@@ -77,7 +78,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--steps", type=PositiveInt, required=True, help="of the whole run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--group_size", type=group_size, default=8, help="completions per prompt")
-    parser.add_method_arguments(Policy, "from_pretrained", "policy")
+    parser.add_method_arguments(Policy, "from_pretrained", "policy", skip={"seed"})
     parser.add_class_arguments(PromptEncoder, "prompt", skip={"path"}, instantiate=False)
     parser.add_class_arguments(ProblemData, "data", skip={"encoder", "seed"}, instantiate=False)
     parser.add_subclass_arguments(Engine, "engine", required=True)
@@ -172,10 +173,17 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
         )
     check_groups(config.group_size, parts.sampling)
     parts.engine.check(parts.sampling)
-    if parts.optimizer.vision_lr is not None and "vision_tower" in config.policy.freeze:
+    lora = parts.policy.lora
+    check_lora(lora, config.policy.freeze)
+    if config.checkpoint.merge_adapter and lora is None:
+        raise ValueError(
+            "checkpoint.merge_adapter merges LoRA adapters; set policy.lora, or leave it"
+        )
+    frozen = config.policy.freeze if lora is None else {"vision_tower"} - set(lora.on)
+    if parts.optimizer.vision_lr is not None and "vision_tower" in frozen:
         raise ValueError(
             f"optimizer.vision_lr={parts.optimizer.vision_lr} is for the vision tower, which "
-            "policy.freeze holds still; leave one of them out"
+            f"policy.{'freeze' if lora is None else 'lora'} holds still; leave one of them out"
         )
     if parts.kl_in_reward is not None:
         _check_kl_in_reward(parts)
@@ -229,7 +237,7 @@ def _module(
     config: Namespace, parts: Namespace, encoder: PromptEncoder, data: ProblemData
 ) -> RLModule:
     return RLModule(
-        policy=Policy.from_pretrained(**vars(config.policy)),
+        policy=Policy.from_pretrained(**vars(parts.policy), seed=config.seed),
         encoder=encoder,
         engine=parts.engine,
         reward=parts.reward,

@@ -27,7 +27,7 @@ from vlm_rl.diagnostics import (
 from vlm_rl.kl_in_reward import KLInReward
 from vlm_rl.objectives import POLICY_TERM, Objective, Sequences
 from vlm_rl.optimizer import build_optimizer
-from vlm_rl.policy import Policy
+from vlm_rl.policy import AdaptersOff, Policy
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Batch, Groups, Prompt, Rollout, Rows, Statistic
 from vlm_rl.rewards import Reward
@@ -35,6 +35,7 @@ from vlm_rl.rollout import Engine, Sampling
 from vlm_rl.sampling import GroupFilter, Refill, Sampled, no_refill, sample_groups
 from vlm_rl.settings import OptimizerSettings, UpdateSettings, ValidationSettings, check_groups
 from vlm_rl.stages import Stages
+from vlm_rl.weights import is_adapter
 
 Metrics = dict[str, float]
 
@@ -104,10 +105,11 @@ class RLModule(L.LightningModule):
         self.stages = Stages()
         self._skipped_in_a_row = 0
         self._engine_is_current = False
+        self._resumed_base: str | None = None
         self._validation: Statistics = {}
         # outside the module tree: not saved, not optimised, not wrapped by a strategy
         needs_reference = objective.needs_reference or kl_in_reward is not None
-        reference = policy.frozen_copy() if needs_reference else None
+        reference = policy.reference() if needs_reference else None
         self.__dict__["reference"] = reference
 
     def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Any]:
@@ -195,7 +197,7 @@ class RLModule(L.LightningModule):
     def _old_and_reference(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities [B, T] at the weights that sampled, and the reference's where a term
         needs them."""
-        reference: Policy | None = self.__dict__["reference"]
+        reference: Policy | AdaptersOff | None = self.__dict__["reference"]
         old, ref = [], []
         # cut exactly as the updates will be: in bf16 another packing rounds otherwise, and GSPO's
         # band of 3e-4 would be filled with that noise
@@ -212,7 +214,7 @@ class RLModule(L.LightningModule):
         """Fewer than configured where dynamic sampling has found fewer groups than that."""
         return min(self.updates.num_minibatches, len(rows.prompts))
 
-    def _logprobs(self, policy: Policy, micro: Rows) -> Tensor:
+    def _logprobs(self, policy: Policy | AdaptersOff, micro: Rows) -> Tensor:
         return policy.logprobs(micro, temperature=self.sampling.temperature).logprobs
 
     def _update(self, minibatch: Batch) -> Update:
@@ -370,6 +372,11 @@ class RLModule(L.LightningModule):
             self.__dict__["reference"].to(self.device)
         self.engine.start(self.policy, self.encoder, self.sampling)
         self._frozen_checksum = _checksum(self._frozen())
+        if self._resumed_base not in (None, self._frozen_checksum):
+            raise ValueError(
+                "the checkpoint holds adapters alone, and the weights at policy.path below them "
+                "are others than when it was written; put those back, or start a new run"
+            )
 
     def on_fit_end(self) -> None:
         assert _checksum(self._frozen()) == self._frozen_checksum, "a frozen parameter has changed"
@@ -378,6 +385,10 @@ class RLModule(L.LightningModule):
         return [p for p in self.policy.parameters() if not p.requires_grad]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        adapted = self.policy.has_adapters
+        if adapted:
+            weights = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {n: w for n, w in weights.items() if is_adapter(n)}
         checkpoint["vlm_rl"] = {
             "completed_steps": self.completed_steps,
             "skipped_updates": self.skipped_updates,
@@ -386,6 +397,7 @@ class RLModule(L.LightningModule):
             "validation_history": self.validation_history,
             "stage_seconds": self.stages.seconds,
             "objective": self.objective.state_dict(),
+            "base": self._frozen_checksum if adapted else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -397,6 +409,10 @@ class RLModule(L.LightningModule):
         self.validation_history = state["validation_history"]
         self.stages.seconds.update(state["stage_seconds"])
         self.objective.load_state_dict(state["objective"])
+        self._resumed_base = state["base"]
+        if self._resumed_base is not None:
+            base = {n: w for n, w in self.state_dict().items() if not is_adapter(n)}
+            checkpoint["state_dict"] = base | checkpoint["state_dict"]
 
 
 def _checksum(parameters: Iterable[Tensor]) -> str:

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -18,10 +18,20 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlm_rl.linear_logprobs import TokenStats, linear_logprobs
+from vlm_rl.lora import (
+    LoraSettings,
+    Part,
+    adapters_off,
+    add_adapters,
+    base_of,
+    check_lora,
+    has_adapters,
+    merge_into,
+    save_adapter,
+    save_merged,
+)
 from vlm_rl.packing import Packed, pack, shared_prefix_mask
 from vlm_rl.records import Rows
-
-Part = Literal["vision_tower", "language_model"]
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
@@ -48,21 +58,34 @@ class Policy(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str, *, freeze: Sequence[Part] = (), gradient_checkpointing: bool = False
+        cls,
+        path: str,
+        *,
+        freeze: Sequence[Part] = (),
+        gradient_checkpointing: bool = False,
+        lora: LoraSettings | None = None,
+        seed: int = 0,
     ) -> "Policy":
         """Load float32 weights from a checkpoint folder or hub id and freeze parts by name.
 
-        Raises ValueError for a checkpoint of another family, a folder that is none, and weights
-        that can not be read or are not all there.
+        The folder of a LoRA adapter gives its base with the adapter added to the weights. With
+        `lora` only new adapters are trained, which start as `seed` says. Raises ValueError for a
+        checkpoint of another family, a folder that is none, and weights that can not be read or are
+        not all there.
         """
+        check_lora(lora, freeze)
         check_checkpoint(path)
         policy = cls(_load_model(path))
+        if lora is not None:
+            add_adapters(policy.model, lora, base=path, seed=seed)
         for part in freeze:
             policy.part(part).requires_grad_(False)
             if part == "language_model":  # its embeddings may be tied to the head, or not
                 policy.model.lm_head.requires_grad_(False)
         if gradient_checkpointing:
             policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+            # only the reentrant kind needs it; a frozen tower would be gone through backwards
+            policy.model.disable_input_require_grads()
         return policy.train()
 
     def part(self, name: Part) -> nn.Module:
@@ -115,6 +138,15 @@ class Policy(nn.Module):
         entropy = None if stats.entropy is None else unpack(stats.entropy)
         return TokenStats(unpack(stats.logprobs), entropy)
 
+    @property
+    def has_adapters(self) -> bool:
+        """Whether LoRA adapters are all that is trained."""
+        return has_adapters(self.model)
+
+    def reference(self) -> "Policy | AdaptersOff":
+        """What the policy is now, before anything is learned, to hold it to."""
+        return AdaptersOff(self) if self.has_adapters else self.frozen_copy()
+
     def frozen_copy(self) -> "Policy":
         """A reference: the same weights, without gradients. Frozen parts are shared, not copied."""
         shared = {id(p): p for p in self.parameters() if not p.requires_grad}
@@ -133,26 +165,57 @@ class Policy(nn.Module):
             self.train(was_training)
 
     def save(self, folder: Path) -> None:
-        """Write weights and configuration so that `from_pretrained` loads them as they are."""
-        self.model.save_pretrained(folder)
+        """Write what `from_pretrained` loads: weights and configuration as they are, or, of a
+        policy with adapters, these alone and the name of their base."""
+        if self.has_adapters:
+            save_adapter(self.model, folder)
+        else:
+            self.model.save_pretrained(folder)
+
+    def save_merged(self, folder: Path) -> None:
+        """Write base and adapters as one checkpoint."""
+        save_merged(self.model, folder)
 
 
-def check_checkpoint(path: str) -> None:
-    """Refuse what is not a Qwen-VL checkpoint, before anything large is loaded."""
+class AdaptersOff:
+    """A reference without a weight of its own: the policy without its adapters."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def logprobs(self, rows: Rows, *, temperature: float) -> TokenStats:
+        """Those of the base, without gradients."""
+        with torch.no_grad(), adapters_off(self._policy.model):
+            return self._policy.logprobs(rows, temperature=temperature)
+
+    def to(self, device: torch.device) -> None:
+        """Nothing: it is where the policy is."""
+
+
+def check_checkpoint(path: str) -> Any:
+    """Refuse what is not a Qwen-VL checkpoint, before anything large is loaded; its model's
+    configuration. Of an adapter it is that of the base."""
     folder = Path(path)
     no_hub_id = path.startswith((".", "/", "~")) or path.count("/") > 1
     if not folder.is_dir() and (no_hub_id or folder.exists()):
         raise ValueError(f"{path} is not a folder; give a checkpoint folder or a hub id")
+    base = base_of(path)
+    if base is not None:
+        try:
+            return check_checkpoint(base)
+        except ValueError as error:
+            raise ValueError(f"{path} is an adapter, but of its base: {error}") from error
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ValueError(f"{path} has no config.json, so it is no checkpoint")
     try:
-        model_type = AutoConfig.from_pretrained(path).model_type
+        config = AutoConfig.from_pretrained(path)
     except _UNREADABLE as error:
         raise ValueError(_unreadable(path, error)) from error
-    if model_type not in MODEL_TYPES:
+    if config.model_type not in MODEL_TYPES:
         raise ValueError(
-            f"{path} holds a {model_type!r} model; supported are {', '.join(MODEL_TYPES)}"
+            f"{path} holds a {config.model_type!r} model; supported are {', '.join(MODEL_TYPES)}"
         )
+    return config
 
 
 def _load_model(path: str) -> nn.Module:
@@ -160,6 +223,9 @@ def _load_model(path: str) -> nn.Module:
 
     transformers gives random values to what it does not find there, with no more than a warning.
     """
+    base = base_of(path)
+    if base is not None:
+        return merge_into(_load_model(base), path)
     try:
         model, info = AutoModelForImageTextToText.from_pretrained(
             path,

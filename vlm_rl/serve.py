@@ -14,8 +14,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from transformers import AutoConfig
-
 from vlm_rl.config import instantiate, one_line_errors, parse
 from vlm_rl.fit import build_parser
 from vlm_rl.policy import check_checkpoint
@@ -45,10 +43,9 @@ def main() -> None:
                 "engine.class_path is vlm_rl.rollout.VLLMServer"
             )
         parts.engine.check(parts.sampling)
-        check_checkpoint(config.policy.path)
+        model_config = check_checkpoint(config.policy.path)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
     folder = Path(tempfile.mkdtemp(prefix="vlm_rl_serve_"))
-    model_config = AutoConfig.from_pretrained(config.policy.path)
     parts.engine.prepare(folder, model_config, encoder, parts.sampling)
     command = parts.engine.command(place.host, place.port)
     print(f"a vLLM server for {config.policy.path} at http://{place.host}:{place.port}")

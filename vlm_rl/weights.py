@@ -32,10 +32,10 @@ def named_weights(
     """
     layers = _adapted_layers(model) if merge_adapters else {}
     for name, weight in model.state_dict().items():
-        if not _ADAPTER.search(name) and (only is None or _plain(name) in only):
+        if not is_adapter(name) and (only is None or _plain(name) in only):
             layer = layers.get(name.removesuffix(".base_layer.weight"))
             # no variable holds the full tensor: it would live on while the next one is gathered
-            yield _plain(name), _full(weight) if layer is None else _merged(weight, layer)
+            yield _plain(name), full(weight) if layer is None else _merged(weight, layer)
 
 
 def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -46,8 +46,13 @@ def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     # unlike model.named_parameters(), state_dict() has FSDP2 put back the sharded parameters that a
     # forward has replaced by gathered ones, changes of which would be lost
     for name, value in model.state_dict(keep_vars=True).items():
-        if isinstance(value, nn.Parameter) and not _ADAPTER.search(name):
+        if isinstance(value, nn.Parameter) and not is_adapter(name):
             yield _plain(name), value
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a state of this name is a LoRA adapter's."""
+    return _ADAPTER.search(name) is not None
 
 
 def blocks(names: Iterable[str]) -> dict[str, list[str]]:
@@ -97,7 +102,7 @@ def _plain(name: str) -> str:
     return name.removeprefix(_WRAPPER).replace(".base_layer.", ".")
 
 
-def _full(tensor: Tensor) -> Tensor:
+def full(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered, another one as it is."""
     gather: Any = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
@@ -106,9 +111,9 @@ def _full(tensor: Tensor) -> Tensor:
 def _merged(weight: Tensor, layer: Any) -> Tensor:
     """Base weight and deltas, added out of place: the base is the model's own memory."""
     with torch.no_grad():
-        merged = _full(weight).float()
+        merged = full(weight).float()
         for adapter in _adding(layer):
-            merged = merged + _full(layer.get_delta_weight(adapter))
+            merged = merged + full(layer.get_delta_weight(adapter))
     return merged
 
 

@@ -28,7 +28,7 @@ from vlm_rl.rollout.proof import compare, prove_blocks
 from vlm_rl.rollout.vllm_plugin import NAME
 from vlm_rl.rollout.vllm_requests import Answer, Request, Vocabulary
 from vlm_rl.rollout.weight_sender import WeightSender
-from vlm_rl.weights import named_weights
+from vlm_rl.weights import is_adapter, named_weights
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -127,6 +127,8 @@ class VLLMBase(Engine):
         Raises EngineMismatch where it does not, EngineGaveUp where it does not start.
         """
         self._policy = policy
+        if self.adapter_rank:
+            _check_adapter(policy, self.adapter_rank)
         self._vocabulary = Vocabulary(
             tokenizer=encoder.tokenizer,
             stop_ids=frozenset(encoder.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))),
@@ -303,22 +305,27 @@ class VLLMBase(Engine):
 
     def _send_adapter(self) -> None:
         """By a folder that both see; a number of its own keeps vLLM from taking an older one."""
-        _check_adapter(self._policy)
         self._adapter_number += 1
         folder = self.folder / f"adapter_{self._adapter_number}"
-        self._policy.model.save_pretrained(folder)
+        self._policy.save(folder)
         self._load_adapter(self._adapter_number, folder)
         rmtree(self.folder / f"adapter_{self._adapter_number - 1}", ignore_errors=True)
 
 
-def _check_adapter(policy: Policy) -> None:
-    """Raises EngineMismatch unless adapters are all that the policy trains."""
-    trained = [name for name, p in policy.named_parameters() if p.requires_grad]
-    other = [name for name in trained if ".lora_" not in name]
+def _check_adapter(policy: Policy, max_rank: int) -> None:
+    """Raises EngineMismatch unless adapters that vLLM computes are all that the policy trains."""
+    trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+    # it ignores those in a vision tower, and logs that below the level shown
+    other = [name for name in trained if not is_adapter(name) or ".visual." in name]
     if other or not trained:
         raise EngineMismatch(
-            "engine.init_args.adapter_rank sends adapters alone, but the policy trains "
-            f"{other[0] if other else 'none'}; leave it at 0"
+            "engine.init_args.adapter_rank sends adapters of the language model alone, but the "
+            f"policy trains {other[0] if other else 'none'}; leave it at 0"
+        )
+    rank = max(p.shape[0] for name, p in trained.items() if ".lora_A." in name)
+    if rank > max_rank:
+        raise EngineMismatch(
+            f"engine.init_args.adapter_rank={max_rank} is below the policy's adapters; set {rank}"
         )
 
 
