@@ -1,7 +1,7 @@
 """A policy with LoRA: what is trained, what is saved, what the reference is; all families.
 
 Broken on purpose, one at a time, each seen red:
-    a matrix missing in MATRICES, or the merger in it; `on` not read -> on_every_matrix
+    a matrix missing in MATRICES, or the merger in it; `parts` not read -> on_every_matrix
     B not starting at 0 -> first_policy; adapters left on in the reference, peft's own switch for
         it -> reference_is_the_base; a `frozen_copy` for it -> reference_holds_no_weight
     input gradients left on -> gradient_checkpointing; dropout of 0.1 -> ratio_is_1
@@ -41,7 +41,7 @@ from vlm_rl.weights import is_adapter, named_weights
 
 peft = pytest.importorskip("peft", reason="peft is an optional dependency")
 
-BOTH = LoraSettings(rank=4, alpha=6, on=("language_model", "vision_tower"))
+BOTH = LoraSettings(rank=4, alpha=6, parts=("language_model", "vision_tower"))
 LENGTHS = (9, 1, 0, 14, 5)
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -88,22 +88,22 @@ def numbers_held(*holders: Any) -> int:
 
 @every_family
 @pytest.mark.parametrize(
-    "on", [("language_model",), ("vision_tower",), ("vision_tower", "language_model")]
+    "parts", [("language_model",), ("vision_tower",), ("vision_tower", "language_model")]
 )
 def test_adapters_are_on_every_matrix_of_attention_and_mlp_and_all_that_is_trained(
-    family: str, on: tuple[Any, ...], checkpoints: dict[str, Path]
+    family: str, parts: tuple[Any, ...], checkpoints: dict[str, Path]
 ) -> None:
     plain = Policy.from_pretrained(str(checkpoints[family]))
     stacks = {
         "language_model": plain.part("language_model").layers,
         "vision_tower": plain.part("vision_tower").blocks,
     }
-    expected = {id(m) for part in on for m in stacks[part].modules() if isinstance(m, nn.Linear)}
+    expected = {id(m) for part in parts for m in stacks[part].modules() if isinstance(m, nn.Linear)}
     names = {name for name, module in plain.model.named_modules() if id(module) in expected}
-    policy = Policy.from_pretrained(str(checkpoints[family]), lora=LoraSettings(4, 8, on))
+    policy = Policy.from_pretrained(str(checkpoints[family]), lora=LoraSettings(4, 8, parts))
     adapted = {name for name, m in policy.model.named_modules() if hasattr(m, "base_layer")}
     assert adapted == names
-    assert len(names) >= 8 * len(on)
+    assert len(names) >= 8 * len(parts)
     for name, parameter in policy.named_parameters():
         assert parameter.requires_grad == is_adapter(name), name
     start = plain.model.state_dict()

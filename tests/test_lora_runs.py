@@ -43,7 +43,7 @@ from vlm_rl.weights import is_adapter, named_weights
 pytest.importorskip("peft", reason="peft is an optional dependency")
 
 RUN = {
-    "policy.lora": json.dumps({"rank": 4, "alpha": 8, "on": ["language_model", "vision_tower"]}),
+    "policy.lora": json.dumps({"rank": 4, "alpha": 8, "parts": ["language_model", "vision_tower"]}),
     "objective": "vlm_rl.objectives.LUSPO",
     "objective.init_args.regularizers": json.dumps(
         [{"class_path": "vlm_rl.objectives.KL", "init_args": {"kl_coef": 0.01}}]
@@ -75,7 +75,7 @@ def _again(run: Run, folder: Path, *options: str) -> list[str]:
 
 def test_run_trains_adapters_alone_with_the_whole_machinery(run: Run) -> None:
     policy = run.module.policy
-    start = Policy.from_pretrained(str(run.policy), lora=LoraSettings(4, 8, BOTH.on), seed=0)
+    start = Policy.from_pretrained(str(run.policy), lora=LoraSettings(4, 8, BOTH.parts), seed=0)
     base, trained = (dict(named_weights(p.model, merge_adapters=False)) for p in (start, policy))
     assert same(trained, base)
     before, after = start.state_dict(), policy.state_dict()
@@ -173,19 +173,19 @@ def test_other_base_below_the_adapters_is_refused(run: Run, tmp_path: Path) -> N
 REFUSED = {
     "both frozen and adapted": (
         {"policy.freeze": "[vision_tower]"},
-        "policy.lora.on and policy.freeze both name vision_tower",
+        "policy.lora.parts and policy.freeze both name vision_tower",
     ),
     "rank": ({"policy.lora": '{"rank": 0}'}, "policy.lora.rank must be >= 1, got 0"),
     "alpha": ({"policy.lora": '{"alpha": 0}'}, "policy.lora.alpha must be >= 1, got 0"),
-    "nowhere": ({"policy.lora": '{"on": []}'}, "policy.lora.on must name"),
+    "nowhere": ({"policy.lora": '{"parts": []}'}, "policy.lora.parts must name"),
     "twice": (
-        {"policy.lora": '{"on": ["vision_tower", "vision_tower"]}'},
-        "policy.lora.on must name",
+        {"policy.lora": '{"parts": ["vision_tower", "vision_tower"]}'},
+        "policy.lora.parts must name",
     ),
     "dropout": ({"policy.lora": '{"dropout": 0.1}'}, "has no argument dropout"),
-    "head": ({"policy.lora": '{"on": ["lm_head"]}'}, "lm_head"),
+    "head": ({"policy.lora": '{"parts": ["lm_head"]}'}, "lm_head"),
     "vision_lr": (
-        {"policy.lora": '{"on": ["language_model"]}', "optimizer.vision_lr": 1e-4},
+        {"policy.lora": '{"parts": ["language_model"]}', "optimizer.vision_lr": 1e-4},
         "is for the vision tower, which policy.lora holds still",
     ),
     "nothing to merge": (

@@ -179,7 +179,7 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
         raise ValueError(
             "checkpoint.merge_adapter merges LoRA adapters; set policy.lora, or leave it"
         )
-    frozen = config.policy.freeze if lora is None else {"vision_tower"} - set(lora.on)
+    frozen = config.policy.freeze if lora is None else {"vision_tower"} - set(lora.parts)
     if parts.optimizer.vision_lr is not None and "vision_tower" in frozen:
         raise ValueError(
             f"optimizer.vision_lr={parts.optimizer.vision_lr} is for the vision tower, which "

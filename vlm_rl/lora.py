@@ -38,23 +38,27 @@ it may be tied."""
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Adapters of rank `rank`, added at weight `alpha` / `rank`, in the parts named by `on`.
+    """Adapters of rank `rank`, added at weight `alpha` / `rank`, in the parts named by `parts`.
 
     Everything else is frozen.
     """
 
     rank: int = 16
     alpha: int = 32
-    on: tuple[Part, ...] = ("language_model",)
+    parts: tuple[Part, ...] = ("language_model",)
 
     def __post_init__(self) -> None:
         for name in ("rank", "alpha"):
             if getattr(self, name) < 1:
                 raise ValueError(f"policy.lora.{name} must be >= 1, got {getattr(self, name)}")
-        if not self.on or len(set(self.on)) < len(self.on) or not set(self.on) <= set(MATRICES):
+        if (
+            not self.parts
+            or len(set(self.parts)) < len(self.parts)
+            or not set(self.parts) <= set(MATRICES)
+        ):
             raise ValueError(
-                f"policy.lora.on must name {' or '.join(MATRICES)}, or both once, got "
-                f"{list(self.on)}"
+                f"policy.lora.parts must name {' or '.join(MATRICES)}, or both once, got "
+                f"{list(self.parts)}"
             )
 
 
@@ -62,10 +66,10 @@ def check_lora(lora: LoraSettings | None, freeze: Sequence[Part]) -> None:
     """Refuse, before any model is loaded, what can not be trained. Raises ValueError."""
     if lora is None:
         return
-    both = [part for part in lora.on if part in freeze]
+    both = [part for part in lora.parts if part in freeze]
     if both:
         raise ValueError(
-            f"policy.lora.on and policy.freeze both name {both[0]}, whose adapters would not be "
+            f"policy.lora.parts and policy.freeze both name {both[0]}, whose adapters would not be "
             "trained; leave it out of one of them"
         )
     _require_peft("policy.lora")
@@ -75,7 +79,7 @@ def add_adapters(model: Any, lora: LoraSettings, *, base: str, seed: int) -> Non
     """Freeze `model`, loaded from `base`, and put adapters in, equal in every process."""
     from peft import LoraConfig
 
-    targets = "|".join(MATRICES[part] for part in lora.on)
+    targets = "|".join(MATRICES[part] for part in lora.parts)
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
