@@ -80,7 +80,9 @@ def test_run_trains_adapters_alone_with_the_whole_machinery(run: Run) -> None:
     assert same(trained, base)
     before, after = start.state_dict(), policy.state_dict()
     adapters = [name for name in before if is_adapter(name)]
-    assert not [name for name in adapters if torch.equal(before[name], after[name])]
+    moved = [(before[name] - after[name]).abs().max() for name in adapters]
+    assert min(moved) > 0
+    assert max(moved) < 0.02  # 12 updates of at most 1e-3: they started as the run's seed says
     rows = read_metrics(run.folder / "metrics.csv")
     steps = [row for row in rows if "policy/loss" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]

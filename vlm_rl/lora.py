@@ -51,11 +51,8 @@ class LoraSettings:
         for name in ("rank", "alpha"):
             if getattr(self, name) < 1:
                 raise ValueError(f"policy.lora.{name} must be >= 1, got {getattr(self, name)}")
-        if (
-            not self.parts
-            or len(set(self.parts)) < len(self.parts)
-            or not set(self.parts) <= set(MATRICES)
-        ):
+        named = set(self.parts)
+        if not named or not named <= set(MATRICES) or len(named) < len(self.parts):
             raise ValueError(
                 f"policy.lora.parts must name {' or '.join(MATRICES)}, or both once, got "
                 f"{list(self.parts)}"
