@@ -22,6 +22,8 @@ from data_prep.converter import Converter, Draft, Drop, Source
 from data_prep.on_disk import Drops, ImageFolder, check_folder, write_manifest, write_rows
 from data_prep.overlap import Benchmarks
 from data_prep.repeats import Repeats
+from vlm_rl.benchmarks import BENCHMARKS
+from vlm_rl.benchmarks.percentages import percent_type
 from vlm_rl.records import IMAGE_MARK, Problem
 from vlm_rl.rewards.accuracy import Accuracy
 from vlm_rl.rows import ImageStore
@@ -58,9 +60,7 @@ def main(*converters: Converter) -> None:
     except (ValueError, OSError) as error:
         raise SystemExit(f"{converter.name}: {error}") from error
     for found in entry["benchmarks"]:
-        missing = f", {found['images_missing']} more not found" if found["images_missing"] else ""
-        seen = f"{found['questions']} questions and {found['images']} images"
-        print(f"compared with {found['path']}: {seen}{missing}")
+        print(_compared(found))
     line = last_line(entry, drops, options)
     if not entry["written"]:
         raise SystemExit(line)
@@ -145,19 +145,21 @@ class _Conversion:
         self._repeats.check(uid, question, draft, digests)
         if question != draft.question:
             self.marks_added.add(uid)
-        row = {
+        row: dict[str, Any] = {
             "uid": uid,
             "problem": question,
             "answer": draft.answer,
             "images": [self._images.save(image) for image in images],
             "answer_type": draft.answer_type,
             "choices": list(draft.choices) if draft.choices else None,
+            "unit": draft.unit,
             "tolerance": dict(draft.tolerance) if draft.tolerance else None,
             "source": self.converter.name,
             "task": draft.task,
             "split": self.options.split,
             "meta": dict(draft.meta),
         }
+        row["answer_type"] = percent_type(_problem(row))
         return {name: value for name, value in row.items() if value is not None}
 
     def _draft(self, raw: object, table: Table) -> Draft:
@@ -195,6 +197,19 @@ class _Conversion:
         return [row for row in rows if row["uid"] not in uids]
 
 
+def _compared(found: Mapping[str, Any]) -> str:
+    """What of a benchmark was there to compare with, and what a missing picture means."""
+    seen = f"{found['questions']} questions and {found['images']} images"
+    line = f"compared with {found['path']}: {seen}"
+    if not found["images_missing"]:
+        return line
+    return (
+        f"{line}; {found['images_missing']} images are MISSING: a problem that has only such a "
+        "picture in common with the benchmark is not found; put them where its rows say, or name "
+        "a copy with pictures"
+    )
+
+
 def _parser(converters: Sequence[Converter]) -> argparse.ArgumentParser:
     default, *variants = converters
     parser = argparse.ArgumentParser(
@@ -210,8 +225,9 @@ def _parser(converters: Sequence[Converter]) -> argparse.ArgumentParser:
         "--exclude-benchmarks",
         nargs="+",
         default=[],
-        metavar="PATH",
-        help="converted folders or raw tables whose problems must not be trained on",
+        metavar="SOURCE",
+        help=f"what must not be trained on: NAME[:SPLIT][=COPY] of {', '.join(BENCHMARKS)}; a "
+        "converted folder; a raw table",
     )
     for variant in variants:
         parser.add_argument(
@@ -312,5 +328,6 @@ def _problem(row: Mapping[str, Any]) -> Problem:
         answer=row["answer"],
         answer_type=row.get("answer_type"),
         choices=tuple(choices) if choices else None,
+        unit=row.get("unit"),
         tolerance=row.get("tolerance"),
     )

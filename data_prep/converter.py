@@ -4,6 +4,7 @@ A script is a subclass of `Converter`: it turns one raw row into a `Draft` or ra
 the same for all sets (images, marks, repeats, overlap, files) is in `data_prep.convert`.
 """
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ class Draft:
     id: str | None = None
     answer_type: AnswerType | None = None
     choices: Sequence[str] | None = None
+    unit: str | None = None
     tolerance: Mapping[str, float] | None = None
     task: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -108,11 +110,14 @@ def revision_of(hub_id: str, config: str | None) -> str | None:
 
 
 def text(value: object) -> str:
-    """The text of a cell, "" for none; raises Drop for what is no text and no number."""
+    """The text of a cell, "" for none and for NaN, by which tables say so; raises Drop for what is
+    no text and no number."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise Drop(f"a cell of type {type(value).__name__} where text should be")
+    if isinstance(value, float) and not math.isfinite(value):
+        return ""
     # not form feeds and the like: at the start of an answer they are a damaged LaTeX command
     return str(value).strip(" \t\r\n")
 

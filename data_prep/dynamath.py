@@ -9,9 +9,10 @@ Schema (the card of DynaMath/DynaMath_Sample): `id`, `question`, `image` (a path
 with `question`, `answer`, `image`, `answer_type`, `subject`, `level`: name the folder of the trials
 as the source. Licence: MIT (the repository).
 
-Flaws handled: floats are right within 0.001, as the authors compare them; golds of type `text` may
-be points, equations or numbers; double spaces in subjects. `meta.cluster` is the question, over its
-variants. Nothing is taken out as a repeat.
+Flaws handled: types, tolerances (0.001 for floats, as the authors compare them) and golds are those
+of the benchmark of this name; golds of type `text` may be points, equations or numbers; double
+spaces in subjects. `meta.cluster` is the question, over its variants. Nothing is taken out as a
+repeat.
 """
 
 import re
@@ -21,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.convert import main
-from data_prep.converter import Converter, Draft, Source, items, revision_of, text
-from data_prep.golds import plain_answer
-from vlm_rl.records import AnswerType
+from data_prep.converter import Converter, Draft, Source, revision_of
+from vlm_rl.benchmarks import BENCHMARKS
+from vlm_rl.benchmarks.loading import pictures_of, problem_of
 from vlm_rl.tables import Table, open_table
 
+_BENCHMARK = BENCHMARKS["dynamath"]
 _SPLIT = re.compile(r"all|(?:sample_variant|trial)(10|[1-9])")
 _VARIANT = "variant"
 
@@ -33,8 +35,8 @@ _VARIANT = "variant"
 class DynaMath(Converter):
     """The form on the hub and the form in the repository."""
 
-    name = "dynamath"
-    hub_id = "DynaMath/DynaMath_Sample"
+    name = _BENCHMARK.name
+    hub_id = _BENCHMARK.hub_id
     split = "all"
     layouts = (
         (
@@ -62,38 +64,22 @@ class DynaMath(Converter):
         return Source(tables, None if path.exists() else revision_of(source, None))
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
-        on_hub = "ground_truth" in row
-        seed, variant = text(row["id"]), row.get(_VARIANT)
-        subject = " ".join(text(row["subject"]).split())
-        answer = plain_answer(text(row["ground_truth" if on_hub else "answer"]))
-        kind = text(row["answer_type"])
+        problem = problem_of(_BENCHMARK, row)
+        categories = problem.meta["categories"]
         return Draft(
-            question=text(row["question"]),
-            answer=answer,
-            images=items(row.get("decoded_image") or row["image"]),
-            id=f"{seed}-{variant}",
-            answer_type=_type_of(kind, answer),
-            tolerance={"abs": 0.001} if kind == "float" else None,
-            task=subject,
+            question=problem.question.strip(),
+            answer=problem.answer,
+            images=pictures_of(_BENCHMARK, row),
+            id=problem.uid,
+            answer_type=problem.answer_type,
+            tolerance=problem.tolerance,
+            task=categories["subject"],
             meta={
-                "cluster": seed,
-                "variant": variant,
-                "categories": {
-                    "subject": subject,
-                    "level": text(row["knowledge_level" if on_hub else "level"]),
-                },
+                "cluster": problem.meta["cluster"],
+                "variant": problem.meta["variant"],
+                "categories": {name: categories[name] for name in ("subject", "level")},
             },
         )
-
-
-def _type_of(kind: str, answer: str) -> AnswerType | None:
-    if kind == "multiple choice":
-        return "choice"
-    if kind in ("float", "int", "integer"):
-        return "number"
-    if answer.startswith("(") and "," in answer:
-        return "tuple"
-    return "text" if not re.search(r"[\d=\\]", answer) else None
 
 
 def _numbered(table: Table, variant: int) -> Table:

@@ -2,26 +2,32 @@
 
 An image is known again by its bytes and by its decoded RGB pixels, so that a re-encoded PNG is
 found; a scaled or cut one is not. A question is compared by its letters and digits alone. One of
-fewer than `MIN_CHARACTERS` of them ("Find x.") says nothing unless its image matches too.
+fewer than `MIN_CHARACTERS` of them ("Find x.") says nothing unless its image matches too; one of at
+least `LONG` is found too with options behind it or a request before it, on either side.
 """
 
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from vlm_rl.benchmarks import BENCHMARKS
+from vlm_rl.benchmarks.benchmark import Benchmark
+from vlm_rl.benchmarks.loading import pictures_of, problem_of, rows_of
 from vlm_rl.rows import ImageStore
 from vlm_rl.tables import BadRow, Table, open_table
 
 MIN_CHARACTERS = 20
+LONG = 60
 _MARKS = re.compile(r"<image\s*\d*>")
 _QUESTIONS = ("problem", "question", "query")
-_IMAGES = re.compile(r"images|decoded_image|image|image_\d+")
+_PATHS = ("image", "image_path", "imagename")
+_IMAGES = re.compile(rf"images|decoded_image|image_\d+|{'|'.join(_PATHS)}")
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,18 @@ class BenchmarkRead:
 class Benchmarks:
     """Questions and images that must not be trained on."""
 
-    def __init__(self, paths: Iterable[str] = ()) -> None:
-        """`paths` are folders that these scripts wrote, or raw tables; raises ValueError."""
+    def __init__(self, sources: Iterable[str] = ()) -> None:
+        """A source is `NAME[:SPLIT][=COPY]`, a benchmark by its name (without a split all of them)
+        from the hub or a local copy; a folder that these scripts wrote; or a raw table.
+
+        Raises ValueError for what can not be read or gives no question.
+        """
         self._questions: set[str] = set()
+        self._openings: dict[str, list[str]] = {}
+        """Questions by their first `LONG` characters; a shorter one is never looked for."""
         self._images: set[str] = set()
-        self.read = [self._add(path) for path in paths]
+        self.read = [self._add(source) for source in sources]
+        self._text = "\n".join(sorted(self._questions))
 
     def match(self, question: str, images: Sequence[bytes]) -> str | None:
         """The reason to leave a problem out, None where it stands in no benchmark."""
@@ -52,30 +65,40 @@ class Benchmarks:
         same_question = words in self._questions
         if any(not self._images.isdisjoint(image_digests(image)) for image in images):
             return "image and question in a benchmark" if same_question else "image in a benchmark"
-        alone = same_question and len(words) >= MIN_CHARACTERS
-        return "question in a benchmark" if alone else None
+        if same_question and len(words) >= MIN_CHARACTERS:
+            return "question in a benchmark"
+        return "part of the question in a benchmark" if self._overlaps(words) else None
 
-    def _add(self, path: str) -> BenchmarkRead:
+    def _overlaps(self, words: str) -> bool:
+        """Whether a long question of a benchmark stands within `words`, or `words` within one."""
+        starts = range(len(words) - LONG + 1)
+        return (len(words) >= LONG and words in self._text) or any(
+            words.startswith(known, start)
+            for start in starts
+            for known in self._openings.get(words[start : start + LONG], ())
+        )
+
+    def _add(self, source: str) -> BenchmarkRead:
         questions: set[str] = set()
         images: dict[str, tuple[str, ...]] = {}
         missing = 0
-        for table in _tables(path):
-            question_columns = [name for name in _QUESTIONS if name in table.columns]
-            image_columns = [name for name in table.columns if _IMAGES.fullmatch(name)]
-            if not question_columns and not image_columns:
-                raise ValueError(
-                    f"{table.label}: no column {', '.join(_QUESTIONS)} or image to compare with; "
-                    f"there are {', '.join(table.columns) or 'none'}"
-                )
-            for _, row in table.rows:
-                if isinstance(row, Mapping):
-                    questions |= {normalised(str(row.get(name) or "")) for name in question_columns}
-                    found, absent = _row_images(row, image_columns, table.folder)
-                    images |= {digests[0]: digests for digests in map(image_digests, found)}
-                    missing += absent
-        self._questions |= questions - {""}
+        for texts, items, folder in _entries(source):
+            questions.update(map(normalised, texts))
+            found, absent = _contents(items, folder)
+            images |= {digests[0]: digests for digests in map(image_digests, found)}
+            missing += absent
+        questions -= {""}
+        if not questions:
+            raise ValueError(f"{source} gives no question to compare with; {_way_out(source)}")
+        self._questions |= questions
+        for question in questions:
+            self._openings.setdefault(question[:LONG], []).append(question)
         self._images.update(*images.values())
-        return BenchmarkRead(path, len(questions - {""}), len(images), missing)
+        return BenchmarkRead(source, len(questions), len(images), missing)
+
+
+Entry = tuple[Sequence[str], Sequence[object], Path]
+"""Texts of a row that may be its question, its images as they are stored, and their folder."""
 
 
 def normalised(question: str) -> str:
@@ -96,6 +119,62 @@ def image_digests(content: bytes) -> tuple[str, ...]:
     return stored, hashlib.sha256(repr(pixels.size).encode() + pixels.tobytes()).hexdigest()
 
 
+def _entries(source: str) -> Iterator[Entry]:
+    name, _, copy = source.partition("=")
+    name, _, split = name.partition(":")
+    if name in BENCHMARKS and (copy or not Path(source).exists()):
+        return _benchmark_entries(BENCHMARKS[name], copy or None, split)
+    return _table_entries(source)
+
+
+def _way_out(source: str) -> str:
+    return f"name the benchmark that it is a copy of, as NAME={source}: {', '.join(BENCHMARKS)}"
+
+
+def _benchmark_entries(benchmark: Benchmark, copy: str | None, split: str) -> Iterator[Entry]:
+    if split and split not in benchmark.splits:
+        raise ValueError(
+            f"{benchmark.name} has the splits {', '.join(benchmark.splits)}, got {split!r}"
+        )
+    one_file = copy is not None and Path(copy).is_file()
+    splits = (split,) if split else benchmark.splits[: 1 if one_file else None]
+    for each in splits:
+        for part in benchmark.parts(copy or benchmark.hub_id, each):
+            for table, _, row in rows_of(benchmark, part):
+                if isinstance(row, Mapping):
+                    texts, pictures = _texts(benchmark, row), _pictures(benchmark, row)
+                    yield texts, pictures, table.folder
+
+
+def _texts(benchmark: Benchmark, row: Mapping[str, Any]) -> list[str]:
+    try:
+        return [problem_of(benchmark, row).question]
+    except BadRow:  # without a gold, but somebody's question all the same
+        return [str(row.get(name) or "") for name in _QUESTIONS]
+
+
+def _pictures(benchmark: Benchmark, row: Mapping[str, Any]) -> Sequence[object]:
+    try:
+        return pictures_of(benchmark, row)
+    except BadRow:
+        return [None]  # counted as missing
+
+
+def _table_entries(source: str) -> Iterator[Entry]:
+    for table in _tables(source):
+        questions = [name for name in _QUESTIONS if name in table.columns]
+        images = [name for name in table.columns if _IMAGES.fullmatch(name)]
+        if not questions and not images:
+            raise ValueError(
+                f"{table.label}: no column {', '.join(_QUESTIONS)} or image to compare with; there "
+                f"are {', '.join(table.columns) or 'none'}; {_way_out(source)}"
+            )
+        for _, row in table.rows:
+            if isinstance(row, Mapping):
+                texts = [str(row.get(name) or "") for name in questions]
+                yield texts, _stored(row, images), table.folder
+
+
 def _tables(path: str) -> list[Table]:
     folder = Path(path).expanduser()
     if (folder / "manifest.json").is_file():
@@ -103,21 +182,24 @@ def _tables(path: str) -> list[Table]:
     return [open_table(path)]
 
 
-def _row_images(
-    row: Mapping[str, Any], columns: Sequence[str], folder: Path
-) -> tuple[list[bytes], int]:
-    """Image contents of a row and how many could not be read. Where a decoded image stands beside
-    `image`, the latter is its path in a repository that is not there."""
+def _stored(row: Mapping[str, Any], columns: Sequence[str]) -> list[object]:
+    """The images of a row. Where a decoded image stands beside a path, the path is one in a
+    repository that is not there."""
     if row.get("decoded_image") is not None:
-        columns = [name for name in columns if name != "image"]
+        columns = [name for name in columns if name not in _PATHS]
+    cells = [row.get(name) for name in columns]
+    lists = [cell if isinstance(cell, list) else [cell] for cell in cells if cell is not None]
+    return [item for items in lists for item in items]
+
+
+def _contents(items: Sequence[object], folder: Path) -> tuple[list[bytes], int]:
+    """What can be read of `items`, and how many can not."""
     found, missing = [], 0
-    for name in columns:
-        cell = row.get(name)
-        for item in cell if isinstance(cell, list) else [] if cell is None else [cell]:
-            try:
-                image, _ = ImageStore().add(item, folder)
-            except BadRow:
-                missing += 1
-            else:
-                found.append(image if isinstance(image, bytes) else image.read_bytes())
+    for item in items:
+        try:
+            image, _ = ImageStore().add(item, folder)
+        except BadRow:
+            missing += 1
+        else:
+            found.append(image if isinstance(image, bytes) else image.read_bytes())
     return found, missing

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Features, Value
+from datasets import Features, List, Value
 from PIL import Image as Pillow
 
 from data_prep.convert import Options, convert
 from data_prep.converter import Converter
+from data_prep.geometry3k import Geometry3K
 from vlm_rl.records import Problem
 from vlm_rl.rows import ImageStore, read_problems
 
@@ -60,3 +61,31 @@ def drops(entry: dict[str, Any]) -> dict[str, int]:
 
 def golds(problems: list[Problem]) -> list[tuple[str, str]]:
     return [(problem.question, problem.answer) for problem in problems]
+
+
+def encoded(image: Pillow.Image, form: str = "PNG", **options: Any) -> bytes:
+    target = io.BytesIO()
+    image.save(target, form, **options)
+    return target.getvalue()
+
+
+def noise(seed: int, mode: str = "RGB") -> Pillow.Image:
+    pixels = bytes((seed * 31 + 7 * n) % 256 for n in range(16 * 12))
+    return Pillow.frombytes("L", (16, 12), pixels).convert(mode)
+
+
+def row(content: bytes, problem: str, answer: str = "5") -> dict[str, Any]:
+    image = [{"bytes": content, "path": None}]
+    return {"images": image, "problem": f"<image>{problem}", "answer": answer}
+
+
+def geometry(path: Path, rows: list[dict[str, Any]]) -> Path:
+    features = {"images": List(PICTURE), "problem": STRING}
+    table = datasets.Dataset.from_list(rows, Features(features | {"answer": STRING}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(path)
+    return path
+
+
+def run(source: Path, output: Path, **options: Any) -> dict[str, Any]:
+    return convert(Geometry3K(), Options(str(source), "train", output, **options))[0]

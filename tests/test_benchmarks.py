@@ -1,4 +1,4 @@
-"""Benchmarks: published schemas, loading, choices and golds, measures against tables made by hand.
+"""Benchmarks: published schemas, loading, choices, types and golds.
 
 Broken on purpose, one at a time, each seen red:
     loading.py: columns not checked
@@ -8,6 +8,12 @@ Broken on purpose, one at a time, each seen red:
     loading.py: seed not used
     loading.py: split column not looked at
     loading.py: pictures never read
+    loading.py: a missing answer as the gold None; an IndexError not caught
+    percentages.py: never asked for; units and all words before it taken
+    benchmark.py: the file of a split not looked for; options counted by those shown
+    mathvision.py: letters outside the options; options of another type
+    mathvision.py: dollar signs and marks of pictures no labels
+    dynamath.py: points no tuples
     mathvision.py: labels given as options
     mathvision.py: form feed not mended
     mathvista.py: gold left as the text of the option
@@ -15,120 +21,29 @@ Broken on purpose, one at a time, each seen red:
     mmmu.py: pictures in the order of their columns
     exam.py: exam answers not whole
     wemath.py: a point ;C.; taken for an option
-    wemath.py: chains with missing rows kept
-    wemath.py: strict and loose swapped
-    wemath.py: insufficient knowledge only without any step
-    wemath.py: rote memorisation over all chains
-    samples.py: unchecked answers counted as wrong
-    samples.py: samples not kept apart
-    dynamath.py: worst case over fewer variants
-    dynamath.py: any variant for the worst case
     dynamath.py: tolerance of 0.01
 """
 
-import csv
 import io
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from benchmark_rows import RIGHT, ROWS, WRONG, dynamath_folder
 from PIL import Image
 
 from vlm_rl.benchmarks import BENCHMARKS
-from vlm_rl.benchmarks.benchmark import Judged, Response, Ruling, cluster_of
-from vlm_rl.benchmarks.dynamath import NUM_VARIANTS
+from vlm_rl.benchmarks.benchmark import cluster_of, num_options
+from vlm_rl.benchmarks.cutting import labels_in
 from vlm_rl.benchmarks.loading import load
 from vlm_rl.benchmarks.mathvision import repaired
+from vlm_rl.benchmarks.percentages import asks_for_percentage
 from vlm_rl.benchmarks.wemath import options_of
-from vlm_rl.records import IMAGE_MARK, Problem, Verdict
+from vlm_rl.records import IMAGE_MARK, Verdict
 from vlm_rl.rewards.accuracy import Accuracy
 
 SHARED = Path(os.environ.get("VLM_RL_SHARED", Path(__file__).parents[2] / "shared")) / "data"
-META = {"category": "c", "task": "t", "context": "x", "grade": "g", "language": "english"}
-
-ROWS = {
-    "mathvista": [
-        {"pid": "1", "question": "How far?", "image": "0.png", "choices": None, "unit": None,
-         "precision": 1, "answer": "1.2", "question_type": "free_form", "answer_type": "float",
-         "metadata": META},
-        {"pid": "2", "question": "How old?", "image": "0.png", "choices": None, "unit": "years",
-         "precision": None, "answer": "7", "question_type": "free_form", "answer_type": "integer",
-         "metadata": META},
-        {"pid": "3", "question": "Which?", "image": "0.png", "choices": ["15 cm", "18 cm"],
-         "unit": None, "precision": None, "answer": "18 cm", "question_type": "multi_choice",
-         "answer_type": "text", "metadata": META},
-    ],
-    "mathvision": [
-        {"id": "1", "question": "Which?\n<image1>", "options": ["A", "B", "C", "D", "E"],
-         "answer": "D", "image": "0.png", "level": 1, "subject": "logic"},
-        {"id": "2", "question": "How big?\n<image1>", "options": [], "image": "0.png",
-         "answer": "\x0crac{36}{13}", "level": 5, "subject": "algebra"},
-        {"id": "3", "question": "How wide?\n<image1>", "options": [], "image": "0.png",
-         "answer": "$\\frac{90}{23}^{\\circ}$", "level": 5, "subject": "algebra"},
-    ],
-    "mathverse": [
-        {"sample_index": "1", "problem_index": "1", "problem_version": "Text Lite",
-         "question": "The angle is ()\nChoices:\nA:40°\nB:60°\nC:120°\nD:140°", "image": "0.png",
-         "answer": "D", "question_type": "multi-choice", "metadata": {"subject": "Plane Geometry"}},
-        {"sample_index": "5", "problem_index": "1", "problem_version": "Vision Only",
-         "question": "", "image": "0.png", "answer": "D", "question_type": "multi-choice",
-         "metadata": {"subject": "Plane Geometry"}},
-    ],
-    "wemath": [
-        {"ID": "2steps_1", "question": "OA is", "option": "A. 300, 400;B. 400, 300; C. no answer",
-         "answer": "B", "image_path": "0.png", "key": "2steps_multi", "knowledge concept": "k"},
-    ],
-    "logicvista": [
-        {"id": "v1_1", "question": "Which of A-D?", "answer": "B, D", "image": "0.png",
-         "skill": ["inductive"]},
-        {"id": "v1_2", "question": "Which of 1-5?", "answer": "3", "image": "0.png",
-         "skill": ["deductive"]},
-    ],
-    "mmmu": [
-        {"id": "validation_Math_1", "question": "In <image 1>, which?", "options": "['3', '4']",
-         "answer": "B", "question_type": "multiple-choice", "image_1": "0.png"},
-        {"id": "validation_Art_Theory_2", "question": "How much?", "options": "[]",
-         "answer": "['24/7', '3.43']", "question_type": "open", "image_1": "0.png"},
-    ],
-    "geometry3k": [
-        {"images": ["0.png"], "problem": "<image>Find x.", "answer": "2 \\sqrt { 221 }"},
-    ],
-    "aime24": [{"id": 60, "problem": "Find n.", "answer": "025"}],
-    "aime25": [{"id": "0", "problem": "Find n.", "answer": "70"}],
-    "amc23": [{"id": 0, "question": "Find n.", "answer": "27.0"}],
-    "math500": [
-        {"unique_id": "test/1.json", "problem": "Find r.", "answer": "\\frac{\\pi}{2}",
-         "subject": "Precalculus", "level": 2},
-    ],
-}  # fmt: skip
-RIGHT = {
-    "mathvista": ["1.24", "7 \\text{ years}", "18\\text{ cm}"],
-    "mathvision": ["(D)", "36/13", "\\frac{90}{23}^\\circ"],
-    "mathverse": ["140^\\circ", "D"],
-    "wemath": ["B"],
-    "logicvista": ["D, B", "3"],
-    "mmmu": ["4", "\\frac{24}{7}"],
-    "geometry3k": ["2\\sqrt{221}"],
-    "aime24": ["25"],
-    "aime25": ["70"],
-    "amc23": ["27"],
-    "math500": ["\\pi/2"],
-}
-WRONG = {
-    "mathvista": ["1.26", "8 \\text{ years}", "15 cm"],
-    "mathvision": ["A", "2.77", "\\frac{90}{23} \\text{ cm}"],
-    "mathverse": ["120^\\circ", "A"],
-    "wemath": ["A"],
-    "logicvista": ["B", "4"],
-    "mmmu": ["A", "3.5"],
-    "geometry3k": ["2\\sqrt{22}"],
-    "aime24": ["26"],
-    "aime25": ["70.5"],
-    "amc23": ["27.5"],
-    "math500": ["\\pi/3"],
-}
 
 
 @pytest.fixture(scope="module")
@@ -156,30 +71,6 @@ def shared(name):
     if not (SHARED / name).exists():
         pytest.skip(f"needs the benchmark data in {SHARED / name}")
     return str(SHARED / name)
-
-
-def dynamath_folder(folder, num_seeds=3):
-    kinds = [("float", "2.094"), ("multiple choice", "B"), ("text", "Jul")]
-    for variant in range(1, NUM_VARIANTS + 1):
-        trial = folder / f"trial{variant}"
-        trial.mkdir()
-        Image.new("RGB", (28, 28)).save(trial / "0.png")
-        rows = {
-            str(seed): {
-                "question": "q", "image": "0.png", "answer": kinds[seed % 3][1],
-                "answer_type": kinds[seed % 3][0], "subject": "analytic     geometry", "level": "l",
-            }
-            for seed in range(num_seeds)
-        }  # fmt: skip
-        (trial / "dataset.json").write_text(json.dumps(rows))
-    return str(folder)
-
-
-def judge(problem, correct, sample=0, official=None, verdict=None):
-    verdict = verdict or (Verdict.CORRECT if correct else Verdict.WRONG)
-    response = Response(problem.uid, sample, "")
-    ruling = None if official is None else Ruling(official, None, "by hand")
-    return Judged(problem, response, None, verdict, "by hand", None, ruling)
 
 
 def test_every_benchmark_asks_for_one_box_and_says_what_it_reads():
@@ -275,11 +166,119 @@ def test_mathvision_leaves_out_labels_and_mends_golds(write):
     rows[1]["answer"] = "A"
     choices = [p.choices for p in load(BENCHMARKS["mathvision"], write(rows))]
     assert choices == [None, None, ("x", "y", "z", "u", "v")]
+    marks = ["<image2>", "<image3>", "<image4>"]
+    more = [["$a$", "$b$", "$C$", "$d$", "$e$"], marks, ["$A$", "$B$", "$C$", "$D$", "No pocket"]]
+    rows = [rows[2] | {"id": str(n), "options": options, "answer": "A"}
+            for n, options in enumerate(more)]  # fmt: skip
+    problems = load(BENCHMARKS["mathvision"], write(rows))
+    assert [p.choices for p in problems] == [None, None, tuple(more[2])]
+    assert [num_options(p) for p in problems] == [5, 3, 5]
     assert repaired("11 ") == ("11", None)
     assert repaired("$\\boxed{\\frac{16}{7}}$") == ("\\frac{16}{7}", None)
     assert repaired("69{degrees}") == ("69", "°")
     assert repaired("8\\sqrt{3}{squareinches}") == ("8\\sqrt{3}", "squareinches")
     assert repaired("\\sqrt{34}") == ("\\sqrt{34}", None)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"answer": "F"}, {"answer": "1"}, {"answer": "AB"}, {"options": "['3', '4']"}],
+)
+def test_malformed_choices_are_bad_rows(changed, write):
+    rows = [ROWS["mathvision"][1], ROWS["mathvision"][0] | changed]
+    (problem,) = load(BENCHMARKS["mathvision"], write(rows), max_bad_rows=1)
+    assert problem.uid == "2"
+    with pytest.raises(ValueError, match=r"row 2: (the answer .* is no letter|options .* no list)"):
+        load(BENCHMARKS["mathvision"], write(rows))
+
+
+@pytest.mark.parametrize("name", ["mathvista", "mathvision", "mathverse", "mmmu", "math500"])
+@pytest.mark.parametrize("cell", [None, float("nan"), " "])
+def test_missing_answer_is_no_gold(name, cell, write):
+    with pytest.raises(ValueError, match=r"row 1: the answer is empty"):
+        load(BENCHMARKS[name], write([ROWS[name][0] | {"answer": cell}]))
+
+
+def test_short_rows_are_bad_rows(write):
+    class Short(type(BENCHMARKS["aime24"])):
+        def problem(self, row, images):
+            return ()[0]
+
+    with pytest.raises(ValueError, match=r"1 rows are no problems: .*IndexError"):
+        load(Short(), write(ROWS["aime24"]))
+
+
+@pytest.mark.parametrize(
+    ("question", "asked"),
+    [
+        ("What percent of her class chose candy E?", True),
+        ("What percentage of her tablecloth is black?", True),
+        ("By what percent is the highest price more than the lowest price?", True),
+        ("What is the combined percentage of Lowest ROI and Medium ROI in SEO?", True),
+        ("The percent increase in the surface area of the cube is closest to", True),
+        ("In how many years, is the percentage of merchandise exports greater than 4 %?", False),
+        ("After 90 % of the votes were counted, how many students had a chance?", False),
+        ("What is the ratio of the percentage of A to that of B?", False),
+        ("What year has percentage values above 10?", False),
+        ("What is the month her shooting percentage doubled?", False),
+        ("Steph scored a higher percentage. How many more baskets did she score?", False),
+    ],
+)
+def test_percentage_is_asked_for_and_not_only_named(question, asked):
+    assert asks_for_percentage(question) is asked
+
+
+def test_answer_to_a_percent_question_may_have_the_sign(write, accuracy):
+    asked = {"question": "What percent is black?"}
+    vista = load(BENCHMARKS["mathvista"], write([ROWS["mathvista"][1] | asked | {"unit": None}]))
+    vision = load(
+        BENCHMARKS["mathvision"], write([ROWS["mathvision"][1] | asked | {"answer": "7"}])
+    )
+    texts = [[f"\\boxed{{{given}}}" for given in (r"7\%", "7", "0.07", r"8\%", "7 cm")]] * 2
+    for row in accuracy.read([*vista, *vision], texts):
+        assert [reading.verdict is Verdict.CORRECT for reading in row] == [True, True] + [False] * 3
+    with_unit, choice = ROWS["mathvista"][1] | asked, ROWS["mathvista"][2] | asked
+    kinds = [p.answer_type for p in load(BENCHMARKS["mathvista"], write([with_unit, choice]))]
+    assert kinds == ["number_unit", "choice"]
+    inches = ROWS["mathvision"][1] | asked | {"answer": "7{inches}"}
+    assert load(BENCHMARKS["mathvision"], write([inches]))[0].answer_type is None
+
+
+def test_number_of_options_is_known_also_where_they_are_not_shown(write):
+    counts = {name: [num_options(p) for p in load(BENCHMARKS[name], write(rows))]
+              for name, rows in ROWS.items()}  # fmt: skip
+    assert counts == {
+        "mathvista": [0, 0, 2], "mathvision": [5, 0, 0], "mathverse": [4, None], "wemath": [3],
+        "logicvista": [None, None], "mmmu": [2, 0], "geometry3k": [0], "aime24": [0],
+        "aime25": [0], "amc23": [0], "math500": [0],
+    }  # fmt: skip
+    assert labels_in("Which?\nA: [4, 7]\nB: [4]\nC: [3]") == 3
+    assert labels_in("choice: (A) + (B) - (C) * (D) /") == 4
+    assert labels_in("Angle ABC. And B.") is None
+    letter = ROWS["mathvision"][1] | {"answer": "C"}  # its options are in the picture
+    assert num_options(load(BENCHMARKS["mathvision"], write([letter]))[0]) is None
+
+
+def test_dynamath_golds_of_the_kind_text_have_their_own_types(tmp_path):
+    source = Path(dynamath_folder(tmp_path, num_seeds=1)) / "trial1" / "dataset.json"
+    row = json.loads(source.read_text())["0"]
+    golds = {"G": "text", "Product C": "text", "(1.0, -2.0)": "tuple", "x = 0": None, "275": None}
+    rows = {str(n): row | {"answer": f"{gold} ", "answer_type": "text"} for n, gold in
+            enumerate(golds)}  # fmt: skip
+    question = "Even or odd? choice: (A) odd (B) even (C) neither"
+    rows["9"] = row | {"answer": "B", "answer_type": "multiple choice", "question": question}
+    source.write_text(json.dumps(rows))
+    found = load(BENCHMARKS["dynamath"], str(tmp_path))[:6]
+    assert {p.answer: p.answer_type for p in found[:5]} == golds
+    assert num_options(found[5]) == 3
+
+
+def test_folder_with_a_file_of_the_split_is_read(write):
+    rows = [ROWS["mathvision"][1] | {"id": str(n)} for n in range(3)]
+    write(rows, "test.jsonl")
+    folder = Path(write(rows[:1], "testmini.jsonl")).parent
+    counts = [len(load(BENCHMARKS["mathvision"], str(folder), s)) for s in (None, "test")]
+    assert counts == [1, 3]
 
 
 def test_mathvista_gold_is_the_letter_where_an_option_looks_like_one(write):
@@ -315,102 +314,6 @@ def test_wemath_options_come_apart_at_letters_in_order():
     assert options_of("A. to ;C.; B. to ;C.; C. no") == ("to ;C.", "to ;C.", "no")
     assert options_of("A. 3; B. 4; F. no") == ()  # a letter would not be its place
     assert options_of("3 or 4") == ()
-
-
-def chain(name, steps, last):
-    rows = [*enumerate(steps, 1), ("multi", last)]
-    problem = Problem(uid="x", question="q", answer="A", answer_type="choice")
-    for place, correct in rows:
-        meta = {
-            "cluster": name,
-            "place": str(place),
-            "steps": len(steps),
-            "categories": {"steps": str(len(steps)) if place == "multi" else "1"},
-        }
-        yield replace(problem, uid=f"{name}/{place}", meta=meta), bool(correct)
-
-
-# 20 rows, every branch: 2 of 6 chains insufficient knowledge, 1 inadequate generalisation
-TABLE = [
-    *chain("complete mastery", (1, 1), 1),
-    *chain("inadequate generalisation", (1, 1), 0),
-    *chain("insufficient knowledge", (1, 0), 0),
-    *chain("rote memorisation, strict and loose", (0, 0), 1),
-    *chain("rote memorisation strict, mastery loose", (1, 0, 1), 1),
-    *chain("insufficient knowledge, no step", (0, 0, 0), 0),
-]
-FIGURES = {
-    "S1": 7 / 14, "S2": 2 / 4, "S3": 1 / 2, "whole_chains": 1.0,
-    "insufficient_knowledge": 2 / 6, "inadequate_generalization": 1 / 6,
-    "complete_mastery_strict": 1 / 6, "complete_mastery_loose": 2 / 6,
-    "rote_memorization_strict": 2 / 3, "rote_memorization_loose": 1 / 3,
-    # the authors': (6 - 0.5 * 1 - 2 - 2) / 6 and (6 - 0.5 * 1 - 1 - 2) / 6
-    "score_strict": 1.5 / 6, "score_loose": 2.5 / 6,
-}  # fmt: skip
-
-
-def test_wemath_measures_equal_the_formulas_on_a_table_by_hand():
-    assert len(TABLE) == 20
-    judged = [judge(*row) for row in TABLE]
-    assert BENCHMARKS["wemath"].measures(judged) == pytest.approx(FIGURES)
-
-
-def test_wemath_measures_average_over_samples_and_stand_by_both_rulings():
-    first = [judge(problem, right, 0, official=False) for problem, right in TABLE]
-    second = [judge(problem, False, 1, official=False) for problem, _ in TABLE]
-    figures = BENCHMARKS["wemath"].measures(first + second)
-    assert figures["score_strict"] == pytest.approx(FIGURES["score_strict"] / 2)
-    assert figures["insufficient_knowledge"] == pytest.approx((2 / 6 + 1) / 2)
-    assert figures["official/insufficient_knowledge"] == 1
-    assert figures["official/rote_memorization_strict"] == 0  # 0/0
-
-
-def test_wemath_chain_with_a_row_missing_or_unchecked_is_left_out_and_counted():
-    judged = [judge(*row) for row in TABLE]
-    figures = BENCHMARKS["wemath"].measures(judged[1:])  # without a step of complete mastery
-    assert figures["whole_chains"] == pytest.approx(5 / 6)
-    assert figures["complete_mastery_strict"] == 0
-    assert figures["insufficient_knowledge"] == pytest.approx(2 / 5)
-    judged[0] = judge(TABLE[0][0], None, verdict=Verdict.TIMEOUT)
-    assert BENCHMARKS["wemath"].measures(judged) == pytest.approx(figures)
-
-
-def seed_question(seed, variant):
-    meta = {"cluster": seed, "variant": variant, "categories": {}}
-    return Problem(uid=f"{seed}-{variant}", question="q", answer="1", meta=meta)
-
-
-@pytest.mark.parametrize(
-    ("name", "average", "worst"),
-    [("GPT4o", 3173, 174), ("Qwen2-7B", 2111, 69), ("llava1.5-7B", 821, 9)],
-)
-def test_dynamath_measures_follow_from_the_published_verdicts(name, average, worst):
-    with open(shared(f"dynamath/{name}-result.csv"), newline="") as lines:
-        rows = [row for row in csv.reader(lines) if row[0][:1] == "Q" and row[0][1:].isdigit()]
-    assert len(rows) == 501
-    judged = [
-        judge(seed_question(row[0], variant), row[variant] == "correct")
-        for row in rows
-        for variant in range(1, 11)
-    ]
-    figures = BENCHMARKS["dynamath"].measures(judged)
-    # the file's own count of right variants per question
-    counts = [int(row[11]) for row in rows]
-    assert (sum(counts), counts.count(10)) == (average, worst)
-    assert figures["average"] == pytest.approx(average / 5010, abs=1e-12)
-    assert figures["worst_case"] == pytest.approx(worst / 501, abs=1e-12)
-    same = counts.count(10) + counts.count(0)
-    assert figures["consistency"] == pytest.approx(same / 501, abs=1e-12)
-
-
-def test_dynamath_worst_case_needs_all_variants():
-    whole = [judge(seed_question("1", n), True) for n in range(10)]
-    part = [judge(seed_question("2", n), False) for n in range(9)]
-    figures = BENCHMARKS["dynamath"].measures(whole + part)
-    assert figures["worst_case"] == 1
-    assert figures["whole_questions"] == 0.5
-    assert figures["average"] == pytest.approx(10 / 19)
-    assert "worst_case" not in BENCHMARKS["dynamath"].measures(part)
 
 
 def test_dynamath_folder_is_ten_variants_of_each_question(tmp_path, accuracy):

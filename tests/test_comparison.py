@@ -5,6 +5,7 @@ Broken on purpose, one at a time, each seen red:
     paired by position -> pairing finds what unpaired intervals hide
     no Holm; a sentence without it -> Holm correction, sentence after correction
     other clusters accepted -> folders that can not be compared
+    golds not compared; questions not compared -> the same ids for other questions
     length difference turned round -> lengths are compared
 """
 
@@ -73,8 +74,26 @@ def test_folders_that_can_not_be_compared(tmp_path: Path):
     with pytest.raises(ValueError, match="no question has a verdict in both"):
         compare(first, folder(tmp_path / "c", {"a": "t"}))
     versions = folder(tmp_path / "d", {"a": "r"}, meta={"cluster": "one"})
-    with pytest.raises(ValueError, match="'a' is a version of a and of one"):
+    with pytest.raises(ValueError, match=r"'a' is a version of a and of one.*evaluate both again"):
         compare(first, versions)
+
+
+def test_same_ids_for_other_questions_are_refused(tmp_path: Path):
+    marks = {"a": "r", "b": "r"}
+    first = folder(tmp_path / "a", marks)
+    golds = folder(tmp_path / "b", marks, answer="8")
+    with pytest.raises(ValueError, match=r"2 of 2 ids have different golds .*'a' \('7' and '8'\)"):
+        compare(first, golds, common_only=True)
+    texts = folder(tmp_path / "c", marks, text="What is that?")
+    with pytest.raises(
+        ValueError, match=r"2 of 2 ids have different questions .* the first is 'a'"
+    ):
+        compare(first, texts)
+    choices = folder(tmp_path / "d", marks, choices=("6", "7"))
+    with pytest.raises(ValueError, match="different questions"):
+        compare(first, choices)
+    marked = folder(tmp_path / "e", marks, text="<image>What is <image 2> it?")
+    assert len(compare(first, marked).benchmarks) == 1
 
 
 def test_versions_of_a_question_are_one_draw(tmp_path: Path):

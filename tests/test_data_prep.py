@@ -5,35 +5,30 @@ row without all columns, more marks than images, one missing mark where several 
 questions, empty choices, half characters, the limit, the overlap, golds not checked, unused images
 kept, the output in the manifest, a uid for all, no exit where nothing is written; in `converter`
 the column check, form feeds stripped, the revision, only the first config; in `golds` control
-characters, degrees, boxes, the first box, spaces around words; in `overlap` short questions,
-pixels, broken pixels, case, marks, converted folders of two splits; in `on_disk` shared images
-taken back, splits forgotten, foreign folders.
+characters, degrees, boxes, the first box, spaces around words; in `on_disk` shared images
+taken back, splits forgotten, foreign folders; NaN cells as text; percentages as numbers.
 """
 
 import hashlib
 import importlib
-import io
 import json
 import pkgutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pytest
+from data_prep_helpers import encoded, geometry, noise, row, run
 from datasets import Features, List, Value
 from PIL import Image
 
 import data_prep
 from data_prep.competition_math import CompetitionMath
 from data_prep.convert import Options, convert, main
-from data_prep.converter import Converter
+from data_prep.converter import Converter, text
 from data_prep.geometry3k import Geometry3K, Geometry3KChoices
 from data_prep.golds import plain_answer
-from data_prep.overlap import Benchmarks, image_digests, normalised
 from vlm_rl.rows import ImageStore, read_problems
-
-LONG = "A circle stands on a square of side four; how long is its arc?"
 
 
 def every_converter() -> list[type[Converter]]:
@@ -55,34 +50,6 @@ def every_converter() -> list[type[Converter]]:
 
 
 CONVERTERS = every_converter()
-
-
-def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    target = io.BytesIO()
-    image.save(target, form, **options)
-    return target.getvalue()
-
-
-def noise(seed: int, mode: str = "RGB") -> Image.Image:
-    pixels = bytes((seed * 31 + 7 * n) % 256 for n in range(16 * 12))
-    return Image.frombytes("L", (16, 12), pixels).convert(mode)
-
-
-def row(content: bytes, problem: str, answer: str = "5") -> dict[str, Any]:
-    image = [{"bytes": content, "path": None}]
-    return {"images": image, "problem": f"<image>{problem}", "answer": answer}
-
-
-def geometry(path: Path, rows: list[dict[str, Any]]) -> Path:
-    features = {"images": List(datasets.Image()), "problem": Value("string")}
-    table = datasets.Dataset.from_list(rows, Features(features | {"answer": Value("string")}))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_parquet(path)
-    return path
-
-
-def run(source: Path, output: Path, **options: Any) -> dict[str, Any]:
-    return convert(Geometry3K(), Options(str(source), "train", output, **options))[0]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -204,6 +171,26 @@ def test_ragged_lines_are_counted_and_named(tmp_path: Path) -> None:
     }
 
 
+def test_cells_that_are_not_numbers_are_empty(tmp_path: Path) -> None:
+    good = {"problem": "Half?", "solution": r"\boxed{2}", "level": float("nan"), "type": "Algebra"}
+    lines = [good, good | {"problem": float("nan")}, good | {"problem": float("-inf")}]
+    (tmp_path / "s.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    options = Options(str(tmp_path / "s.jsonl"), "train", tmp_path / "out")
+    entry, drops = convert(CompetitionMath(), options)
+    assert entry["written"] == 1
+    assert drops.plain()["empty question"]["count"] == 2
+    assert text(float("nan")) == ""
+    assert "nan" not in (tmp_path / "out" / "train.jsonl").read_text().casefold()
+
+
+def test_number_that_is_asked_for_as_a_percentage_has_that_type(tmp_path: Path) -> None:
+    questions = ["What percent is shaded?", "How many are shaded, if 20 percent are not?"]
+    rows = [row(encoded(noise(n)), question) for n, question in enumerate(questions)]
+    run(geometry(tmp_path / "s.parquet", rows), tmp_path / "out")
+    written = (tmp_path / "out" / "train.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("answer_type") for line in written] == ["percent", None]
+
+
 def test_converting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     rows = [row(encoded(noise(n % 3)), f"Question {n}?", str(n)) for n in range(6)]
     source = geometry(tmp_path / "s.parquet", [*rows, row(encoded(noise(1)), "Bad?", " ")])
@@ -249,73 +236,6 @@ def test_limit_reads_only_the_first_rows(tmp_path: Path) -> None:
     assert run(source, tmp_path / "out", limit=2)["read"] == 2
     with pytest.raises(ValueError, match="--limit must be at least 1, got 0"):
         run(source, tmp_path / "out", limit=0)
-
-
-def overlap_source(tmp_path: Path) -> Path:
-    """A problem each: same picture, picture re-encoded, same words, short words, both, neither."""
-    return geometry(
-        tmp_path / "s.parquet",
-        [
-            row(encoded(noise(1)), "Something else?", "1"),
-            row(encoded(noise(2), compress_level=0), "Other?", "2"),
-            row(encoded(noise(4)), LONG.upper().replace(" ", "  "), "3"),
-            row(encoded(noise(5)), "Find x.", "4"),
-            row(encoded(noise(1)), "Find x!", "5"),
-            row(encoded(noise(6)), "A new question about a new picture?", "6"),
-        ],
-    )
-
-
-def check_overlap(entry: dict[str, Any]) -> None:
-    assert {reason: d["count"] for reason, d in entry["dropped"].items()} == {
-        "image in a benchmark": 2,
-        "question in a benchmark": 1,
-        "image and question in a benchmark": 1,
-    }
-    assert entry["written"] == 2
-
-
-def test_benchmark_problems_are_removed_by_image_and_by_question(tmp_path: Path) -> None:
-    known = [row(encoded(noise(1)), LONG), row(encoded(noise(2)), "Find x.")]
-    raw = geometry(tmp_path / "b.parquet", known)
-    source = overlap_source(tmp_path)
-    check_overlap(run(source, tmp_path / "raw", exclude_benchmarks=[str(raw)]))
-    run(raw, tmp_path / "converted")
-    convert(Geometry3K(), Options(str(raw), "test", tmp_path / "converted"))
-    folder = str(tmp_path / "converted")
-    entry = run(source, tmp_path / "by folder", exclude_benchmarks=[folder])
-    check_overlap(entry)
-    found = {"path": folder, "questions": 2, "images": 2, "images_missing": 0}
-    assert entry["benchmarks"] == [found]
-
-
-def test_benchmark_tables_are_read_in_their_published_columns(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "1.png").write_bytes(encoded(noise(1)))
-    (tmp_path / "images" / "2.png").write_bytes(encoded(noise(2)))
-    lines = [
-        {"id": "1", "question": f"{LONG}\n<image1>", "image": "images/1.png"},
-        {"id": "2", "question": "Find x.", "image": "images/2.png"},
-        {"id": "3", "question": "Absent?", "image": "images/3.png"},
-    ]
-    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    path = str(tmp_path / "b.jsonl")
-    entry = run(overlap_source(tmp_path), tmp_path / "out", exclude_benchmarks=[path])
-    check_overlap(entry)
-    assert entry["benchmarks"][0]["images_missing"] == 1
-    (tmp_path / "c.jsonl").write_text('{"text": "?"}')
-    with pytest.raises(ValueError, match=r"no column problem, question, query or image.*are text"):
-        Benchmarks([str(tmp_path / "c.jsonl")])
-
-
-def test_questions_and_images_are_compared_by_content() -> None:
-    assert normalised("<image> Find  X, please:<image 2>") == normalised("find x please")
-    assert normalised("Find 2.5") != normalised("Find 25.5")
-    first, again = image_digests(encoded(noise(1))), image_digests(encoded(noise(1), "BMP"))
-    assert first[0] != again[0]
-    assert first[1] == again[1]
-    assert first[1] != image_digests(encoded(noise(2)))[1]
-    assert len(image_digests(encoded(noise(1))[:40])) == 1
 
 
 @pytest.mark.parametrize(

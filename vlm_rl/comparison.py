@@ -6,7 +6,7 @@ makes an accuracy uncertain is which questions were asked, and that cancels.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,12 @@ def _sentences(found: Comparison) -> list[str]:
     return sentences
 
 
+_KEYS: Mapping[str, Callable[[Sample], str]] = {
+    "questions": lambda sample: sample.question_sha256,
+    "golds": lambda sample: sample.gold,
+}
+"""What must be the same on both sides."""
+
 Questions = Mapping[str, Sequence[Sample]]
 
 
@@ -226,6 +232,7 @@ def _compare_benchmark(name: str, first: Path, second: Path, common_only: bool) 
             f"{name}: {alone[0]} questions stand in {first} only and {alone[1]} in {second} only, "
             f"{len(shared)} in both; compare the {len(shared)} with common_only"
         )
+    _check_same(name, a, b, shared)
     judged = [uid for uid in shared if _scored(a[uid]) and _scored(b[uid])]
     if not judged:
         raise ValueError(f"{name}: no question has a verdict in both {first} and {second}")
@@ -245,13 +252,30 @@ def _compare_benchmark(name: str, first: Path, second: Path, common_only: bool) 
     )
 
 
+def _check_same(name: str, a: Questions, b: Questions, shared: Sequence[str]) -> None:
+    """Raises ValueError where an id stands for different questions or golds: data of another
+    version or split has the same ids."""
+    differing = {
+        what: [uid for uid in shared if len({key(one) for one in (*a[uid], *b[uid])}) > 1]
+        for what, key in _KEYS.items()
+    }
+    for what, uids in differing.items():
+        if uids:
+            first = a[uids[0]][0], b[uids[0]][0]
+            golds = f" ({first[0].gold!r} and {first[1].gold!r})" if what == "golds" else ""
+            raise ValueError(
+                f"{name}: {len(uids)} of {len(shared)} ids have different {what} in the two "
+                f"folders, the first is {uids[0]!r}{golds}; evaluate both again on the same data"
+            )
+
+
 def _cluster(uid: str, a: Questions, b: Questions) -> str:
     """Raises ValueError where the sides disagree: then they asked different things."""
     found = {sample.cluster for side in (a, b) for sample in side[uid]}
     if len(found) > 1:
         raise ValueError(
             f"question {uid!r} is a version of {' and of '.join(sorted(found))}: the folders were "
-            "written for different versions of the benchmark"
+            "written for different versions of the benchmark; evaluate both again on one of them"
         )
     return found.pop()
 

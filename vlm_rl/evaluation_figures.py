@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlm_rl.benchmarks.benchmark import Judged, Published, categories_of, cluster_of
+from vlm_rl.benchmarks import BENCHMARKS
+from vlm_rl.benchmarks.benchmark import Judged, Published, categories_of, cluster_of, num_options
 from vlm_rl.length_fairness import equal_mass_edges
 from vlm_rl.records import Verdict
 from vlm_rl.statistics import (
@@ -72,6 +73,7 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
         "source": evaluation.source,
         "model": evaluation.model,
         "num_questions": len(samples),
+        "num_published": _num_published(judged),
         "num_clusters": len({cluster_of(one.problem) for one in judged}),
         "num_responses": len(judged),
         "samples_per_question": {"least": min(samples), "most": max(samples)},
@@ -82,7 +84,7 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
         },
         "refused": dict(Counter(one.response.refused for one in judged if one.response.refused)),
         "accuracy": _mean(questions),
-        "chance": _chance(questions),
+        **_chance(questions),
         "pass_at_k": _at_k(checked, max(samples), _pass),
         "maj_at_k": _at_k(checked, max(samples), _majority),
         "official": _official(judged),
@@ -174,10 +176,20 @@ def _shares(
     return avg_at_k([[correct(one) for one in samples] for samples in questions])
 
 
-def _chance(questions: Questions) -> float | None:
-    """What guessing among the options would get; questions without options count 0."""
-    found = [len(samples[0].problem.choices or ()) for samples in questions]
-    return float(np.mean([1 / n if n else 0 for n in found])) if any(found) else None
+def _num_published(judged: Sequence[Judged]) -> int | None:
+    """How many problems the split has as it is published, where that is known."""
+    problem = judged[0].problem
+    known = BENCHMARKS[problem.task].sizes if problem.task in BENCHMARKS else {}
+    return known.get(problem.split)
+
+
+def _chance(questions: Questions) -> dict[str, Any]:
+    """What guessing among the options would get, over the questions of which it is known how many
+    they have; one without options counts 0. None where no question is known to have some."""
+    counts = [num_options(samples[0].problem) for samples in questions]
+    known = [count for count in counts if count is not None]
+    chance = float(np.mean([1 / n if n else 0 for n in known])) if any(known) else None
+    return {"chance": chance, "num_chance_questions": len(known)}
 
 
 def _pass(samples: Sequence[Judged], k: int) -> float:

@@ -47,6 +47,14 @@ def interval(estimate: Figures | None) -> str:
     return f"{percent(estimate['mean'])} [{percent(estimate['low'])}, {percent(estimate['high'])}]"
 
 
+def asked(one: Figures) -> str:
+    """How many questions were asked, and of how many where these are not all that were published:
+    such figures are not those of the split."""
+    of = one["num_published"]
+    partial = of is not None and of != one["num_questions"]
+    return f"{one['num_questions']:,} of {of:,}" if partial else str(one["num_questions"])
+
+
 def p_text(p_value: float | None) -> str:
     if p_value is None:
         return "-"
@@ -68,7 +76,7 @@ def _overview(found: Sequence[Figures]) -> str:
     )  # fmt: skip
     rows = [
         (
-            one["benchmark"], one["num_questions"], _samples(one), interval(one["accuracy"]),
+            one["benchmark"], asked(one), _samples(one), interval(one["accuracy"]),
             interval(one["official"] and one["official"]["accuracy"]), _most_samples(one),
             percent(one["extraction"]["frac"]),
             percent(one["truncated"] and one["truncated"]["frac"]),
@@ -118,6 +126,7 @@ def _what(one: Figures) -> str:
     sentences = [
         f"{one['num_questions']} questions ({one['num_clusters']} clusters) from {one['source']}, "
         f"{one['num_responses']} responses of {one['model']}.",
+        *([f"These are {asked(one)} published problems."] if " of " in asked(one) else []),
         f"Checking timed out on {excluded['timeout']} responses and failed on {excluded['error']}: "
         f"these {lost} are left out of every accuracy, and {excluded['questions_without_verdict']} "
         "questions with them; in pass@k and maj@k they count as wrong.",
@@ -173,7 +182,7 @@ def _control(one: Figures) -> list[tuple[str, str, object]]:
     blind = one["blind"]
     rows: list[tuple[str, str, object]] = []
     if one["chance"] is not None:
-        rows.append(("guessing among options", percent(one["chance"]), ""))
+        rows.append(("guessing among options", percent(one["chance"]), one["num_chance_questions"]))
     if blind:
         added = blind["images_add"]
         rows += [

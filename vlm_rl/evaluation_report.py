@@ -1,6 +1,8 @@
 """What an evaluation leaves to read: report.md, report.json, pictures, and its judged samples."""
 
+import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,12 +19,13 @@ from vlm_rl.evaluation_plots import (
     plot_overview,
     plot_responses,
 )
-from vlm_rl.records import Verdict
+from vlm_rl.records import Problem, Verdict
 
 REPORT = "report.md"
 FIGURES = "report.json"
 SAMPLES = "samples.jsonl"
 DISAGREEMENTS = "disagreements.jsonl"
+_MARK = re.compile(r"<image\s*\d*>")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Sample:
     uid: str
     sample: int
     cluster: str
+    gold: str
+    question_sha256: str
     verdict: Verdict
     length_tokens: int | None
 
@@ -96,6 +101,7 @@ def sample_row(judged: Judged) -> dict[str, Any]:
         "cluster": cluster_of(problem),
         "categories": dict(categories_of(problem)),
         "gold": problem.answer,
+        "question_sha256": question_sha256(problem),
         "verdict": judged.verdict.value,
         "rule": judged.rule,
         "answer": judged.answer,
@@ -108,6 +114,13 @@ def sample_row(judged: Judged) -> dict[str, Any]:
         "refused": response.refused,
         "response": response.text,
     }
+
+
+def question_sha256(problem: Problem) -> str:
+    """16 hex digits, equal for the same words and choices, with or without the pictures."""
+    texts = (problem.question, *(problem.choices or ()))
+    plain = ["".join(_MARK.sub("", text).split()) for text in texts]
+    return hashlib.sha256("\0".join(plain).encode()).hexdigest()[:16]
 
 
 def read_samples(path: Path) -> list[Sample]:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vlm_rl.evaluation_markdown import interval, percent
+from vlm_rl.evaluation_markdown import asked, interval, percent
 
 Figures = Mapping[str, Any]
 
@@ -15,16 +15,24 @@ def print_overview(found: Sequence[Figures]) -> None:
     """Print the `figures` of each benchmark, and what of it was not asked; a column that nothing is
     known of is left out."""
     rows = [_row(one) for one in found]
-    table = Table(title="accuracy in %, 95 % interval; length in tokens")
+    # without borders, so that an interval fits into 80 columns; a long name takes two lines
+    table = Table(title="accuracy in %, 95 % interval; length in tokens", box=None)
     headings = [name for name in rows[0] if any(row[name] != "-" for row in rows)]
     for heading in headings:
-        right = heading != "benchmark"
-        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+        is_name = heading == "benchmark"
+        table.add_column(
+            heading if is_name else heading.replace(" ", "\n"),
+            justify="left" if is_name else "right",
+            overflow="fold",
+            no_wrap=not is_name,
+        )
     for row in rows:
         table.add_row(*(row[heading] for heading in headings))
     console = Console()
     console.print(table)
     for one in found:
+        if " of " in asked(one):
+            print(f"{one['benchmark']}: {asked(one)} published problems")
         for reason, count in one["skipped"].items():
             console.print(f"{one['benchmark']}: {count} {reason}", soft_wrap=True, markup=False)
 

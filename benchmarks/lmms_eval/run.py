@@ -97,12 +97,10 @@ def _refuse_judges(found: Mapping[str, Path]) -> None:
 def _loaded(options: argparse.Namespace) -> list[str]:
     """A checkpoint in lmms-eval's own class, which has the name of transformers' model type."""
     import torch  # these take seconds, which --help and a wrong task need not wait for
-    from transformers import AutoConfig
 
     from vlm_rl.policy import check_checkpoint
 
-    check_checkpoint(options.model)
-    model_type = AutoConfig.from_pretrained(options.model).model_type
+    model_type = check_checkpoint(options.model).model_type
     path = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
     if {",", "="} & set(path):
         raise ValueError(f"lmms-eval can not take a path with a comma or `=`: {path}")

@@ -4,6 +4,9 @@ Columns as on the card of `HuggingFaceH4/aime_2024`: id, problem, solution, answ
 only split is called train.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from vlm_rl.benchmarks.exam import Exam
 
 
@@ -11,6 +14,7 @@ class AIME24(Exam):
     name = "aime24"
     hub_id = "HuggingFaceH4/aime_2024"
     splits = ("train",)
+    sizes: ClassVar[Mapping[str, int]] = {"train": 30}
     columns = ("id", "problem", "answer")
     samples_per_problem = 32
     """avg@32, as DAPO reports (https://arxiv.org/abs/2503.14476)."""

@@ -4,6 +4,9 @@ Columns as in `math-ai/aime25` (problem, answer, id; from published uses of it, 
 seen).
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from vlm_rl.benchmarks.exam import Exam
 
 
@@ -11,6 +14,7 @@ class AIME25(Exam):
     name = "aime25"
     hub_id = "math-ai/aime25"
     splits = ("test",)
+    sizes: ClassVar[Mapping[str, int]] = {"test": 30}
     columns = ("problem", "answer")
     samples_per_problem = 32
     """avg@32, as is usual for AIME 2024."""

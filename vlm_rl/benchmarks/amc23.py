@@ -4,6 +4,9 @@ Columns as in `math-ai/amc23` (question, answer, id, url; from published uses of
 not seen); others call the question problem. Some copies write the answers as 27.0.
 """
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from vlm_rl.benchmarks.exam import Exam
 
 
@@ -11,6 +14,7 @@ class AMC23(Exam):
     name = "amc23"
     hub_id = "math-ai/amc23"
     splits = ("test",)
+    sizes: ClassVar[Mapping[str, int]] = {"test": 40}
     columns = ("problem", "answer")
     samples_per_problem = 32
     """avg@32, as is usual for AIME."""

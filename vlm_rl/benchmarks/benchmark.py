@@ -85,7 +85,8 @@ class Benchmark(ABC):
     """One benchmark; its file states what it reads and where each statement comes from.
 
     A problem's `meta` holds `cluster`, the question that it is a version of (by default it alone),
-    and `categories`, by which accuracies are given, such as {"subject": "algebra"}.
+    and `categories`, by which accuracies are given, such as {"subject": "algebra"}; `num_options`,
+    among how many options the answer is, 0 for a free one and None where that can not be told.
     """
 
     name: ClassVar[str]
@@ -95,6 +96,8 @@ class Benchmark(ABC):
     """The first one is the default."""
     columns: ClassVar[tuple[str, ...]]
     """Those that must be there; a table without one of them is refused by its name."""
+    sizes: ClassVar[Mapping[str, int]] = {}
+    """Split -> number of published rows, where it is known: it tells a file of another split."""
     aliases: ClassVar[Mapping[str, str]] = {}
     """Other published names of columns -> those in `columns`."""
     flawed_rows: ClassVar[int] = 0
@@ -110,8 +113,10 @@ class Benchmark(ABC):
     """What a reader of the figures must know."""
 
     def parts(self, source: str, split: str) -> Sequence[Part]:
-        """The tables that a split consists of, in a folder or on the hub."""
-        return [Part(source, split)]
+        """The tables that a split consists of, in a file, in a folder (a file of the split's name
+        first) or on the hub."""
+        files = [Path(source, f"{split}{suffix}") for suffix in (".jsonl", ".json", ".parquet")]
+        return [Part(str(next((file for file in files if file.is_file()), source)), split)]
 
     def images(self, row: Mapping[str, Any]) -> Sequence[object]:
         """The pictures of a row as stored: bytes, {"bytes", "path"} or a path."""
@@ -138,6 +143,12 @@ class Benchmark(ABC):
 def cluster_of(problem: Problem) -> str:
     """The question that a problem is a version of."""
     return str(problem.meta.get("cluster", problem.uid))
+
+
+def num_options(problem: Problem) -> int | None:
+    """Among how many options the answer is: 0 for a free answer, None where that is not known."""
+    found = problem.meta.get("num_options", len(problem.choices or ()))
+    return None if found is None else int(found)
 
 
 def categories_of(problem: Problem) -> Mapping[str, str]:

@@ -18,6 +18,7 @@ _CLOSING_LETTER = re.compile(r" (?:\(([A-Z])\)|([A-Z]))\.\Z")
 _OPENING_LETTER = re.compile(r"(?:\(([A-Z])\)(?: \1)?|([A-Z]))\n")
 _CLOSING_NUMBER = re.compile(r"is\s+([-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?)\s*\.*\Z")
 _BARE = re.compile(r"[*\s]*\(?([A-Ha-h])\)?[.:)*\s]*\Z")
+_MARKED = re.compile(r"\(([A-I])\)|(?<![A-Za-z])([A-I])\s*[.:\uff0e\uff1a]")
 _LABELLED = re.compile(
     r"[*\s]*(?:(?i:option|choice)\s*\(?([A-H])\b|\(([A-H])\)|([A-H])(?=[.:)]|\Z))"
 )
@@ -62,6 +63,14 @@ def letter_of(answer: str) -> str | None:
         return found[1].upper()
     found = _LABELLED.match(text)
     return next(filter(None, found.groups())) if found else None
+
+
+def labels_in(text: str) -> int | None:
+    """How many options `text` lists, as `(A) 3 (B) 4` or `A. 3; B: 4`; None where it lists none."""
+    found = {marked[1] or marked[2] for marked in _MARKED.finditer(text)}
+    letters = [letter for letter in "ABCDEFGHI" if letter in found]
+    in_order = len(letters) > 1 and "ABCDEFGHI".startswith("".join(letters))
+    return len(letters) if in_order else None
 
 
 def short(found: Cut | None, words: int = 5) -> Cut | None:

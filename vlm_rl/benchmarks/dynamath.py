@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 from vlm_rl.benchmarks.arithmetic import arithmetic
 from vlm_rl.benchmarks.benchmark import Benchmark, Judged, Part, Published, Ruling
-from vlm_rl.benchmarks.cutting import cut, has_words, letter_of, short
+from vlm_rl.benchmarks.cutting import cut, has_words, labels_in, letter_of, short
 from vlm_rl.benchmarks.samples import Outcome, over_samples
-from vlm_rl.records import Problem
+from vlm_rl.records import AnswerType, Problem
 from vlm_rl.verification.extraction import after_thinking
 
 NUM_VARIANTS = 10
@@ -27,6 +27,7 @@ class DynaMath(Benchmark):
     hub_id = "DynaMath/DynaMath_Sample"
     splits = ("sample",)
     columns = ("id", "question", "image", "answer", "answer_type", "subject", "level")
+    sizes: ClassVar[Mapping[str, int]] = {"sample": 5010}
     aliases: ClassVar[Mapping[str, str]] = {"ground_truth": "answer", "knowledge_level": "level"}
     instruction = (
         "Give the solution, then a short answer in one \\boxed{}: the letter of an option where "
@@ -56,13 +57,13 @@ class DynaMath(Benchmark):
 
     def problem(self, row: Mapping[str, Any], images: tuple[bytes | Path, ...]) -> Problem:
         kind = row["answer_type"]
-        is_choice = kind == "multiple choice"
+        answer = str(row["answer"]).strip()
         return Problem(
             uid=f"{row['id']}-{row['variant']}",
             question=row["question"],
-            answer=str(row["answer"]),
+            answer=answer,
             images=images,
-            answer_type="choice" if is_choice else "number" if kind == "float" else None,
+            answer_type=_type(kind, answer),
             tolerance={"abs": _TOLERANCE} if kind == "float" else None,
             meta={
                 "cluster": str(row["id"]),
@@ -72,6 +73,7 @@ class DynaMath(Benchmark):
                     "answer_type": kind,
                 },
                 "variant": row["variant"],
+                "num_options": labels_in(row["question"]) if kind == "multiple choice" else 0,
             },
         )
 
@@ -108,6 +110,17 @@ def robustness(outcomes: Sequence[Outcome]) -> dict[str, float]:
         figures["worst_case"] = sum(map(all, whole)) / len(whole)
         figures["consistency"] = sum(len(set(found)) == 1 for found in whole) / len(whole)
     return figures
+
+
+def _type(kind: str, answer: str) -> AnswerType | None:
+    """A gold of the kind text may be a word, a point, an equation or a number."""
+    if kind == "multiple choice":
+        return "choice"
+    if kind in ("float", "int", "integer"):
+        return "number"
+    if answer.startswith("(") and "," in answer:
+        return "tuple"
+    return None if re.search(r"[\d=\\]", answer) else "text"
 
 
 def _short_answer(response: str) -> str | None:

@@ -6,7 +6,7 @@ The rows have no ids; the place in the table, from 0, is theirs.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vlm_rl.benchmarks.benchmark import Benchmark, Published
 from vlm_rl.records import Problem
@@ -17,6 +17,7 @@ class Geometry3K(Benchmark):
     hub_id = "hiyouga/geometry3k"
     splits = ("test", "validation")
     columns = ("images", "problem", "answer")
+    sizes: ClassVar[Mapping[str, int]] = {"test": 601, "validation": 300}
     instruction = "Reason first, then put the final answer in one \\boxed{}."
     published = (
         Published("Qwen2.5-VL-3B-Instruct", 24.0, "EasyR1 baselines, before training"),

@@ -2,12 +2,14 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vlm_rl.benchmarks.benchmark import Benchmark, Part, cluster_of
+from vlm_rl.benchmarks.percentages import percent_type
 from vlm_rl.records import Problem
 from vlm_rl.rows import ImageStore
 from vlm_rl.suggestions import nearest
@@ -51,6 +53,41 @@ def load(
     return problems if limit is None else _limited(problems, limit, seed)
 
 
+def problem_of(
+    benchmark: Benchmark, row: Mapping[str, Any], images: tuple[bytes | Path, ...] = ()
+) -> Problem:
+    """The problem of a raw row, whichever of its published names the columns have. A number that is
+    asked for as a percentage has the type percent. Raises BadRow."""
+    values = _renamed(benchmark, row)
+    if _blank(values.get("answer")):
+        raise BadRow("no answer", "the answer is empty")
+    try:
+        problem = benchmark.problem(values, images)
+    except (LookupError, TypeError, AttributeError, SyntaxError) as error:
+        raise BadRow("wrong value", f"{type(error).__name__}: {error}") from error
+    except ValueError as error:
+        raise error if isinstance(error, BadRow) else BadRow("wrong value", str(error)) from error
+    return replace(problem, answer_type=percent_type(problem))
+
+
+def rows_of(benchmark: Benchmark, part: Part) -> Iterator[tuple[Table, str, object]]:
+    """The raw rows of a part with their table and place, the part's columns added to each; a row
+    that can not be read is a BadRow. `row`, the place in its table, serves sets without ids.
+
+    Raises ValueError for a table without the benchmark's columns.
+    """
+    table = open_table(part.source, part.split, part.config)
+    _check_columns(benchmark, table, part)
+    by_split = table.split is not None and "split" in table.columns
+    for number, (where, row) in enumerate(table.rows):
+        if not isinstance(row, Mapping):
+            kind = type(row).__name__
+            bad = BadRow("not an object", f"the row is of type {kind}, not an object")
+            yield table, where, row if isinstance(row, BadRow) else bad
+        elif not by_split or row.get("split") == table.split:
+            yield table, where, {**row, **part.columns, "row": number}
+
+
 def _split(benchmark: Benchmark, source: str | None, split: str | None) -> str:
     """A copy may name its splits as it likes; the table says so where it has no such split."""
     if source is None and split is not None and split not in benchmark.splits:
@@ -65,49 +102,50 @@ def _split(benchmark: Benchmark, source: str | None, split: str | None) -> str:
 def _problems(
     benchmark: Benchmark, part: Part, store: ImageStore | None
 ) -> Iterator[tuple[str, Problem | BadRow]]:
-    table = open_table(part.source, part.split, part.config)
-    _check_columns(benchmark, table, part)
-    for number, (where, row) in enumerate(table.rows):
+    for table, where, row in rows_of(benchmark, part):
         try:
-            problem = _problem(benchmark, table, row, {**part.columns, "row": number}, store)
+            yield where, _problem(benchmark, table, row, store)
         except BadRow as error:
             yield where, error
-            continue
-        if problem is not None:
-            yield where, problem
 
 
-def _problem(
-    benchmark: Benchmark,
-    table: Table,
-    row: object,
-    columns: Mapping[str, Any],
-    store: ImageStore | None,
-) -> Problem | None:
-    """None for a row of another split. `row`, the place in its table, serves sets without ids."""
+def _problem(benchmark: Benchmark, table: Table, row: object, store: ImageStore | None) -> Problem:
     if isinstance(row, BadRow):
         raise row
-    if not isinstance(row, Mapping):
-        raise BadRow("not an object", f"the row is of type {type(row).__name__}, not an object")
-    values = {benchmark.aliases.get(name, name): value for name, value in row.items()}
-    values |= columns
-    if table.split is not None and "split" in table.columns and values["split"] != table.split:
-        return None
-    try:
-        pictures = () if store is None else _pictures(benchmark, table.folder, values, store)
-        problem = benchmark.problem(values, pictures)
-    except (KeyError, TypeError, AttributeError, SyntaxError) as error:
-        raise BadRow("wrong value", f"{type(error).__name__}: {error}") from error
-    except ValueError as error:
-        raise error if isinstance(error, BadRow) else BadRow("wrong value", str(error)) from error
+    assert isinstance(row, Mapping), "rows_of gives nothing else"
+    pictures = () if store is None else _pictures(benchmark, table.folder, row, store)
+    problem = problem_of(benchmark, row, pictures)
     style = problem.answer_style or benchmark.answer_style
     return replace(problem, answer_style=style, source=table.label)
+
+
+def pictures_of(benchmark: Benchmark, row: Mapping[str, Any]) -> Sequence[object]:
+    """The pictures of a raw row, as they are stored; raises BadRow."""
+    try:
+        return benchmark.images(_renamed(benchmark, row))
+    except (LookupError, TypeError, AttributeError, SyntaxError, ValueError) as error:
+        raise (
+            error
+            if isinstance(error, BadRow)
+            else BadRow("wrong value", f"{type(error).__name__}: {error}")
+        ) from error
+
+
+def _renamed(benchmark: Benchmark, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {benchmark.aliases.get(name, name): value for name, value in row.items()}
+
+
+def _blank(answer: object) -> bool:
+    """Tables write a cell that is missing as nothing, as white space or as NaN."""
+    if isinstance(answer, float):
+        return not math.isfinite(answer)
+    return answer is None or (isinstance(answer, str) and not answer.strip())
 
 
 def _pictures(
     benchmark: Benchmark, folder: Path, row: Mapping[str, Any], store: ImageStore
 ) -> tuple[bytes | Path, ...]:
-    return tuple(store.add(item, folder)[0] for item in benchmark.images(row))
+    return tuple(store.add(item, folder)[0] for item in pictures_of(benchmark, row))
 
 
 def _check_columns(benchmark: Benchmark, table: Table, part: Part) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlm_rl.benchmarks.benchmark import Benchmark, Published, Ruling
-from vlm_rl.benchmarks.cutting import cut, letter_of, short
+from vlm_rl.benchmarks.cutting import cut, labels_in, letter_of, short
 from vlm_rl.records import Problem
 
 _LETTERS = re.compile(r"\(?[A-I]\)?(?:(?:\s*[,;&]\s*|\s+and\s+|\s*)\(?[A-I]\)?)*\.?")
@@ -22,6 +22,7 @@ class LogicVista(Benchmark):
     hub_id = "lscpku/LogicVista"
     splits = ("test",)
     columns = ("id", "question", "answer", "image", "skill")
+    sizes: ClassVar[Mapping[str, int]] = {"test": 448}
     aliases: ClassVar[Mapping[str, str]] = {"imagename": "image"}
     flawed_rows = 1
     instruction = (
@@ -46,7 +47,10 @@ class LogicVista(Benchmark):
             answer=answer,
             images=images,
             answer_type="number" if answer.isdigit() else "choice",
-            meta={"categories": {"skill": ", ".join(skills)}},
+            meta={
+                "categories": {"skill": ", ".join(skills)},
+                "num_options": labels_in(row["question"]) if answer in set("ABCDEFGHI") else None,
+            },
         )
 
     def official(self, problem: Problem, response: str) -> Ruling:

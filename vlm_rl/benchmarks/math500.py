@@ -4,6 +4,7 @@ Lightman et al. 2023 (https://arxiv.org/abs/2305.20050) kept for testing.
 Columns as in `HuggingFaceH4/MATH-500`.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from vlm_rl.benchmarks.exam import Exam
@@ -14,6 +15,7 @@ class Math500(Exam):
     name = "math500"
     hub_id = "HuggingFaceH4/MATH-500"
     splits = ("test",)
+    sizes: ClassVar[Mapping[str, int]] = {"test": 500}
     columns = ("problem", "answer", "subject", "level", "id")
     answer_type: ClassVar[AnswerType | None] = None  # LaTeX, numbers and words: by the look of each
     categories = ("subject", "level")

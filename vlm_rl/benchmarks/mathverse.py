@@ -9,10 +9,10 @@ from the text into the picture; a sixth without a picture is a split of its own.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vlm_rl.benchmarks.benchmark import Benchmark, Part, Published, Ruling
-from vlm_rl.benchmarks.cutting import cut, letter_of, short
+from vlm_rl.benchmarks.cutting import cut, labels_in, letter_of, short
 from vlm_rl.records import Problem
 
 _CHOICES = re.compile(r"\n?Choices:\s*\n(.*)\Z", re.DOTALL)
@@ -28,6 +28,7 @@ class MathVerse(Benchmark):
         "sample_index", "problem_index", "problem_version", "question", "image", "answer",
         "question_type", "metadata",
     )  # fmt: skip
+    sizes: ClassVar[Mapping[str, int]] = {"testmini": 3940, "testmini_text_only": 788}
     instruction = (
         "First reason, then put the final answer in one \\boxed{}; where there are options, the "
         "letter of one."
@@ -66,6 +67,7 @@ class MathVerse(Benchmark):
                     "subject": row["metadata"]["subject"],
                     "kind": "choice" if is_choice else "free",
                 },
+                "num_options": labels_in(row["question"]) if is_choice else 0,
             },
         )
 

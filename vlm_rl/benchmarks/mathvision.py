@@ -8,14 +8,16 @@ merged picture, so they stay text.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vlm_rl.benchmarks.arithmetic import arithmetic
 from vlm_rl.benchmarks.benchmark import Benchmark, Published, Ruling
 from vlm_rl.benchmarks.cutting import cut
 from vlm_rl.records import AnswerType, Problem
+from vlm_rl.tables import BadRow
 
 _LABELS = "abcdefgh"
+_PICTURE = re.compile(r"\s*<image\s*\d*>\s*")
 _DROPPED = re.compile(
     r"\{\}|\s|\\[,!]|\\left|\\right|\\text|\\mbox|\^\{\\circ\}|\^\\circ|\\?\$|\\%"
     r"|\{?m\}?\^3|\{(?:units|km)\}|units|km"
@@ -28,6 +30,7 @@ class MathVision(Benchmark):
     hub_id = "MathLLMs/MathVision"
     splits = ("testmini", "test")
     columns = ("id", "question", "options", "answer", "image", "level", "subject")
+    sizes: ClassVar[Mapping[str, int]] = {"testmini": 304, "test": 3040}
     instruction = (
         "Solve this step by step and put the answer in one \\boxed{}; where there are options, "
         "only the letter of one."
@@ -41,24 +44,26 @@ class MathVision(Benchmark):
         Published("OpenMMReasoner-7B", 43.6, "OpenMMReasoner, lmms-eval, test"),
     )
     notes = (
-        "Options that are only the labels drawn in the picture are left out of the prompt, as the "
-        "authors do. The official rule rounds to two decimals; its authors evaluate model text as "
-        "code, here the same arithmetic is read without that."
+        "Options that only name what the picture shows (`A`, `$a$`, `<image2>`) are left out of "
+        "the prompt, as the authors do with the letters. The official rule rounds to two decimals; "
+        "its authors evaluate model text as code, here the same arithmetic is read without that."
     )
 
     def images(self, row: Mapping[str, Any]) -> Sequence[object]:
         return [row.get("decoded_image") or row["image"]]
 
     def problem(self, row: Mapping[str, Any], images: tuple[bytes | Path, ...]) -> Problem:
-        options = tuple(row["options"] or ())
+        options = _options(row["options"])
         gold = str(row["answer"])
+        value = _value_of(gold, options)
         answer, unit = repaired(gold)
+        kind = _type(answer, bool(options))
         return Problem(
             uid=str(row["id"]),
             question=row["question"],
             answer=answer,
             images=images,
-            answer_type=_type(answer, bool(options)),
+            answer_type=kind,
             choices=None if _only_labels(options) else options or None,
             unit=unit,
             meta={
@@ -68,7 +73,9 @@ class MathVision(Benchmark):
                     "kind": "choice" if options else "free",
                 },
                 "gold": gold,
-                "gold_value": options[ord(gold) - ord("A")] if options else "",
+                "gold_value": value,
+                # a gold that is a letter without options: these are in the picture
+                "num_options": len(options) or (None if kind == "choice" else 0),
             },
         )
 
@@ -120,6 +127,22 @@ def repaired(gold: str) -> tuple[str, str | None]:
     return text, "°" if degrees else unit[1] if unit else None
 
 
+def _options(cell: object) -> tuple[str, ...]:
+    if cell is not None and not isinstance(cell, list):
+        raise BadRow("wrong type", f"options {cell!r:.50} are no list")
+    return tuple(map(str, cell or ()))
+
+
+def _value_of(gold: str, options: Sequence[str]) -> str:
+    """The option that the letter `gold` names, "" without options."""
+    letters = [chr(ord("A") + index) for index in range(len(options))]
+    if options and gold.strip() not in letters:
+        raise BadRow(
+            "wrong value", f"the answer {gold!r} is no letter of the {len(options)} options"
+        )
+    return options[letters.index(gold.strip())] if options else ""
+
+
 def _type(answer: str, is_choice: bool) -> AnswerType | None:
     if is_choice or re.fullmatch("[A-E]", answer):
         return "choice"
@@ -127,7 +150,10 @@ def _type(answer: str, is_choice: bool) -> AnswerType | None:
 
 
 def _only_labels(options: Sequence[str]) -> bool:
-    labels = "".join(option.strip(" ().").lower() for option in options)
+    """Whether options say no more than the picture: letters in order, or marks of its parts."""
+    if all(map(_PICTURE.fullmatch, options)):
+        return True
+    labels = "".join(option.strip(" ().:$").lower() for option in options)
     return len(labels) == len(options) and _LABELS.startswith(labels)
 
 

@@ -8,7 +8,7 @@ Columns as in `AI4Math/MathVista` and in data/testmini.json of github.com/lupant
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vlm_rl.benchmarks.benchmark import Benchmark, Published, Ruling
 from vlm_rl.benchmarks.cutting import cut, letter_of, short
@@ -34,6 +34,7 @@ class MathVista(Benchmark):
         "pid", "question", "image", "choices", "unit", "precision", "answer", "question_type",
         "answer_type", "metadata",
     )  # fmt: skip
+    sizes: ClassVar[Mapping[str, int]] = {"testmini": 1000}
     instruction = (
         "Answer the question; for a choice give the letter of the option. Put the final answer in "
         "one \\boxed{}."
@@ -80,6 +81,7 @@ class MathVista(Benchmark):
                 "gold": gold,
                 "kind": kind,
                 "precision": digits,
+                "num_options": len(choices),
             },
         )
 

@@ -9,7 +9,7 @@ import ast
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vlm_rl.benchmarks.arithmetic import arithmetic
 from vlm_rl.benchmarks.benchmark import Benchmark, Part, Published, Ruling
@@ -33,6 +33,7 @@ class MMMU(Benchmark):
     hub_id = "MMMU/MMMU"
     splits = ("validation", "dev")
     columns = ("id", "question", "options", "answer", "question_type", "image_1")
+    sizes: ClassVar[Mapping[str, int]] = {"validation": 900, "dev": 150}
     instruction = (
         "Put the final answer in one \\boxed{}: the letter of the option where there are options, "
         "else a word, phrase or number."
@@ -53,7 +54,7 @@ class MMMU(Benchmark):
 
     def parts(self, source: str, split: str) -> Sequence[Part]:
         if source != self.hub_id:
-            return [Part(source, split)]
+            return super().parts(source, split)
         return [Part(source, split, subject) for subject in SUBJECTS]
 
     def images(self, row: Mapping[str, Any]) -> Sequence[object]:
@@ -82,6 +83,7 @@ class MMMU(Benchmark):
                 },
                 "golds": golds,
                 "options": options,
+                "num_options": len(options),
             },
         )
 

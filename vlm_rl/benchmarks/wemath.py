@@ -8,10 +8,10 @@ two or three one-step rows and one row that needs all their knowledge at once. `
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vlm_rl.benchmarks.benchmark import Benchmark, Judged, Published, Ruling
-from vlm_rl.benchmarks.cutting import cut, letter_of, short
+from vlm_rl.benchmarks.cutting import cut, labels_in, letter_of, short
 from vlm_rl.benchmarks.samples import Outcome, over_samples
 from vlm_rl.records import Problem
 from vlm_rl.tables import BadRow
@@ -25,6 +25,7 @@ class WeMath(Benchmark):
     hub_id = "We-Math/We-Math"
     splits = ("testmini",)
     columns = ("ID", "question", "option", "answer", "image_path", "key", "knowledge concept")
+    sizes: ClassVar[Mapping[str, int]] = {"testmini": 1740}
     instruction = (
         "First give the thought process, then the letter of the right option in one \\boxed{}."
     )
@@ -63,6 +64,7 @@ class WeMath(Benchmark):
                 "categories": {"steps": steps if place == "multi" else "1"},
                 "place": place,
                 "steps": int(steps),
+                "num_options": len(choices) or labels_in(row["option"]),
             },
         )
 

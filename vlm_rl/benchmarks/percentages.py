@@ -1,0 +1,36 @@
+"""Questions that ask for a percentage while their gold is a bare number, such as 50.
+
+Such a number compared as a number makes the natural answer `50\\%` wrong, which is 0.5.
+"""
+
+import re
+
+from vlm_rl.records import AnswerType, Problem
+from vlm_rl.verification.quantities import plain_number
+from vlm_rl.verification.units import split_unit
+
+_ASKED = re.compile(
+    r"\b(?:what|how many) percent"
+    r"|\bwhat(?:'s| is| was| are| were| would be)(?: the| its| their)?"
+    r"(?: (?!(?:of|in|for|with|to|when|where|that|whose|has|have)\b)\w+){0,2} +percent"
+    r"|\b(?:find|calculate|determine|compute) the percent"
+    r"|\bthe percent(?:age)? (?:increase|decrease|change)\b[^.?!]*\bis (?:closest to|about)\b",
+    re.IGNORECASE,
+)
+
+
+def percent_type(problem: Problem) -> AnswerType | None:
+    """The answer type of `problem`, percent where it is a free question for a percentage whose gold
+    is a number with no other unit."""
+    free = problem.answer_type in (None, "number") and not problem.choices and not problem.unit
+    if not free or not asks_for_percentage(problem.question):
+        return problem.answer_type
+    value, unit = split_unit(problem.answer)
+    is_number = plain_number(value) is not None and unit in ("", "%")
+    return "percent" if is_number else problem.answer_type
+
+
+def asks_for_percentage(question: str) -> bool:
+    """`What percent of` and `what is the total percentage of` ask for one, `in how many years is
+    the percentage above 4` does not."""
+    return _ASKED.search(question) is not None
