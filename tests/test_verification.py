@@ -117,7 +117,7 @@ def test_plain_numbers_are_read(text, value):
         ("5", False, "number"),
         (r"\frac{1}{2}", False, "number"), ("140°", False, "number_unit"),
         (r"50\%", False, "percent"), ("listen", False, "text"), ("x", False, "latex"),
-        (r"2\sqrt{3}", False, "latex"), ("(1, 2)", False, "latex"),
+        (r"2\sqrt{3}", False, "latex"), ("(1, 2)", False, "tuple"),
     ],
 )  # fmt: skip
 def test_missing_answer_type_is_inferred(answer, has_choices, expected):
@@ -139,7 +139,7 @@ LABELS = ("(c)", "(a)", "(b)")
         (Gold("B", "choice", OPTIONS), "A, B, C, D", "wrong"),
         (Gold("B", "choice", OPTIONS), "A or B", "wrong"),
         (Gold("B", "choice", OPTIONS), "B. 16", "wrong"),
-        (Gold("B", "choice", OPTIONS), "B or 16", "wrong"),
+        (Gold("B", "choice", OPTIONS), "B or 16", "unparsable"),
         (Gold("E", "choice"), "E.", "correct"),
         (Gold("A, C", "choice", OPTIONS), "C and A", "correct"),
         (Gold("(b)", "choice", LABELS), "(b)", "correct"),

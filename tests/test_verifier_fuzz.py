@@ -1,9 +1,15 @@
 """Adversarial text from a seeded generator, with honest answers in between that must stay right.
 
+No adversarial text is ever correct, unless what one sees of it is the answer, and none crashes a
+checking process. Half of it is noise, half a right answer with something beside it that makes it
+wrong: another number in a text command, a relation, letters of the other case, another base.
+
 `VLM_RL_FUZZ=10000 VLM_RL_FUZZ_SEED=1 python -m pytest tests/test_verifier_fuzz.py` runs more of it,
 and `python tests/test_verifier_fuzz.py 10000 1` prints what came of it.
 
-Broken on purpose, seen red: the verdicts of a batch handed back in another order.
+Broken on purpose, one at a time, each seen red: the verdicts of a batch handed back in another
+order; any text command taken for a unit; capitals left alone before algebra; a KeyError of
+math-verify let through.
 """
 
 import os
@@ -13,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from collections import Counter
 
 import psutil
@@ -37,11 +44,37 @@ HONEST = [
     (Gold("x^2+2x+1", "expression"), "(x+1)^2", Verdict.CORRECT),
     (Gold("5 cm", "number_unit"), r"50\text{ mm}", Verdict.CORRECT),
     (Gold("[1,2)", "interval"), "[1,2]", Verdict.WRONG),
+    (Gold("[1,2)", "interval"), r"1 \le x < 2", Verdict.CORRECT),
+    (Gold("(1,2)", "tuple"), "(1.0, 2)", Verdict.CORRECT),
+    (Gold("1:2", "ratio"), "2:4", Verdict.CORRECT),
+    (Gold("50%", "percent"), "0.5", Verdict.CORRECT),
+    (Gold(r"k \neq 1", "latex"), r"k \ne 1", Verdict.CORRECT),
     (Gold(r"\{1,2\}", "set"), "2, 1", Verdict.CORRECT),
     (Gold("3:05 pm", "time"), "15:05", Verdict.CORRECT),
     (Gold("red", "text"), "Red.", Verdict.CORRECT),
 ]
 """Golds, answers and verdicts; the golds are also asked about the adversarial text."""
+
+BESIDE = [
+    r"\text{ or 7}", r"\mbox{ or 7}", r"\text{, not 7}", r"\text{ but maybe }7", r"\text{, 7}",
+    r"\hbox{ and }7", r"\textbf{, 7, 8}", r"\mathrm{ or }\frac{7}{9}", r"\text{ or seven}",
+    r"\text{ (not 7)}", r"\text{\mbox{ or 7}}", r"\lor 7", r"\text{ }7", "; 7", " = 7", r" \neq 7",
+    r" \approx 70", r"\parallel 7", r" \mid 7", "_7", "_{7}", r"_{\text{seven}}", "或7", " <7",
+]  # fmt: skip
+"""What makes a right answer wrong when it stands behind it."""
+
+ALTERED = [
+    (Gold(r"\frac{R}{r}", "latex"), [r"\frac{r}{R}", r"\frac{R}{R}", "1", r"\frac{r}{r}"]),
+    (Gold("M-m", "expression"), ["m-M", "0", "M-M", "m-m"]),
+    (Gold("V_a", "latex"), ["V_A", "v_a", "v_A"]),
+    (Gold("52_8", "latex"), ["52_9", "52_{7}", "42", r"52_{\text{nine}}", "42_{10}", "(52)_9"]),
+    (Gold("101", "number"), ["101_2", "101_{2}", r"101_{\text{two}}", "{101}_3", "x = 101_2"]),
+    (Gold(r"\angle ABC", "latex"), [r"\angle BAC", r"\angle ACB", "ABC", r"\triangle ABC"]),
+    (Gold("June 20", "latex"), ["nuJe 20", "20 enuJ", "June 02"]),
+    (Gold("(1,2)", "latex"), [r"\{1,2\}", "(2,1)", "1:2", "[1,2]"]),
+    (Gold(r"k \neq 1", "latex"), ["k>1", "k<1", "k=1", "1"]),
+]
+"""Golds and what is not them, though the same letters or digits stand in it."""
 
 COMMANDS = [
     r"\frac", r"\sqrt", r"\log", r"\sin", r"\binom", r"\left(", r"\right)", r"\cup", r"\pm",
@@ -124,14 +157,26 @@ def asked(count, seed):
         if index % 10 == 0:
             yield gold, [answer], verdict
             continue
+        if index % 2 == 0:
+            yield *tampered(rng), None
+            continue
         text = heavy(rng) if index % 200 == 1 else rng.choice(KINDS)(rng)
         text = rng.choice([text, rf"\boxed{{{text}}}", f"<answer>{text}</answer>", text[:900]])
         slots = answers(text, rng.choice(ANSWER_STYLES))
         yield gold, slots or [text], None
 
 
+def tampered(rng):
+    """A gold and an answer that looks like a right one."""
+    if rng.random() < 0.3:
+        gold, texts = rng.choice(ALTERED)
+        return gold, [rng.choice(texts)]
+    gold, answer, _ = rng.choice([item for item in HONEST if item[2] is Verdict.CORRECT])
+    return gold, [answer + rng.choice(BESIDE)]
+
+
 def fuzz(count, seed, memory_mb=MEMORY_MB):
-    """Verdicts counted, honest ones that were wrong, and the largest memory of a process in MiB."""
+    """Verdicts counted, what was misjudged, and the largest memory of a process in MiB."""
     counts, mistaken, peak, done = Counter(), [], [0], threading.Event()
     with CheckerPool(workers=2, timeout_s=1.0, memory_mb=memory_mb) as pool:
         watcher = threading.Thread(target=_watch, args=(pool, peak, done))
@@ -144,9 +189,22 @@ def fuzz(count, seed, memory_mb=MEMORY_MB):
             watcher.join()
     for (gold, slots, verdict), reading in zip(questions, readings, strict=True):
         counts[str(reading.verdict)] += 1
-        if verdict is not None and reading.verdict is not verdict:
-            mistaken.append((gold, slots, reading))
+        rewarded = reading.verdict is Verdict.CORRECT and not is_seen_as(gold, slots)
+        misjudged = rewarded if verdict is None else reading.verdict is not verdict
+        if misjudged or reading.rule == "checker died":
+            mistaken.append((gold, slots[0][:200], reading))
     return counts, mistaken, peak[0] / 2**20
+
+
+def is_seen_as(gold, slots):
+    """Whether the only slot shows a right answer, once what nobody sees is taken away."""
+    seen = unicodedata.normalize("NFKC", slots[0])
+    shown = "".join(c for c in seen if unicodedata.category(c) not in ("Cf", "Cc", "Zs"))
+    shown = shown.removeprefix(r"\boxed{").removesuffix("}")
+    right = {gold.answer, gold.answer.removesuffix(" cm")} | {
+        a for g, a, v in HONEST if g == gold and v is Verdict.CORRECT
+    }
+    return shown.strip(".,;:") in {text.replace(" ", "") for text in right}
 
 
 def _watch(pool, peak, done):
@@ -165,6 +223,16 @@ def test_adversarial_text_is_bounded_and_honest_answers_stay_right():
     assert counts.total() == COUNT
     assert 0 < peak < MEMORY_MB
     assert time.monotonic() - start < max(60.0, COUNT * 0.03)  # 300 s for 10,000
+
+
+def test_nothing_altered_and_nothing_with_an_alternative_beside_it_is_right():
+    right = [(gold, answer) for gold, answer, verdict in HONEST if verdict is Verdict.CORRECT]
+    questions = [(gold, answer + beside) for gold, answer in right for beside in BESIDE]
+    questions += [(gold, text) for gold, texts in ALTERED for text in texts]
+    with CheckerPool(timeout_s=1.0) as pool:
+        checks = pool.check(questions)
+    found = zip(questions, checks, strict=True)
+    assert [q for q, check in found if check.verdict not in ("wrong", "unparsable")] == []
 
 
 def test_fuzz_in_a_thread():
@@ -208,7 +276,7 @@ def main(count, seed):
     seconds = time.monotonic() - start
     print(f"{count} strings in {seconds:.1f} s, {dict(counts)}, peak {peak:.0f} MiB")
     if mistaken:
-        raise SystemExit(f"{len(mistaken)} honest answers misjudged, such as {mistaken[0]}")
+        raise SystemExit(f"{len(mistaken)} answers misjudged, such as {mistaken[0]}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ _LABELLED = re.compile(r"\(([A-Z])\)\s*(.+)|([A-Z])\s*[.:)]\s*(.+)", re.DOTALL)
 def match_choice(gold: Gold, prediction: str, algebra: Algebra) -> Finding:
     """Letters must be exactly the gold's; a letter beside a value must be that value's letter.
 
-    Without known options only letters can be checked. Raises GoldUnparsable for a gold that is
+    Without known options only letters can be checked. A single letter that is one of the options as
+    written, and as a capital the letter of none, is that option: `y` of x, y and z. Of options that
+    are letters among A to their number, `a` of c, a and b, it stays the letter of an option, unless
+    the gold is written as an option, too. Raises GoldUnparsable for a gold that is
     neither a letter of an option nor an option.
     """
     expected = _gold_letters(gold)
@@ -27,6 +30,8 @@ def match_choice(gold: Gold, prediction: str, algebra: Algebra) -> Finding:
     options, answer = [open_text(choice) for choice in gold.choices], open_text(gold.answer)
     if answer in options and text in options:  # may be labels in another order: (c), (a), (b)
         return _found(text == answer, "option value")
+    if options.count(text) == 1 and _names_no_option(text, len(options)):
+        return _found(expected == [chr(ord("A") + options.index(text))], "option value")
     if re.fullmatch(r"\(?[a-z]\)?", text):
         text = text.upper()
     if _LETTERS.fullmatch(text):
@@ -50,6 +55,9 @@ def _gold_letters(gold: Gold) -> list[str]:
     text = open_text(gold.answer)
     if _LETTERS.fullmatch(text) and set(_letters(text)) <= set(offered):
         return _letters(text)
+    written = [open_text(choice) for choice in gold.choices]
+    if text in written:
+        return [offered[written.index(text)]]
     options = [plain_text(choice) for choice in gold.choices]
     if plain_text(gold.answer) in options:
         return [offered[options.index(plain_text(gold.answer))]]
@@ -60,6 +68,9 @@ def _is_option(gold: Gold, letter: str, value: str, algebra: Algebra) -> bool:
     index = ord(letter) - ord("A")
     if index >= len(gold.choices):
         return False
+    written = [open_text(choice) for choice in gold.choices]
+    if open_text(value) in written:
+        return written[index] == open_text(value)
     options = [plain_text(choice) for choice in gold.choices]
     if plain_text(value) in options:
         return options[index] == plain_text(value)
@@ -73,6 +84,10 @@ def _is_option(gold: Gold, letter: str, value: str, algebra: Algebra) -> bool:
     with contextlib.suppress(GoldUnparsable):  # an option that is no mathematics; its letter stands
         return algebra.equal(gold.choices[index], value)
     return False
+
+
+def _names_no_option(text: str, num_options: int) -> bool:
+    return bool(re.fullmatch("[A-Za-z]", text)) and ord(text.upper()) >= ord("A") + num_options
 
 
 def _letters(text: str) -> list[str]:

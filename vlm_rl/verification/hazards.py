@@ -21,6 +21,8 @@ _HAZARDS = tuple(
         ("many powers", r"(?:\^[^^]*){20}"),
         ("huge number", r"\d{100}"),
         ("long word", r"[A-Za-z]{40}"),
+        ("number with a subscript", r"\d[\s})\]]*_"),  # which math-verify would drop
+        ("approximation", r"\\(?:approx|simeq|doteq)(?![a-z])"),
         ("digits apart", r"\d\s+\d"),  # `1 2`, which math-verify would add up
     )
 )

@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 from vlm_rl.verification.algebra import Algebra
 from vlm_rl.verification.gold import Finding, Gold
-from vlm_rl.verification.notation import open_text, split_top
-from vlm_rl.verification.objects import same_object
+from vlm_rl.verification.notation import normalise, open_text, split_top
+from vlm_rl.verification.objects import match_sequence, same_object
 
-_UNION = re.compile(r"\\cup(?![a-z])|\bor\b|\\lor(?![a-z])|\\vee(?![a-z])")
+_OR = re.compile(r"\bor\b|\\lor(?![a-z])|\\vee(?![a-z])")
+_UNION = re.compile(rf"\\cup(?![a-z])|{_OR.pattern}")
 _RELATION = re.compile(r"(\\leq?(?:slant)?|\\geq?(?:slant)?|\\lt|\\gt)(?![a-z])|(<=|>=|<|>)")
 _VARIABLE = re.compile(r"[A-Za-z]|\\(?:alpha|beta|theta|lambda|mu|phi)")
 _MEMBERSHIP = re.compile(r"^(?:[A-Za-z]|\\theta)\s*\\in(?![a-z])\s*")
@@ -22,19 +23,38 @@ class _Interval(NamedTuple):
     high_closed: bool
 
 
+def match_tuple(gold: Gold, prediction: str, algebra: Algebra) -> Finding:
+    """A tuple, or what its text is as well: an open interval, written as a solved inequality."""
+    text = normalise(prediction)
+    if _RELATION.search(text) or _MEMBERSHIP.match(text):
+        return match_interval(gold, prediction, algebra)
+    return match_sequence(gold, prediction, algebra)
+
+
 def match_interval(gold: Gold, prediction: str, algebra: Algebra) -> Finding:
     """The same ends, open or closed alike, in any order of the parts; only inequalities solved for
-    one letter are read. What is no such union is left to computer algebra, the gold first."""
+    one letter are read. What is no such union is left to computer algebra, the gold first.
+
+    Parts joined with `or` must be those of the gold, since `[1,2] or (1,2)` offers two answers.
+    """
     expected, given = _intervals(gold.answer), _intervals(prediction)
     if expected is None or given is None:
         same = algebra.equal(gold.answer, prediction)
         return Finding(same, "equal sets" if same else "other sets")
     if _same_parts(expected, given, algebra):
         return Finding(True, "the same ends")
-    if len(expected) == len(given) == 1:
+    if len(expected) == len(given) == 1 or _OR.search(open_text(prediction)):
         return Finding(False, "another end")
     same = algebra.equal(*(r"\cup ".join(map(_written, parts)) for parts in (expected, given)))
     return Finding(same, "equal unions" if same else "other unions")
+
+
+def reads_as_intervals(text: str) -> bool:
+    return _intervals(text) is not None
+
+
+def is_infinite(end: str) -> bool:
+    return bool(_infinity(end))
 
 
 def _intervals(text: str) -> list[_Interval] | None:

@@ -12,11 +12,12 @@ from typing import Literal
 
 from vlm_rl.verification.algebra import Algebra
 from vlm_rl.verification.choices import match_choice
+from vlm_rl.verification.forms import form_of
 from vlm_rl.verification.gold import MAX_CHARACTERS, Finding, Gold, GoldUnparsable, Unparsable
-from vlm_rl.verification.intervals import match_interval
+from vlm_rl.verification.intervals import match_interval, match_tuple
 from vlm_rl.verification.notation import plain_text
 from vlm_rl.verification.numbers import match_number, match_percent, match_ratio
-from vlm_rl.verification.objects import match_latex, match_sequence, match_set
+from vlm_rl.verification.objects import match_expression, match_sequence, match_set
 from vlm_rl.verification.quantities import check_tolerance, plain_number
 from vlm_rl.verification.times import match_time
 from vlm_rl.verification.units import split_unit
@@ -55,8 +56,7 @@ def check_gold(gold: Gold) -> None:
 
 
 def infer_type(answer: str, has_choices: bool) -> str:
-    """The type of a gold that names none; words go to text, not to a parser that reads letters
-    as variables."""
+    """The type of a gold that names none: by its number and unit, else by its form."""
     if has_choices or re.fullmatch(r"\(?[A-Z]\)?", answer.strip()):
         return "choice"
     if plain_number(answer) is not None:
@@ -64,9 +64,7 @@ def infer_type(answer: str, has_choices: bool) -> str:
     value, unit = split_unit(answer)
     if unit and plain_number(value) is not None:
         return "percent" if unit == "%" else "number_unit"
-    if re.fullmatch(r"\d{1,2}:(?:\d\d\s*[ap]\.?m\.?|0\d)", answer.strip(), re.IGNORECASE):
-        return "time"
-    return "text" if re.fullmatch(r"[^\W\d_]{2,}(?:[\s-]+[^\W\d_]+)*", answer.strip()) else "latex"
+    return form_of(answer) or "latex"
 
 
 def match_text(gold: Gold, prediction: str, algebra: Algebra) -> Finding:
@@ -74,6 +72,16 @@ def match_text(gold: Gold, prediction: str, algebra: Algebra) -> Finding:
     same = plain_text(gold.answer) == plain_text(prediction)
     return Finding(same, "same words" if same else "other words")
 
+
+def match_latex(gold: Gold, prediction: str, algebra: Algebra) -> Finding:
+    """As the type that the gold looks like, an expression where it looks like none."""
+    form = "expression" if gold.tolerance else infer_type(gold.answer, False)
+    matcher = MATCHERS[form] if form in _FORMS else match_expression
+    return matcher(gold, prediction, algebra)
+
+
+_FORMS = ("tuple", "set", "interval", "list", "ratio", "text", "time", "number_unit")
+"""The types that a gold of type latex is compared as where it looks like one of them."""
 
 MATCHERS: Mapping[str, Matcher] = {
     "choice": match_choice,
@@ -84,10 +92,10 @@ MATCHERS: Mapping[str, Matcher] = {
     "time": match_time,
     "ratio": match_ratio,
     "list": match_sequence,
-    "tuple": match_sequence,
+    "tuple": match_tuple,
     "set": match_set,
     "interval": match_interval,
-    "matrix": match_latex,
-    "expression": match_latex,
+    "matrix": match_expression,
+    "expression": match_expression,
     "latex": match_latex,
 }

@@ -11,6 +11,7 @@ _SYMBOLS = {
     "°": r"^\circ", "º": r"^\circ", "\N{RING ABOVE}": r"^\circ",
     "℃": r"^\circ C", "℉": r"^\circ F", "π": r"\pi ", "∞": r"\infty ",
     "≤": r"\le ", "≥": r"\ge ", "±": r"\pm ", "\N{UNION}": r"\cup ", "∅": r"\emptyset ",
+    "∠": r"\angle ", "△": r"\triangle ", "∥": r"\parallel ", "⊥": r"\perp ", "≠": r"\ne ",
     "∛": r"\sqrt[3]", "\N{PRIME}": "'", "\u2019": "'", "\N{DOUBLE PRIME}": "''",
 }  # fmt: skip
 _DAMAGED = re.compile(
@@ -32,6 +33,9 @@ _BEFORE_NFKC: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 _RULES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        # first, since currency marks and spacing commands are read by what stands around them
+        (r"(?:\{,\}|(?<=\d),)(?:\\[,!;:]\s*)?(?=\d{3}(?!\d))|\{,\}", ","),
+        (r"(?<=\d)\\[,!;:]\s*(?=\d{3}(?!\d))", ","),
         (r"√\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
         (r"√", r"\\sqrt"),
         (r"\\[dtc]frac(?![a-z])", r"\\frac"),
@@ -39,7 +43,6 @@ _RULES = tuple(
         (r"(?<=[\w)}])\*\*(?=[\w({-])", "^"),
         (r"\\\$\s*(\d[\d.,]*(?<=\d)|\.\d+)", r"\1 dollars"),
         (r"(?<!\\)\\[()\[\]]|\$|\*\*", ""),
-        (r"\{,\}|(?<=\d)\\[,!;:](?=\d{3}(?!\d))", ","),
         (r"(?<!\\)\\[,!;: ]|~|\\q?quad(?![a-z])", " "),
         (r"\^\s*\{\s*\\circ\s*\}", r"^\\circ"),
         (r"\\degree(?![a-z])", r"^\\circ"),
@@ -53,7 +56,11 @@ _RULES = tuple(
         (r"\s+", " "),
     )
 )
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|rm|bf)\s*\{([^{}]*)\}")
+TEXT_COMMAND = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|up|normal)?|math(?:rm|bf|it|sf|tt)|[mh]box|emph|rm|bf|it)"
+    r"\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+)
+"""A command whose argument is words; group 1 holds them."""
 _PLAIN_COMMAND = re.compile(
     r"(?<![\\A-Za-z])(sqrt|pi|infty|sin|cos|tan|cot|ln|log|exp|alpha|beta|theta)(?![A-Za-z])"
 )
@@ -86,7 +93,10 @@ def mathematics(text: str) -> str:
 
 def open_text(text: str) -> str:
     """Normalised, with `\\text{...}` and its like replaced by what they hold."""
-    return _TEXT.sub(r"\1", normalise(text)).strip()
+    text, count = normalise(text), 1
+    while count:
+        text, count = TEXT_COMMAND.subn(r"\1", text)
+    return text.strip()
 
 
 def plain_text(text: str) -> str:
@@ -106,6 +116,18 @@ def split_top(text: str, separator: re.Pattern[str]) -> list[str]:
             parts.append(text[start : found.start()])
             start = found.end()
     return [part.strip() for part in (*parts, text[start:])]
+
+
+def enclosed(text: str) -> bool:
+    """Whether the bracket that opens the text closes at its end, as in `(1, 2]`."""
+    if not re.match(r"\\\{|[(\[]", text):
+        return False
+    depth = 0
+    for found in re.finditer(r"[(\[{)\]}]", text):
+        depth += 1 if found[0] in "([{" else -1
+        if depth == 0:
+            return found.end() == len(text)
+    return False
 
 
 def _closing(text: str, start: int) -> int:

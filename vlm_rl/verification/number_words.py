@@ -11,6 +11,7 @@ _SMALL = [
 ]
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _ONES = "|".join(_SMALL[1:10])
+NUMBER_WORDS = frozenset((*_SMALL, *_TENS, "hundred", "thousand", "million"))
 _WORDS = re.compile(
     r"(?P<sign>minus |negative )?"
     rf"(?:(?P<hundreds>an?|{_ONES}) hundred(?: and)?\b ?)?"

@@ -21,17 +21,22 @@ _DEGREES = re.compile(r"(\d+)\s*\^\s*\\circ\s*(\d+)\s*'(?:\s*(\d+)\s*'')?")
 _FRACTION = re.compile(
     rf"([+-]?)\s*(\d*)\s*\\frac\s*\{{\s*([+-]?)({_DECIMAL})\s*\}}\s*\{{\s*({_DECIMAL})\s*\}}"
 )
+_REPEATING = re.compile(r"([+-]?)\s*(\d*)\.(\d*)\s*\\(?:overline|bar|dot)\s*\{?\s*(\d+)\s*\}?")
 
 
 def plain_number(text: str) -> Fraction | None:
-    """Exact value of an integer, decimal, fraction, mixed or ordinal number, power-of-ten notation
-    or degrees with minutes; None for everything else."""
+    """Exact value of an integer, decimal, fraction, mixed, ordinal or repeating number,
+    power-of-ten notation or degrees with minutes; None for everything else."""
     text = normalise(text)
     if found := _SCIENTIFIC.fullmatch(text):
         sign, digits, *exponents = found.groups()
         return _signed(
             sign, _decimal(digits) * Fraction(10) ** int(next(filter(None, exponents), 0))
         )
+    if found := _REPEATING.fullmatch(text):
+        sign, whole, once, again = found.groups()
+        part = Fraction(int(again), 10 ** len(again) - 1) / 10 ** len(once)
+        return _signed(sign, _decimal(f"{whole or 0}.{once}") + part)
     if found := _SLASH.fullmatch(text):
         sign, top, bottom = found.groups()
         return _signed(sign, _divide(top, bottom))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from vlm_rl.verification.notation import normalise, plain_text
+from vlm_rl.verification.words import may_be_unit
 
 UNITS = {
     # name, further spellings, what one of it is: a number times other units
@@ -69,6 +70,7 @@ _SUFFIX = re.compile(
     rf"|\\(?:text|mathrm|textrm|mbox|rm)\s*\{{[^{{}}\d]*\}}{_POWER})"
     rf"|(?<![A-Za-z\\])(?P<word>(?:(?:square|sq|cubic)\s+)?{_WORD}(?:\s*[/*]\s*{_WORD}|\s+per\s+{_WORD})*))"
 )
+_HAS_LETTERS = re.compile(r"[^\W\d_]")
 _SQUARED = (("square ", "^2"), ("sq ", "^2"), ("cubic ", "^3"))
 
 Size = tuple[Fraction, tuple[tuple[str, int], ...]]
@@ -78,13 +80,15 @@ Size = tuple[Fraction, tuple[tuple[str, int], ...]]
 def split_unit(text: str) -> tuple[str, str]:
     """Cut a unit off the end: `5 \\mathrm{~cm}` gives ("5", "cm"), `140°` gives ("140", "°").
 
-    Bare letters count only where they name a known unit: the x of `2x` is none.
+    Bare letters count only where they name a known unit: the x of `2x` is none. In a text command
+    any few words do, unless they take the answer back, as `or four` does.
     """
     text = normalise(text)
     for found in _SUFFIX.finditer(text):
-        if found.end() == len(text) and found.start() > 0:
+        if found.end() == len(text) and re.search(r"[^\s,;:]\s*$", text[: found.start()]):
             unit = canonical_unit(found[0])
-            if found["sure"] or size_of(unit) is not None:
+            sure = found["sure"] and (not _HAS_LETTERS.search(unit) or may_be_unit(found[0]))
+            if sure or size_of(unit) is not None:
                 return text[: found.start()], unit
     return text, ""
 

@@ -1,0 +1,192 @@
+"""What must not pass for a right answer although math-verify takes it for one, and its honest twin.
+
+Broken on purpose, one at a time, each seen red: capitals not renamed; bases equal or not asked for
+in numbers; digits with subscripts let through to algebra; any text command taken for a unit; number
+words no hedge; hedges not refused before algebra; a spacing command left in thousands; a KeyError
+let through; the gold's own crash called the answer's; figures, phrases and tuples left to algebra;
+forms not looked at; `or` between intervals joined by algebra; the option that is a letter read as
+a letter; roots kept in order; an approximation believed; a repeating decimal over a power of ten;
+the last part of a ratio zero; a colon read as division; a unit behind a comma.
+"""
+
+import pytest
+
+from vlm_rl.records import Verdict
+from vlm_rl.verification.algebra import MathVerify, NoAlgebra
+from vlm_rl.verification.gold import Gold
+from vlm_rl.verification.letters import with_distinct_letters
+from vlm_rl.verification.matching import decide, infer_type
+from vlm_rl.verification.pool import CheckerPool
+from vlm_rl.verification.quantities import plain_number
+from vlm_rl.verification.units import split_unit
+
+
+@pytest.fixture(scope="module")
+def algebra():
+    return MathVerify()
+
+
+def outcome(gold, prediction, algebra, kind=None):
+    return decide(Gold(gold, kind or infer_type(gold, False)), prediction, algebra)[0]
+
+
+WRONG = [
+    # capitals are other variables than small letters
+    ("r", "R"), (r"\frac{r}{R}", r"\frac{R}{r}"), ("1", r"\frac{R}{r}"), ("2r", "2R"),
+    ("m-M", "M-m"), ("0", "M-m"), ("V_a", "V_A"), (r"\delta x", r"\Delta x"), ("(r, R)", "(R, r)"),
+    # digits in a base
+    ("52_9", "52_8"), ("4210_6", "4210_{5}"), ("52", "52_8"), ("101", "101_2"), ("52_8", "42"),
+    ("52_8", "52_{10}"), ("5", "101_2"), ("101", "50_3+51"), ("101", "{101}_2"),
+    ("101", "x = 101_2"),
+    # hedges in text commands
+    ("7", r"7\text{, 8, 9, 10}"), ("7", r"7\mbox{, 8}"), ("3", r"3\text{, not 4, 5}"),
+    ("5", r"5 \text{ (not 6)}"), ("3", r"3\text{ but maybe 4}"), ("3", r"3 \text{ or four}"),
+    ("3", r"3\mbox{ or 4}"), ("3", r"3\text{\mbox{ or 4}}"), ("3", "3或四"),
+    ("3", r"3\text{ maybe}"), ("3", r"3\text{ four}"), ("3", r"3\text{ (four)}"),
+    (r"\sqrt{2}", r"\sqrt{2}\text{ maybe }\sqrt{3}"),
+    (r"\sqrt{2}", r"\sqrt{2}\mbox{ or }\sqrt{3}"), (r"\sqrt{2}", r"\sqrt{2}\text{ or two}"),
+    ("(1,2)", r"(1,2\mbox{ or 3})"), ("1:2", r"1:2\mbox{ 3}"), ("7", "7, A"),
+    ("[1,2]", r"[1,2]\mbox{ or }(1,2)"), ("[1,2]", r"[1,2] \lor (1,2)"),
+    ("3", r"3 \approx 4"), (r"\sqrt{2}", r"\sqrt{2} \approx 4"),
+    (r"3 \text{ cm}", r"3 \text{ cm}\phantom{4}"),
+    ("(1,2)", "(1,2=3)"), (r"\{1,2\}", r"\{1,2=3\}"),
+    # inequations and figures
+    (r"k \neq 1", "k>1"), (r"\angle ABC", r"\angle BAC"), (r"\angle ABC", r"\angle ACB"),
+    (r"\triangle ABC", r"\triangle ABD"), (r"\triangle ABC", r"\angle ABC"),
+    (r"AB \parallel CD", r"AC \parallel BD"), (r"AB \parallel CD", r"AB \perp CD"),
+    (r"\triangle ABC \sim \triangle DEF", r"\triangle ABC \sim \triangle EDF"),
+    # words, and golds that nobody gave a type
+    ("June 20", "nuJe 20"), ("Lot 5", "tLo 5"), (r"\{1,2\}", "(1,2)"), ("(1,2)", r"\{1,2\}"),
+    ("3, 5", "(3,5)"), ("1:2", "0.5"), ("0.5", "1:2"), ("(1,2)", "(2,1)"), ("[1,2,3]", "[2,1,3]"),
+    ("(1,2),(3,4)", r"\{1,2\},(3,4)"), ("[June 20, 5, 1]", "[nuJe 20, 5, 1]"),
+    ("1:0", "0:1"), ("x=1, y=2", "x=2, y=1"), ("x=1, y=2", "(2,1)"), ("x_1=1, x_2=2", "1, 3"),
+    ("5:30", "1:6"),
+]  # fmt: skip
+RIGHT = [
+    ("R", "R"), (r"\frac{R}{r}", r"\frac{2R}{2r}"), ("V_A", "V_{A}"), ("2E", "E+E"),
+    (r"\Delta x", r"x\Delta"),
+    ("52_8", "52_{8}"), ("4210_{5}", r"4210_{\text{five}}"), ("52_8", "52"), ("52", "52_{10}"),
+    (r"2A_{16}", r"\text{2A}_{16}"),
+    ("5", r"5\text{ red apples}"), (r"2\sqrt{3}", r"2\sqrt{3}\text{ cm}"), ("7", r"\mathbf{7}"),
+    (r"2\sqrt{3}", r"\mathbf{2\sqrt{3}}"), (r"\sqrt{50}", r"\sqrt{50} \approx 7.07"),
+    (r"10,\!080", "10080"), (r"11,\!111,\!100,\!000", "11111100000"),
+    (r"\$32,\!348", r"\$32,348"), (r"\$32,\!348", "32348"), ("10080", r"10{,}\!080"),
+    (r"k \neq 1", r"k \ne 1"), (r"k \neq 1", "k ≠ 1"),
+    (r"\angle ABC", r"\angle CBA"), (r"\angle ABC", "∠ABC"), (r"\triangle ABC", r"\triangle BCA"),
+    (r"AB \parallel CD", r"DC \parallel BA"),
+    (r"\overline{AB} \perp \overline{CD}", r"CD \perp AB"),
+    (r"\triangle ABC \sim \triangle DEF", r"\triangle DEF \sim \triangle ABC"),
+    ("June 20", r"\text{June 20}"), ("June 20, 2020", "june 20, 2020"),
+    ("(1,2)", "(1.0, 2)"), ("(1,2)", "1 < x < 2"), ("(1,2)", r"x \in (1,2)"), ("3, 5", "5, 3"),
+    (r"3 \text{ and } 5", "5 and 3"), (r"\pm 2", "2, -2"), (r"(3,\frac{\pi}{2})", r"(3, \pi/2)"),
+    (r"(-\infty,2]\cup[3,\infty)", r"x \le 2 \text{ or } x \ge 3"), ("1:2", r"\frac{2}{4}"),
+    (r"0.\overline{3}", r"\frac13"), (r"\frac13", r"0.\bar{3}"), (r"0.1\overline{6}", "1/6"),
+    ("1:0", "2:0"),
+    ("x=1, y=2", "(1,2)"), ("x=1, y=2", "y=2, x=1"), ("x_1=1, x_2=2", "x_1=2, x_2=1"),
+    ("x_1=1, x_2=2", "2, 1"), (r"x=1 \text{ or } x=2", "x=2,1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "prediction"), WRONG)
+def test_what_is_not_the_gold_is_never_right(algebra, gold, prediction):
+    for kind in (None, "latex"):
+        assert outcome(gold, prediction, algebra, kind) in ("wrong", "unparsable")
+
+
+def test_words_that_take_the_answer_back_are_named(algebra):
+    gold = Gold(r"\sqrt{2}", "latex")
+    for text in (r"\sqrt{2}\text{ maybe }\sqrt{3}", r"\sqrt{2}\operatorname{or}2", r"\sqrt{2}或2"):
+        assert decide(gold, text, algebra) == ("unparsable", "words beside the answer")
+
+
+@pytest.mark.parametrize(("gold", "prediction"), RIGHT)
+def test_other_spelling_of_the_gold_is_right(algebra, gold, prediction):
+    assert outcome(gold, prediction, algebra) == "correct"
+
+
+@pytest.mark.parametrize("gold", sorted({gold for gold, _ in WRONG + RIGHT}))
+def test_gold_is_right_for_itself_whatever_its_type(algebra, gold):
+    for kind in (None, "latex"):
+        assert outcome(gold, gold, algebra, kind) == "correct"
+
+
+@pytest.mark.parametrize(
+    ("gold", "kind"),
+    [
+        ("(1, 2)", "tuple"), (r"(\frac12, a, 3)", "tuple"), ("[1,2)", "interval"),
+        (r"(-\infty, 3)", "interval"), ("[1,2,3]", "list"), (r"\{1,2\}", "set"), ("1, -2", "set"),
+        (r"\{x \mid x>2\}", "latex"), ("1:2", "ratio"), ("1:2:3", "ratio"), ("5:30", "time"),
+        ("June 20", "text"), (r"\text{June 20}", "text"), ("sin x", "latex"), ("pi", "latex"),
+        ("1,000", "number"), ("(1+2)(3+4)", "latex"), (r"(1,2)\cup(3,4)", "interval"),
+        ("x=1, y=2", "latex"), (r"\angle ABC", "latex"), ("x<1 or x>2", "interval"),
+    ],
+)  # fmt: skip
+def test_type_is_inferred_from_the_form(gold, kind):
+    assert infer_type(gold, False) == kind
+
+
+@pytest.mark.parametrize(
+    ("options", "gold", "prediction", "rule"),
+    [
+        (("x", "y", "z"), "B", "y", "choice: option value"),
+        (("x", "y", "z"), "B", "z", "choice: another option value"),
+        (("x", "y", "z"), "y", "y", "choice: option value"),
+        (("x", "y", "z"), "B", "b", "choice: letter"),
+        (("R", "r", "2"), "A", "r", "choice: another option value"),
+        (("R", "r", "2"), "B", "r", "choice: option value"),
+        (("b", "c", "a"), "B", "b", "choice: letter"),
+    ],
+)
+def test_option_that_is_a_letter_is_chosen_by_it(options, gold, prediction, rule):
+    assert decide(Gold(gold, "choice", options), prediction, NoAlgebra())[1] == rule
+
+
+def test_capital_is_renamed_alike_in_both_texts_and_only_beside_its_small_letter():
+    assert with_distinct_letters(r"\frac{R}{r}", "R+x") == [r"\frac{a}{r}", "a+x"]
+    assert with_distinct_letters("R", "R+x") == ["R", "R+x"]
+    assert with_distinct_letters(r"r\text{ R}") == [r"r\text{ R}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r"0.\overline{142857}", "1/7"),
+        (r"-1.\bar3", "-4/3"),
+        (r".\dot{9}", "1"),
+        (r"\bar{3}", None),
+    ],
+)
+def test_repeating_decimal_is_exact(text, value):
+    assert plain_number(text) == (None if value is None else plain_number(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (r"5\text{ red apples}", ("5", "red*apples")), (r"5\text{ or so}", (r"5\text{ or so}", "")),
+        (r"5\text{ very small red apples}", (r"5\text{ very small red apples}", "")),
+        ("5, m", ("5, m", "")), ("5或四", ("5或四", "")),
+    ],
+)  # fmt: skip
+def test_unit_of_unknown_words_is_short_and_takes_nothing_back(text, parts):
+    assert split_unit(text) == parts
+
+
+def test_answer_that_crashes_the_algebra_is_unparsable_and_kills_no_process():
+    gold = Gold(r"k \neq 1", "latex")
+    with CheckerPool() as pool:
+        checks = pool.check([(gold, "k>1"), (gold, r"k \ne 1")])
+        assert checks[0] == (Verdict.UNPARSABLE, "not comparable")
+        assert checks[1].verdict is Verdict.CORRECT
+        assert len(pool.pids) == 1
+
+
+def test_gold_that_crashes_the_algebra_on_itself_is_an_error(algebra, monkeypatch):
+    def crash(gold, prediction):
+        raise KeyError(gold)
+
+    monkeypatch.setattr(algebra, "_same", crash)
+    assert decide(Gold("a+b", "latex"), "c", algebra) == (
+        "error",
+        "gold unreadable: not comparable with itself",
+    )
