@@ -159,7 +159,7 @@ class VLLMEngine(VLLMBase):
                 yield dog
             except EngineError:
                 raise
-            except Exception as error:
+            except Exception as error:  # a failed step of vLLM raises whatever its layers raise
                 from vllm.exceptions import VLLMClientError
 
                 if isinstance(error, ValueError | VLLMClientError):

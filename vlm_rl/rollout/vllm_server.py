@@ -196,11 +196,11 @@ class VLLMServer(VLLMBase):
                     answers[index] = result
                     silence.end()
                 silence.check()
-        except BaseException:  # also Ctrl-C: a server of its own would go on with them
-            todo.clear()
-            with suppress(EngineFault):
-                Http(self._http.base, 5.0).post("abort_requests", {})
-            raise
+        finally:
+            if len(answers) < len(requests):  # also by Ctrl-C: a server would go on with them
+                todo.clear()
+                with suppress(EngineFault):
+                    Http(self._http.base, 5.0).post("abort_requests", {})
         return [answers[index] for index in range(len(requests))]
 
     def _work(
@@ -213,7 +213,7 @@ class VLLMServer(VLLMBase):
                 index, request = todo.popleft()
                 try:
                     results.put((index, self._answer(request)))
-                except BaseException as error:
+                except BaseException as error:  # whatever it is, the run's thread waits for it
                     results.put((index, error))
 
     def _answer(self, request: Request) -> Answer:
