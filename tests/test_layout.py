@@ -44,6 +44,10 @@ LAYERS = [
     {
         "callbacks",
         "checkpointing",
+        "endings",
+        "heartbeat",
+        "preemption",
+        "resuming",
         "report",
         "length_report",
         "evaluation_figures",

@@ -92,28 +92,33 @@ class BenchmarkRuns(L.Callback):
             self._subsets.append(subset)
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Also where a run goes on from a checkpoint and was killed before this was written."""
-        if self._due(module) and not all(path.exists() for path in self._files(module)):
-            self._run(module)
+        """Also what a run that was stopped in the benchmarks of its last step still owes."""
+        if module.completed_steps == 0:
+            self._run(module, self._subsets)
+        elif self._is_due(module):
+            self._run(module, [subset for subset in self._subsets if not self._has(module, subset)])
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._due(module):
-            self._run(module)
+        if self._is_due(module):
+            self._run(module, self._subsets)
 
-    def _due(self, module: RLModule) -> bool:
+    def _is_due(self, module: RLModule) -> bool:
         step = module.completed_steps
         return step % self._settings.every_n_steps == 0 or step == module.steps
 
-    def _files(self, module: RLModule) -> list[Path]:
-        folder = self._run_dir / "evaluations" / f"step_{module.completed_steps}"
-        return [folder / label(s.benchmark, s.split) / SAMPLES for s in self._subsets]
-
-    def _run(self, module: RLModule) -> None:
+    def _run(self, module: RLModule, subsets: Sequence[_Subset]) -> None:
         with module.stages("benchmarks"):
-            for subset in self._subsets:
+            for subset in subsets:
                 self._run_one(module, subset)
+
+    def _has(self, module: RLModule, subset: _Subset) -> bool:
+        name = label(subset.benchmark, subset.split)
+        return (self._folder(module, name) / SAMPLES).exists()
+
+    def _folder(self, module: RLModule, name: str) -> Path:
+        return self._run_dir / "evaluations" / f"step_{module.completed_steps}" / name
 
     def _run_one(self, module: RLModule, subset: _Subset) -> None:
         benchmark, split, asked = subset
@@ -142,7 +147,7 @@ class BenchmarkRuns(L.Callback):
     @rank_zero_only
     def _write(self, module: RLModule, name: str, judged: Sequence[Judged], found: Metrics) -> None:
         step = module.completed_steps
-        folder = self._run_dir / "evaluations" / f"step_{step}" / name
+        folder = self._folder(module, name)
         folder.mkdir(parents=True, exist_ok=True)
         write_samples(judged, folder / SAMPLES)
         print(f"step {step}  {name}: accuracy {found[f'eval/{name}/accuracy']:.1%}")

@@ -8,8 +8,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import lightning as L
@@ -25,18 +25,21 @@ from vlm_rl.benchmark_runs import BenchmarkRuns, BenchmarkSettings
 from vlm_rl.callbacks import ProgressBars, RolloutFiles, SampleTable
 from vlm_rl.checkpointing import Checkpoints
 from vlm_rl.config import instantiate, one_line_errors, parse, plain
-from vlm_rl.config_errors import joined
 from vlm_rl.data import ProblemData
+from vlm_rl.endings import one_line_endings
+from vlm_rl.heartbeat import Heartbeat
 from vlm_rl.kl_in_reward import KLInReward
 from vlm_rl.length_report import LengthFairness
 from vlm_rl.lora import check_lora
 from vlm_rl.module import RLModule
 from vlm_rl.objectives import Objective
 from vlm_rl.policy import Policy, check_checkpoint
+from vlm_rl.preemption import Preemption
 from vlm_rl.prompts import ANSWER_STYLE_OF, PromptEncoder
 from vlm_rl.report import MetricsCsv, Summary
+from vlm_rl.resuming import OwedWork, check_fits
 from vlm_rl.rewards import Reward
-from vlm_rl.rollout import Engine, EngineError, Sampling, unused_sampler
+from vlm_rl.rollout import Engine, Sampling, unused_sampler
 from vlm_rl.sampling import GroupFilter
 from vlm_rl.settings import OptimizerSettings, UpdateSettings, ValidationSettings, check_groups
 from vlm_rl.wandb_loggers import WandbMode, wandb_loggers
@@ -96,6 +99,10 @@ def build_parser() -> ArgumentParser:
     parser.add_class_arguments(ValidationSettings, "validation")
     parser.add_argument("--benchmarks", type=BenchmarkSettings | None, default=None)
     parser.add_class_arguments(Checkpoints, "checkpoint", skip={"run_dir"}, instantiate=False)
+    parser.add_argument(
+        "--hang_timeout_s", type=PositiveFloat, default=1800.0,
+        help="without a sign of life for so long the run ends with status 75",
+    )  # fmt: skip
     parser.add_argument("--logging.wandb", type=WandbMode, default="offline")
     parser.add_argument("--logging.project", type=str, default="vlm_rl")
     parser.add_class_arguments(L.Trainer, "trainer", skip=set(OURS), instantiate=False)
@@ -105,8 +112,15 @@ def build_parser() -> ArgumentParser:
 def fit(argv: Sequence[str] | None = None) -> RLModule:
     """Train as the command line says; the returned module holds the trained policy.
 
-    Raises SystemExit with one line for anything wrong with the configuration or its data.
+    Raises SystemExit with one line for anything wrong with the configuration or its data, and for
+    every ending in vlm_rl.endings.
     """
+    preemption = Preemption()
+    with one_line_endings("vlm_rl.fit"), preemption.listening():
+        return _fit(argv, preemption)
+
+
+def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
     _choose_threads()
     # what Lightning says at every start is about itself, not about the run
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -129,31 +143,24 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
         if notice:
             print(notice)
         callbacks: list[L.Callback] = vars(trainer)["callbacks"]
-        callbacks += _benchmarks(config, parts, encoder)
+        # before the checkpoint of the same step, which says that all of the step is done
+        callbacks[:0] = _benchmarks(config, parts, encoder)
+        heartbeat = Heartbeat(
+            Path(config.run_dir), config.hang_timeout_s,
+            rank=trainer.global_rank, processes=trainer.world_size,
+        )  # fmt: skip
+        callbacks += [preemption, heartbeat]
         module = _module(config, parts, encoder, data)
+        if resume:
+            check_fits(resume[1], module, data)
     runs.save_config(Path(config.run_dir), plain(parser, config))
     trainer.loggers = _loggers(config, resume[0] if resume else 0)
-    with parts.reward, closing(parts.engine), _engine_errors(module):
+    ending = one_line_endings("vlm_rl.fit", Path(config.run_dir))
+    with ending, parts.reward, closing(parts.engine), heartbeat:
         trainer.fit(
             module, datamodule=data, ckpt_path=resume[1] if resume else None, weights_only=False
         )
     return module
-
-
-@contextmanager
-def _engine_errors(module: RLModule) -> Iterator[None]:
-    """One line and exit status 3 where the rollout engine can not go on."""
-    try:
-        yield
-    except EngineError as error:
-        step = module.completed_steps
-        where = (
-            f"after step {step} with a checkpoint, the same command goes on from there"
-            if step
-            else "before the first step, nothing was trained"
-        )
-        print(f"vlm_rl.fit: {joined(str(error))}; stopped {where}", file=sys.stderr)
-        raise SystemExit(3) from error
 
 
 def _choose_threads() -> None:
@@ -298,6 +305,7 @@ def _build_trainer(config: Namespace) -> L.Trainer:
             ProgressBars(),
             RolloutFiles(run_dir),
             SampleTable(),
+            OwedWork(),
             LengthFairness(run_dir),
             Checkpoints(run_dir, **vars(config.checkpoint)),
             Summary(run_dir),
@@ -317,7 +325,9 @@ def _loggers(config: Namespace, resume_step: int) -> list[Logger]:
     run_dir = Path(config.run_dir)
     return [
         MetricsCsv(run_dir, resume_step),
-        *wandb_loggers(run_dir, config.logging.wandb, config.logging.project, config.as_dict()),
+        *wandb_loggers(
+            run_dir, config.logging.wandb, config.logging.project, config.as_dict(), one_run=True
+        ),
     ]
 
 

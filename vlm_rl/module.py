@@ -6,6 +6,7 @@ own count of batches. Everything that is divided is divided in `_update`.
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -123,7 +124,8 @@ class RLModule(L.LightningModule):
             statistics = add_up(statistics, rollout_statistics(rollout, advantages))
             found = drift.measure(batch)
             minibatches = batch.split(self._num_minibatches(batch))
-        with self.stages("update"):
+        with self.stages("update"):  # up to here a step changes nothing: a run may stop in it
+            self.refill_position = sampled.refill_position
             for minibatch in minibatches:
                 update = self._update(minibatch)
                 statistics = add_up(statistics, update.statistics)
@@ -148,12 +150,10 @@ class RLModule(L.LightningModule):
             kind = f"train {number}" if number else "train"
             return self._rollout(prompts, self.group_size, self.sampling, kind)
 
-        sampled = sample_groups(
+        return sample_groups(
             prompts, sample, group_filter=self.dynamic_sampling,
             refill=self.refill, refill_position=self.refill_position,
         )  # fmt: skip
-        self.refill_position = sampled.refill_position
-        return sampled
 
     def _rollout(
         self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, kind: str
@@ -276,8 +276,11 @@ class RLModule(L.LightningModule):
     def _move_schedule(self, updates: int) -> None:
         """Also past updates that a step lacks: the learning rate is a function of the step."""
         scheduler: Any = self.lr_schedulers()
-        for _ in range(updates):
-            scheduler.step()
+        with warnings.catch_warnings():
+            # where the very first update is skipped it warns of a wrong order
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            for _ in range(updates):
+                scheduler.step()
 
     def _skip(self, uids: list[str]) -> None:
         self.skipped_updates.append(uids)

@@ -1,13 +1,14 @@
 """What a run leaves to read: metrics.csv, plots, summary.json and the last screen."""
 
 import csv
+import io
 import json
 import resource
 import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import lightning as L
 import matplotlib
@@ -37,7 +38,7 @@ class MetricsCsv(Logger):
         super().__init__()
         self.path = run_dir / METRICS
         self._columns: list[str] = ["step"]
-        rows = read_metrics(self.path) if self.path.exists() else []
+        rows = _whole_rows(self.path) if self.path.exists() else []
         kept = [row for row in rows if row["step"] <= resume_step] if resume_step else []
         self._rewrite(kept)
 
@@ -73,10 +74,21 @@ class MetricsCsv(Logger):
         partial.rename(self.path)
 
 
+def _whole_rows(path: Path) -> list[Metrics]:
+    """Without the last line where a kill or a full disk has cut it short: its number would be
+    another one."""
+    whole, newline, _ = path.read_text().rpartition("\n")
+    return _parsed(io.StringIO(whole + newline, newline=""))
+
+
 def read_metrics(path: Path) -> list[Metrics]:
     """Rows of a metrics.csv without their empty cells."""
     with path.open(newline="") as file:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        return _parsed(file)
+
+
+def _parsed(file: TextIO) -> list[Metrics]:
+    return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
 PANELS: dict[str, dict[str, str]] = {
@@ -137,13 +149,15 @@ class Summary(L.Callback):
         if (self.run_dir / "wandb").exists():
             summary["files"]["wandb"] = str(self.run_dir / "wandb")
         target = self.run_dir / runs.SUMMARY
-        target.write_text(json.dumps(summary, indent=2) + "\n")
+        partial = target.with_suffix(".partial")  # half of it would be a finished run
+        partial.write_text(json.dumps(summary, indent=2) + "\n")
+        partial.replace(target)
         print_summary(summary, target)
 
 
 def _summarise(run_dir: Path, module: RLModule, trainer: L.Trainer) -> dict[str, Any]:
     history = module.validation_history
-    complete = runs.checkpoints(run_dir)
+    complete, best = runs.checkpoints(run_dir), runs.best_checkpoint(run_dir)
     skipped = getattr(getattr(trainer, "datamodule", None), "skipped", [])
     return {
         "steps": module.completed_steps,
@@ -155,6 +169,7 @@ def _summarise(run_dir: Path, module: RLModule, trainer: L.Trainer) -> dict[str,
         "peak_memory_gb": round(_peak_memory_gb(), 2),
         "files": {
             "checkpoint": str(complete[-1][1] / "hf") if complete else None,
+            "best_checkpoint": str(best[1] / "hf") if best else None,
             "metrics": str(run_dir / METRICS),
             "rollouts": str(run_dir / "rollouts"),
         },
@@ -195,4 +210,5 @@ def print_summary(summary: Mapping[str, Any], target: Path) -> None:
     if summary["skipped_updates"]:
         console.print(f"skipped updates: {len(summary['skipped_updates'])}")
     for name, path in {**summary["files"], "summary": str(target)}.items():
-        console.print(f"{name}: {path}", soft_wrap=True)
+        if path is not None:
+            console.print(f"{name.replace('_', ' ')}: {path}", soft_wrap=True)

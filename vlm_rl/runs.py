@@ -4,9 +4,13 @@ config.yaml                the resolved configuration
 metrics.csv                a row per step and per validation
 rollouts/step_000001.jsonl every completion of that step
 checkpoints/step_N/        `hf/` for `from_pretrained`, `trainer.ckpt` to go on from
+checkpoints/best           link to the one with the highest validation accuracy
+heartbeat/rank_0.json      what each process is doing
 plots/  summary.json       at the end
 """
 
+import json
+import os
 import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
@@ -17,7 +21,7 @@ import yaml
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
-RESUMABLE_KEYS = ("steps", "run_dir", "logging", "checkpoint")
+RESUMABLE_KEYS = ("steps", "run_dir", "logging", "checkpoint", "hang_timeout_s")
 """What may differ when a run is taken up again: nothing that decides which numbers it computes."""
 
 _STEP = re.compile(r"step_(\d+)")
@@ -34,6 +38,24 @@ def checkpoints(run_dir: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found)
 
 
+def link_best(run_dir: Path, step: int) -> None:
+    """Let `checkpoints/best` be the checkpoint of `step`, at no moment none."""
+    link = run_dir / "checkpoints" / "best"
+    partial = link.with_name("best.partial")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(step_folder(run_dir, step).name)
+    partial.replace(link)
+
+
+def best_checkpoint(run_dir: Path) -> tuple[int, Path] | None:
+    """The checkpoint with the highest validation accuracy: (step, folder)."""
+    link = run_dir / "checkpoints" / "best"
+    found = [
+        (step, path) for step, path in checkpoints(run_dir) if link.resolve() == path.resolve()
+    ]
+    return found[0] if found else None
+
+
 def find_resume(run_dir: Path, config: Mapping[str, Any]) -> tuple[int, Path] | None:
     """Decide between a new run (None) and going on; return the step and the trainer checkpoint
     to go on from. Writes nothing.
@@ -43,6 +65,7 @@ def find_resume(run_dir: Path, config: Mapping[str, Any]) -> tuple[int, Path] | 
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise ValueError(f"run_dir={run_dir} is a file; give a folder")
+    _refuse_read_only(run_dir)
     saved = run_dir / CONFIG
     if not saved.exists():
         if run_dir.is_dir() and any(run_dir.iterdir()):
@@ -63,13 +86,28 @@ def find_resume(run_dir: Path, config: Mapping[str, Any]) -> tuple[int, Path] | 
     if not complete:
         return None
     last, folder = complete[-1]
-    if last >= config["steps"]:
+    if last >= config["steps"] and _is_finished(run_dir, last):
         raise ValueError(
             f"run_dir={run_dir} holds a run that has done its {last} steps; "
             f"extend it by --steps {2 * last}, or start a new one by --run_dir NAME"
         )
     _refuse_damaged(folder / "trainer.ckpt")
     return last, folder / "trainer.ckpt"
+
+
+def _is_finished(run_dir: Path, step: int) -> bool:
+    """Whether all of the run is there; it may have been stopped after its last step."""
+    summary = run_dir / SUMMARY
+    return summary.exists() and json.loads(summary.read_text())["steps"] >= step
+
+
+def _refuse_read_only(run_dir: Path) -> None:
+    """Before anything is loaded: what can not be written would be found at the first step."""
+    existing = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"run_dir={run_dir}: this user can not write into {existing}; give another by --run_dir"
+        )
 
 
 def _refuse_damaged(path: Path) -> None:

@@ -1,27 +1,52 @@
 """W&B as a logger of a folder, with all that it writes inside that folder."""
 
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 WandbMode = Literal["offline", "online", "off"]
 
 
 def wandb_loggers(
-    folder: Path, mode: WandbMode, project: str, config: Mapping[str, Any]
+    folder: Path,
+    mode: WandbMode,
+    project: str,
+    config: Mapping[str, Any],
+    *,
+    one_run: bool = False,
 ) -> list[WandbLogger]:
-    """One, or none where `mode` is off."""
+    """One, or none where `mode` is off. With `one_run` every start in this folder is the same run
+    of W&B: online it goes on; offline each start has a folder of its own, with the same id."""
     if mode == "off":
         return []
     os.environ.setdefault("WANDB_SILENT", "true")  # the last screen says where it is
     for kind in ("DATA", "CACHE", "CONFIG"):  # its default is the home folder
         os.environ[f"WANDB_{kind}_DIR"] = str(folder / "wandb")
-    offline = mode == "offline"
     return [
         WandbLogger(
-            name=folder.name, project=project, save_dir=folder, offline=offline, config=dict(config)
+            name=folder.name,
+            project=project,
+            save_dir=folder,
+            offline=mode == "offline",
+            id=_run_id(folder / "wandb") if one_run else None,
+            resume="allow" if one_run and mode == "online" else None,
+            config=dict(config),
         )
     ]
+
+
+@rank_zero_only
+def _run_id(folder: Path) -> str:
+    """Made at the first start and kept in `run_id`; only one process has a run of W&B."""
+    file = folder / "run_id"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / "run_id.partial"
+        partial.write_text(secrets.token_hex(4))
+        partial.rename(file)
+    return file.read_text()

@@ -33,6 +33,7 @@ from vlm_rl.rollout.vllm_base import VLLMBase, child_path, environment
 from vlm_rl.rollout.vllm_http import Http, Silence
 from vlm_rl.rollout.vllm_plugin import NAME
 from vlm_rl.rollout.vllm_requests import Answer, RawCompletion, Request
+from vlm_rl.rollout.watchdog import moved
 from vlm_rl.rollout.weight_group import address_towards
 from vlm_rl.rollout.weight_sender import WeightSender
 
@@ -124,6 +125,7 @@ class VLLMServer(VLLMBase):
     def _await_health(self) -> None:
         end = time.monotonic() + self.startup_timeout_s
         while not self._http.healthy():
+            moved()  # this wait has a limit of its own
             self._check_process()
             if time.monotonic() > end:
                 raise EngineFault(
@@ -188,6 +190,7 @@ class VLLMServer(VLLMBase):
         try:
             silence = Silence(self._http, self.silence_timeout_s)
             while len(answers) < len(requests):
+                moved()  # silence of the server has a limit of its own
                 self._check_process()
                 with suppress(Empty):
                     index, result = results.get(timeout=1.0)

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 EXIT_STATUS = 75
 """EX_TEMPFAIL of sysexits.h: started again, the run goes on from its last checkpoint."""
@@ -15,8 +15,11 @@ class Watchdog:
     """While open, ends the process once nothing has called `touch` for `limit_s` seconds.
 
     A thread can not be stopped from outside, so that nothing less helps where the main thread hangs
-    in foreign code. The stacks of all threads go to stderr before.
+    in foreign code. The stacks of all threads go to stderr before. Of several that are open, one
+    inside another, only the innermost counts: its limit is the one made for what goes on.
     """
+
+    _open: ClassVar[list["Watchdog"]] = []
 
     def __init__(self, limit_s: float, what: str) -> None:
         self._limit_s = limit_s
@@ -25,24 +28,46 @@ class Watchdog:
 
     def __enter__(self) -> Self:
         self.touch()
+        self._open.append(self)
         threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._closed.set()
+        self._open.remove(self)
+        moved()  # for those outside it the time inside was no silence
 
     def touch(self) -> None:
         """Something has moved."""
         self._touched = time.monotonic()
 
+    @property
+    def silent_s(self) -> float:
+        return time.monotonic() - self._touched
+
     def _watch(self) -> None:
         while not self._closed.wait(min(1.0, self._limit_s / 4)):
-            if time.monotonic() - self._touched > self._limit_s:
-                faulthandler.dump_traceback(file=sys.stderr)
-                print(
-                    f"{self._what} has been silent for {self._limit_s:g} s: this process ends with "
-                    f"status {EXIT_STATUS}; the same command goes on from the last checkpoint",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                os._exit(EXIT_STATUS)
+            self._look()
+
+    def _look(self) -> None:
+        if self._is_due():
+            faulthandler.dump_traceback(file=sys.stderr)
+            self._end(f"{self._what} has been silent for {self._limit_s:g} s")
+
+    def _is_due(self) -> bool:
+        return self.silent_s > self._limit_s and self._open[-1:] == [self]
+
+    def _end(self, reason: str) -> None:
+        print(
+            f"{reason}: this process ends with status {EXIT_STATUS}; the same command goes on from "
+            "the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_STATUS)
+
+
+def moved() -> None:
+    """Touch every open watchdog: called where something foreign is seen to live."""
+    for dog in Watchdog._open:
+        dog.touch()

@@ -1,0 +1,67 @@
+"""How a run ends other than with its last step: one line and an exit status.
+
+0    SIGTERM or SIGUSR1: saved; the same command goes on
+2    the configuration or its data are wrong, nothing was trained
+3    the rollout engine gave up: saved
+74   the run's folder can not be written, a full disk above all (EX_IOERR)
+75   a hang (EX_TEMPFAIL)
+130  Ctrl-C: saved
+
+After 3, 74, 75 and 130 the same command goes on from the last complete checkpoint as well.
+"""
+
+import errno
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from vlm_rl import runs
+from vlm_rl.checkpointing import Unwritable
+from vlm_rl.config_errors import joined
+from vlm_rl.preemption import Preempted
+from vlm_rl.rollout import EngineError
+
+ENGINE, UNWRITABLE, CTRL_C = 3, 74, 130
+_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+_say = rank_zero_only(print)
+
+
+@contextmanager
+def one_line_endings(program: str, run_dir: Path | None = None) -> Iterator[None]:
+    """Turn an engine that gave up, a signal and a full disk into their line and status; `run_dir`
+    is for what happens in training."""
+    try:
+        yield
+    except EngineError as error:
+        raise _end(program, ENGINE, f"{joined(str(error))}; {_stopped(run_dir)}") from error
+    except Preempted as stop:
+        status = CTRL_C if stop.signal == signal.SIGINT else 0
+        raise _end(program, status, f"{stop}: {_stopped(run_dir)}") from None
+    except Unwritable as error:
+        raise _end(program, UNWRITABLE, f"{joined(str(error))}; {_stopped(run_dir)}") from error
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        where = error.filename or run_dir or "a file"
+        reason = f"can not write {where}: {error.strerror}; {_stopped(run_dir)}"
+        raise _end(program, UNWRITABLE, reason) from error
+
+
+def _end(program: str, status: int, line: str) -> SystemExit:
+    _say(f"{program}: {line}", file=sys.stderr)
+    return SystemExit(status)
+
+
+def _stopped(run_dir: Path | None) -> str:
+    if run_dir is None:
+        return "stopped before training, nothing was changed"
+    complete = runs.checkpoints(run_dir)
+    if not complete:
+        return "stopped before the first checkpoint, the same command starts from the beginning"
+    step = complete[-1][0]
+    return f"stopped after step {step} with a checkpoint, the same command goes on from there"

@@ -1,0 +1,157 @@
+"""What every process of a run is doing right now, and an end with reasons for one that hangs.
+
+Each process keeps `heartbeat/rank_N.json` in the run's folder: phase, step, time of the last sign
+of life. Where one has been silent for too long, all of them write their stacks to stderr and to
+`heartbeat/rank_N.stacks.txt` and end: those that wait for the silent one can not go on either.
+"""
+
+import faulthandler
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import lightning as L
+
+from vlm_rl.module import RLModule
+from vlm_rl.rollout.watchdog import Watchdog
+
+NOTICE = "hang"
+"""In the folder `heartbeat`: the process that was silent asks the others for their stacks."""
+
+GATHER_S = 10.0
+"""How long the first waits for the stacks of the others: they look for its notice every second, and
+a launcher that sees one process end soon ends the rest."""
+
+
+class Beat(NamedTuple):
+    """What one process said of itself."""
+
+    rank: int
+    processes: int
+    phase: str
+    step: int
+    unix: float
+    pid: int
+    host: str
+
+
+class Heartbeat(L.Callback, Watchdog):
+    """To be open around the whole training, and among the trainer's callbacks.
+
+    A beat is a stage that begins, a step or a validation batch that ends, and every forward of the
+    policy: also a token of the rollout where the policy itself decodes. `limit_s` is that of
+    silence between two of them.
+    """
+
+    def __init__(self, run_dir: Path, limit_s: float, *, rank: int = 0, processes: int = 1) -> None:
+        Watchdog.__init__(self, limit_s, "")
+        self.folder = run_dir / "heartbeat"
+        self._rank = rank
+        self._processes = processes
+        self._phase = "starting"
+        self._module: RLModule | None = None
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        super().touch()
+        self._write()
+        # by the clock of the file system, which all processes share
+        self._began = self._file("json").stat().st_mtime
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._phase = "ended" if error[0] is None else f"ended in {self._phase}"
+        self._write()
+
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        self._module = module
+        module.stages.listen(self._begin)
+        module.policy.part("language_model").register_forward_pre_hook(lambda *_: self.touch())
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
+        self.touch()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
+        self._begin("between steps")
+
+    def on_validation_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
+        self.touch()
+
+    def _begin(self, phase: str) -> None:
+        self._phase = phase
+        self.touch()
+        self._write()
+
+    def _look(self) -> None:
+        """Every second: refresh the file, end where this process or another one is silent."""
+        self._write()
+        if self._is_due():
+            (self.folder / NOTICE).touch()
+            self._end(f"rank {self._rank} has been silent for {self._limit_s:g} s")
+        elif _written_after(self.folder / NOTICE, self._began):
+            self._end(f"rank {self._rank} ends with another process that is silent")
+
+    def _end(self, reason: str) -> None:
+        stacks = self._file("stacks.txt")
+        with stacks.open("w") as file:
+            faulthandler.dump_traceback(file=file)
+        print(f"rank {self._rank}:\n{stacks.read_text()}", file=sys.stderr)
+        until = time.monotonic() + GATHER_S
+        while not self._all_have_written() and time.monotonic() < until:
+            time.sleep(0.1)
+        super()._end(f"{reason}, {self._place()}; {'; '.join(self._others())}stacks in {stacks}")
+
+    def _all_have_written(self) -> bool:
+        files = [self.folder / f"rank_{rank}.stacks.txt" for rank in range(self._processes)]
+        return all(_written_after(file, self._began) for file in files)
+
+    def _others(self) -> Iterator[str]:
+        """Where every other process was, the one that has been silent for longest first."""
+        beats = sorted(read_beats(self.folder), key=lambda beat: beat.unix)
+        for beat in beats:
+            if beat.rank != self._rank and beat.rank < self._processes:
+                seconds = max(0.0, time.time() - beat.unix)
+                yield f"rank {beat.rank} in {beat.phase} of step {beat.step}, {seconds:.0f} s ago"
+        if self._processes > 1:
+            yield ""
+
+    def _place(self) -> str:
+        return f"in {self._phase} of step {self._step()}"
+
+    def _step(self) -> int:
+        """The step in progress, from 1."""
+        return 0 if self._module is None else self._module.completed_steps + 1
+
+    def _write(self) -> None:
+        now = time.time() - self.silent_s
+        host = socket.gethostname()
+        beat = Beat(
+            self._rank, self._processes, self._phase, self._step(), now, os.getpid(), host
+        )  # fmt: skip
+        target = self._file("json")
+        with suppress(OSError):  # a full disk is for the checkpoint to answer
+            partial = target.with_suffix(f".{time.monotonic_ns()}.partial")  # two threads write
+            partial.write_text(json.dumps(beat._asdict()))
+            partial.replace(target)
+
+    def _file(self, ending: str) -> Path:
+        return self.folder / f"rank_{self._rank}.{ending}"
+
+
+def read_beats(folder: Path) -> list[Beat]:
+    """The last beat of every process, in any order."""
+    return [Beat(**json.loads(path.read_text())) for path in folder.glob("rank_*.json")]
+
+
+def _written_after(path: Path, since: float) -> bool:
+    try:
+        return path.stat().st_mtime > since
+    except OSError:
+        return False

@@ -1,0 +1,108 @@
+"""A run that is told to end saves first: SIGTERM, SIGUSR1 and Ctrl-C.
+
+The weights change in the update of a step only. Everywhere else, in the middle of a rollout too,
+they are those of the last complete step, so that a single process stops there and then; in an
+update it stops after it. Several processes stop at the end of the step, all at the same one: one of
+them alone would leave the others waiting in a collective. A second signal ends the process at once.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""SIGUSR1: `sbatch --signal=USR1@120` sends it before the time is over."""
+
+CLOSED = ("update", "checkpoint")
+"""The stages in which the run's state changes or is written; the others only read it."""
+
+
+class Preempted(BaseException):
+    """Not an Exception: a library that goes on after any error must not go on after this."""
+
+    def __init__(self, number: signal.Signals, phase: str) -> None:
+        super().__init__(f"{number.name} in {phase}")
+        self.signal = number
+        self.phase = phase
+
+
+class Preemption(L.Callback):
+    """Raises Preempted at the next place where the state is that of a complete step."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._signal: signal.Signals | None = None
+        self._phase = "the start"
+        self._is_open = True
+        self._is_alone = True
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals; afterwards they mean what they meant before."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python gives signals to the main thread only
+            return
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self._take()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
+        self._take()  # the trainer has put its own in place
+        self._is_alone = trainer.world_size == 1
+        self._is_open = self._is_alone
+        module.stages.listen(self._begin)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._phase = "the pause between steps"
+        if self._is_alone:
+            return  # the next stage that may be left raises it
+        wanted = self._signal is not None
+        if trainer.strategy.reduce_boolean_decision(wanted, all=False):
+            raise Preempted(self._signal or signal.SIGTERM, self._phase)
+
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+        self._is_open = False  # its numbers are written after the last one
+
+    def _begin(self, stage: str) -> None:
+        self._is_open = self._is_alone and stage not in CLOSED
+        if stage != "checkpoint":
+            self._phase = f"the {stage}"
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._signal is not None and self._is_open:
+            self._is_open = False
+            raise Preempted(self._signal, self._phase)
+
+    def _take(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._pid:
+            _hear_in_child(number)
+        elif self._signal is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(self._pid, number)
+        else:
+            self._signal = signal.Signals(number)
+            self._leave()
+
+
+def _hear_in_child(number: int) -> None:
+    """A worker has inherited the handler. Ctrl-C reaches it too, but its parent ends it."""
+    if number != signal.SIGINT:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)

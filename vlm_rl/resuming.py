@@ -1,0 +1,67 @@
+"""Going on from a checkpoint: whether it is one of this run, and what its step still owes."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from vlm_rl.data import ProblemData
+from vlm_rl.module import RLModule
+
+
+def check_fits(checkpoint: Path, module: RLModule, data: ProblemData) -> None:
+    """Raises ValueError with one line for the checkpoint of another model, of other data or of an
+    older version."""
+    if not checkpoint.is_file():
+        return  # one that is sharded is not read by one process alone
+    saved = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+    _check_weights(checkpoint, saved["state_dict"], dict(module.state_dict()))
+    own: dict[str, Any] = {}
+    module.on_save_checkpoint(own)
+    missing = own["vlm_rl"].keys() - saved.get("vlm_rl", {}).keys()
+    if missing:
+        raise ValueError(
+            f"{checkpoint} was written by another version: it lacks {', '.join(sorted(missing))}, "
+            "without which the run would not go on as it began; start a new run from its weights "
+            f"by --policy.path {checkpoint.parent / 'hf'}"
+        )
+    try:
+        data.load_state_dict(saved[type(data).__name__])
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
+
+
+def _check_weights(checkpoint: Path, saved: dict[str, Any], own: dict[str, Any]) -> None:
+    def refuse(what: str) -> ValueError:
+        return ValueError(
+            f"{checkpoint} is of another model than policy.path: {what}; give the policy that the "
+            "run began with, or start a new run by --run_dir NAME"
+        )
+
+    for name in sorted(saved.keys() ^ own.keys()):
+        raise refuse(f"only {'the checkpoint' if name in saved else 'the policy'} has {name}")
+    for name, value in own.items():
+        before, now = list(saved[name].shape), list(value.shape)
+        if before != now:
+            raise refuse(f"{name} has shape {before} in the checkpoint, {now} in the policy")
+
+
+class OwedWork(L.Callback):
+    """Does what belongs to the step of the checkpoint and was not done when the run was stopped:
+    its validation, and where it was the last step to end the run."""
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        assert isinstance(module, RLModule)
+        if module.completed_steps == 0:
+            return
+        trainer.should_stop = module.completed_steps >= module.steps
+        done = {row["step"] for row in module.validation_history}
+        if module.validates_now and any(trainer.num_val_batches):
+            if module.completed_steps in done:
+                return
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting = False  # from its first batch
+            trainer.validating = True
+            loop.run()
+            trainer.training = True
