@@ -88,6 +88,7 @@ class Checkpoints(L.Callback):
         if isinstance(exception, EngineError | Preempted) and module.completed_steps > 0:
             done = {step for step, _ in runs.checkpoints(self.run_dir)}
             if module.completed_steps not in done:
+                _forget_the_step_in_progress(trainer)
                 self._save(trainer, module)
 
     def _save_if_due(self, trainer: L.Trainer, module: RLModule) -> None:
@@ -160,6 +161,14 @@ def _is_new_best(module: RLModule) -> bool:
     scores = _scores(module)
     own = scores.pop(module.completed_steps, None)
     return own is not None and all(own > score for score in scores.values())
+
+
+def _forget_the_step_in_progress(trainer: L.Trainer) -> None:
+    """Lightning counts a batch when it begins, and would validate a step early ever after."""
+    loop = trainer.fit_loop.epoch_loop
+    for progress in (loop.batch_progress, loop.val_loop.batch_progress):
+        for counter in (progress.total, progress.current):
+            counter.ready = counter.started = counter.completed = counter.processed
 
 
 def _delete(path: Path) -> None:

@@ -45,10 +45,12 @@ class LengthFairness(L.Callback):
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
         """At the start, so that the checkpoint after the validation has the report."""
         assert isinstance(module, RLModule)
+        step = module.completed_steps
+        if any(report["step"] == step for report in self.reports):
+            return  # this validation was begun before the run was stopped
         report = None if trainer.sanity_checking else self.window.report()
         if report is None:
             return
-        step = module.completed_steps
         self.reports.append({"step": step, **report.plain()})
         module.log_metrics(report.metrics)
         self._write(trainer, report, step)

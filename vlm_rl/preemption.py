@@ -37,7 +37,7 @@ class Preemption(L.Callback):
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._signal: signal.Signals | None = None
-        self._phase = "the start"
+        self._phase = self._heard_in = "the start"
         self._is_open = True
         self._is_alone = True
 
@@ -55,8 +55,13 @@ class Preemption(L.Callback):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def on_sanity_check_start(self, trainer: L.Trainer, module: Any) -> None:
+        self._take()  # the trainer has put its own in place, which do not save
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        self._take()  # a run that goes on has no sanity check
+
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
-        self._take()  # the trainer has put its own in place
         self._is_alone = trainer.world_size == 1
         self._is_open = self._is_alone
         module.stages.listen(self._begin)
@@ -69,7 +74,7 @@ class Preemption(L.Callback):
             return  # the next stage that may be left raises it
         wanted = self._signal is not None
         if trainer.strategy.reduce_boolean_decision(wanted, all=False):
-            raise Preempted(self._signal or signal.SIGTERM, self._phase)
+            raise Preempted(self._signal or signal.SIGTERM, self._heard_in)
 
     def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
         self._is_open = False  # its numbers are written after the last one
@@ -83,7 +88,7 @@ class Preemption(L.Callback):
     def _leave(self) -> None:
         if self._signal is not None and self._is_open:
             self._is_open = False
-            raise Preempted(self._signal, self._phase)
+            raise Preempted(self._signal, self._heard_in)
 
     def _take(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -97,7 +102,7 @@ class Preemption(L.Callback):
             signal.signal(number, signal.SIG_DFL)
             os.kill(self._pid, number)
         else:
-            self._signal = signal.Signals(number)
+            self._signal, self._heard_in = signal.Signals(number), self._phase
             self._leave()
 
 

@@ -63,9 +63,9 @@ def find_resume(run_dir: Path, config: Mapping[str, Any]) -> tuple[int, Path] | 
     Raises ValueError, with the ways out, where the folder holds another run, a finished one, a
     damaged checkpoint, or something that is not a run.
     """
+    _refuse_read_only(run_dir)
     if run_dir.exists() and not run_dir.is_dir():
         raise ValueError(f"run_dir={run_dir} is a file; give a folder")
-    _refuse_read_only(run_dir)
     saved = run_dir / CONFIG
     if not saved.exists():
         if run_dir.is_dir() and any(run_dir.iterdir()):
@@ -103,8 +103,10 @@ def _is_finished(run_dir: Path, step: int) -> bool:
 
 def _refuse_read_only(run_dir: Path) -> None:
     """Before anything is loaded: what can not be written would be found at the first step."""
-    existing = next(path for path in (run_dir, *run_dir.absolute().parents) if path.exists())
-    if not os.access(existing, os.W_OK | os.X_OK):
+    existing = run_dir.absolute()
+    while not os.path.exists(existing):  # not Path.exists: it raises where one may not look
+        existing = existing.parent
+    if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(
             f"run_dir={run_dir}: this user can not write into {existing}; give another by --run_dir"
         )

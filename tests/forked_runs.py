@@ -1,0 +1,121 @@
+"""Trainings in processes of their own that begin at once: `python forked_runs.py` imports
+everything, then forks one for each line on stdin, `[what, argument, ...]`, and answers in JSON.
+
+Also the parts that such a training is made to hang or wait with.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import vlm_rl  # noqa: F401  (makes torchvision importable for what follows)
+
+# isort: split
+from run_helpers import EvenTokens
+from torch import Tensor
+
+from benchmarks.kill_and_resume import differences, kill_and_resume, start
+from vlm_rl.heartbeat import Heartbeat
+from vlm_rl.objectives import LUSPO
+from vlm_rl.records import Completion, Groups, Problem, Prompt
+from vlm_rl.rollout import TransformersEngine
+
+NOBODY = 65534
+
+
+class HangsAtSecondStep(EvenTokens):
+    """The first call is that of the validation, or of step 1 where there is none."""
+
+    calls = 0
+
+    def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
+        type(self).calls += 1
+        if self.calls == 2:
+            time.sleep(1000)
+        return super().__call__(problems, groups)
+
+
+class SlowTokens(TransformersEngine):
+    """A rollout that takes seconds, but in which something moves all the time."""
+
+    def generate(self, prompts: Sequence[Prompt], **how: Any) -> list[list[Completion]]:
+        assert self._policy is not None
+        hook = self._policy.part("language_model").register_forward_pre_hook(
+            lambda *_: time.sleep(0.3)
+        )
+        try:
+            return super().generate(prompts, **how)
+        finally:
+            hook.remove()
+
+
+class SlowUpdate(LUSPO):
+    def __call__(self, *batch: Any) -> Any:
+        time.sleep(1.0)
+        return super().__call__(*batch)
+
+
+def fork(call: Callable[[], None], log: Path) -> int:
+    process = os.fork()
+    if process:
+        return process
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
+    call()
+    os._exit(0)
+
+
+def two_ranks(folder: Path) -> list[int]:
+    """Rank 1 is silent, rank 0 waits for it and beats."""
+
+    def rank(number: int) -> None:
+        with Heartbeat(folder, 1.0 if number else 60.0, rank=number, processes=2) as heart:
+            while number == 0:
+                heart.touch()
+                time.sleep(0.1)
+            time.sleep(60)
+
+    return [fork(lambda n=n: rank(n), folder / f"{n}.log") for n in range(2)]  # type: ignore[misc]
+
+
+def as_nobody(argv: list[str], log: Path) -> int:
+    process = os.fork()
+    if process:
+        return process
+    log.touch()
+    log.chmod(0o666)
+    os.setuid(NOBODY)
+    status = wait(start(argv, log))
+    os._exit(status)
+
+
+def wait(process: int) -> int:
+    """Its exit status, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def kills(argv: list[str], run_dir: str, moments: list[float]) -> list[int]:
+    """The steps in which it was killed."""
+    return [kill.beat.step for kill in kill_and_resume(argv, Path(run_dir), moments)]
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "start": lambda argv, log: start(argv, Path(log)),
+    "wait": wait,
+    "compare": lambda a, b, step: list(differences(Path(a), Path(b), step)),
+    "kills": kills,
+    "two_ranks": lambda folder: two_ranks(Path(folder)),
+    "as_nobody": lambda argv, log: as_nobody(argv, Path(log)),
+}
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    out = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        print(json.dumps(COMMANDS[name](*arguments)), file=out, flush=True)
