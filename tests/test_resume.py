@@ -166,8 +166,9 @@ def test_killed_run_goes_on_from_its_last_whole_checkpoint(
     assert done.returncode == 0, done.stderr
     while_saving, in_a_step = json.loads(done.stdout.splitlines()[-1])
     assert while_saving == ["step_3.partial"], "nothing to go on from: started again"
-    assert in_a_step == ["step_3"]
+    assert in_a_step == ["best", "step_3"]
     assert (run_dir / "rollouts" / "step_000004.jsonl").exists()
     fit(argv)
-    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"step_3", "step_6"}
+    left = {path.name for path in (run_dir / "checkpoints").iterdir()}
+    assert left == {"best", "step_3", "step_6"}
     _assert_equal_runs(run_dir, whole.folder)

@@ -167,7 +167,8 @@ def _forget_the_step_in_progress(trainer: L.Trainer) -> None:
     """Lightning counts a batch when it begins, and would validate a step early ever after."""
     loop = trainer.fit_loop.epoch_loop
     for progress in (loop.batch_progress, loop.val_loop.batch_progress):
-        for counter in (progress.total, progress.current):
+        counters: list[Any] = [progress.total, progress.current]
+        for counter in counters:
             counter.ready = counter.started = counter.completed = counter.processed
 
 
