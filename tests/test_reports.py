@@ -159,7 +159,7 @@ def test_summary_tells_how_it_went_and_where_everything_is(report: Report) -> No
     assert 0.1 < summary["peak_memory_gb"] < 8
     assert summary["skipped_updates"] == []
     assert summary["files"].keys() == {
-        "checkpoint", "metrics", "rollouts", "plots", "lengths", "wandb",
+        "checkpoint", "best_checkpoint", "metrics", "rollouts", "plots", "lengths", "wandb",
     }  # fmt: skip
     assert all(Path(path).exists() for path in summary["files"].values())
 

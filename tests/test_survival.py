@@ -2,15 +2,12 @@
 line, a documented exit status, and the same command goes on bit for bit.
 
 Shown red once, each by one change:
-    the signal kept until the end of the step; raised in the update too -> ..._in_a_rollout...,
-    ..._in_an_update...; OwedWork without its validation, or without `should_stop`; _save_again that
-    does nothing -> ..._is_made_up_for; `refill_position` moved before the update ->
-    ..._in_a_rollout...; no forward hook in Heartbeat, `_look` without `_is_due` ->
-    test_hang_names_itself...; the notice not read -> test_hang_of_one_rank...; ENOSPC not caught,
-    what is half written not deleted -> test_full_disk...; no os.access -> test_read_only...;
-    `_is_new_best` always False, ties to the later one, the best deleted -> test_best...; cut rows
-    read -> test_row_cut_short...; a new id at each start -> test_wandb...; _check_weights, the keys
-    or the data not looked at -> test_checkpoint_that_does_not_fit...
+    no _forget_the_step_in_progress -> ..._in_a_rollout...; OwedWork without its validation, a
+    second report of lengths -> ..._is_made_up_for; CLOSED empty, the trainer's own handlers left ->
+    ..._in_an_update...; no forward hook in Heartbeat -> test_hang_names_itself...; what is half
+    written left on the disk -> test_full_disk...; no os.access -> test_read_only...; the worst for
+    the best -> test_best...; a cut row read -> test_row_cut_short...; a new id at each start ->
+    test_wandb...; weights, keys or data not looked at -> test_checkpoint_that_does_not_fit...
 """
 
 import json
