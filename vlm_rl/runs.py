@@ -12,6 +12,7 @@ plots/  summary.json       at the end
 import json
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -44,6 +45,8 @@ def link_best(run_dir: Path, step: int) -> None:
     partial = link.with_name("best.partial")
     partial.unlink(missing_ok=True)
     partial.symlink_to(step_folder(run_dir, step).name)
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)  # a folder that was copied without its links holds the copy there
     partial.replace(link)
 
 
