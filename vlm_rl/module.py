@@ -107,6 +107,7 @@ class RLModule(L.LightningModule):
         self._skipped_in_a_row = 0
         self._engine_is_current = False
         self._resumed_base: str | None = None
+        self._frozen_checksum: str | None = None
         self._validation: Statistics = {}
         # outside the module tree: not saved, not optimised, not wrapped by a strategy
         needs_reference = objective.needs_reference or kl_in_reward is not None
