@@ -222,7 +222,7 @@ def test_run_without_validation_problems_saves_its_checkpoints(
     changes = {"data.val": "[]", "validation.every_n_steps": 1, "checkpoint.every_n_steps": 1}
     module = fit(command(policy_folder, data_folder, folder, steps=2, **changes))
     assert module.validation_history == []
-    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best", "step_1", "step_2"}
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step_1", "step_2"}
 
 
 def test_bf16_run_computes_in_bf16_and_keeps_float32_weights(
