@@ -146,9 +146,10 @@ class Recorder(RLModule):
         self.gradients: list[dict[str, Tensor]] = []
         self.metrics: list[dict[str, float]] = []
 
-    def _batch(self, rollout: Rollout) -> tuple[Rollout, Tensor, Batch]:
+    def _batch(self, rollout: Rollout) -> tuple[Rollout, Tensor, Batch, Rollout]:
         judged = super()._batch(rollout)
-        self.batches.append(judged[2])
+        if judged[2].prompts:
+            self.batches.append(judged[2])
         return judged
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from vlm_rl.data import SKIPPED_FILE, DataSource, Mixture, ProblemData
+from vlm_rl.processes import round_robin
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Prompt
 
@@ -212,17 +213,17 @@ def test_another_order_is_refused_after_a_restart(tmp_path: Path, encoder: Promp
 
 def test_ranks_share_every_step_out(tmp_path: Path, encoder: PromptEncoder):
     path = write(tmp_path, 20)
-    whole = first_steps(data(encoder, path, prompts_per_step=6), 8)
-    parts = []
-    for rank in range(3):
-        module = data(encoder, path, prompts_per_step=6)
-        on_rank(module, rank, 3, tmp_path)
-        parts.append(first_steps(module, 8))
-    assert [list(chain(*step)) for step in zip(*parts, strict=True)] == whole
-    with pytest.raises(
-        ValueError, match="prompts_per_step=4 can not be shared out equally among 3"
-    ):
-        on_rank(data(encoder, path), 0, 3, tmp_path)
+    for prompts, ranks in ((6, 3), (6, 2), (7, 3), (5, 2), (3, 3)):
+        whole = first_steps(data(encoder, path, prompts_per_step=prompts), 8)
+        parts = []
+        for rank in range(ranks):
+            module = data(encoder, path, prompts_per_step=prompts)
+            on_rank(module, rank, ranks, tmp_path)
+            parts.append(first_steps(module, 8))
+        # in turns, so that a minibatch is the same slots of a step however many processes there are
+        assert [round_robin(list(step)) for step in zip(*parts, strict=True)] == whole
+    with pytest.raises(ValueError, match="prompts_per_step=4 is less than one for each of 5"):
+        on_rank(data(encoder, path), 0, 5, tmp_path)
 
 
 def test_validation_is_in_order_and_shared_out_in_equally_many_batches(

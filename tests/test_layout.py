@@ -19,6 +19,7 @@ LAYERS = [
         "torchvision_on_cpu",
         "statistics",
         "records",
+        "processes",
         "stages",
         "suggestions",
         "verification",
@@ -26,6 +27,7 @@ LAYERS = [
     },
     {"linear_logprobs", "prompts", "packing", "advantages", "rows", "weights", "tables"},
     {"objectives", "rewards", "diagnostics", "drift", "length_fairness", "policy", "lora"},
+    {"padding", "sharding", "zero"},
     {
         "rollout",
         "data",

@@ -30,6 +30,7 @@ from tiny import FAMILIES, completion_of, prompts_of, random_rows, sharp_policy
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
+from vlm_rl import sharding
 from vlm_rl.lora import LoraSettings, adapters_off
 from vlm_rl.module import OptimizerSettings
 from vlm_rl.objectives import KL, LUSPO
@@ -235,7 +236,7 @@ def test_saved_policy_loads_everywhere_alone_and_merged(
     alone, merged = tmp_path / "alone", tmp_path / "merged"
     policy.save(alone)
     before = weights(policy)
-    policy.save_merged(merged)
+    sharding.save_pretrained(policy, merged, merge_adapter=True)
     assert same(dict(policy.state_dict()), before)
 
     def auto(folder: Path | str) -> Any:

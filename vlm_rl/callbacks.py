@@ -167,7 +167,7 @@ class RolloutFiles(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         rank = f"_rank_{trainer.global_rank}" if trainer.world_size > 1 else ""
         target = self.folder / f"step_{module.completed_steps:06d}{rank}.jsonl"
         dropped = [(sample, None) for sample in _samples(outputs["dropped"])]

@@ -17,7 +17,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 from safetensors import SafetensorError
 
-from vlm_rl import runs
+from vlm_rl import processes, runs, sharding
 from vlm_rl.module import RLModule
 from vlm_rl.preemption import Preempted
 from vlm_rl.rollout import EngineError
@@ -83,8 +83,11 @@ class Checkpoints(L.Callback):
             self._save_if_due(trainer, module)
 
     def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
-        """Nothing is lost with a rollout engine or by a signal: where these are raised, the weights
-        are those of the last complete step."""
+        """Nothing is lost by a signal or with a rollout engine: where these are raised, the weights
+        are those of the last complete step. A checkpoint is the work of all processes, which a
+        signal stops together, and an engine does not."""
+        if isinstance(exception, EngineError) and processes.count() > 1:
+            return
         if isinstance(exception, EngineError | Preempted) and module.completed_steps > 0:
             done = {step for step, _ in runs.checkpoints(self.run_dir)}
             if module.completed_steps not in done:
@@ -105,20 +108,22 @@ class Checkpoints(L.Callback):
             else:
                 self._save_new(trainer, module, target)
             self._tidy(module)
-            trainer.strategy.barrier("checkpoint")
+            processes.barrier()
 
     def _save_new(self, trainer: L.Trainer, module: RLModule, target: Path) -> None:
         partial = target.with_name(f"{target.name}.partial")
         try:
-            partial.mkdir(parents=True, exist_ok=True)
+            if trainer.is_global_zero:
+                partial.mkdir(parents=True, exist_ok=True)
+            processes.barrier()
             with _temporary_files_in(partial):
                 trainer.save_checkpoint(partial / "trainer.ckpt")
+            if self.merge_adapter:
+                sharding.save_pretrained(module.policy, partial / "adapter")
+                sharding.save_pretrained(module.policy, partial / "hf", merge_adapter=True)
+            else:
+                sharding.save_pretrained(module.policy, partial / "hf")
             if trainer.is_global_zero:
-                if self.merge_adapter:
-                    module.policy.save(partial / "adapter")
-                    module.policy.save_merged(partial / "hf")
-                else:
-                    module.policy.save(partial / "hf")
                 module.encoder.processor.save_pretrained(partial / "hf")
                 _flush(partial)
                 partial.rename(target)

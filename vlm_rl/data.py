@@ -118,15 +118,15 @@ class ProblemData(LightningDataModule):
         """Read all sources, once; with a trainer, check its processes and write what is left out.
 
         Raises ValueError with one line: a source that can not be read or has too few problems,
-        prompts that can not be shared out equally, under "stop" a bad row.
+        fewer prompts a step than processes, under "stop" a bad row.
         """
         if not self.train_set:
             self._read_all()
         _, processes = self._place()
-        if self.prompts_per_step % processes:
+        if self.prompts_per_step < processes:
             raise ValueError(
-                f"prompts_per_step={self.prompts_per_step} can not be shared out equally among "
-                f"{processes} processes; make it a multiple"
+                f"prompts_per_step={self.prompts_per_step} is less than one for each of "
+                f"{processes} processes; raise it, or start fewer"
             )
         self._write_skipped()
 
@@ -282,8 +282,8 @@ class ProblemData(LightningDataModule):
 
     def _train_batches(self) -> Iterator[list[Prompt]]:
         rank, processes = self._place()
-        share = self.prompts_per_step // processes
-        slots = range(rank * share, (rank + 1) * share)
+        # every so-manieth: the minibatches, cut in this order, are then those of one process
+        slots = range(rank, self.prompts_per_step, processes)
         start = self._steps_done()
         indices = ([self.mixture.batch(step)[slot] for slot in slots] for step in count(start))
         encoded = _Encoded(self.train_set, self.encoder, self._where)

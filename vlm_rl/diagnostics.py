@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from vlm_rl import processes
 from vlm_rl.records import Rollout, Scores, Statistic, Verdict
 
 Statistics = dict[str, Statistic]
@@ -19,6 +20,18 @@ def mean_of(values: Tensor, where: Tensor | None = None) -> Statistic:
 def add_up(total: Statistics, more: Mapping[str, Statistic]) -> Statistics:
     """The sums and counts of both, by name."""
     return total | {name: total[name] + s if name in total else s for name, s in more.items()}
+
+
+def means(statistics: Mapping[str, Statistic]) -> dict[str, float]:
+    """Over all processes; a metric that a process lacks has no count there, and one without a
+    single count is left out."""
+    own = {name: (float(s.sum), float(s.count)) for name, s in statistics.items()}
+    sums: dict[str, tuple[float, float]] = {}
+    for part in processes.gather(own):
+        for name, (total, count) in part.items():
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = (before[0] + total, before[1] + count)
+    return {name: total / count for name, (total, count) in sums.items() if count > 0}
 
 
 def answer_statistics(rollout: Rollout) -> Statistics:

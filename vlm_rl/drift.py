@@ -20,12 +20,14 @@ difference that is not finite counts as -inf, with which the first four are inf.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from vlm_rl import processes
 from vlm_rl.diagnostics import Statistics
 from vlm_rl.records import Batch, Statistic
 
@@ -53,8 +55,8 @@ class Worst:
 class Drift:
     """The drift of one batch, on the CPU.
 
-    `sums` add over batches and processes; `measures` reads their means. `maxima` are combined by
-    max. Both have the same names whatever the batch: a set without rows has counts of 0 and a
+    `sums` add over batches; `measures` reads their means. `maxima` are combined by max. Both have
+    the same names whatever the batch: a set without rows has counts of 0 and a
     maximum of -inf. `worst` is None where no token is trained.
     """
 
@@ -63,9 +65,32 @@ class Drift:
     worst: Worst | None
 
 
+class _Table(NamedTuple):
+    """By row [B]: the place of its prompt in the step, tokens, whether the prompt has images,
+    largest |d|, all that is averaged as sums and counts, and the problem's uid."""
+
+    place: Tensor
+    tokens: Tensor
+    pictured: Tensor
+    largest: Tensor
+    columns: dict[str, tuple[Tensor, Tensor]]
+    uids: list[str]
+
+
 def measure(batch: Batch) -> Drift:
-    """The drift of the rows of `batch`. Deciles are of this batch's rows: added over processes,
-    the first is of the shortest tenth on each."""
+    """The drift of the rows of `batch` on all processes; the same on each of them."""
+    table = _joined(processes.gather(_table(batch)))
+    sums: Statistics = {}
+    maxima: dict[str, Tensor] = {}
+    for prefix, rows in _rows_by_set(table).items():
+        for name, (values, counts) in table.columns.items():
+            sums[prefix + name] = Statistic(values[rows].sum(), counts[rows].sum())
+        maximum = max(table.largest[rows].tolist(), default=-math.inf)
+        maxima[f"{prefix}abs_max"] = torch.tensor(maximum, dtype=torch.float64)
+    return Drift(sums, maxima, _worst(table))
+
+
+def _table(batch: Batch) -> _Table:
     tokens = batch.lengths.cpu()
     difference = batch.old_logprobs.double() - batch.sampling_logprobs.double()
     difference = difference[batch.completion_mask].cpu()
@@ -73,15 +98,33 @@ def measure(batch: Batch) -> Drift:
     owner = torch.arange(len(batch)).repeat_interleave(tokens)
     largest = torch.full((len(batch),), -math.inf, dtype=torch.float64)
     largest = largest.scatter_reduce(0, owner, difference.abs(), "amax")
-    columns = _columns(difference, owner, tokens)
-    sums: Statistics = {}
-    maxima: dict[str, Tensor] = {}
-    for prefix, rows in _rows_by_set(batch, tokens).items():
-        for name, (values, counts) in columns.items():
-            sums[prefix + name] = Statistic(values[rows].sum(), counts[rows].sum())
-        maximum = max(largest[rows].tolist(), default=-math.inf)
-        maxima[f"{prefix}abs_max"] = torch.tensor(maximum, dtype=torch.float64)
-    return Drift(sums, maxima, _worst(batch, columns["abs_mean"][0], tokens))
+    of_prompt = torch.tensor([bool(prompt.images) for prompt in batch.prompts], dtype=torch.bool)
+    owners = batch.row_prompt.tolist()
+    return _Table(
+        processes.own_places(len(batch.prompts))[batch.row_prompt],
+        tokens,
+        of_prompt[batch.row_prompt],
+        largest,
+        _columns(difference, owner, tokens),
+        [batch.prompts[owner].uid for owner in owners],
+    )
+
+
+def _joined(parts: Sequence[_Table]) -> _Table:
+    """In the order of the step's prompts: of rows of one length it decides on the decile."""
+    order = torch.cat([part.place for part in parts]).argsort(stable=True)
+    columns = {
+        name: (
+            torch.cat([part.columns[name][0] for part in parts])[order],
+            torch.cat([part.columns[name][1] for part in parts])[order],
+        )
+        for name in parts[0].columns
+    }
+    place, tokens, pictured, largest = (
+        torch.cat(column)[order] for column in zip(*(part[:4] for part in parts), strict=True)
+    )
+    uids = [uid for part in parts for uid in part.uids]
+    return _Table(place, tokens, pictured, largest, columns, [uids[row] for row in order.tolist()])
 
 
 def measures(reduced: Mapping[str, float]) -> dict[str, float]:
@@ -101,6 +144,12 @@ def measures(reduced: Mapping[str, float]) -> dict[str, float]:
         final[f"{prefix}ess"] = weight**2 / weight_squared
         final[f"{prefix}token_ess"] = token_weight**2 / token_weight_squared
     return final
+
+
+def metrics(found: Drift) -> dict[str, float]:
+    """The measures of one step's drift; none where it trains no token."""
+    means = {n: float(s.sum / s.count) for n, s in found.sums.items() if s.count > 0}
+    return measures(means | {name: float(largest) for name, largest in found.maxima.items()})
 
 
 def alarm(worst: Worst | None, limit: float) -> str | None:
@@ -141,11 +190,11 @@ def _weight(log_weight: Tensor) -> Tensor:
     return log_weight.clamp(-WEIGHT_CAP_LOG, WEIGHT_CAP_LOG).exp()
 
 
-def _rows_by_set(batch: Batch, tokens: Tensor) -> dict[str, Tensor]:
+def _rows_by_set(table: _Table) -> dict[str, Tensor]:
     """The rows of each set, ascending; only rows with trained tokens."""
+    tokens = table.tokens
     trained = tokens.nonzero()[:, 0]
-    pictured = torch.tensor([bool(prompt.images) for prompt in batch.prompts], dtype=torch.bool)
-    pictured = pictured[batch.row_prompt[trained]]
+    pictured = table.pictured[trained]
     ranked = trained[tokens[trained].argsort(stable=True)]
     # by quantile, so that few rows spread over all deciles
     decile = torch.arange(len(ranked)) * NUM_DECILES // max(len(ranked), 1)
@@ -154,11 +203,11 @@ def _rows_by_set(batch: Batch, tokens: Tensor) -> dict[str, Tensor]:
     return dict(zip(SETS, parts, strict=True))
 
 
-def _worst(batch: Batch, abs_sums: Tensor, tokens: Tensor) -> Worst | None:
+def _worst(table: _Table) -> Worst | None:
     """Of equal rows the first."""
-    trained = tokens.nonzero()[:, 0].tolist()
+    trained = table.tokens.nonzero()[:, 0].tolist()
     if not trained:
         return None
-    means = (abs_sums / tokens).tolist()
+    means = (table.columns["abs_mean"][0] / table.tokens).tolist()
     row = max(trained, key=means.__getitem__)
-    return Worst(batch.prompts[batch.row_prompt[row]].uid, means[row], int(tokens[row]))
+    return Worst(table.uids[row], means[row], int(table.tokens[row]))

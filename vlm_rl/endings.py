@@ -7,7 +7,8 @@
 75   a hang (EX_TEMPFAIL)
 130  Ctrl-C: saved
 
-After 3, 74, 75 and 130 the same command goes on from the last complete checkpoint as well.
+After 3, 74, 75 and 130 the same command goes on from the last complete checkpoint as well. Where
+one of several processes fails, the others end with 1 and name it.
 """
 
 import errno
@@ -17,9 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_only
-
-from vlm_rl import runs
+from vlm_rl import processes, runs
 from vlm_rl.checkpointing import Unwritable
 from vlm_rl.config_errors import joined
 from vlm_rl.preemption import Preempted
@@ -27,8 +26,6 @@ from vlm_rl.rollout import EngineError
 
 ENGINE, UNWRITABLE, CTRL_C = 3, 74, 130
 _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-
-_say = rank_zero_only(print)
 
 
 @contextmanager
@@ -41,6 +38,8 @@ def one_line_endings(program: str, run_dir: Path | None = None) -> Iterator[None
         raise _end(program, ENGINE, f"{joined(str(error))}; {_stopped(run_dir)}") from error
     except Preempted as stop:
         status = CTRL_C if stop.signal == signal.SIGINT else 0
+        if not processes.is_first():
+            raise SystemExit(status) from None  # all stop for it, and one says so
         raise _end(program, status, f"{stop}: {_stopped(run_dir)}") from None
     except Unwritable as error:
         raise _end(program, UNWRITABLE, f"{joined(str(error))}; {_stopped(run_dir)}") from error
@@ -53,7 +52,7 @@ def one_line_endings(program: str, run_dir: Path | None = None) -> Iterator[None
 
 
 def _end(program: str, status: int, line: str) -> SystemExit:
-    _say(f"{program}: {line}", file=sys.stderr)
+    print(f"{program}: {line}", file=sys.stderr)
     return SystemExit(status)
 
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -19,7 +20,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_ty
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
-from vlm_rl import runs
+from vlm_rl import processes, runs, sharding
 from vlm_rl.advantages import Advantage
 from vlm_rl.benchmark_runs import BenchmarkRuns, BenchmarkSettings
 from vlm_rl.callbacks import ProgressBars, RolloutFiles, SampleTable
@@ -40,6 +41,7 @@ from vlm_rl.report import MetricsCsv, Summary
 from vlm_rl.resuming import OwedWork, check_fits
 from vlm_rl.rewards import Reward
 from vlm_rl.rollout import Engine, Sampling, unused_sampler
+from vlm_rl.rollout.vllm_base import VLLMBase
 from vlm_rl.sampling import GroupFilter
 from vlm_rl.settings import OptimizerSettings, UpdateSettings, ValidationSettings, check_groups
 from vlm_rl.wandb_loggers import WandbMode, wandb_loggers
@@ -128,7 +130,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
     with one_line_errors("vlm_rl.fit"):
         parser = build_parser()
         config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})
-        resume = runs.find_resume(Path(config.run_dir), plain(parser, config))
+        resume = _resume(Path(config.run_dir), plain(parser, config))
         parts = instantiate(parser, config)
         _check_consistency(config, parts)
         trainer = _trainer(config)
@@ -153,7 +155,8 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
         module = _module(config, parts, encoder, data)
         if resume:
             check_fits(resume[1], module, data)
-    runs.save_config(Path(config.run_dir), plain(parser, config))
+    if processes.is_first():
+        runs.save_config(Path(config.run_dir), plain(parser, config))
     trainer.loggers = _loggers(config, resume[0] if resume else 0)
     ending = one_line_endings("vlm_rl.fit", Path(config.run_dir))
     with ending, parts.reward, closing(parts.engine), heartbeat:
@@ -161,6 +164,15 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
             module, datamodule=data, ckpt_path=resume[1] if resume else None, weights_only=False
         )
     return module
+
+
+def _resume(run_dir: Path, config: dict[str, Any]) -> tuple[int, Path] | None:
+    """Step and trainer checkpoint to go on from. The first process checks the folder; to the others
+    it may look half made, because the first is at work in it."""
+    if processes.is_first():
+        return runs.find_resume(run_dir, config)
+    complete = runs.checkpoints(run_dir)
+    return (complete[-1][0], complete[-1][1] / "trainer.ckpt") if complete else None
 
 
 def _choose_threads() -> None:
@@ -192,6 +204,12 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
             f"optimizer.vision_lr={parts.optimizer.vision_lr} is for the vision tower, which "
             f"policy.{'freeze' if lora is None else 'lora'} holds still; leave one of them out"
         )
+    _check_engine(config, parts.engine)
+    if lora is not None and config.trainer.strategy == "zero3":
+        raise ValueError(
+            "policy.lora can not be trained under trainer.strategy=zero3, which would gather base "
+            "and adapters apart; take fsdp2, which shards both, or zero2"
+        )
     if parts.kl_in_reward is not None:
         _check_kl_in_reward(parts)
     reads = ANSWER_STYLE_OF.get(config.prompt.style)
@@ -200,6 +218,17 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
             f"prompt.style={config.prompt.style} asks for an answer that the accuracy term does "
             f"not read: its answer_style must be {reads}, "
             f"got {parts.reward.accuracy.answer_style}"
+        )
+
+
+def _check_engine(config: Namespace, engine: Engine) -> None:
+    strategy, devices = config.trainer.strategy, config.trainer.devices
+    alone = devices in (1, "1", "auto", None) and config.trainer.num_nodes == 1
+    if isinstance(engine, VLLMBase) and not (alone and strategy in ("auto", "ddp")):
+        raise ValueError(
+            f"{type(engine).__name__} samples for a single process so far, got trainer.devices="
+            f"{devices}, num_nodes={config.trainer.num_nodes} and strategy={strategy}; take "
+            "vlm_rl.rollout.TransformersEngine"
         )
 
 
@@ -275,10 +304,10 @@ def _trainer(config: Namespace) -> L.Trainer:
         trainer = _build_trainer(config)
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from error
-    if trainer.world_size > 1:
+    if config.data.prompts_per_step < trainer.world_size:
         raise ValueError(
-            f"trainer.devices and num_nodes ask for {trainer.world_size} processes; "
-            "training runs in one so far, use --trainer.devices 1"
+            f"data.prompts_per_step={config.data.prompts_per_step} is less than one for each of "
+            f"{trainer.world_size} processes; raise it, or lower trainer.devices"
         )
     return trainer
 
@@ -297,8 +326,9 @@ def _benchmarks(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> 
 
 def _build_trainer(config: Namespace) -> L.Trainer:
     run_dir = Path(config.run_dir)
+    strategy = sharding.build(config.trainer.strategy, config.trainer.precision)
     return L.Trainer(
-        **vars(config.trainer),
+        **vars(config.trainer) | {"strategy": strategy},
         default_root_dir=run_dir,
         logger=False,
         callbacks=[
@@ -323,6 +353,8 @@ def _build_trainer(config: Namespace) -> L.Trainer:
 
 def _loggers(config: Namespace, resume_step: int) -> list[Logger]:
     run_dir = Path(config.run_dir)
+    if not processes.is_first():
+        return []
     return [
         MetricsCsv(run_dir, resume_step),
         *wandb_loggers(

@@ -3,6 +3,7 @@
 Each process keeps `heartbeat/rank_N.json` in the run's folder: phase, step, time of the last sign
 of life. Where one has been silent for too long, all of them write their stacks to stderr and to
 `heartbeat/rank_N.stacks.txt` and end: those that wait for the silent one can not go on either.
+Where one fails, the others end too, and name it.
 """
 
 import faulthandler
@@ -18,11 +19,15 @@ from typing import Any, NamedTuple, Self
 
 import lightning as L
 
+from vlm_rl.config_errors import joined
 from vlm_rl.module import RLModule
 from vlm_rl.rollout.watchdog import Watchdog
 
 NOTICE = "hang"
 """In the folder `heartbeat`: the process that was silent asks the others for their stacks."""
+
+FAILED = "failed"
+"""In the same folder: what a process has ended with that the others are to know of."""
 
 GATHER_S = 10.0
 """How long the first waits for the stacks of the others: they look for its notice every second, and
@@ -67,6 +72,9 @@ class Heartbeat(L.Callback, Watchdog):
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
+        if isinstance(error[1], Exception) and self._processes > 1:
+            reason = f"rank {self._rank} failed {self._place()}: {joined(str(error[1]))}"
+            self._put(self.folder / FAILED, reason)
         self._phase = "ended" if error[0] is None else f"ended in {self._phase}"
         self._write()
 
@@ -97,6 +105,10 @@ class Heartbeat(L.Callback, Watchdog):
             self._end(f"rank {self._rank} has been silent for {self._limit_s:g} s")
         elif _written_after(self.folder / NOTICE, self._began):
             self._end(f"rank {self._rank} ends with another process that is silent")
+        elif _written_after(self.folder / FAILED, self._began):
+            reason = (self.folder / FAILED).read_text()
+            print(f"rank {self._rank} ends, {reason}", file=sys.stderr, flush=True)
+            os._exit(1)  # it waits for that one in foreign code
 
     def _end(self, reason: str) -> None:
         stacks = self._file("stacks.txt")
@@ -135,10 +147,13 @@ class Heartbeat(L.Callback, Watchdog):
         beat = Beat(
             self._rank, self._processes, self._phase, self._step(), now, os.getpid(), host
         )  # fmt: skip
-        target = self._file("json")
+        self._put(self._file("json"), json.dumps(beat._asdict()))
+
+    def _put(self, target: Path, text: str) -> None:
         with suppress(OSError):  # a full disk is for the checkpoint to answer
-            partial = target.with_suffix(f".{time.monotonic_ns()}.partial")  # two threads write
-            partial.write_text(json.dumps(beat._asdict()))
+            # two threads write, and several processes
+            partial = target.with_suffix(f".{self._rank}.{time.monotonic_ns()}.partial")
+            partial.write_text(text)
             partial.replace(target)
 
     def _file(self, ending: str) -> Path:

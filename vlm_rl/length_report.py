@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vlm_rl.length_fairness import LengthBin, LengthReport, LengthWindow
 from vlm_rl.module import RLModule
+from vlm_rl.sampling import of_all_processes
 
 PICTURE = "length_fairness.png"
 REPORTS = "length_fairness.json"
@@ -39,8 +40,9 @@ class LengthFairness(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if outputs["sequences"]:
-            self.window.add(outputs["sequences"], outputs["rollout"], outputs["dropped"])
+        if outputs["sequences"]:  # those of all processes: each has the same window
+            dropped = of_all_processes(outputs["dropped"])
+            self.window.add(outputs["sequences"], outputs["everyone"], dropped)
 
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
         """At the start, so that the checkpoint after the validation has the report."""

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from vlm_rl.weights import full, is_adapter, named_parameters, named_weights
+from vlm_rl.weights import full, is_adapter
 
 Part = Literal["vision_tower", "language_model"]
 
@@ -105,34 +105,21 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
             layer._disable_adapters = was
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Write the adapters alone, for peft, transformers and vLLM."""
+def save_adapter(model: Any, folder: Path, *, write: bool = True) -> None:
+    """Write the adapters alone, for peft, transformers and vLLM. Where they are sharded, every
+    process takes part in gathering them and one is to `write`."""
     # by hand: peft itself would ask the hub at each save whether the vocabulary has changed
     from peft import get_peft_model_state_dict
 
     whole = {name: full(w) for name, w in model.state_dict().items() if is_adapter(name)}
+    if not write:
+        return
     weights = get_peft_model_state_dict(model, whole, save_embedding_layers=False)
     folder.mkdir(parents=True, exist_ok=True)
     named = {f"base_model.model.{name}": w.contiguous() for name, w in weights.items()}
     save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (config,) = model.peft_config.values()
     config.save_pretrained(folder)
-
-
-def save_merged(model: Any, folder: Path) -> None:
-    """Write base and adapters as one checkpoint that needs neither peft nor the base.
-
-    On the CPU there is a second copy of the weights meanwhile; `model` is not changed.
-    """
-    first_names: dict[int, str] = {}
-    for name, parameter in named_parameters(model):
-        first_names.setdefault(id(parameter), name)  # tied ones are written once
-    weights = named_weights(model, only=set(first_names.values()))
-    merged = {name: weight.cpu() for name, weight in weights}
-    with torch.device("meta"):
-        plain = type(model)(model.config)
-    plain.generation_config = model.generation_config
-    plain.save_pretrained(folder, state_dict=merged)
 
 
 def base_of(path: str) -> str | None:

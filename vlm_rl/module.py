@@ -5,23 +5,23 @@ update behind, because Lightning fetches a batch ahead, and automatic optimisati
 own count of batches. Everything that is divided is divided in `_update`.
 """
 
-import hashlib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
 
-from vlm_rl import drift
+from vlm_rl import drift, padding, processes, sharding
 from vlm_rl.advantages import Advantage
 from vlm_rl.diagnostics import (
     Statistics,
     add_up,
     answer_statistics,
     mean_of,
+    means,
     rollout_statistics,
     task_statistics,
 )
@@ -33,19 +33,26 @@ from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Batch, Groups, Prompt, Rollout, Rows, Statistic
 from vlm_rl.rewards import Reward
 from vlm_rl.rollout import Engine, Sampling
-from vlm_rl.sampling import GroupFilter, Refill, Sampled, no_refill, sample_groups
+from vlm_rl.sampling import (
+    GroupFilter,
+    Refill,
+    Sampled,
+    no_refill,
+    of_all_processes,
+    sample_groups,
+    sequences_of_all_processes,
+)
 from vlm_rl.settings import OptimizerSettings, UpdateSettings, ValidationSettings, check_groups
 from vlm_rl.stages import Stages
 from vlm_rl.weights import is_adapter
 
 Metrics = dict[str, float]
-
-
-class Update(NamedTuple):
-    """What one optimizer update came to, on this process."""
-
-    statistics: Statistics
-    sequences: Sequences
+STATE = (
+    "completed_steps", "skipped_updates", "skipped_in_a_row", "refill_position",
+    "validation_history",
+)  # fmt: skip
+"""What a checkpoint holds of the module itself; the same on all processes."""
+R = TypeVar("R", bound=Rows)
 
 
 class RLModule(L.LightningModule):
@@ -104,44 +111,44 @@ class RLModule(L.LightningModule):
         self.skipped_updates: list[list[str]] = []
         self.validation_history: list[Metrics] = []
         self.stages = Stages()
-        self._skipped_in_a_row = 0
+        self.skipped_in_a_row = 0
         self._engine_is_current = False
         self._resumed_base: str | None = None
-        self._frozen_checksum: str | None = None
+        self._base_checksum: str | None = None
         self._validation: Statistics = {}
+        self.strict_loading = not policy.has_adapters  # a checkpoint has these alone
         # outside the module tree: not saved, not optimised, not wrapped by a strategy
         needs_reference = objective.needs_reference or kl_in_reward is not None
         reference = policy.reference() if needs_reference else None
         self.__dict__["reference"] = reference
+        self._smallest_prompt = padding.smallest_prompt(policy)
 
     def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Any]:
-        seconds_before = dict(self.stages.seconds)
+        before = dict(self.stages.seconds)
         sampled = self._sampled(prompts)
-        rollout, statistics, sequences = sampled.trained, sampled.statistics, []
-        advantages, minibatches = torch.zeros_like(rollout.scores.total), []
-        found = drift.Drift({}, {}, None)
+        statistics, sequences = sampled.statistics, []
+        rollout, advantages, batch, everyone = self._batch(sampled.trained)
         if rollout.prompts:  # dynamic sampling may have found none worth training on
-            rollout, advantages, batch = self._batch(rollout)
             statistics = add_up(statistics, rollout_statistics(rollout, advantages))
-            found = drift.measure(batch)
-            minibatches = batch.split(self._num_minibatches(batch))
+        found = drift.measure(batch)
+        minibatches = self._minibatches(batch)
         with self.stages("update"):  # up to here a step changes nothing: a run may stop in it
             self.refill_position = sampled.refill_position
             for minibatch in minibatches:
-                update = self._update(minibatch)
-                statistics = add_up(statistics, update.statistics)
-                sequences.append(update.sequences)
+                found_here, updated = self._update(minibatch)
+                statistics = add_up(statistics, found_here)
+                sequences.append(updated)
             self._move_schedule(self.updates.num_minibatches - len(minibatches))
         self._engine_is_current = False
         self.completed_steps += 1
         self.trainer.should_stop = self.completed_steps >= self.steps
-        metrics = self._reduced(statistics) | self._drift(found)
-        metrics |= self._step_seconds(seconds_before)
-        metrics["rollout/engine_restarts"] = self.engine.restarts
+        metrics = means(statistics) | drift.metrics(found)
+        metrics |= self.stages.metrics_since(before)
+        metrics["rollout/engine_restarts"] = sum(processes.gather(self.engine.restarts))
         self.log_metrics(metrics)
-        outputs = {"rollout": rollout, "advantages": advantages, "sequences": sequences}
-        alarm = drift.alarm(found.worst, self.drift_alarm)
-        return outputs | {"dropped": sampled.dropped, "metrics": metrics, "alarm": alarm}
+        outputs = {"rollout": rollout, "advantages": advantages, "dropped": sampled.dropped}
+        outputs |= {"everyone": everyone, "sequences": sequences, "metrics": metrics}
+        return outputs | {"alarm": drift.alarm(found.worst, self.drift_alarm)}
 
     def _sampled(self, prompts: Sequence[Prompt]) -> Sampled:
         """The groups of a step; with dynamic sampling those worth training on, and new ones in
@@ -159,8 +166,10 @@ class RLModule(L.LightningModule):
     def _rollout(
         self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, kind: str
     ) -> Rollout:
-        """Sample a group per prompt and judge it."""
+        """Sample a group per prompt and judge it; every process does, also one without prompts."""
         groups = self.sample(prompts, group_size, sampling, kind)
+        if not prompts:
+            return Rollout.empty(group_size)
         with self.stages("reward"):
             scores = self.reward([prompt.problem for prompt in prompts], groups)
         return Rollout(prompts, groups, scores)
@@ -180,90 +189,113 @@ class RLModule(L.LightningModule):
                 prompts, group_size=group_size, sampling=sampling, seed=self._seed_of(kind)
             )
 
-    def _batch(self, rollout: Rollout) -> tuple[Rollout, Tensor, Batch]:
-        """All that the updates read, with the rollout as its rewards are at last, and its
-        advantages [P, G]. These come after the log-probabilities: a KL in the reward needs both."""
+    def _batch(self, rollout: Rollout) -> tuple[Rollout, Tensor, Batch, Rollout]:
+        """All that the updates read, with the rollout as its rewards are at last, its advantages
+        [P, G], and the rollout of all processes: an advantage may look at every group of the step.
+        They come after the log-probabilities: a KL in the reward needs both."""
         trained = rollout.scores.scored
         if not self.updates.train_on_truncated:
             trained = trained & ~rollout.truncated
         rows = Rows.build(rollout.prompts, rollout.groups, trained=trained)
         with self.stages("logprobs"):
             old, ref = self._old_and_reference(rows)
-        if self.kl_in_reward is not None and ref is not None:
+        if self.kl_in_reward is not None and ref is not None and rollout.prompts:
             rollout = self.kl_in_reward(rollout, old, ref)
-        advantages = self.advantage(rollout)
+        everyone = of_all_processes(rollout)
+        advantages = rollout.scores.total
+        if everyone.prompts:
+            advantages = self.advantage(everyone)[processes.own_places(len(rollout.prompts))]
         batch = Batch.of(rows, old_logprobs=old, ref_logprobs=ref, advantages=advantages.float())
-        return rollout, advantages, batch.to(self.device)
+        return rollout, advantages, batch.to(self.device), everyone
 
     def _old_and_reference(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities [B, T] at the weights that sampled, and the reference's where a term
         needs them."""
         reference: Policy | AdaptersOff | None = self.__dict__["reference"]
-        old, ref = [], []
-        # cut exactly as the updates will be: in bf16 another packing rounds otherwise, and GSPO's
-        # band of 3e-4 would be filled with that noise
-        parts = rows.split(self._num_minibatches(rows))
-        limit = self.updates.micro_batch_tokens
+        old = [torch.zeros(0, rows.completion_mask.shape[1], device=self.device)]
+        ref = old[:]
         with torch.no_grad():
-            for micro in (micro for part in parts for micro in part.micro_batches(limit)):
-                old.append(self._logprobs(self.policy, micro))
-                if reference is not None:
-                    ref.append(self._logprobs(reference, micro))
-        return torch.cat(old), torch.cat(ref) if ref else None
+            # cut exactly as the updates will be: in bf16 another packing rounds otherwise, and
+            # GSPO's band of 3e-4 would be filled with that noise
+            for part in self._minibatches(rows):
+                micros, fill = self._micro_batches(part)
+                for micro in (*micros, *fill):
+                    old.append(self._logprobs(self.policy, micro))
+                    if reference is not None:
+                        ref.append(self._logprobs(reference, micro))
+        return padding.joined(old), None if reference is None else padding.joined(ref)
 
-    def _num_minibatches(self, rows: Rows) -> int:
-        """Fewer than configured where dynamic sampling has found fewer groups than that."""
-        return min(self.updates.num_minibatches, len(rows.prompts))
+    def _minibatches(self, rows: R) -> list[R]:
+        """The rows of each update: where all processes together have fewer groups than updates are
+        configured (dynamic sampling may find few), there are as many updates as groups."""
+        own = processes.own_places(len(rows.prompts))
+        groups = torch.arange(sum(processes.gather(len(own))))
+        parts = groups.tensor_split(min(self.updates.num_minibatches, max(len(groups), 1)))
+        return [rows.of_prompts(torch.isin(own, p).nonzero()[:, 0]) for p in parts if len(p)]
+
+    def _micro_batches(self, rows: R) -> tuple[list[R], list[Rows]]:
+        """The forwards of an update, and those without rows that keep processes in step."""
+        micros = list(rows.micro_batches(self.updates.micro_batch_tokens))
+        return padding.level(micros, self._smallest_prompt)
 
     def _logprobs(self, policy: Policy | AdaptersOff, micro: Rows) -> Tensor:
         return policy.logprobs(micro, temperature=self.sampling.temperature).logprobs
 
-    def _update(self, minibatch: Batch) -> Update:
-        """One optimizer update; the only place that divides by a count of the batch."""
-        micros = list(minibatch.micro_batches(self.updates.micro_batch_tokens))
-        plan = self.objective.prepare(minibatch, self._all_sum)
+    def _update(self, minibatch: Batch) -> tuple[Statistics, Sequences]:
+        """One optimizer update; the only place that divides by a count of the batch. Returns the
+        statistics of this process and the sequences of all."""
+        micros, fill = self._micro_batches(minibatch)
+        plan = self.objective.prepare(minibatch, processes.all_sum)
         norms: dict[str, Tensor] = {}
-        for micro in micros:
+        for micro in micros or [minibatch]:
             for name, count in self.objective.normalizers(micro).items():
                 norms[name] = norms.get(name, 0) + count
-        norms = self._summed(norms)
+        norms = {name: processes.all_sum(count) for name, count in norms.items()}
         # strategies average gradients over processes, a sum over all rows is meant
         rank_factor = self.trainer.world_size
         statistics: Statistics = {}
         sequences = []
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for micro in micros:
-            stats = self.policy.logprobs(
-                micro,
-                temperature=self.sampling.temperature,
-                with_entropy=True,
-            )
-            loss = self.objective(stats, micro, plan)
-            terms = [sums.sum() / norms[name].clamp(min=1) for name, sums in loss.terms.items()]
-            value = torch.stack(terms).sum()
-            self.manual_backward(value * rank_factor)
+        forwards: list[Rows] = [*micros, *fill]
+        for index, part in enumerate(forwards, start=1):
+            last = index == len(forwards)
+            with sharding.micro_batch(self.trainer.strategy, last=last):
+                stats = self.policy.logprobs(
+                    part, temperature=self.sampling.temperature, with_entropy=True
+                )
+                value = stats.logprobs.sum()  # 0, of no rows
+                if isinstance(part, Batch):
+                    loss = self.objective(stats, part, plan)
+                    value = torch.stack([
+                        sums.sum() / norms[name].clamp(min=1) for name, sums in loss.terms.items()
+                    ]).sum()  # fmt: skip
+                    statistics = add_up(statistics, loss.statistics)
+                    sequences.append(loss.sequences)
+                self.manual_backward(value * rank_factor)
             total += value.detach()
-            statistics = add_up(statistics, loss.statistics)
-            sequences.append(loss.sequences)
         statistics |= self._step_optimizer(minibatch, total)
         if self.objective.stateful and "policy/loss" in statistics:
-            self.objective.observe(self._reduced(statistics))
-        return Update(statistics, Sequences.joined(sequences).weighted(1 / norms[POLICY_TERM]))
+            self.objective.observe(means(statistics))
+        own = Sequences.joined(sequences).weighted(1 / norms[POLICY_TERM])
+        return statistics, sequences_of_all_processes(own)
 
     def _step_optimizer(self, minibatch: Batch, loss: Tensor) -> Statistics:
         """Clip and step; skip, count and name what is not finite."""
         optimizer: Any = self.optimizers()
-        limit = self.updates.max_grad_norm
-        trained = [p for p in self.policy.parameters() if p.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(trained, float("inf") if limit is None else limit)
-        loss = self._summed({"loss": loss})["loss"]
-        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+        if not padding.anyone_has_images([minibatch]):  # what padding has put there is no gradient
+            self.policy.part("vision_tower").zero_grad()
+        loss = processes.all_sum(loss)
         lr = optimizer.param_groups[0]["lr"]
+        norm = sharding.step(
+            self.trainer.strategy, optimizer, [*self.policy.parameters()],
+            limit=self.updates.max_grad_norm, loss=loss,
+        )  # fmt: skip
+        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
         if finite:
-            optimizer.step()
-            self._skipped_in_a_row = 0
+            self.skipped_in_a_row = 0
         else:
-            self._skip([prompt.uid for prompt in minibatch.prompts])
+            uids = processes.gather([prompt.uid for prompt in minibatch.prompts])
+            self._skip(processes.round_robin(uids))
         self._move_schedule(1)
         optimizer.zero_grad()
         one = torch.ones((), device=self.device)
@@ -285,10 +317,10 @@ class RLModule(L.LightningModule):
 
     def _skip(self, uids: list[str]) -> None:
         self.skipped_updates.append(uids)
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row > self.updates.max_skipped_updates:
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row > self.updates.max_skipped_updates:
             raise RuntimeError(
-                f"{self._skipped_in_a_row} updates in a row had a loss or gradient that is not "
+                f"{self.skipped_in_a_row} updates in a row had a loss or gradient that is not "
                 f"finite, the last with problems {uids}; lower optimizer.lr or look at these"
             )
 
@@ -299,24 +331,25 @@ class RLModule(L.LightningModule):
         return step % self.validation.every_n_steps == 0 or step == self.steps
 
     def validation_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Any]:
-        if not prompts:
-            return {}
         samples = self.validation.samples_per_problem
         with self.stages("validation"):
             rollout = self._rollout(prompts, samples, self.sampling, f"validation {batch_idx}")
-            self._tally(answer_statistics(rollout) | task_statistics(rollout), "val")
+            self._tally(rollout, "val")
             if self.validation.greedy:
                 greedy = Sampling(0.0, self.sampling.max_completion_tokens)
                 best = self._rollout(prompts, 1, greedy, "greedy")
-                self._tally(answer_statistics(best) | task_statistics(best), "val_greedy")
+                self._tally(best, "val_greedy")
         return {"rollout": rollout}
 
-    def _tally(self, statistics: Statistics, prefix: str) -> None:
+    def _tally(self, rollout: Rollout, prefix: str) -> None:
+        if not rollout.prompts:  # a process may have one problem less than the others
+            return
+        statistics = answer_statistics(rollout) | task_statistics(rollout)
         named = {f"{prefix}/{name}": value for name, value in statistics.items()}
         self._validation = add_up(self._validation, named)
 
     def on_validation_epoch_end(self) -> None:
-        metrics = self._reduced(self._validation)
+        metrics = means(self._validation)
         self._validation = {}
         # a run that goes on may repeat the validation of the step where it stopped
         kept = [row for row in self.validation_history if row["step"] != self.completed_steps]
@@ -329,42 +362,21 @@ class RLModule(L.LightningModule):
         entropy = [self.seed, step, self.global_rank, *kind.encode()]
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
-    def _all_sum(self, value: Tensor) -> Tensor:
-        """Summed over all processes, float64."""
-        return self._summed({"": value})[""]
-
-    def _summed(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Each scalar summed over all processes, float64."""
-        stacked = torch.stack([v.to(self.device, torch.float64) for v in values.values()])
-        summed = self.trainer.strategy.reduce(stacked, reduce_op="sum")
-        assert isinstance(summed, Tensor)
-        return dict(zip(values, summed, strict=True))
-
-    def _reduced(self, statistics: Statistics) -> Metrics:
-        """Means over all processes; a metric without a single count is left out."""
-        sums = self._summed({name: s.sum for name, s in statistics.items()})
-        counts = self._summed({name: s.count for name, s in statistics.items()})
-        return {name: float(sums[name] / counts[name]) for name in sums if counts[name] > 0}
-
-    def _drift(self, found: drift.Drift) -> Metrics:
-        """Measures of drift over all processes."""
-        reduce = self.trainer.strategy.reduce
-        maxima = {
-            name: float(reduce(value.to(self.device), reduce_op="max"))
-            for name, value in found.maxima.items()
-        }
-        return drift.measures(self._reduced(found.sums) | maxima) if found.sums else {}
-
-    def _step_seconds(self, before: Mapping[str, float]) -> Metrics:
-        seconds = {n: total - before.get(n, 0.0) for n, total in self.stages.seconds.items()}
-        return {f"time/{name}_s": value for name, value in seconds.items() if value > 0}
-
     def log_metrics(self, metrics: Metrics) -> None:
         """Write metrics at the number of steps done."""
         # directly: `self.log` is silent in the validation before the first step, and would count
         # optimizer updates where the steps of the run are meant
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.completed_steps)
+
+    def setup(self, stage: str) -> None:
+        if self.policy.has_adapters:  # now that every process still has the whole of it
+            self._base_checksum = sharding.checksum(self._frozen())
+
+    def configure_model(self) -> None:
+        for policy in (self.policy, self.__dict__["reference"]):
+            if isinstance(policy, Policy):
+                sharding.shard(self.trainer.strategy, policy)
 
     def configure_optimizers(self) -> Any:
         num_updates = self.steps * self.updates.num_minibatches
@@ -374,53 +386,36 @@ class RLModule(L.LightningModule):
     def on_fit_start(self) -> None:
         if self.__dict__["reference"] is not None:
             self.__dict__["reference"].to(self.device)
+        sharding.begin(self.policy, self._smallest_prompt)
         self.engine.start(self.policy, self.encoder, self.sampling)
-        self._frozen_checksum = _checksum(self._frozen())
-        if self._resumed_base not in (None, self._frozen_checksum):
+        self._frozen_checksum = sharding.checksum(self._frozen())
+        if self._resumed_base not in (None, self._base_checksum):
             raise ValueError(
                 "the checkpoint holds adapters alone, and the weights at policy.path below them "
                 "are others than when it was written; put those back, or start a new run"
             )
 
     def on_fit_end(self) -> None:
-        assert _checksum(self._frozen()) == self._frozen_checksum, "a frozen parameter has changed"
+        unchanged = sharding.checksum(self._frozen()) == self._frozen_checksum
+        assert unchanged, "a frozen parameter has changed"
 
     def _frozen(self) -> list[Tensor]:
         return [p for p in self.policy.parameters() if not p.requires_grad]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        adapted = self.policy.has_adapters
-        if adapted:
+        if self.policy.has_adapters:
             weights = checkpoint["state_dict"]
             checkpoint["state_dict"] = {n: w for n, w in weights.items() if is_adapter(n)}
-        checkpoint["vlm_rl"] = {
-            "completed_steps": self.completed_steps,
-            "skipped_updates": self.skipped_updates,
-            "skipped_in_a_row": self._skipped_in_a_row,
-            "refill_position": self.refill_position,
-            "validation_history": self.validation_history,
+        checkpoint["vlm_rl"] = {name: getattr(self, name) for name in STATE} | {
             "stage_seconds": self.stages.seconds,
             "objective": self.objective.state_dict(),
-            "base": self._frozen_checksum if adapted else None,
+            "base": self._base_checksum,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["vlm_rl"]
-        self.completed_steps = state["completed_steps"]
-        self.skipped_updates = state["skipped_updates"]
-        self._skipped_in_a_row = state["skipped_in_a_row"]
-        self.refill_position = state["refill_position"]
-        self.validation_history = state["validation_history"]
+        for name in STATE:
+            setattr(self, name, state[name])
         self.stages.seconds.update(state["stage_seconds"])
         self.objective.load_state_dict(state["objective"])
         self._resumed_base = state["base"]
-        if self._resumed_base is not None:
-            base = {n: w for n, w in self.state_dict().items() if not is_adapter(n)}
-            checkpoint["state_dict"] = base | checkpoint["state_dict"]
-
-
-def _checksum(parameters: Iterable[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for parameter in parameters:
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

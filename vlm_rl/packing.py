@@ -43,7 +43,7 @@ def pack(rows: Rows) -> Packed:
     positions: list[Tensor] = []
     prompt_of: list[Tensor] = []
     segment: list[Tensor] = []
-    predictors: list[Tensor] = []
+    predictors = [torch.zeros(0, dtype=torch.int64)]  # there may be no completion
     offset = 0
 
     def lay(ids: Tensor, at: Tensor, prompt: int, part: int) -> None:

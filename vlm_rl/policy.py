@@ -28,7 +28,6 @@ from vlm_rl.lora import (
     has_adapters,
     merge_into,
     save_adapter,
-    save_merged,
 )
 from vlm_rl.packing import Packed, pack, shared_prefix_mask
 from vlm_rl.records import Rows
@@ -171,10 +170,6 @@ class Policy(nn.Module):
             save_adapter(self.model, folder)
         else:
             self.model.save_pretrained(folder)
-
-    def save_merged(self, folder: Path) -> None:
-        """Write base and adapters as one checkpoint."""
-        save_merged(self.model, folder)
 
 
 class AdaptersOff:

@@ -6,7 +6,7 @@ Each is frozen, built complete, and checks itself. Letters, here and everywhere:
 """
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -153,12 +153,16 @@ class Scores:
     @property
     def scored(self) -> Tensor:
         """[P, G] bool: False where the checker timed out or failed."""
-        return torch.tensor([[verdict.scored for verdict in row] for row in self.verdicts])
+        return self._by_verdict(lambda verdict: verdict.scored)
 
     @property
     def correct(self) -> Tensor:
         """[P, G] bool."""
-        return torch.tensor([[v is Verdict.CORRECT for v in row] for row in self.verdicts])
+        return self._by_verdict(lambda verdict: verdict is Verdict.CORRECT)
+
+    def _by_verdict(self, says: Callable[[Verdict], bool]) -> Tensor:
+        values = [[says(verdict) for verdict in row] for row in self.verdicts]
+        return torch.tensor(values, dtype=torch.bool).reshape(self.total.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,12 +176,44 @@ class Rollout:
     @property
     def lengths(self) -> Tensor:
         """[P, G] int64: tokens of each completion."""
-        return torch.tensor([[len(c) for c in group] for group in self.groups])
+        lengths = [[len(c) for c in group] for group in self.groups]
+        return torch.tensor(lengths, dtype=torch.int64).reshape(self.scores.total.shape)
 
     @property
     def truncated(self) -> Tensor:
         """[P, G] bool."""
-        return torch.tensor([[c.truncated for c in group] for group in self.groups])
+        truncated = [[c.truncated for c in group] for group in self.groups]
+        return torch.tensor(truncated, dtype=torch.bool).reshape(self.scores.total.shape)
+
+    @classmethod
+    def empty(cls, group_size: int) -> "Rollout":
+        """No group at all, where a process has nothing to sample."""
+        total = torch.zeros(0, group_size, dtype=torch.float64)
+        return cls([], [], Scores({}, total, [], {}))
+
+    def select(self, groups: Sequence[int]) -> "Rollout":
+        """The groups of these indices, in their order."""
+        rows, scores = torch.tensor(groups, dtype=torch.int64), self.scores
+        verdicts = [scores.verdicts[row] for row in groups]
+        terms = {name: term[rows] for name, term in scores.terms.items()}
+        return Rollout(
+            [self.prompts[row] for row in groups],
+            [self.groups[row] for row in groups],
+            Scores(terms, scores.total[rows], verdicts, scores.weights),
+        )
+
+    @classmethod
+    def joined(cls, rollouts: Sequence["Rollout"]) -> "Rollout":
+        """The groups of all, one rollout after the other."""
+        parts = [rollout for rollout in rollouts if rollout.prompts] or rollouts[:1]
+        scores = [part.scores for part in parts]
+        terms = {name: torch.cat([s.terms[name] for s in scores]) for name in scores[0].terms}
+        verdicts = [row for s in scores for row in s.verdicts]
+        return cls(
+            [prompt for part in parts for prompt in part.prompts],
+            [group for part in parts for group in part.groups],
+            Scores(terms, torch.cat([s.total for s in scores]), verdicts, scores[0].weights),
+        )
 
 
 @dataclass(frozen=True)
@@ -223,16 +259,17 @@ class Rows:
         completions = [completion for group in groups for completion in group]
         owners = [index for index, group in enumerate(groups) for _ in group]
         keep = trained.flatten().tolist()
-        lengths = torch.tensor([len(c) if k else 0 for c, k in zip(completions, keep, strict=True)])
+        own = [len(c) if k else 0 for c, k in zip(completions, keep, strict=True)]
+        lengths = torch.tensor(own, dtype=torch.int64)
         ids = [c.token_ids for c in completions]
         logprobs = [c.sampling_logprobs for c in completions]
-        completion_ids = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        completion_ids = _side_by_side(ids, torch.int64)
         return cls(
             prompts=tuple(prompts),
-            row_prompt=torch.tensor(owners),
+            row_prompt=torch.tensor(owners, dtype=torch.int64),
             completion_ids=completion_ids,
             completion_mask=torch.arange(completion_ids.shape[1]) < lengths[:, None],
-            sampling_logprobs=torch.nn.utils.rnn.pad_sequence(logprobs, batch_first=True),
+            sampling_logprobs=_side_by_side(logprobs, torch.float32),
         )
 
     def __len__(self) -> int:
@@ -276,7 +313,11 @@ class Rows:
                 "prompts per process; a minibatch needs at least one"
             )
         parts = torch.arange(len(self.prompts)).tensor_split(num_minibatches)
-        return [self.select(torch.isin(self.row_prompt, part).nonzero()[:, 0]) for part in parts]
+        return [self.of_prompts(part) for part in parts]
+
+    def of_prompts(self, prompts: Tensor) -> Self:
+        """The rows of the prompts with these indices, ascending; there may be none."""
+        return self.select(torch.isin(self.row_prompt, prompts).nonzero()[:, 0])
 
     def micro_batches(self, max_tokens: int) -> Iterator[Self]:
         """Cut into forwards of at most `max_tokens` prompt and completion tokens.
@@ -330,3 +371,10 @@ class Batch(Rows):
             ref_logprobs=ref_logprobs,
             advantages=advantages,
         )
+
+
+def _side_by_side(rows: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """[B, T] with padding at the end."""
+    if not rows:
+        return torch.zeros(0, 1, dtype=dtype)
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)

@@ -25,6 +25,9 @@ SUMMARY = "summary.json"
 RESUMABLE_KEYS = ("steps", "run_dir", "logging", "checkpoint", "hang_timeout_s")
 """What may differ when a run is taken up again: nothing that decides which numbers it computes."""
 
+RESUMABLE_TRAINER_KEYS = ("devices", "num_nodes", "strategy")
+"""A run may go on with other processes: its prompts and updates stay, what is sampled does not."""
+
 _STEP = re.compile(r"step_(\d+)")
 
 
@@ -118,6 +121,8 @@ def _refuse_read_only(run_dir: Path) -> None:
 def _refuse_damaged(path: Path) -> None:
     """Raise ValueError where a byte of a trainer checkpoint is not what was written. torch itself
     does not look at the checksums and would go on with wrong weights."""
+    if path.is_dir():  # of DeepSpeed: a file of each process, which it checks itself
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -161,7 +166,11 @@ def save_config(run_dir: Path, config: Mapping[str, Any]) -> None:
 
 
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in RESUMABLE_KEYS}
+    compared = {key: value for key, value in config.items() if key not in RESUMABLE_KEYS}
+    trainer = dict(compared.get("trainer", {}))
+    if not str(trainer.get("strategy")).startswith("zero"):  # its checkpoints are cut
+        trainer = {k: v for k, v in trainer.items() if k not in RESUMABLE_TRAINER_KEYS}
+    return compared | {"trainer": trainer}
 
 
 def differences(before: Any, now: Any, key: str = "") -> Iterator[str]:

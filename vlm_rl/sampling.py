@@ -9,11 +9,13 @@ group worth training on is lost.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from vlm_rl import processes
 from vlm_rl.diagnostics import (
     Statistics,
     all_right,
@@ -21,7 +23,8 @@ from vlm_rl.diagnostics import (
     mean_of,
     rollout_statistics,
 )
-from vlm_rl.records import Prompt, Rollout, Scores
+from vlm_rl.objectives import Sequences
+from vlm_rl.records import Prompt, Rollout
 
 SampleRound = Callable[[Sequence[Prompt], int], Rollout]
 """Samples and judges a group per prompt; the second argument is the round, from 0."""
@@ -92,71 +95,78 @@ def sample_groups(
     """A group per prompt; with a filter as many that it keeps, or as many as were found: it ends
     after `max_rounds`, or where the step has had every problem.
 
-    The groups are in the order in which they were sampled, and no problem is in a step twice.
+    The groups are in the order in which they were sampled, and no problem is in a step twice, also
+    not on two processes. A process that lacks groups gets new problems; all sample in every round,
+    some possibly nothing. Every process encodes the new problems of all: that keeps the order one.
     """
     if group_filter is None:
         rollout = sample(prompts, 0)
-        nothing = _chosen(rollout, torch.zeros(len(prompts), dtype=torch.bool))
-        return Sampled(rollout, nothing, refill_position)
-    wanted, used = len(prompts), {prompt.uid for prompt in prompts}
+        return Sampled(rollout, rollout.select([]), refill_position)
+    wanted = len(prompts)
+    used = {uid for uids in processes.gather([p.uid for p in prompts]) for uid in uids}
     rounds: list[Rollout] = []
     kept = torch.zeros(0, dtype=torch.bool)
-    while prompts:
+    more = True
+    while more:
         rounds.append(sample(prompts, len(rounds)))
         kept = torch.cat([kept, group_filter.keep(rounds[-1])])
-        missing = wanted - int(kept.sum()) if len(rounds) < group_filter.max_rounds else 0
-        prompts = []
-        while len(prompts) < missing and (found := refill(refill_position, used)) is not None:
-            prompt, refill_position = found
-            prompts.append(prompt)
+        missing = processes.gather(wanted - int(kept.sum()))
+        if len(rounds) == group_filter.max_rounds:
+            break
+        found: list[Prompt] = []
+        while len(found) < sum(missing) and (new := refill(refill_position, used)) is not None:
+            prompt, refill_position = new
+            found.append(prompt)
             used.add(prompt.uid)
-    rollout = _joined(rounds)
-    trained, dropped = _chosen(rollout, kept), _chosen(rollout, ~kept)
-    statistics = _statistics(rollout, kept, num_rounds=len(rounds), wanted=wanted)
+        owners = processes.round_robin([[owner] * number for owner, number in enumerate(missing)])
+        own = processes.rank()
+        prompts = [p for p, owner in zip(found, owners, strict=False) if owner == own]
+        more = bool(found)
+    rollout = Rollout.joined(rounds)
+    trained = rollout.select(kept.nonzero()[:, 0].tolist())
+    dropped = rollout.select((~kept).nonzero()[:, 0].tolist())
+    statistics = _statistics(rollout, kept, num_rounds=len(rounds), missing=sum(missing))
     if dropped.prompts:
         statistics |= rollout_statistics(dropped, torch.zeros_like(dropped.scores.total))
     return Sampled(trained, dropped, refill_position, statistics)
 
 
-def _statistics(rollout: Rollout, kept: Tensor, *, num_rounds: int, wanted: int) -> Statistics:
-    """`sampling/...`; fractions are of all the groups sampled."""
-    scores, found = rollout.scores, kept.sum()
+def of_all_processes(rollout: Rollout) -> Rollout:
+    """The groups of every process, without their pictures, in the order of the step's prompts.
+
+    `processes.own_places` says which of them are this process's.
+    """
+    if processes.count() == 1:
+        return rollout
+    parts = processes.gather(replace(rollout, prompts=[_plain(p) for p in rollout.prompts]))
+    offsets = accumulate((len(part.prompts) for part in parts), initial=0)
+    indices = [[at + i for i in range(len(p.prompts))] for p, at in zip(parts, offsets)]  # noqa: B905
+    return Rollout.joined(parts).select(processes.round_robin(indices))
+
+
+def sequences_of_all_processes(own: Sequences) -> Sequences:
+    """The rows of every process, by rank, on the CPU; with one process its own as they are."""
+    if processes.count() == 1:
+        return own
+    return Sequences.joined(processes.gather(Sequences(*(column.cpu() for column in own))))
+
+
+def _plain(prompt: Prompt) -> Prompt:
+    problem = replace(prompt.problem, images=())
+    return replace(prompt, problem=problem, pixel_values=None, grid_thw=None, images=())
+
+
+def _statistics(rollout: Rollout, kept: Tensor, *, num_rounds: int, missing: int) -> Statistics:
+    """`sampling/...` over all processes; fractions are of all the groups sampled."""
+    scores = rollout.scores
+    spent, found = map(sum, zip(*processes.gather((len(kept), int(kept.sum()))), strict=True))
     return {
         "sampling/rounds": mean_of(torch.tensor(num_rounds)),
-        "sampling/prompts_spent": mean_of(torch.tensor(len(kept))),
-        "sampling/missing_groups": mean_of(wanted - found),
-        "sampling/empty_step": mean_of(found == 0),
+        "sampling/prompts_spent": mean_of(torch.tensor(spent)),
+        "sampling/missing_groups": mean_of(torch.tensor(missing)),
+        "sampling/empty_step": mean_of(torch.tensor(found == 0)),
         "sampling/dropped_all_right_frac": mean_of(all_right(scores) & ~kept),
         "sampling/dropped_all_wrong_frac": mean_of(all_wrong(scores) & ~kept),
         "sampling/trained_accuracy": mean_of(scores.correct[kept], scores.scored[kept]),
         "sampling/trained_length_tokens": mean_of(rollout.lengths[kept]),
     }
-
-
-def _chosen(rollout: Rollout, which: Tensor) -> Rollout:
-    """The groups where `which` [P] is True."""
-    scores, rows = rollout.scores, which.nonzero()[:, 0].tolist()
-    return Rollout(
-        [rollout.prompts[row] for row in rows],
-        [rollout.groups[row] for row in rows],
-        Scores(
-            {name: term[which] for name, term in scores.terms.items()},
-            scores.total[which],
-            [scores.verdicts[row] for row in rows],
-            scores.weights,
-        ),
-    )
-
-
-def _joined(rollouts: Sequence[Rollout]) -> Rollout:
-    scores = [rollout.scores for rollout in rollouts]
-    return Rollout(
-        [prompt for rollout in rollouts for prompt in rollout.prompts],
-        [group for rollout in rollouts for group in rollout.groups],
-        Scores(
-            {name: torch.cat([part.terms[name] for part in scores]) for name in scores[0].terms},
-            torch.cat([part.total for part in scores]),
-            [row for part in scores for row in part.verdicts],
-            scores[0].weights,
-        ),
-    )

@@ -1,7 +1,7 @@
 """What a run is doing right now, and how long each stage took."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 Listener = Callable[[str], None]
@@ -21,6 +21,11 @@ class Stages:
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
+
+    def metrics_since(self, before: Mapping[str, float]) -> dict[str, float]:
+        """`time/..._s` of each stage since the seconds were `before`."""
+        spent = {name: total - before.get(name, 0.0) for name, total in self.seconds.items()}
+        return {f"time/{name}_s": value for name, value in spent.items() if value > 0}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:

@@ -46,7 +46,9 @@ class Sequences(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence["Sequences"]) -> "Sequences":
-        """The rows of all parts, one after the other."""
+        """The rows of all parts, one after the other; none without parts."""
+        if not parts:
+            return cls(*(torch.zeros(0) for _ in cls._fields))
         return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def weighted(self, factor: Tensor) -> "Sequences":

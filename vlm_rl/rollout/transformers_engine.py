@@ -16,6 +16,7 @@ from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Completion, Prompt
 from vlm_rl.rollout.engine import STOP_TOKENS, Engine, Sampling
+from vlm_rl.sharding import whole
 
 COMPACT_BELOW = 0.75
 """Ended rows are dropped once the living share falls below this: dropping copies the cache."""
@@ -48,7 +49,7 @@ class TransformersEngine(Engine):
         generator = torch.Generator(policy.device).manual_seed(seed)
         per_batch = max(1, self.max_rows // group_size)
         groups: list[list[Completion]] = []
-        with policy.evaluating():
+        with policy.evaluating(), whole(policy):
             for start in range(0, len(prompts), per_batch):
                 part = prompts[start : start + per_batch]
                 rows = self._decode(policy, part, group_size, sampling, generator)

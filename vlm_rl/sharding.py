@@ -1,0 +1,214 @@
+"""The one place that knows which strategy runs: how weights are spread over processes.
+
+    auto, ddp       every process holds all weights; gradients are averaged
+    fsdp2           weights, gradients and optimizer state are cut among them (`fully_shard`)
+    fsdp2_offload   and wait in the memory of the CPU for their turn
+    zero1 .. zero3  DeepSpeed's stages, see `vlm_rl.zero`
+
+Blocks of the vision tower, the tower, layers of the language model and the rest are gathered one
+after the other. The rest has the embeddings and the head, which `Policy.forward` reads: it is the
+root. Processes are on CPUs (gloo) or GPUs (nccl), of one machine or of many.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import Tensor
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForImageTextToText
+
+from vlm_rl import padding, processes
+from vlm_rl.lora import save_adapter
+from vlm_rl.policy import Policy
+from vlm_rl.records import Prompt
+from vlm_rl.weights import named_parameters, named_weights
+from vlm_rl.zero import ZeroStrategy, gathered, is_cut
+
+NAMES = ("auto", "ddp", "fsdp2", "fsdp2_offload", "zero1", "zero2", "zero3")
+
+
+def build(name: Any, precision: Any = "32-true") -> Strategy | str:
+    """The Trainer's strategy. Raises ValueError for one that the training step does not know."""
+    if name == "auto":
+        return "auto"
+    if name == "ddp":
+        return DDPStrategy(gradient_as_bucket_view=True)
+    if name in ("fsdp2", "fsdp2_offload"):
+        return FSDP2Strategy(offload=name == "fsdp2_offload")
+    if name in ("zero1", "zero2", "zero3"):
+        if precision == "bf16-mixed":
+            raise ValueError(
+                f"trainer.strategy={name} trains in float32 only; take fsdp2 for bf16-mixed, or "
+                "set trainer.precision to 32-true"
+            )
+        return ZeroStrategy(int(name[-1]))
+    raise ValueError(f"trainer.strategy must be one of {', '.join(NAMES)}, got {name!r}")
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Over all processes alike, with a checkpoint in one file, as one process writes it: such a
+    run may go on with any number of processes and any strategy but DeepSpeed."""
+
+    def __init__(self, *, offload: bool) -> None:
+        super().__init__(save_distributed_checkpoint=False)
+        self.offload = offload
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        self._tensor_parallel_size = 1
+        super().setup_environment()
+
+    def shard(self, policy: Policy) -> None:
+        """Cut the weights of `policy`, which is changed in place."""
+        on_gpu = self.root_device.type == "cuda"
+        half = self.precision_plugin.precision == "bf16-mixed"
+        offload = CPUOffloadPolicy() if self.offload and on_gpu else OffloadPolicy()
+        how: dict[str, Any] = {
+            "mesh": self.device_mesh["data_parallel"],
+            # autocast decides what is computed in bfloat16; this is what travels
+            "mp_policy": MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16 if half else None,
+                reduce_dtype=torch.float32 if half else None,
+                cast_forward_inputs=False,
+            ),
+            "offload_policy": offload,
+            "reshard_after_forward": True,
+        }
+        tower: Any = policy.part("vision_tower")
+        language: Any = policy.part("language_model")
+        blocks = (*tower.blocks, tower, *language.layers)
+        for part in (*blocks, policy):
+            fully_shard(part, **how)
+
+
+def shard(strategy: Strategy, policy: Policy) -> None:
+    """Spread the weights of a policy or reference as the strategy does; call before the optimizer
+    is built. A strategy that wraps the whole module by itself changes nothing here."""
+    if isinstance(strategy, FSDP2Strategy) and not isinstance(policy, FSDPModule):
+        strategy.shard(policy)
+
+
+def begin(policy: Policy, smallest: Prompt) -> None:
+    """Run the policy once: only then do its cut parts know which of them is the root, before that
+    no part may run by itself."""
+    if isinstance(policy, FSDPModule):
+        with policy.evaluating():
+            policy.logprobs(padding.nothing(smallest), temperature=1.0)
+
+
+@contextmanager
+def micro_batch(strategy: Strategy, *, last: bool) -> Iterator[None]:
+    """Around forward and backward of a micro-batch: DDP averages gradients in the `last` one only.
+    FSDP2 does in each, because an uncut gradient is as large as the whole model in float32."""
+    if isinstance(strategy, ZeroStrategy):
+        strategy.before_micro_batch(last=last)
+        yield
+    elif isinstance(strategy, DDPStrategy) and not last:
+        with strategy.block_backward_sync():
+            yield
+    else:
+        yield
+
+
+def step(
+    strategy: Strategy,
+    optimizer: Any,
+    parameters: Sequence[Tensor],
+    *,
+    limit: float | None,
+    loss: Tensor,
+) -> Tensor:
+    """Scale gradients down to a global norm of `limit` and step, where gradients and `loss` are
+    finite; returns the norm that they had."""
+    if isinstance(strategy, ZeroStrategy):
+        return strategy.step(optimizer, limit, apply=bool(loss.isfinite()))
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(trained, float("inf") if limit is None else limit)
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    if bool(loss.isfinite() & norm.isfinite()):
+        optimizer.step()
+    return norm
+
+
+def checksum(parameters: Iterable[Tensor]) -> str:
+    """SHA-256 of what this process holds of them."""
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        digest.update(own.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def whole(policy: Policy) -> Iterator[None]:
+    """All weights gathered inside, so that processes may then run unequal numbers of forwards, of
+    any part of the policy. Every process must enter and leave."""
+    parts = [module for module in policy.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        with gathered(policy.parameters()):
+            yield
+    finally:
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(True, recurse=False)
+
+
+def save_pretrained(policy: Policy, folder: Path, *, merge_adapter: bool = False) -> None:
+    """Write whole weights for `from_pretrained`, or the adapters alone of a policy with such,
+    unless they are to be merged; call on every process, the first one writes.
+
+    Of a policy that is cut, or merged, the first process has a second copy on the CPU meanwhile.
+    """
+    is_first = processes.rank() == 0
+    if policy.has_adapters and not merge_adapter:
+        save_adapter(policy.model, folder, write=is_first)
+        return
+    is_spread = isinstance(policy, FSDPModule) or any(map(is_cut, policy.parameters()))
+    if not is_spread and not policy.has_adapters:
+        if is_first:
+            policy.save(folder)
+        return
+    weights: dict[str, Tensor] = {}
+    for name, tensor in whole_weights(policy):
+        if is_first:
+            weights[name] = tensor.cpu()
+    if is_first:
+        _plain_model(policy, weights).save_pretrained(folder)
+
+
+def whole_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of the transformers model by name, gathered one by one: every process must go
+    through all of them."""
+    if not any(map(is_cut, policy.parameters())):
+        yield from named_weights(policy.model)
+        return
+    for name, parameter in named_parameters(policy.model):
+        with gathered([parameter]):
+            weight = parameter.detach().clone()
+        yield name, weight
+
+
+def _plain_model(policy: Policy, weights: dict[str, Tensor]) -> Any:
+    """A model of its own around `weights`: saved as one that was never cut, names included."""
+    config = policy.model.config
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    model.load_state_dict(weights, assign=True)
+    model.tie_weights()
+    model.generation_config = policy.model.generation_config
+    return model

@@ -1,0 +1,106 @@
+"""DeepSpeed's ZeRO through Lightning, also on a CPU, for updates of several micro-batches.
+
+Stage 1 cuts the optimizer's state among the processes, 2 the gradients too, 3 the weights too.
+DeepSpeed averages gradients, clips and steps by itself. What it does not do, and FSDP2 does: leave
+parameters without a gradient alone (a step without any image moves the vision tower by momentum and
+weight decay), cut the reference, and go on with another number of processes.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch.plugins.precision import DeepSpeedPrecision
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from torch import Tensor, nn
+
+
+class ZeroStrategy(DeepSpeedStrategy):
+    """Float32 weights, torch's AdamW. Raises ValueError where DeepSpeed is not installed."""
+
+    def __init__(self, stage: int) -> None:
+        if find_spec("deepspeed") is None:
+            raise ValueError(
+                f"trainer.strategy=zero{stage} needs DeepSpeed, which is not installed: "
+                "pip install 'vlm_rl[deepspeed]', or take fsdp2"
+            )
+        super().__init__(
+            config={
+                "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+                "train_micro_batch_size_per_gpu": 1,  # of its log only: batches are ours
+                "zero_allow_untested_optimizer": True,
+                "zero_force_ds_cpu_optimizer": False,
+            }
+        )
+        self.stage = stage
+
+    def setup(self, trainer: Any) -> None:
+        self.precision_plugin = _Precision("32-true")
+        super().setup(trainer)
+
+    def setup_environment(self) -> None:
+        # that of DeepSpeedStrategy refuses whatever is no CUDA device
+        DDPStrategy.setup_environment(self)
+
+    def setup_distributed(self) -> None:
+        reset_seed()
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    def _setup_model_and_optimizer(
+        self, model: nn.Module, optimizer: Any, lr_scheduler: Any = None
+    ) -> tuple[Any, Any]:
+        import deepspeed
+
+        engine, own_optimizer, _, _ = deepspeed.initialize(
+            config=self.config,
+            model=model,
+            model_parameters=[p for p in model.parameters() if p.requires_grad],
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            dist_init_required=False,
+        )
+        return engine, own_optimizer
+
+    def before_micro_batch(self, *, last: bool) -> None:
+        """Say that a forward begins. DeepSpeed hears of the first one only, which is that of the
+        whole training step, and stage 3 then drops the gradients of all backwards but one."""
+        if self.stage == 3:
+            self.deepspeed_engine.optimizer.clear_backward_seen_flag()
+        self.deepspeed_engine.set_gradient_accumulation_boundary(last)
+
+    def step(self, optimizer: Any, limit: float | None, *, apply: bool) -> Tensor:
+        """Clip and step where gradients are finite and `apply`; returns the norm before."""
+        own = self.deepspeed_engine.optimizer
+        if not apply:
+            own.zero_grad()
+            return torch.tensor(torch.inf)
+        own.clip_grad = 0.0 if limit is None else limit
+        optimizer.step()
+        return torch.as_tensor(self.deepspeed_engine.get_global_grad_norm()).detach().cpu()
+
+
+class _Precision(DeepSpeedPrecision):
+    def convert_input(self, data: Any) -> Any:
+        return data  # prompts, whose pixels the policy takes as they are
+
+
+def is_cut(parameter: Tensor) -> bool:
+    """Whether this process holds a part of it only."""
+    return hasattr(parameter, "ds_id")
+
+
+@contextmanager
+def gathered(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Parameters that stage 3 has cut are whole inside; every process must enter and leave."""
+    cut = [parameter for parameter in parameters if is_cut(parameter)]
+    if not cut:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(cut):
+        yield
