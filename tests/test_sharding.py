@@ -1,0 +1,148 @@
+"""Several processes compute what one process computes on the same step: each update's loss and
+gradient norm, every metric, and the weights.
+
+Real processes over gloo replay the same rollouts (`sharded_runs.CASES`): every aggregation, uneven
+lengths and numbers of images, a process without an image, one whose rows are all left out, steps
+without any image, more updates than prompts of a process, prompts that do not divide.
+
+Tolerances, in float64: 1e-12 of a weight with two processes. With three 5e-6 (AdamW, lr 1e-3):
+gradients are scaled by the number of processes, and transformers' norms compute in float32, where
+a factor of 3 rounds.
+
+Shown red once, each alone: `padding.level` without the image of `smallest` (fsdp2, token_mean:
+error), or without the additional forwards (fsdp2, sequence_sum: error); `rank_factor` 1; `norms`
+not summed; the advantage of this process's groups alone; `zero_grad` of an unused tower left out
+(text); `sharding.micro_batch` that never averages (ddp).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vlm_rl import padding, sharding
+from vlm_rl.policy import Policy
+from vlm_rl.processes import round_robin
+
+EXACT = (
+    "token_mean", "sequence_mean", "sequence_sum", "constant", "covariance", "masked_process",
+    "text", "text_then_images", "frozen_tower", "nobody_scored",
+)  # fmt: skip
+SOME = ("sequence_mean", "sequence_sum")
+TOLERANCE = {2: 1e-12, 3: 5e-6}
+
+Results = dict[str, dict[str, Any]]
+Runs = Callable[[str, int, tuple[str, ...]], Results]
+
+
+def launch(spec: dict[str, Any]) -> None:
+    """Run `sharded_runs.py`; its output shows where it fails."""
+    script = Path(__file__).with_name("sharded_runs.py")
+    path = os.pathsep.join([str(script.parent), str(script.parents[1])])
+    done = subprocess.run(
+        [sys.executable, str(script), json.dumps(spec)], capture_output=True, text=True,
+        timeout=280, env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+
+
+@pytest.fixture(scope="module")
+def runs(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Results of cases by strategy and number of processes, each computed once."""
+    out = tmp_path_factory.mktemp("sharded")
+    folders = {family: str(path) for family, path in checkpoints.items()}
+
+    def found(strategy: str, num_processes: int, cases: tuple[str, ...]) -> Results:
+        paths = {name: out / f"{strategy}_{num_processes}_{name}.pt" for name in cases}
+        missing = [name for name, path in paths.items() if not path.exists()]
+        if missing:
+            run = {"strategy": strategy, "processes": num_processes, "cases": missing}
+            launch({"checkpoints": folders, "out": str(out), "runs": [run]})
+        return {name: torch.load(path, weights_only=False) for name, path in paths.items()}
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("strategy", "num_processes", "cases"),
+    [("ddp", 2, EXACT), ("fsdp2", 2, EXACT), ("ddp", 3, SOME), ("fsdp2", 3, SOME)],
+    ids=["ddp_2", "fsdp2_2", "ddp_3", "fsdp2_3"],
+)
+def test_several_processes_equal_one(
+    runs: Runs, strategy: str, num_processes: int, cases: tuple[str, ...]
+) -> None:
+    alone = runs("auto", 1, EXACT)
+    together = runs(strategy, num_processes, cases)
+    for name in cases:
+        assert_equal(together[name], alone[name], name, TOLERANCE[num_processes])
+
+
+def assert_equal(got: dict[str, Any], wanted: dict[str, Any], name: str, tolerance: float) -> None:
+    assert largest_difference(got["weights"], wanted["weights"]) <= tolerance, name
+    assert got["skipped"] == wanted["skipped"]
+    for step, expected in zip(got["metrics"], wanted["metrics"], strict=True):
+        kept = {key: value for key, value in expected.items() if not key.startswith("time/")}
+        assert {key for key in step if not key.startswith("time/")} == kept.keys(), name
+        for key, value in kept.items():
+            close = pytest.approx(value, rel=max(tolerance, 1e-9), abs=1e-9)
+            assert step[key] == close, (name, key)
+
+
+def largest_difference(got: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    assert got.keys() == wanted.keys()
+    return max(float((got[key] - wanted[key]).abs().max()) for key in wanted)
+
+
+def test_cases_show_what_they_are_for(runs: Runs, checkpoints: dict[str, Path]) -> None:
+    """Every case but the last learns, and a tower that sees no image stays as it was."""
+    start = Policy.from_pretrained(str(checkpoints["qwen2_5_vl"])).double().model.state_dict()
+    for name, found in runs("auto", 1, EXACT).items():
+        losing = name == "nobody_scored"
+        assert all((step["optim/grad_norm"] > 0.1) != losing for step in found["metrics"])
+    text = runs("auto", 1, EXACT)["text"]["weights"]
+    for name, value in start.items():
+        assert ("visual" in name) == torch.equal(text[name], value), name
+
+
+def test_padding_prompt_is_one_image_token(checkpoints: dict[str, Path]) -> None:
+    for folder in checkpoints.values():
+        policy = Policy.from_pretrained(str(folder))
+        smallest = padding.smallest_prompt(policy)
+        assert (smallest.token_ids == policy.model.config.image_token_id).sum() == 1
+        with torch.no_grad():
+            stats = policy.logprobs(padding.nothing(smallest), temperature=1.0)
+        assert stats.logprobs.shape == (0, 1)
+
+
+def test_round_robin_undoes_the_sharing_out() -> None:
+    step = list(range(7))
+    assert round_robin([step[rank::3] for rank in range(3)]) == step
+    assert round_robin([[], [1, 2]]) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed", "ddp_spawn", None])
+def test_unknown_strategy_is_refused(name: Any) -> None:
+    with pytest.raises(ValueError, match=r"trainer\.strategy must be one of auto, ddp, fsdp2"):
+        sharding.build(name)
+
+
+@pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3", "ddp", "fsdp2"])
+def test_twenty_steps_end_with_the_weights_of_one_process(runs: Runs, strategy: str) -> None:
+    """In float32, several micro-batches an update. The tolerance is a thousandth of what the
+    weights move by: AdamW divides gradients that are rounding only by their own size."""
+    if strategy.startswith("zero") and find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
+    both = (("auto", 1), (strategy, 2))
+    alone, together = (runs(name, number, ("twenty",))["twenty"] for name, number in both)
+    assert largest_difference(together["weights"], alone["weights"]) <= 2e-5
+    for step, expected in zip(together["metrics"], alone["metrics"], strict=True):
+        for name in ("optim/grad_norm", "policy/loss"):
+            assert step[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6)
