@@ -12,32 +12,17 @@ it alone saturates early; `--exclude-benchmarks` would remove all of it for one 
 with the same question.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from data_prep.convert import main
-from data_prep.converter import Converter, Draft, items, text
-from data_prep.golds import plain_answer, tagged_answer
+from data_prep.r1v import R1VConverter
 
 
-class Clevr(Converter):
+class Clevr(R1VConverter):
     """Both published forms."""
 
     name = "clevr"
     hub_id = "leonardPKU/clevr_cogen_a_train"
-    layouts = (("image", "problem", "solution"), ("images", "problem", "answer"))
-
-    def draft(self, row: Mapping[str, Any]) -> Draft:
-        worked = "solution" in row
-        return Draft(
-            question=text(row["problem"]),
-            answer=tagged_answer(text(row["solution"]))
-            if worked
-            else plain_answer(text(row["answer"])),
-            images=items(row["image" if worked else "images"]),
-            answer_type="number",
-            task="counting",
-        )
+    task = "counting"
+    answer_type = "number"
 
 
 if __name__ == "__main__":

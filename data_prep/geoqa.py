@@ -11,31 +11,16 @@ Flaws handled: unicode degrees and roots (`140°`, `2√3`), no image mark in th
 handled: machine-translated wording, and no public account of how the 8,000 were chosen.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from data_prep.convert import main
-from data_prep.converter import Converter, Draft, items, text
-from data_prep.golds import plain_answer, tagged_answer
+from data_prep.r1v import R1VConverter
 
 
-class GeoQA(Converter):
+class GeoQA(R1VConverter):
     """Both published forms."""
 
     name = "geoqa"
     hub_id = "leonardPKU/GEOQA_R1V_Train_8K"
-    layouts = (("image", "problem", "solution"), ("images", "problem", "answer"))
-
-    def draft(self, row: Mapping[str, Any]) -> Draft:
-        worked = "solution" in row
-        return Draft(
-            question=text(row["problem"]),
-            answer=tagged_answer(text(row["solution"]))
-            if worked
-            else plain_answer(text(row["answer"])),
-            images=items(row["image" if worked else "images"]),
-            task="geometry",
-        )
+    task = "geometry"
 
 
 if __name__ == "__main__":
