@@ -106,16 +106,7 @@ class PromptEncoder:
         size = image_processor.size
         self.min_pixels: int = size["shortest_edge"] if min_pixels is None else min_pixels
         self.max_pixels: int = size["longest_edge"] if max_pixels is None else max_pixels
-        if min(self.min_pixels, self.max_pixels) < 1:
-            raise ValueError(
-                f"min_pixels={min_pixels} and max_pixels={max_pixels} must be above 0, in pixels "
-                "of area; leave them out for the checkpoint's own"
-            )
-        if self.min_pixels > self.max_pixels:
-            raise ValueError(
-                f"min_pixels={self.min_pixels} is above max_pixels={self.max_pixels}; "
-                "give both, in pixels of area"
-            )
+        self._check_pixels()
         # the one place that says how large images are: also for an engine that is given this
         # processor, and for a checkpoint that is saved with it
         image_processor.size = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
@@ -192,6 +183,19 @@ class PromptEncoder:
                 f"narrow: less than one visual token high or wide at max_pixels={self.max_pixels}"
             )
         return int(height), int(width)
+
+    def _check_pixels(self) -> None:
+        given = f"min_pixels={self.min_pixels} and max_pixels={self.max_pixels}"
+        if min(self.min_pixels, self.max_pixels) < 1:
+            raise ValueError(
+                f"{given} must be above 0, in pixels of area; leave them out for the checkpoint's "
+                "own"
+            )
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"min_pixels={self.min_pixels} is above max_pixels={self.max_pixels}; "
+                "give both, in pixels of area"
+            )
 
     def _resized(self, problem: Problem, source: bytes | Path) -> Image.Image:
         with _opened(problem, source) as image:
