@@ -188,9 +188,14 @@ def kl(**arguments):
             "weights stay float32, in bfloat16 small updates vanish",
         ),
         (
-            {"trainer.devices": 2},
-            "trainer.devices and num_nodes ask for 2 processes; "
-            "training runs in one so far, use --trainer.devices 1",
+            {"trainer.devices": 2, "data.prompts_per_step": 1, "updates.num_minibatches": 1},
+            "data.prompts_per_step=1 is less than one for each of 2 processes; raise it, or lower "
+            "trainer.devices",
+        ),
+        (
+            {"trainer.strategy": "fsdp"},
+            "trainer.strategy must be one of auto, ddp, fsdp2, fsdp2_offload, zero1, zero2, zero3, "
+            "got 'fsdp'",
         ),
         (
             {"reward.terms.mean": class_of("rewards.Format")},
