@@ -11,7 +11,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from vlm_rl import sharding
 from vlm_rl.fit import fit
 from vlm_rl.policy import Policy
 
@@ -43,17 +45,17 @@ def kill_when(path: Path) -> Callable[[int], None]:
     return watch
 
 
-def killed_while_saving(policy: Policy, folder: Path) -> None:
-    """In place of `Policy.save`: the trainer's half of a checkpoint is written, ours is begun."""
+def killed_while_saving(policy: Policy, folder: Path, **_: Any) -> None:
+    """In place of `save_pretrained`: the trainer's half of a checkpoint is written, ours begun."""
     folder.mkdir()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> None:
     argv: list[str] = json.loads(sys.argv[1])
-    save, Policy.save = Policy.save, killed_while_saving  # type: ignore[method-assign]
+    save, sharding.save_pretrained = sharding.save_pretrained, killed_while_saving
     while_saving = run_and_wait(argv, watch=lambda process: None)
-    Policy.save = save  # type: ignore[method-assign]
+    sharding.save_pretrained = save
     in_a_step = run_and_wait(argv, kill_when(run_dir_of(argv) / "rollouts" / "step_000004.jsonl"))
     print(json.dumps([while_saving, in_a_step]))
 
