@@ -151,7 +151,7 @@ def test_killed_run_goes_on_bit_for_bit(run: Run, tmp_path: Path) -> None:
         [sys.executable, str(script), json.dumps(argv)], capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [["step_3.partial"], ["step_3"]]
+    assert json.loads(done.stdout.splitlines()[-1]) == [["step_3.partial"], ["best", "step_3"]]
     torch.manual_seed(5)
     fit(argv)
     _assert_equal_ends(folder, run.folder)
