@@ -61,12 +61,14 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
 
 
 @contextmanager
-def one_line_errors(program: str) -> Iterator[None]:
-    """Turn what a user got wrong into one line on stderr and exit status 2."""
+def one_line_errors(program: str, *, speaks: bool = True) -> Iterator[None]:
+    """Turn what a user got wrong into one line on stderr and exit status 2. Of several processes
+    that find out the same, one `speaks`."""
     try:
         yield
     except ValueError as error:
-        print(f"{program}: {joined(str(error))}", file=sys.stderr)
+        if speaks:
+            print(f"{program}: {joined(str(error))}", file=sys.stderr)
         raise SystemExit(2) from error
 
 

@@ -17,10 +17,10 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
 from vlm_rl.mixture import Mixture
+from vlm_rl.processes import say
 from vlm_rl.prompts import BadProblem, PromptEncoder
 from vlm_rl.records import Problem, Prompt
 from vlm_rl.rows import COLUMNS, ImageStore, Skipped, read_problems
@@ -30,7 +30,6 @@ from vlm_rl.tables import BadRow
 SKIPPED_FILE = "skipped.jsonl"
 """In the run's folder: one line per row that is left out, with its reason."""
 _SHOWN = 10
-_say = rank_zero_only(print)
 
 
 @dataclass(frozen=True)
@@ -194,7 +193,7 @@ class ProblemData(LightningDataModule):
         self._order = self._describe_order(by_source)
         shared = {p.uid for p in self.train_set} & {p.uid for p in self.val_set}
         if shared:
-            _say(f"{len(shared)} validation problems are trained on too: {_first(sorted(shared))}")
+            say(f"{len(shared)} validation problems are trained on too: {_first(sorted(shared))}")
 
     def _read(self, sources: Sequence[DataSource], images: ImageStore) -> Iterator[list[Problem]]:
         owners: dict[str, str] = {}
@@ -206,7 +205,7 @@ class ProblemData(LightningDataModule):
             self._where |= owners
             unfit = {p.uid: found for p in rows.problems if (found := self._unfit(p))}
             problems = [problem for problem in rows.problems if problem.uid not in unfit]
-            _say(f"{rows.mapping}; {len(problems)} problems")
+            say(f"{rows.mapping}; {len(problems)} problems")
             self._leave_out([*rows.skipped, *unfit.values()])
             if not problems:
                 raise ValueError(f"{source.path}: no row is a problem that can be used")
@@ -230,11 +229,11 @@ class ProblemData(LightningDataModule):
         bad = [s for s in skipped if s.reason != "prompt too long"]
         if too_long:
             limit = self.encoder.max_prompt_tokens
-            _say(f"{len(too_long)} prompts above {limit} tokens left out: {_first(too_long)}")
+            say(f"{len(too_long)} prompts above {limit} tokens left out: {_first(too_long)}")
         for row in bad[:_SHOWN]:
-            _say(row.message)
+            say(row.message)
         if len(bad) > _SHOWN:
-            _say(f"... in all {dict(Counter(row.reason for row in bad))}")
+            say(f"... in all {dict(Counter(row.reason for row in bad))}")
         self._write_skipped()
         if bad and self.on_bad_row == "stop":
             more = f" (and {len(bad) - 1} more bad rows)" if len(bad) > 1 else ""

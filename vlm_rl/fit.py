@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
+from transformers.utils.logging import disable_progress_bar
 
 from vlm_rl import processes, runs, sharding
 from vlm_rl.advantages import Advantage
@@ -125,7 +126,10 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
 def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
     _choose_threads()
     # what Lightning says at every start is about itself, not about the run
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if not processes.is_first():
+        disable_progress_bar()  # of loading the weights
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     with one_line_errors("vlm_rl.fit"):
         parser = build_parser()
@@ -143,7 +147,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
         _check_refill(data, parts.dynamic_sampling)
         notice = unused_sampler(config.policy.path, parts.sampling)
         if notice:
-            print(notice)
+            processes.say(notice)
         callbacks: list[L.Callback] = vars(trainer)["callbacks"]
         # before the checkpoint of the same step, which says that all of the step is done
         callbacks[:0] = _benchmarks(config, parts, encoder)
@@ -254,7 +258,7 @@ def _check_golds(data: ProblemData, reward: Reward) -> None:
             f"{lines[0]}, or set data.on_bad_row to skip; {len(lines)} such problems in all"
         )
     for line in lines:
-        print(line)
+        processes.say(line)
 
 
 def _check_refill(data: ProblemData, dynamic_sampling: GroupFilter | None) -> None:
@@ -304,6 +308,14 @@ def _trainer(config: Namespace) -> L.Trainer:
         trainer = _build_trainer(config)
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from error
+    launcher = processes.launched()
+    if launcher is not None and launcher[1] != trainer.world_size:
+        # under strategy auto each of them would be a run of its own, in one folder
+        raise ValueError(
+            f"{launcher[0]} has started {launcher[1]} processes, but trainer.num_nodes="
+            f"{config.trainer.num_nodes} and trainer.devices={config.trainer.devices} make "
+            f"{trainer.world_size}; set both to what was started"
+        )
     if config.data.prompts_per_step < trainer.world_size:
         raise ValueError(
             f"data.prompts_per_step={config.data.prompts_per_step} is less than one for each of "

@@ -3,7 +3,8 @@
 Each process keeps `heartbeat/rank_N.json` in the run's folder: phase, step, time of the last sign
 of life. Where one has been silent for too long, all of them write their stacks to stderr and to
 `heartbeat/rank_N.stacks.txt` and end: those that wait for the silent one can not go on either.
-Where one fails, the others end too, and name it.
+Where one fails, the others end too, and name it. All of that needs one folder for all processes,
+as checkpoints do: a run whose nodes have each their own is refused.
 """
 
 import faulthandler
@@ -19,6 +20,8 @@ from typing import Any, NamedTuple, Self
 
 import lightning as L
 
+from vlm_rl import processes
+from vlm_rl.config import one_line_errors
 from vlm_rl.config_errors import joined
 from vlm_rl.module import RLModule
 from vlm_rl.rollout.watchdog import Watchdog
@@ -32,6 +35,11 @@ FAILED = "failed"
 GATHER_S = 10.0
 """How long the first waits for the stacks of the others: they look for its notice every second, and
 a launcher that sees one process end soon ends the rest."""
+
+
+SHARED_S = 60.0
+"""How late a file of another node may be seen: NFS keeps what it knows of a folder for so long
+(acdirmax in nfs(5))."""
 
 
 class Beat(NamedTuple):
@@ -79,9 +87,31 @@ class Heartbeat(L.Callback, Watchdog):
         self._write()
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        self._refuse_own_folders()
         self._module = module
         module.stages.listen(self._begin)
         module.policy.part("language_model").register_forward_pre_hook(lambda *_: self.touch())
+
+    def _refuse_own_folders(self) -> None:
+        """End with one line where a process does not find what another one has written."""
+        everyone = processes.gather((self._rank, os.getpid(), socket.gethostname()))
+        until = time.monotonic() + min(SHARED_S, self._limit_s / 2)
+        while (unseen := self._unseen(everyone)) and time.monotonic() < until:
+            time.sleep(0.1)
+        for (rank, _, host), missed in zip(everyone, processes.gather(unseen), strict=True):
+            if missed:
+                other, host_of_other = missed[0]
+                with one_line_errors("vlm_rl.fit", speaks=self._rank == 0):
+                    raise ValueError(
+                        f"run_dir={self.folder.parent} must be one folder for all processes, but "
+                        f"rank {rank} on {host} does not find there what rank {other} on "
+                        f"{host_of_other} writes; give one on a file system that all nodes share"
+                    )
+
+    def _unseen(self, everyone: list[tuple[int, int, str]]) -> list[tuple[int, str]]:
+        """Rank and host of those whose file here is none, or that of another run."""
+        seen = {(beat.rank, beat.pid, beat.host) for beat in read_beats(self.folder)}
+        return [(rank, host) for rank, pid, host in everyone if (rank, pid, host) not in seen]
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
         self.touch()

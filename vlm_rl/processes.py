@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
@@ -26,6 +27,21 @@ def rank() -> int:
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks, known before processes have met."""
     return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def launched() -> tuple[str, int] | None:
+    """Who has started the processes of this run, and how many; None where the trainer does."""
+    if TorchElasticEnvironment.detect():  # first, as the trainer asks: it may be inside SLURM
+        return "torchrun", TorchElasticEnvironment().world_size()
+    if SLURMEnvironment.detect():
+        return "SLURM", SLURMEnvironment().world_size()
+    return None
+
+
+def say(line: str) -> None:
+    """Print what every process has found out, once."""
+    if is_first():
+        print(line)
 
 
 def gather(value: T) -> list[T]:
