@@ -8,11 +8,12 @@ in the resumption of one process only, or ends with 0); `_unseen` that looks at 
 `processes.launched` that answers None; `speaks` left out.
 """
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
-from shutil import copytree
 
 import pytest
 from run_helpers import command
@@ -57,9 +58,6 @@ for port, argvs in json.load(sys.stdin):
 
 def _launched(*runs: list[list[str]]) -> subprocess.CompletedProcess[str]:
     """Start each run's two command lines, one after the other run."""
-    import json
-    import socket
-
     with socket.socket() as first, socket.socket() as second:
         first.bind(("127.0.0.1", 0))
         second.bind(("127.0.0.1", 0))
@@ -82,8 +80,6 @@ def test_slurm_run_is_one_run_and_needs_one_folder(
         for name in ("shared", "own")
     )
     other = command(policy_folder, data_folder, tmp_path / "other", *more, steps=1)
-    # what a run with more processes has left there belongs to that one
-    (tmp_path / "left").mkdir()
     done = _launched([argv, argv], [own, other])
     assert done.stdout.splitlines()[-1] == "statuses 2 2", done.stderr[-4000:]
     assert "statuses 0 0" in done.stdout, done.stderr[-4000:]

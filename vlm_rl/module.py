@@ -206,13 +206,13 @@ class RLModule(L.LightningModule):
         if everyone.prompts:
             advantages = self.advantage(everyone)[processes.own_places(len(rollout.prompts))]
         batch = Batch.of(rows, old_logprobs=old, ref_logprobs=ref, advantages=advantages.float())
-        return rollout, advantages, batch.to(self.device), everyone
+        return rollout, advantages, batch.to(self.policy.device), everyone
 
     def _old_and_reference(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities [B, T] at the weights that sampled, and the reference's where a term
         needs them."""
         reference: Policy | AdaptersOff | None = self.__dict__["reference"]
-        old = [torch.zeros(0, rows.completion_mask.shape[1], device=self.device)]
+        old = [torch.zeros(0, rows.completion_mask.shape[1], device=self.policy.device)]
         ref = old[:]
         with torch.no_grad():
             # cut exactly as the updates will be: in bf16 another packing rounds otherwise, and
@@ -255,7 +255,7 @@ class RLModule(L.LightningModule):
         rank_factor = self.trainer.world_size
         statistics: Statistics = {}
         sequences = []
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        total = torch.zeros((), dtype=torch.float64, device=self.policy.device)
         forwards: list[Rows] = [*micros, *fill]
         for index, part in enumerate(forwards, start=1):
             last = index == len(forwards)
@@ -298,7 +298,7 @@ class RLModule(L.LightningModule):
             self._skip(processes.round_robin(uids))
         self._move_schedule(1)
         optimizer.zero_grad()
-        one = torch.ones((), device=self.device)
+        one = torch.ones((), device=self.policy.device)
         statistics = {"optim/skipped_updates": Statistic(one * (not finite), one)}
         if finite:
             statistics["policy/loss"] = mean_of(loss)
@@ -374,9 +374,9 @@ class RLModule(L.LightningModule):
             self._base_checksum = sharding.checksum(self._frozen())
 
     def configure_model(self) -> None:
-        for policy in (self.policy, self.__dict__["reference"]):
-            if isinstance(policy, Policy):
-                sharding.shard(self.trainer.strategy, policy)
+        sharding.shard(self.trainer.strategy, self.policy)
+        if isinstance(self.__dict__["reference"], Policy):
+            sharding.shard_reference(self.trainer.strategy, self.__dict__["reference"])
 
     def configure_optimizers(self) -> Any:
         num_updates = self.steps * self.updates.num_minibatches
@@ -384,8 +384,6 @@ class RLModule(L.LightningModule):
         return [optimizer], [scheduler]
 
     def on_fit_start(self) -> None:
-        if self.__dict__["reference"] is not None:
-            self.__dict__["reference"].to(self.device)
         sharding.begin(self.policy, self._smallest_prompt)
         self.engine.start(self.policy, self.encoder, self.sampling)
         self._frozen_checksum = sharding.checksum(self._frozen())

@@ -183,9 +183,6 @@ class AdaptersOff:
         with torch.no_grad(), adapters_off(self._policy.model):
             return self._policy.logprobs(rows, temperature=temperature)
 
-    def to(self, device: torch.device) -> None:
-        """Nothing: it is where the policy is."""
-
 
 def check_checkpoint(path: str) -> Any:
     """Refuse what is not a Qwen-VL checkpoint, before anything large is loaded; its model's

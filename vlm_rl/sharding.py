@@ -63,18 +63,27 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def __init__(self, *, offload: bool) -> None:
         super().__init__(save_distributed_checkpoint=False)
-        self.offload = offload
+        self._wants_offload = offload
+
+    @property
+    def offload(self) -> bool:
+        """Whether weights wait on the CPU; where they are computed there too, nothing has to."""
+        return self._wants_offload and self.root_device.type == "cuda"
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
         self._tensor_parallel_size = 1
+        if self.offload:  # gradients and norms are summed on the CPU too, which nccl can not
+            self._process_group_backend = "cpu:gloo,cuda:nccl"
         super().setup_environment()
+
+    def model_to_device(self) -> None:
+        if not self.offload:  # else `shard` has put everything where it belongs
+            super().model_to_device()
 
     def shard(self, policy: Policy) -> None:
         """Cut the weights of `policy`, which is changed in place."""
-        on_gpu = self.root_device.type == "cuda"
         half = self.precision_plugin.precision == "bf16-mixed"
-        offload = CPUOffloadPolicy() if self.offload and on_gpu else OffloadPolicy()
         how: dict[str, Any] = {
             "mesh": self.device_mesh["data_parallel"],
             # autocast decides what is computed in bfloat16; this is what travels
@@ -83,7 +92,7 @@ class FSDP2Strategy(ModelParallelStrategy):
                 reduce_dtype=torch.float32 if half else None,
                 cast_forward_inputs=False,
             ),
-            "offload_policy": offload,
+            "offload_policy": CPUOffloadPolicy() if self.offload else OffloadPolicy(),
             "reshard_after_forward": True,
         }
         tower: Any = policy.part("vision_tower")
@@ -94,10 +103,17 @@ class FSDP2Strategy(ModelParallelStrategy):
 
 
 def shard(strategy: Strategy, policy: Policy) -> None:
-    """Spread the weights of a policy or reference as the strategy does; call before the optimizer
-    is built. A strategy that wraps the whole module by itself changes nothing here."""
+    """Spread the weights of a policy as the strategy does; call before the optimizer is built. A
+    strategy that wraps the whole module by itself changes nothing here."""
     if isinstance(strategy, FSDP2Strategy) and not isinstance(policy, FSDPModule):
         strategy.shard(policy)
+
+
+def shard_reference(strategy: Strategy, reference: Policy) -> None:
+    """The same for a policy outside the module, which no strategy moves to its device."""
+    shard(strategy, reference)
+    if not isinstance(reference, FSDPModule):
+        reference.to(strategy.root_device)
 
 
 def begin(policy: Policy, smallest: Prompt) -> None:

@@ -53,7 +53,7 @@ class Sequences(NamedTuple):
 
     def weighted(self, factor: Tensor) -> "Sequences":
         """With `weight` times a scalar, such as 1 over the policy term's normalizer."""
-        return self._replace(weight=self.weight * factor)
+        return self._replace(weight=self.weight * factor.to(self.weight.device))
 
 
 class Loss(NamedTuple):
