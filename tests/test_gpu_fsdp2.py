@@ -1,9 +1,9 @@
 """The benchmark of the update, at its tiny scale on a CPU: its figures agree with each other and
 its FLOPs with what torch counts.
 
-Broken on purpose, one at a time, each seen red: `visible_pairs` of all S^2 (of a causal mask that
-is not shared); windows that are not cut at the border of the picture; a merger that reads every
-patch; `_count` in the forwards of the old log-probabilities too; `build_policy` without the check.
+Broken on purpose, one at a time, each seen red: completions that do not see their prompt in
+`visible_pairs`; windows cut off at the border of the picture; a merger that is read for every
+patch; `build_policy` without the check.
 """
 
 import json

@@ -3,9 +3,8 @@
 Real processes over gloo, with the variables that SLURM would set; there is no SLURM here. Runs of
 torchrun itself, on two nodes: `benchmarks/two_nodes.py`.
 
-Broken on purpose, one at a time, each seen red: `Heartbeat._refuse_own_folders` left out (hangs
-in the resumption of one process only, or ends with 0); `_unseen` that looks at the rank only;
-`processes.launched` that answers None; `speaks` left out.
+Broken on purpose, one at a time, each seen red: `Heartbeat._refuse_own_folders` not called;
+`processes.launched` that knows no torchrun.
 """
 
 import json
