@@ -6,6 +6,7 @@ Also the parts that such a training is made to hang or wait with.
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -19,7 +20,8 @@ import vlm_rl  # noqa: F401  (makes torchvision importable for what follows)
 from run_helpers import EvenTokens
 from torch import Tensor
 
-from benchmarks.kill_and_resume import differences, kill_and_resume, start
+from benchmarks.kill_and_resume import Moment, differences, kill_and_resume, start
+from vlm_rl import processes
 from vlm_rl.heartbeat import Heartbeat
 from vlm_rl.objectives import LUSPO
 from vlm_rl.records import Completion, Groups, Problem, Prompt
@@ -37,6 +39,21 @@ class HangsAtSecondStep(EvenTokens):
         type(self).calls += 1
         if self.calls == 2:
             time.sleep(1000)
+        return super().__call__(problems, groups)
+
+
+class Planted(EvenTokens):
+    """Does in the second of two processes what the file at `path` says: `fail` or `wait`."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = Path(path)
+
+    def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
+        if processes.rank() == 1 and self.path.exists():
+            if self.path.read_text() == "wait":
+                time.sleep(1000)
+            raise ValueError("planted")
         return super().__call__(problems, groups)
 
 
@@ -89,7 +106,7 @@ def as_nobody(argv: list[str], log: Path) -> int:
     log.touch()
     log.chmod(0o666)
     os.setuid(NOBODY)
-    status = wait(start(argv, log))
+    status = wait(*start(argv, log))
     os._exit(status)
 
 
@@ -100,11 +117,23 @@ def wait(process: int) -> int:
 
 def kills(argv: list[str], run_dir: str, moments: list[float]) -> list[int]:
     """The steps in which it was killed."""
-    return [kill.beat.step for kill in kill_and_resume(argv, Path(run_dir), moments)]
+    drawn = [Moment(moment, rank=0) for moment in moments]
+    return [kill.beat.step for kill in kill_and_resume(argv, Path(run_dir), drawn)]
+
+
+def start_with_small_files(argv: list[str], log: Path, num_processes: int, limit: int) -> list[int]:
+    """None of them can write a file of more than `limit` bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        return start(argv, log, num_processes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "start": lambda argv, log: start(argv, Path(log)),
+    "start": lambda argv, log, number: start(argv, Path(log), number),
+    "start_with_small_files": lambda argv, log, *how: start_with_small_files(argv, Path(log), *how),
     "wait": wait,
     "compare": lambda a, b, step: list(differences(Path(a), Path(b), step)),
     "kills": kills,

@@ -56,29 +56,35 @@ class Forks:
 class Run:
     """A training that has been started; `beat_when` waits for it to be somewhere."""
 
-    def __init__(self, forks: Forks, argv: list[str], run_dir: Path) -> None:
+    def __init__(
+        self, forks: Forks, argv: list[str], run_dir: Path, processes: int = 1, limit: int = 0
+    ) -> None:
         self.forks, self.run_dir = forks, run_dir
         self.log = run_dir.with_suffix(".log")
         self.log.unlink(missing_ok=True)
-        self.pid = forks("start", argv, self.log)
+        if limit:
+            self.pids = forks("start_with_small_files", argv, self.log, processes, limit)
+        else:
+            self.pids = forks("start", argv, self.log, processes)
 
-    def beat_when(self, condition: Callable[[Beat], bool]) -> Beat:
+    def beat_when(self, condition: Callable[[Beat], bool], rank: int = 0) -> Beat:
         while True:
             for beat in read_beats(self.run_dir / "heartbeat"):
-                if beat.pid == self.pid and condition(beat):
+                if beat.pid == self.pids[rank] and condition(beat):
                     return beat
-            assert os.path.exists(f"/proc/{self.pid}"), self.log.read_text()
+            assert os.path.exists(f"/proc/{self.pids[rank]}"), self.log.read_text()
             time.sleep(0.002)
 
-    def send(self, number: int) -> float:
-        """Seconds until it has ended; its status is in `status`."""
-        os.kill(self.pid, number)
+    def send(self, number: int, rank: int = 0) -> float:
+        """Seconds until all have ended; the status of the first is in `status`."""
+        os.kill(self.pids[rank], number)
         began = time.monotonic()
         self.end()
         return time.monotonic() - began
 
     def end(self) -> int:
-        self.status: int = self.forks("wait", self.pid)
+        self.statuses: list[int] = [self.forks("wait", pid) for pid in self.pids]
+        self.status = self.statuses[0]
         return self.status
 
     @property

@@ -1,14 +1,16 @@
 """How a run ends other than with its last step: one line and an exit status.
 
 0    SIGTERM or SIGUSR1: saved; the same command goes on
+1    another process has failed or is gone; also an error that is none of these, with its traceback
 2    the configuration or its data are wrong, nothing was trained
 3    the rollout engine gave up: saved
 74   the run's folder can not be written, a full disk above all (EX_IOERR)
 75   a hang (EX_TEMPFAIL)
 130  Ctrl-C: saved
 
-After 3, 74, 75 and 130 the same command goes on from the last complete checkpoint as well. Where
-one of several processes fails, the others end with 1 and name it.
+After 1, 3, 74, 75 and 130 the same command goes on from the last complete checkpoint as well. Of
+several processes the one that meets the engine's or the disk's fault has its status, and the others
+1; an engine's fault then is not saved, which would be the work of all.
 """
 
 import errno
@@ -21,10 +23,11 @@ from pathlib import Path
 from vlm_rl import processes, runs
 from vlm_rl.checkpointing import Unwritable
 from vlm_rl.config_errors import joined
+from vlm_rl.heartbeat import OtherEnded
 from vlm_rl.preemption import Preempted
 from vlm_rl.rollout import EngineError
 
-ENGINE, UNWRITABLE, CTRL_C = 3, 74, 130
+OTHER, ENGINE, UNWRITABLE, CTRL_C = 1, 3, 74, 130
 _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -41,6 +44,8 @@ def one_line_endings(program: str, run_dir: Path | None = None) -> Iterator[None
         if not processes.is_first():
             raise SystemExit(status) from None  # all stop for it, and one says so
         raise _end(program, status, f"{stop}: {_stopped(run_dir)}") from None
+    except OtherEnded as error:
+        raise _end(program, OTHER, f"{joined(str(error))}; {_stopped(run_dir)}") from error
     except Unwritable as error:
         raise _end(program, UNWRITABLE, f"{joined(str(error))}; {_stopped(run_dir)}") from error
     except OSError as error:

@@ -138,6 +138,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
         parts = instantiate(parser, config)
         _check_consistency(config, parts)
         trainer = _trainer(config)
+        preemption.join(trainer.world_size)
         check_checkpoint(config.policy.path)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
         data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)

@@ -3,8 +3,8 @@
 Each process keeps `heartbeat/rank_N.json` in the run's folder: phase, step, time of the last sign
 of life. Where one has been silent for too long, all of them write their stacks to stderr and to
 `heartbeat/rank_N.stacks.txt` and end: those that wait for the silent one can not go on either.
-Where one fails, the others end too, and name it. All of that needs one folder for all processes,
-as checkpoints do: a run whose nodes have each their own is refused.
+Where one fails, or is gone, the others end too, and name it. All of that needs one folder for all
+processes, as checkpoints do: a run whose nodes have each their own is refused.
 """
 
 import faulthandler
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import lightning as L
+import torch.distributed as dist
 
 from vlm_rl import processes
 from vlm_rl.config import one_line_errors
@@ -40,6 +41,13 @@ a launcher that sees one process end soon ends the rest."""
 SHARED_S = 60.0
 """How late a file of another node may be seen: NFS keeps what it knows of a folder for so long
 (acdirmax in nfs(5))."""
+
+GONE_S = 2.5
+"""A process that has not refreshed its file for so long is gone: it would every second."""
+
+
+class OtherEnded(RuntimeError):
+    """This process ends for what has befallen another one, which it names."""
 
 
 class Beat(NamedTuple):
@@ -79,12 +87,15 @@ class Heartbeat(L.Callback, Watchdog):
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        """Raises OtherEnded where the error is but the end of another process."""
+        fault = None
         if isinstance(error[1], Exception) and self._processes > 1:
-            reason = f"rank {self._rank} failed {self._place()}: {joined(str(error[1]))}"
-            self._put(self.folder / FAILED, reason)
+            fault = self._fault_of_others(error[1])
+        super().__exit__(*error)
         self._phase = "ended" if error[0] is None else f"ended in {self._phase}"
         self._write()
+        if fault is not None:
+            raise OtherEnded(f"rank {self._rank} ends, {fault}") from error[1]
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         self._refuse_own_folders()
@@ -140,6 +151,39 @@ class Heartbeat(L.Callback, Watchdog):
             print(f"rank {self._rank} ends, {reason}", file=sys.stderr, flush=True)
             os._exit(1)  # it waits for that one in foreign code
 
+    def _fault_of_others(self, error: Exception) -> str | None:
+        """What another process has failed with, or that it is gone; None where the fault is this
+        one's, which the others then read."""
+        told = self.folder / FAILED
+        if _written_after(told, self._began):
+            return told.read_text()
+        gone = self._gone() if _may_be_of_a_collective(error) else None
+        if gone is None:
+            what = f"{type(error).__name__}: {error}"
+            self._put(told, joined(f"rank {self._rank} failed {self._place()}: {what}"))
+            return None
+        reason = joined(f"{gone}: {error}")
+        self._put(told, reason)
+        return reason
+
+    def _gone(self) -> str | None:
+        """Names those that give no sign of life any more, and where they were."""
+        self._write()
+        since = self._file("json").stat().st_mtime
+        until = time.monotonic() + GONE_S
+        while (silent := self._not_written(since)) and time.monotonic() < until:
+            time.sleep(0.1)
+        places = [
+            f"rank {beat.rank} is gone, last seen in {beat.phase} of step {beat.step}"
+            for beat in read_beats(self.folder)
+            if beat.rank in silent
+        ]
+        return "; ".join(places) or None
+
+    def _not_written(self, since: float) -> list[int]:
+        others = [rank for rank in range(self._processes) if rank != self._rank]
+        return [r for r in others if not _written_after(self.folder / f"rank_{r}.json", since)]
+
     def _end(self, reason: str) -> None:
         stacks = self._file("stacks.txt")
         with stacks.open("w") as file:
@@ -193,6 +237,11 @@ class Heartbeat(L.Callback, Watchdog):
 def read_beats(folder: Path) -> list[Beat]:
     """The last beat of every process, in any order."""
     return [Beat(**json.loads(path.read_text())) for path in folder.glob("rank_*.json")]
+
+
+def _may_be_of_a_collective(error: Exception) -> bool:
+    """As gloo (RuntimeError itself) and NCCL answer where another process has left."""
+    return type(error) is RuntimeError or isinstance(error, dist.DistError)
 
 
 def _written_after(path: Path, since: float) -> bool:

@@ -2,8 +2,9 @@
 
 The weights change in the update of a step only. Everywhere else, in the middle of a rollout too,
 they are those of the last complete step, so that a single process stops there and then; in an
-update it stops after it. Several processes stop at the end of the step, all at the same one: one of
-them alone would leave the others waiting in a collective. A second signal ends the process at once.
+update it stops after it. Several processes stop together, whichever of them has heard it, before or
+after a step or before a batch of the validation: one of them alone would leave the others waiting
+in a collective. A second signal ends the process at once.
 """
 
 import os
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
+
+from vlm_rl import processes
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """SIGUSR1: `sbatch --signal=USR1@120` sends it before the time is over."""
@@ -41,6 +44,11 @@ class Preemption(L.Callback):
         self._is_open = True
         self._is_alone = True
 
+    def join(self, num_processes: int) -> None:
+        """From now on stop only together with the others."""
+        self._is_alone = num_processes == 1
+        self._is_open = self._is_alone
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take the signals; afterwards they mean what they meant before."""
@@ -62,19 +70,19 @@ class Preemption(L.Callback):
         self._take()  # a run that goes on has no sanity check
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
-        self._is_alone = trainer.world_size == 1
-        self._is_open = self._is_alone
         module.stages.listen(self._begin)
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
+        self._leave_together()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._phase = "the pause between steps"
-        if self._is_alone:
-            return  # the next stage that may be left raises it
-        wanted = self._signal is not None
-        if trainer.strategy.reduce_boolean_decision(wanted, all=False):
-            raise Preempted(self._signal or signal.SIGTERM, self._heard_in)
+        self._leave_together()
+
+    def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
+        self._leave_together()
 
     def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
         self._is_open = False  # its numbers are written after the last one
@@ -89,6 +97,15 @@ class Preemption(L.Callback):
         if self._signal is not None and self._is_open:
             self._is_open = False
             raise Preempted(self._signal, self._heard_in)
+
+    def _leave_together(self) -> None:
+        """At the same place in every process."""
+        if self._is_alone:
+            return  # the next stage that may be left raises it
+        own = self._signal and (self._signal, f"{self._heard_in} of rank {processes.rank()}")
+        heard = [each for each in processes.gather(own) if each is not None]
+        if heard:
+            raise Preempted(*heard[0])
 
     def _take(self) -> None:
         if threading.current_thread() is threading.main_thread():
