@@ -219,8 +219,8 @@ def _same(a: object, b: object) -> bool:
         return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, Mapping):
         return isinstance(b, Mapping) and a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return isinstance(b, type(a)) and len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, list | tuple):  # FSDP2 gives the optimizer a list where it had a tuple
+        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(_same, a, b))
     return a == b
 
 

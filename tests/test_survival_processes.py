@@ -97,7 +97,7 @@ def test_killed_process_is_named_and_its_step_is_done_again_bit_for_bit(
     beat = run.beat_when(lambda b: b.step >= 4 and b.phase in ("logprobs", "update"), rank=1)
     assert run.send(signal.SIGKILL, rank=1) < 20
     assert run.statuses == [1, -signal.SIGKILL]
-    assert "rank 0 ends, rank 1 is gone, last seen in " in run.line
+    assert "rank 0 ends, rank 1 is gone (killed? out of memory?), last seen in " in run.line
     assert "stopped after step" in run.line
     sampled = f"rollouts/step_{beat.step:06d}_rank_0.jsonl"
     assert not (run.run_dir / sampled).exists()

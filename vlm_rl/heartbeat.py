@@ -162,27 +162,35 @@ class Heartbeat(L.Callback, Watchdog):
             what = f"{type(error).__name__}: {error}"
             self._put(told, joined(f"rank {self._rank} failed {self._place()}: {what}"))
             return None
-        reason = joined(f"{gone}: {error}")
-        self._put(told, reason)
-        return reason
+        self._put(told, gone)
+        return gone
 
     def _gone(self) -> str | None:
         """Names those that give no sign of life any more, and where they were."""
         self._write()
         since = self._file("json").stat().st_mtime
         until = time.monotonic() + GONE_S
-        while (silent := self._not_written(since)) and time.monotonic() < until:
+        gone: list[Beat] = []
+        while not gone and (silent := self._silent_since(since)):
+            late = time.monotonic() > until
+            gone = [beat for beat in silent if late or _has_ended(beat)]
             time.sleep(0.1)
         places = [
-            f"rank {beat.rank} is gone, last seen in {beat.phase} of step {beat.step}"
-            for beat in read_beats(self.folder)
-            if beat.rank in silent
+            f"rank {beat.rank} is gone (killed? out of memory?), last seen in {beat.phase} of step "
+            f"{beat.step}"
+            for beat in gone
         ]
         return "; ".join(places) or None
 
-    def _not_written(self, since: float) -> list[int]:
-        others = [rank for rank in range(self._processes) if rank != self._rank]
-        return [r for r in others if not _written_after(self.folder / f"rank_{r}.json", since)]
+    def _silent_since(self, since: float) -> list[Beat]:
+        """The others whose files are older."""
+        return [
+            beat
+            for beat in read_beats(self.folder)
+            if beat.rank < self._processes
+            and beat.rank != self._rank
+            and not _written_after(self.folder / f"rank_{beat.rank}.json", since)
+        ]
 
     def _end(self, reason: str) -> None:
         stacks = self._file("stacks.txt")
@@ -242,6 +250,17 @@ def read_beats(folder: Path) -> list[Beat]:
 def _may_be_of_a_collective(error: Exception) -> bool:
     """As gloo (RuntimeError itself) and NCCL answer where another process has left."""
     return type(error) is RuntimeError or isinstance(error, dist.DistError)
+
+
+def _has_ended(beat: Beat) -> bool:
+    """Known at once on the same machine, if that is Linux, and before a launcher has noticed."""
+    if beat.host != socket.gethostname() or not Path("/proc/self/stat").exists():
+        return False
+    try:
+        state = Path(f"/proc/{beat.pid}/stat").read_text().rpartition(") ")[2]
+    except OSError:
+        return True
+    return state.startswith(("Z", "X"))
 
 
 def _written_after(path: Path, since: float) -> bool:
