@@ -3,7 +3,7 @@
 Broken on purpose, one at a time, each seen red:
     nothing at step 0 -> curve; only at step 0 of what a kill left out -> catches up
     weights touched by a benchmark -> bit-equal; data of other benchmarks -> wrong settings
-    samples not written -> compared
+    samples not written -> compared; each process judges its share alone -> two processes
 """
 
 import json
@@ -15,6 +15,7 @@ import evaluation_helpers as helpers
 import pytest
 from evaluation_helpers import TOO_LONG, WARM_START, lines
 from run_helpers import command, rollouts, same, trainer_checkpoint
+from test_sharding import launch
 
 from vlm_rl.evaluate import evaluate
 from vlm_rl.fit import fit
@@ -30,14 +31,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, problems: Path, data: Path | None, **changes: Any) -> Path:
+    fit(_command(folder, problems, data, **changes))
+    return folder
+
+
+def _command(folder: Path, problems: Path, data: Path | None, **changes: Any) -> list[str]:
     """Two steps of training, with the benchmark where `data` is given."""
-    more = []
+    more: list[str] = []
     if data is not None:
         more = ["--benchmarks.benchmark=[mathvision]", f"--benchmarks.data.mathvision={data}"]
         more += ["--benchmarks.every_n_steps=1"]
     values = {"steps": 2, "prompt__max_prompt_tokens": 200, "checkpoint.every_n_steps": 1} | changes
-    fit(command(WARM_START, problems, folder, *more, **values))
-    return folder
+    return command(WARM_START, problems, folder, *more, **values)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +83,19 @@ def test_first_answers_are_those_of_the_evaluation_command(
     sides = [lines(path) for path in (samples(watched, 0), tmp_path / "mathvision/samples.jsonl")]
     ours, theirs = ([{name: row[name] for name in names} for row in side] for side in sides)
     assert ours == theirs
+
+
+def test_answers_and_figures_of_two_processes_are_those_of_one(
+    watched: Path, data: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    """Before the first step, where the weights are the same."""
+    argv = _command(tmp_path / "two", data_folder, data)
+    launch({"runs": [{"strategy": "fsdp2", "processes": 2, "argv": argv}]})
+    assert lines(samples(tmp_path / "two", 0)) == lines(samples(watched, 0))
+    for name in ("accuracy", "length_tokens", "truncated_frac"):
+        one, two = (dict(curve(d, f"eval/mathvision/{name}")) for d in (watched, tmp_path / "two"))
+        assert list(two) == [0, 1, 2], "each step is written once"
+        assert two[0] == one[0]
 
 
 def test_steps_of_a_run_are_compared(

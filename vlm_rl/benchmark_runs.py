@@ -1,4 +1,8 @@
-"""Benchmarks inside training: a fixed subset, asked of the live engine every so many steps."""
+"""Benchmarks inside training: a fixed subset, asked of the live engine every so many steps.
+
+Of several processes each asks its share, and the first judges and writes all. Greedy answers are
+those of one process; random numbers are each process's own.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -9,18 +13,20 @@ from typing import Any, NamedTuple
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-from vlm_rl.benchmarks.benchmark import Benchmark, Judged
+from vlm_rl import processes
+from vlm_rl.benchmarks.benchmark import Benchmark, Response
 from vlm_rl.benchmarks.loading import load
 from vlm_rl.evaluation import label, named
 from vlm_rl.evaluation_figures import Evaluation, figures, metrics
 from vlm_rl.evaluation_report import SAMPLES, write_samples
 from vlm_rl.judging import judge
-from vlm_rl.module import Metrics, RLModule
+from vlm_rl.module import RLModule
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.responding import Asked
 from vlm_rl.rollout import Sampling
 
 _logger = logging.getLogger(__name__)
+_warn = rank_zero_only(_logger.warning)
 _BATCH_PROMPTS = 64
 
 
@@ -88,7 +94,7 @@ class BenchmarkRuns(L.Callback):
             problems = [replace(problem, answer_style=answer_style) for problem in found]
             subset = _Subset(benchmark, split, Asked.of(problems, encoder))
             for uid, reason in subset.asked.refused.items():
-                _logger.warning("%s: %s is not asked and counts as wrong: %s", name, uid, reason)
+                _warn("%s: %s is not asked and counts as wrong: %s", name, uid, reason)
             self._subsets.append(subset)
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
@@ -96,7 +102,9 @@ class BenchmarkRuns(L.Callback):
         if module.completed_steps == 0:
             self._run(module, self._subsets)
         elif self._is_due(module):
-            self._run(module, [subset for subset in self._subsets if not self._has(module, subset)])
+            missing = [not self._has(module, subset) for subset in self._subsets]
+            missing = processes.gather(missing)[0]  # which only the first writes
+            self._run(module, [s for s, owed in zip(self._subsets, missing, strict=True) if owed])
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -121,15 +129,23 @@ class BenchmarkRuns(L.Callback):
         return self._run_dir / "evaluations" / f"step_{module.completed_steps}" / name
 
     def _run_one(self, module: RLModule, subset: _Subset) -> None:
-        benchmark, split, asked = subset
+        own = _share(subset.asked)
         samples = self._settings.samples_per_problem
         limit = module.sampling.max_completion_tokens
         sampling = Sampling(self._settings.temperature, limit)
         groups: list[Any] = []
-        for start in range(0, len(asked.prompts), _BATCH_PROMPTS):
-            part = asked.prompts[start : start + _BATCH_PROMPTS]
-            groups += module.sample(part, samples, sampling, f"{benchmark.name} {start}")
-        responses = asked.responses(groups, samples)
+        # every process samples equally often, also with nothing to ask
+        for start in range(0, max(processes.gather(len(own.prompts))), _BATCH_PROMPTS):
+            part = own.prompts[start : start + _BATCH_PROMPTS]
+            groups += module.sample(part, samples, sampling, f"{subset.benchmark.name} {start}")
+        shares: list[list[Sequence[Response]]] = processes.gather([*own.responses(groups, samples)])
+        self._record(module, subset, processes.round_robin(shares))
+
+    @rank_zero_only
+    def _record(
+        self, module: RLModule, subset: _Subset, responses: Sequence[Sequence[Response]]
+    ) -> None:
+        benchmark, split, asked = subset
         judged = judge(benchmark, asked.problems, responses, module.reward.accuracy)
         name = label(benchmark, split)
         evaluation = Evaluation(
@@ -142,12 +158,15 @@ class BenchmarkRuns(L.Callback):
         )
         found = metrics(figures(evaluation))
         module.log_metrics(found)
-        self._write(module, name, judged, found)
-
-    @rank_zero_only
-    def _write(self, module: RLModule, name: str, judged: Sequence[Judged], found: Metrics) -> None:
-        step = module.completed_steps
         folder = self._folder(module, name)
         folder.mkdir(parents=True, exist_ok=True)
         write_samples(judged, folder / SAMPLES)
-        print(f"step {step}  {name}: accuracy {found[f'eval/{name}/accuracy']:.1%}")
+        accuracy = found[f"eval/{name}/accuracy"]
+        print(f"step {module.completed_steps}  {name}: accuracy {accuracy:.1%}")
+
+
+def _share(asked: Asked) -> Asked:
+    """Every so-manieth problem, as many as there are processes."""
+    problems = asked.problems[processes.rank() :: processes.count()]
+    own = {problem.uid for problem in problems}
+    return Asked(problems, [p for p in asked.prompts if p.uid in own], asked.refused)

@@ -138,7 +138,6 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
         parts = instantiate(parser, config)
         _check_consistency(config, parts)
         trainer = _trainer(config)
-        preemption.join(trainer.world_size)
         check_checkpoint(config.policy.path)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
         data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
@@ -163,6 +162,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
     if processes.is_first():
         runs.save_config(Path(config.run_dir), plain(parser, config))
     trainer.loggers = _loggers(config, resume[0] if resume else 0)
+    preemption.join(trainer.world_size)
     ending = one_line_endings("vlm_rl.fit", Path(config.run_dir))
     with ending, parts.reward, closing(parts.engine), heartbeat:
         trainer.fit(

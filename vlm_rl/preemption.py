@@ -45,9 +45,16 @@ class Preemption(L.Callback):
         self._is_alone = True
 
     def join(self, num_processes: int) -> None:
-        """From now on stop only together with the others."""
+        """From now on stop only together with the others. Until they have met a signal ends the
+        process as if it did not listen: it waits for them where Python does not hear."""
         self._is_alone = num_processes == 1
         self._is_open = self._is_alone
+        if not self._is_alone and threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        self._take()  # they have met
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -102,10 +109,9 @@ class Preemption(L.Callback):
         """At the same place in every process."""
         if self._is_alone:
             return  # the next stage that may be left raises it
-        own = self._signal and (self._signal, f"{self._heard_in} of rank {processes.rank()}")
-        heard = [each for each in processes.gather(own) if each is not None]
-        if heard:
-            raise Preempted(*heard[0])
+        for rank, (number, place) in enumerate(processes.gather((self._signal, self._heard_in))):
+            if number is not None:
+                raise Preempted(number, f"{place} of rank {rank}")
 
     def _take(self) -> None:
         if threading.current_thread() is threading.main_thread():
