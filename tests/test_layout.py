@@ -26,7 +26,19 @@ LAYERS = [
         "mixture",
     },
     {"linear_logprobs", "prompts", "packing", "advantages", "rows", "weights", "tables"},
-    {"objectives", "rewards", "diagnostics", "drift", "length_fairness", "policy", "lora"},
+    {
+        "objectives",
+        "rewards",
+        "diagnostics",
+        "drift",
+        "length_fairness",
+        "policy",
+        "lora",
+        "anatomy",
+        "activations",
+        "memory",
+        "shapes",
+    },
     {"padding", "sharding", "zero"},
     {
         "rollout",
@@ -60,7 +72,7 @@ LAYERS = [
         "comparison",
     },
     {"study_report", "benchmark_runs"},
-    {"evaluate", "fit", "ask", "study", "serve", "verify"},
+    {"evaluate", "fit", "ask", "study", "serve", "verify", "hardware"},
 ]
 """Modules and packages of vlm_rl from the bottom up; one may import from its own layer and below.
 
