@@ -2,6 +2,11 @@
 
 Weights, gradients, moments and the reference must be equal to the byte to those of real runs in
 one, two and three processes; the estimate of activations within the factors stated here.
+
+Broken on purpose, one at a time, each seen red: rounding down where FSDP2 cuts; one moment; a
+reference that shares frozen weights under FSDP2, or does not under DDP; the tower's rest counted
+with the root; an engine that fits without its share, or is never awake in an update; the gate of an
+MLP; offloaded state of one process for a node's.
 """
 
 import json
