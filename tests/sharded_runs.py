@@ -3,7 +3,7 @@
 `python sharded_runs.py SPEC_JSON` with `checkpoints` (a folder by family), `out` (a folder) and
 `runs`: a list of {"strategy", "processes", "cases"}. Every process of a run trains its share of
 each case; the first writes `out/STRATEGY_PROCESSES_CASE.pt`. With "argv" in place of "cases" it is
-a command line of `vlm_rl.fit`. One process imports everything and forks the others: importing takes
+a command line of `vlm_rl.fit`, and "status" what every process must end with. One process imports everything and forks the others: importing takes
 longer than such a run.
 """
 
@@ -206,8 +206,9 @@ def run(spec: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
         assert len(every) == num_processes * len(found["metrics"])
 
 
-def forked(num_processes: int, work: Any) -> None:
-    """Run `work` in processes that find each other as Lightning's do; raises where one fails."""
+def forked(num_processes: int, work: Any, expected: int = 0) -> None:
+    """Run `work` in processes that find each other as Lightning's do; raises where one ends with
+    another status than `expected`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -224,7 +225,7 @@ def forked(num_processes: int, work: Any) -> None:
     while left:
         child, status = os.wait()
         left.discard(child)
-        if status:
+        if os.waitstatus_to_exitcode(status) != expected:
             for other in left:
                 os.kill(other, signal.SIGKILL)
                 os.waitpid(other, 0)
@@ -234,9 +235,9 @@ def forked(num_processes: int, work: Any) -> None:
 def _status(work: Any) -> int:
     try:
         work()
-    except BaseException:
+    except BaseException as error:
         traceback.print_exc()
-        return 1
+        return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
     sys.stdout.flush()
     return 0
 
@@ -245,7 +246,8 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     for entry in spec["runs"]:
         start = time.perf_counter()
-        forked(entry["processes"], lambda entry=entry: run(spec, entry))
+        work = lambda entry=entry: run(spec, entry)  # noqa: E731
+        forked(entry["processes"], work, entry.get("status", 0))
         seconds = time.perf_counter() - start
         print(f"{entry['strategy']} {entry['processes']}: {seconds:.1f} s", flush=True)
 

@@ -20,15 +20,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from vllm_setup import MISSING, SAMPLING, Setup, in_process, tokens_of
 
+from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.rollout import EngineError, VLLMEngine, vllm_base
 from vlm_rl.rollout.faults import EngineGaveUp, EngineMismatch
 from vlm_rl.rollout.watchdog import Watchdog
 from vlm_rl.rollout.weight_sender import WeightSender
-from vlm_rl.weights import named_weights
+from vlm_rl.sharding import whole_weights
 
 pytest.importorskip("vllm", reason=MISSING)
 
@@ -45,11 +46,11 @@ def setup(tmp_path: Path) -> Iterator[Setup]:
 
 
 def change_stream(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
-    def changed(model: nn.Module, **how: Any) -> Iterator[tuple[str, Tensor]]:
-        for name, weight in named_weights(model, **how):
+    def changed(policy: Policy, **how: Any) -> Iterator[tuple[str, Tensor]]:
+        for name, weight in whole_weights(policy, **how):
             yield from change(name, weight)
 
-    monkeypatch.setattr(vllm_base, "named_weights", changed)
+    monkeypatch.setattr(vllm_base, "whole_weights", changed)
 
 
 @pytest.mark.parametrize("name", [NAME, TOWER, "lm_head.weight"])

@@ -25,7 +25,7 @@ from vllm_setup import MISSING, Setup, tokens_of
 from vlm_rl.rollout import Sampling, VLLMServer, vllm_base
 from vlm_rl.rollout.faults import EngineFault, EngineMismatch
 from vlm_rl.rollout.vllm_server import Http
-from vlm_rl.weights import named_weights
+from vlm_rl.sharding import whole_weights
 
 pytest.importorskip("vllm", reason=MISSING)
 
@@ -150,10 +150,10 @@ def test_renamed_weight_is_fatal_by_name_through_http(
 ) -> None:
     """Last: the server holds half an update afterwards."""
 
-    def renamed(model: Any, **how: Any) -> Iterator[Any]:
-        for name, weight in named_weights(model, **how):
+    def renamed(policy: Any, **how: Any) -> Iterator[Any]:
+        for name, weight in whole_weights(policy, **how):
             yield name.replace("blocks.1.attn.proj", "blocks.1.attn.projection"), weight
 
-    monkeypatch.setattr(vllm_base, "named_weights", renamed)
+    monkeypatch.setattr(vllm_base, "whole_weights", renamed)
     with pytest.raises(EngineMismatch, match=r"does not fit: .*projection"):
         setup.engine.update_weights(setup.policy)

@@ -13,6 +13,7 @@ import torch
 from tiny import build_checkpoint, picture, png, sharp_policy
 from torch import Tensor
 
+from vlm_rl import processes
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Completion, Problem, Prompt, Rows
@@ -135,4 +136,26 @@ class Breaking(VLLMEngine):
         if self.left == 0 and not self.marker.exists():
             self.marker.touch()
             self._llm.llm_engine.engine_core.engine_core.scheduler = None
+        return super().generate(prompts, group_size=group_size, **how)
+
+
+class Killed(VLLMEngine):
+    """Loses its worker in the `dies_at`th training rollout of process `rank`, in the middle."""
+
+    def __init__(self, rank: int, dies_at: int, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.rank = rank
+        self.left = dies_at
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, group_size: int, **how: Any
+    ) -> list[list[Completion]]:
+        self.left -= group_size > 1  # validation samples one
+        if self.left == 0 and processes.rank() == self.rank:
+            self.left = -1
+            executor = self._llm.llm_engine.engine_core.engine_core.model_executor
+            pid = executor.workers[0].proc.pid
+            # requests wait in front of a stopped worker, so that the kill always finds them there
+            os.kill(pid, signal.SIGSTOP)
+            Timer(1.0, os.kill, (pid, signal.SIGKILL)).start()
         return super().generate(prompts, group_size=group_size, **how)

@@ -84,9 +84,9 @@ class Checkpoints(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
         """Nothing is lost by a signal or with a rollout engine: where these are raised, the weights
-        are those of the last complete step. A checkpoint is the work of all processes, which a
-        signal stops together, and an engine does not."""
-        if isinstance(exception, EngineError) and processes.count() > 1:
+        are those of the last complete step. A checkpoint is the work of all processes, which
+        these stop together, unless an engine is one of its own for each process."""
+        if isinstance(exception, EngineError) and processes.count() > 1 and not exception.together:
             return
         if isinstance(exception, EngineError | Preempted) and module.completed_steps > 0:
             done = {step for step, _ in runs.checkpoints(self.run_dir)}

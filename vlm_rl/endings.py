@@ -38,6 +38,8 @@ def one_line_endings(program: str, run_dir: Path | None = None) -> Iterator[None
     try:
         yield
     except EngineError as error:
+        if error.together and not processes.is_first():
+            raise SystemExit(ENGINE) from None  # all stop for it, and one says so
         raise _end(program, ENGINE, f"{joined(str(error))}; {_stopped(run_dir)}") from error
     except Preempted as stop:
         status = CTRL_C if stop.signal == signal.SIGINT else 0

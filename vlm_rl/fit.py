@@ -41,8 +41,7 @@ from vlm_rl.prompts import ANSWER_STYLE_OF, PromptEncoder
 from vlm_rl.report import MetricsCsv, Summary
 from vlm_rl.resuming import OwedWork, check_fits
 from vlm_rl.rewards import Reward
-from vlm_rl.rollout import Engine, Sampling, unused_sampler
-from vlm_rl.rollout.vllm_base import VLLMBase
+from vlm_rl.rollout import Engine, Sampling, VLLMEngine, VLLMServer, unused_sampler
 from vlm_rl.sampling import GroupFilter
 from vlm_rl.settings import OptimizerSettings, UpdateSettings, ValidationSettings, check_groups
 from vlm_rl.wandb_loggers import WandbMode, wandb_loggers
@@ -138,6 +137,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
         parts = instantiate(parser, config)
         _check_consistency(config, parts)
         trainer = _trainer(config)
+        _check_engine(trainer, parts.engine)
         check_checkpoint(config.policy.path)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
         data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
@@ -209,7 +209,6 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
             f"optimizer.vision_lr={parts.optimizer.vision_lr} is for the vision tower, which "
             f"policy.{'freeze' if lora is None else 'lora'} holds still; leave one of them out"
         )
-    _check_engine(config, parts.engine)
     if lora is not None and config.trainer.strategy == "zero3":
         raise ValueError(
             "policy.lora can not be trained under trainer.strategy=zero3, which would gather base "
@@ -226,15 +225,16 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
         )
 
 
-def _check_engine(config: Namespace, engine: Engine) -> None:
-    strategy, devices = config.trainer.strategy, config.trainer.devices
-    alone = devices in (1, "1", "auto", None) and config.trainer.num_nodes == 1
-    if isinstance(engine, VLLMBase) and not (alone and strategy in ("auto", "ddp")):
+def _check_engine(trainer: L.Trainer, engine: Engine) -> None:
+    """Whether there is an engine for every process. Raises ValueError."""
+    if isinstance(engine, VLLMServer) and engine.url is None and trainer.num_nodes > 1:
         raise ValueError(
-            f"{type(engine).__name__} samples for a single process so far, got trainer.devices="
-            f"{devices}, num_nodes={config.trainer.num_nodes} and strategy={strategy}; take "
-            "vlm_rl.rollout.TransformersEngine"
+            f"VLLMServer without url is for the processes of one machine, got trainer.num_nodes="
+            f"{trainer.num_nodes}; start it with `python -m vlm_rl.serve` and set "
+            "engine.init_args.url, or take vlm_rl.rollout.VLLMEngine"
         )
+    if isinstance(engine, VLLMEngine) and trainer.world_size > 1:
+        engine.check_gpus(trainer.num_devices)
 
 
 def _check_kl_in_reward(parts: Namespace) -> None:

@@ -25,6 +25,7 @@ from vlm_rl import processes
 from vlm_rl.config import one_line_errors
 from vlm_rl.config_errors import joined
 from vlm_rl.module import RLModule
+from vlm_rl.rollout import EngineError
 from vlm_rl.rollout.watchdog import Watchdog
 
 NOTICE = "hang"
@@ -89,7 +90,8 @@ class Heartbeat(L.Callback, Watchdog):
     def __exit__(self, *error: Any) -> None:
         """Raises OtherEnded where the error is but the end of another process."""
         fault = None
-        if isinstance(error[1], Exception) and self._processes > 1:
+        together = isinstance(error[1], EngineError) and error[1].together
+        if isinstance(error[1], Exception) and not together and self._processes > 1:
             fault = self._fault_of_others(error[1])
         super().__exit__(*error)
         self._phase = "ended" if error[0] is None else f"ended in {self._phase}"

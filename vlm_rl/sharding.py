@@ -11,7 +11,7 @@ root. Processes are on CPUs (gloo) or GPUs (nccl), of one machine or of many.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -207,16 +207,22 @@ def save_pretrained(policy: Policy, folder: Path, *, merge_adapter: bool = False
         _plain_model(policy, weights).save_pretrained(folder)
 
 
-def whole_weights(policy: Policy) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of the transformers model by name, gathered one by one: every process must go
-    through all of them."""
+def whole_weights(
+    policy: Policy, *, merge_adapters: bool = True, only: Collection[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of the transformers model by name, or `only` some, gathered one by one: every
+    process must go through all of them. For adapters see `vlm_rl.weights.named_weights`."""
     if not any(map(is_cut, policy.parameters())):
-        yield from named_weights(policy.model)
+        yield from named_weights(policy.model, merge_adapters=merge_adapters, only=only)
         return
     for name, parameter in named_parameters(policy.model):
-        with gathered([parameter]):
-            weight = parameter.detach().clone()
-        yield name, weight
+        if only is None or name in only:
+            yield name, _whole_copy(parameter)
+
+
+def _whole_copy(parameter: Tensor) -> Tensor:
+    with gathered([parameter]):
+        return parameter.detach().clone()
 
 
 def _plain_model(policy: Policy, weights: dict[str, Tensor]) -> Any:

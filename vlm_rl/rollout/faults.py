@@ -4,9 +4,15 @@
 class EngineError(RuntimeError):
     """The engine can not go on; the policy is unharmed. Its message is for the user."""
 
+    together = False
+    """Whether every process of the run raises it, at the same place."""
+
 
 class EngineFault(EngineError):
     """The engine died, hung or gave a broken answer: start it again and ask again."""
+
+    own = True
+    """Whether it is the engine of this process that failed."""
 
 
 class EngineMismatch(EngineError):
@@ -24,4 +30,6 @@ def refused(message: str) -> EngineError:
 
 
 class EngineGaveUp(EngineError):
-    """The engine failed too often in a row."""
+    """The engine failed too often in a row; all processes count alike."""
+
+    together = True

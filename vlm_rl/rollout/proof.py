@@ -6,15 +6,19 @@ be those of the start. So each block in turn is changed, sent, and must be seen.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from vlm_rl.policy import Policy
+from vlm_rl.processes import gather
 from vlm_rl.records import Completion
+from vlm_rl.rollout.agreement import agreed
 from vlm_rl.rollout.faults import EngineMismatch
 from vlm_rl.rollout.probe import Probe
 from vlm_rl.weights import blocks, named_parameters
+from vlm_rl.zero import held
 
 Groups = Sequence[Sequence[Completion]]
 
@@ -26,7 +30,8 @@ CLEAR = 4.0
 
 
 def compare(policy: Policy, probe: Probe, groups: Groups, tolerance: float, when: str) -> None:
-    """Raise EngineMismatch unless the engine's log-probabilities of `groups` are the policy's."""
+    """Raise EngineMismatch unless the engine's log-probabilities of `groups` are the policy's; the
+    forward is one of all processes."""
     gap = _distance(probe.sampled_logprobs(groups), probe.logprobs(policy, groups))
     if not gap <= tolerance:
         raise EngineMismatch(
@@ -48,13 +53,14 @@ def prove_blocks(
 
     Weights are restored, bit for bit, in the policy and in the engine. Returns the blocks that the
     probe hardly depends on, of which nothing can be said. Raises EngineMismatch with the block's
-    name.
+    name. Every process goes through it with an engine of its own, or one that all share, and
+    changes what it holds of the policy; a block is done once all of them have seen it.
     """
     unseen = []
     stale: frozenset[str] = frozenset()
     for block, parameters in _parameters_by_block(policy).items():
         names = frozenset(parameters)
-        hardly_moved = True
+        seen, hardly_moved = False, True
         for factor in FACTORS:
             with torch.no_grad(), _Scaled(parameters, factor):
                 send(names | stale)
@@ -63,26 +69,33 @@ def prove_blocks(
             stale = names
             moved = _distance(changed, probe.logprobs(policy, groups))
             gap = _distance(probe.sampled_logprobs(groups), changed)
-            if gap <= moved / CLEAR:
-                break
+            seen |= gap <= moved / CLEAR
             hardly_moved &= moved <= CLEAR * tolerance and gap <= tolerance
+            if all(gather(seen)):
+                break
         else:
-            if not hardly_moved:
-                raise EngineMismatch(
-                    f"weights of {block} do not reach the rollout engine: after a change that "
-                    f"moves the policy's log-probabilities by {moved:.2g} nats a token, the "
-                    f"engine's are {gap:.2g} from them"
-                )
+            stays = None if seen or hardly_moved else block
+            agreed(partial(_refuse, stays, moved, gap))
             unseen.append(block)
     send(stale)
     return unseen
+
+
+def _refuse(block: str | None, moved: float, gap: float) -> None:
+    if block is not None:
+        raise EngineMismatch(
+            f"weights of {block} do not reach the rollout engine: after a change that moves the "
+            f"policy's log-probabilities by {moved:.2g} nats a token, the engine's are {gap:.2g} "
+            "from them"
+        )
 
 
 class _Scaled:
     """The parameters multiplied by a factor inside, as they were afterwards."""
 
     def __init__(self, parameters: Mapping[str, Tensor], factor: float) -> None:
-        self._distinct = {id(p): p for p in parameters.values()}  # a tied one counts once
+        distinct = {id(p): p for p in parameters.values()}  # a tied one counts once
+        self._distinct = {key: held(p) for key, p in distinct.items()}
         self._factor = factor
 
     def __enter__(self) -> None:

@@ -2,12 +2,14 @@
 
 vLLM holds its own copy of the weights, so that an engine goes through these states: launched
 without weights; after `_exchange` with the policy's; proved once, block by block, to compute what
-the policy computes; and after every later exchange compared with it on the probe.
+the policy computes; and after every later exchange compared with it on the probe. With several
+processes all go through these together, whichever of their engines fails.
 """
 
 import os
 import tempfile
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,9 +20,12 @@ import torch
 from torch import Tensor
 
 import vlm_rl
+from vlm_rl import processes
+from vlm_rl.lora import save_adapter
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Completion, Prompt
+from vlm_rl.rollout.agreement import agreed
 from vlm_rl.rollout.engine import STOP_TOKENS, Engine, Sampling
 from vlm_rl.rollout.faults import EngineFault, EngineGaveUp, EngineMismatch
 from vlm_rl.rollout.probe import Probe
@@ -28,7 +33,8 @@ from vlm_rl.rollout.proof import compare, prove_blocks
 from vlm_rl.rollout.vllm_plugin import NAME
 from vlm_rl.rollout.vllm_requests import Answer, Request, Vocabulary
 from vlm_rl.rollout.weight_sender import WeightSender
-from vlm_rl.weights import is_adapter, named_weights
+from vlm_rl.sharding import whole_weights
+from vlm_rl.weights import is_adapter
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -53,6 +59,9 @@ class VLLMBase(Engine):
     ends. `probe_tolerance` replaces the
     precision's own. LoRA adapters (peft) are merged on their way to the engine; with
     `adapter_rank`, the largest rank, it keeps the base and gets the adapter alone at each update.
+
+    With several processes each calls every method, at the same time as the others; a failure of one
+    engine is a restart in a row on all of them.
     """
 
     def __init__(
@@ -128,7 +137,7 @@ class VLLMBase(Engine):
         """
         self._policy = policy
         if self.adapter_rank:
-            _check_adapter(policy, self.adapter_rank)
+            agreed(lambda: _check_adapter(policy, self.adapter_rank))
         self._vocabulary = Vocabulary(
             tokenizer=encoder.tokenizer,
             stop_ids=frozenset(encoder.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))),
@@ -162,23 +171,24 @@ class VLLMBase(Engine):
                 )
         while True:
             try:
-                groups = self._sample(prompts, group_size, sampling, seed)
+                groups = agreed(lambda: self._sample(prompts, group_size, sampling, seed))
             except EngineFault as fault:
-                message = str(fault)  # the fault itself would hold the broken engine in memory
+                # the fault itself would hold the broken engine in memory
+                message, own = str(fault), fault.own
             else:
                 self._restarts_in_a_row = 0
                 return groups
-            self._restart(message)
+            self._restart(message, own)
 
     def update_weights(self, policy: Policy) -> None:
         assert policy is self._policy, "this engine was started for another policy"
         try:
             self._exchange()
         except EngineFault as fault:
-            message = str(fault)
+            message, own = str(fault), fault.own
         else:
             return
-        self._restart(message)
+        self._restart(message, own)
 
     def close(self) -> None:
         self._stop()
@@ -212,9 +222,15 @@ class VLLMBase(Engine):
         rank = next(rank for rank in ADAPTER_RANKS if rank >= self.adapter_rank)
         return {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
 
+    @property
+    def _has_engine(self) -> bool:
+        """Whether this process runs an engine and feeds it, rather than share another one's."""
+        return True
+
     @abstractmethod
-    def _launch(self) -> WeightSender:
-        """Start vLLM on the files in `_files`, with any weights. Raises EngineFault."""
+    def _launch(self) -> WeightSender | None:
+        """Start vLLM on the files in `_files`, with any weights. Raises EngineFault. None where
+        this process sends no weights."""
 
     @abstractmethod
     def _stop(self) -> None:
@@ -241,40 +257,52 @@ class VLLMBase(Engine):
         requests = self._vocabulary.requests(
             prompts, group_size=group_size, sampling=sampling, seed=seed
         )
-        answers = self._ask(requests)
+        answers = self._ask(requests) if requests else []
         pairs = zip(requests, answers, strict=True)
         return [self._vocabulary.group(request, answer, group_size) for request, answer in pairs]
 
-    def _started(self, *, first: bool) -> None:
+    def _started(self, *, first: bool, launch: bool = True) -> None:
         try:
-            self._sender = self._launch()
+            agreed(lambda: self._renew(launch))
             self._exchange(whole=True, first=first)
         except EngineFault as fault:
-            message = str(fault)
+            message, own = str(fault), fault.own
         else:
             return
-        self._restart(message, first=first)
+        self._restart(message, own, first=first)
 
-    def _restart(self, fault: str, *, first: bool = False) -> None:
-        """Start vLLM again with the policy's weights; raises EngineGaveUp at the ceiling."""
-        self._stop()
+    def _renew(self, launch: bool) -> None:
+        if launch:
+            self._sender = self._launch()
+
+    def _is_hit(self, own: bool) -> bool:
+        """Whether a fault, of this process's `own` engine or not, needs another launch here."""
+        return own
+
+    def _restart(self, fault: str, own: bool, *, first: bool = False) -> None:
+        """Start vLLM again where it failed, and give all the policy's weights; raises EngineGaveUp
+        at the ceiling."""
+        launch = self._is_hit(own)
+        if launch:
+            self._stop()
         if self._restarts_in_a_row == self.max_restarts:
             raise EngineGaveUp(
                 f"the rollout engine failed {self.max_restarts + 1} times in a row, last: {fault}"
             )
         self._restarts_in_a_row += 1
-        self.restarts += 1
-        print(f"rollout engine: {fault}; started again ({self.restarts} times by now)")
-        self._started(first=first)
+        if launch and self._has_engine:
+            self.restarts += 1
+            print(f"rollout engine: {fault}; started again ({self.restarts} times by now)")
+        self._started(first=first, launch=launch)
 
     def _exchange(self, *, whole: bool = False, first: bool = False) -> None:
         """Give the engine the policy's weights and compare what both compute."""
-        self._before_weights()
+        agreed(self._before_weights)
         if whole or not self.adapter_rank:
-            self._sender.send(self._weights(), one_by_one=first)
+            agreed(lambda: self._send(one_by_one=first))
         if self.adapter_rank:
-            self._send_adapter()
-        self._empty_caches()
+            agreed(self._send_adapter)
+        agreed(self._empty_caches)
         self._compare("at the start" if first else "after an update")
         if first:
             unseen = prove_blocks(
@@ -284,30 +312,38 @@ class VLLMBase(Engine):
                 send=self._send_part,
                 tolerance=self.probe_tolerance,
             )
-            if unseen:
+            if unseen and processes.is_first():
                 print(f"rollout engine: the probe does not depend on {', '.join(unseen)}")
             self._compare("after each block was changed and restored")
 
     def _compare(self, when: str) -> None:
         groups = self._sample_probe()
-        compare(self._policy, self._probe, groups, self.probe_tolerance, when)
+        agreed(lambda: compare(self._policy, self._probe, groups, self.probe_tolerance, when))
 
     def _sample_probe(self) -> list[list[Completion]]:
-        return self._sample(self._probe.prompts, 1, self._probe.sampling, seed=0)
+        probe = self._probe
+        return agreed(lambda: self._sample(probe.prompts, 1, probe.sampling, seed=0))
 
     def _send_part(self, names: frozenset[str]) -> None:
-        self._sender.send(self._weights(only=names), partial=True)
-        self._empty_caches()
+        agreed(lambda: self._send(only=names, partial=True))
+        agreed(self._empty_caches)
+
+    def _send(self, only: frozenset[str] | None = None, **how: bool) -> None:
+        weights = self._weights(only)
+        try:
+            if self._sender is not None:
+                self._sender.send(weights, **how)
+        finally:
+            deque(weights, maxlen=0)  # to its end: the other processes gather them with this one
 
     def _weights(self, only: frozenset[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        merge = not self.adapter_rank
-        return named_weights(self._policy.model, merge_adapters=merge, only=only)
+        return whole_weights(self._policy, merge_adapters=not self.adapter_rank, only=only)
 
     def _send_adapter(self) -> None:
         """By a folder that both see; a number of its own keeps vLLM from taking an older one."""
         self._adapter_number += 1
         folder = self.folder / f"adapter_{self._adapter_number}"
-        self._policy.save(folder)
+        save_adapter(self._policy.model, folder, write=self._has_engine)
         self._load_adapter(self._adapter_number, folder)
         rmtree(self.folder / f"adapter_{self._adapter_number - 1}", ignore_errors=True)
 

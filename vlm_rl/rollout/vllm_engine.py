@@ -3,6 +3,10 @@
 What vLLM changes in its host is put back: random states, the environment but for its own
 variables, torch's thread setter. The trainer's autocast is off inside. With one GPU for both,
 `sleep` hands its memory to the trainer between rollouts.
+
+Where training runs in several processes, each has its own vLLM for its share of the prompts. vLLM
+would take the trainer's process group for its own, so that its model then runs in a child, as its
+tensor-parallel workers always do, and weights reach it through a socket.
 """
 
 import gc
@@ -17,9 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from vlm_rl import processes
 from vlm_rl.records import Completion, Prompt
+from vlm_rl.rollout.agreement import agreed
 from vlm_rl.rollout.engine import Sampling
 from vlm_rl.rollout.faults import EngineError, EngineFault, refused
+from vlm_rl.rollout.placement import outside_the_run, own_gpus
 from vlm_rl.rollout.vllm_base import VLLMBase, child_path, environment
 from vlm_rl.rollout.vllm_requests import Answer, RawCompletion, Request
 from vlm_rl.rollout.watchdog import Watchdog
@@ -27,7 +34,8 @@ from vlm_rl.rollout.weight_sender import WeightSender
 
 
 class VLLMEngine(VLLMBase):
-    """vLLM in the trainer's process; with `tensor_parallel_size` above 1 its workers are children.
+    """vLLM in the trainer's process; its workers are children with `tensor_parallel_size` above 1,
+    and where training has several processes, each of which needs that many GPUs.
 
     `sleep` frees vLLM's GPU memory after each rollout and takes it back for the next. Other
     arguments: see VLLMBase. A hang can not be undone inside a process: the run ends with exit
@@ -41,6 +49,17 @@ class VLLMEngine(VLLMBase):
         self._asleep: set[str] = set()
         self._adapter: Any = None
 
+    def check_gpus(self, num_processes: int) -> None:
+        """Refuse more engines than this machine has GPUs for. Raises ValueError."""
+        present = torch.cuda.device_count()
+        if present and num_processes * self.tensor_parallel_size > present:
+            raise ValueError(
+                f"engine.init_args.tensor_parallel_size={self.tensor_parallel_size} for each of "
+                f"{num_processes} processes of this machine needs "
+                f"{num_processes * self.tensor_parallel_size} GPUs, there are {present}; lower it, "
+                "or take vlm_rl.rollout.VLLMServer, which all processes share"
+            )
+
     def generate(
         self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
     ) -> list[list[Completion]]:
@@ -52,20 +71,27 @@ class VLLMEngine(VLLMBase):
     def _launch(self) -> WeightSender:
         # the engine's loop in this process; vLLM reads its settings whenever it needs them
         os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} | environment()
+        several = processes.count() > 1
+        place: dict[str, Any] = {"distributed_executor_backend": "mp"} if several else {}
+        variables = {"PYTHONPATH": child_path(self.folder)}
+        if several:
+            variables |= own_gpus(self.tensor_parallel_size)
+            # vLLM would bind the worker of every process to the same cores
+            variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         try:
-            with self._vllm(self.startup_timeout_s), _environment(self.folder):
+            with self._vllm(self.startup_timeout_s), _environment(variables):
                 from vllm import LLM
 
                 # a CPU has no memory to hand over, but goes through the same calls
                 frees_memory = self.sleep and torch.cuda.is_available()
-                self._llm = LLM(**self.arguments(), enable_sleep_mode=frees_memory)
+                self._llm = LLM(**self.arguments(), enable_sleep_mode=frees_memory, **place)
         except EngineError as error:
             # what it took before it will take again, once memory is free
             raise EngineFault(str(error)) if self._restarts_in_a_row else error from None
         return WeightSender(
             self,
             num_workers=self.tensor_parallel_size,
-            host="" if self.tensor_parallel_size == 1 else "127.0.0.1",
+            host="127.0.0.1" if several or self.tensor_parallel_size > 1 else "",
             dtype=getattr(torch, self.precision),
             chunk_bytes=self.chunk_bytes,
             timeout_s=self.silence_timeout_s,
@@ -123,14 +149,17 @@ class VLLMEngine(VLLMBase):
 
     def _fall_asleep(self) -> None:
         try:
-            with self._vllm():
-                self._llm.sleep(level=1)
+            agreed(self._put_to_sleep)
         except EngineFault as fault:
-            message = str(fault)
+            message, own = str(fault), fault.own
         else:
-            self._asleep = {"weights", "kv_cache"}
             return
-        self._restart(message)
+        self._restart(message, own)
+
+    def _put_to_sleep(self) -> None:
+        with self._vllm():
+            self._llm.sleep(level=1)
+        self._asleep = {"weights", "kv_cache"}
 
     def _wake(self, *parts: str) -> None:
         due = [part for part in parts if part in self._asleep]
@@ -200,10 +229,13 @@ def _parameters(request: Request) -> Any:
 
 
 @contextmanager
-def _environment(folder: Path) -> Iterator[None]:
-    """PYTHONPATH for vLLM's own children; afterwards only what vLLM reads itself stays."""
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """For vLLM's own children, which are none of the run's processes; afterwards only what vLLM
+    reads itself stays."""
     before = dict(os.environ)
-    os.environ["PYTHONPATH"] = child_path(folder)
+    inside = outside_the_run(before) | variables
+    os.environ.clear()
+    os.environ.update(inside)
     try:
         yield
     finally:

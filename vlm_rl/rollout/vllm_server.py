@@ -3,6 +3,9 @@
 Without a `url` the run starts a server on this machine, on the GPUs that `devices` names. With one
 it uses a server that `python -m vlm_rl.serve` started, on this or another machine. Rollouts are
 asked for over HTTP (vLLM's token-in, token-out endpoint), weights go by vLLM's weight-transfer API.
+
+All processes of a run ask the same server, each for its share. The first one starts it and sends
+the weights.
 """
 
 import base64
@@ -27,8 +30,10 @@ from urllib.parse import urlsplit
 import torch
 from PIL import Image
 
+from vlm_rl import processes
 from vlm_rl.rollout import tether
 from vlm_rl.rollout.faults import EngineFault, EngineMismatch
+from vlm_rl.rollout.placement import outside_the_run
 from vlm_rl.rollout.vllm_base import VLLMBase, child_path, environment
 from vlm_rl.rollout.vllm_http import Http, Silence
 from vlm_rl.rollout.vllm_plugin import NAME
@@ -88,15 +93,22 @@ class VLLMServer(VLLMBase):
             own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.devices))
         if self.adapter_rank:
             own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
-        return os.environ | environment() | own
+        return outside_the_run(os.environ | environment() | own)
 
-    def _launch(self) -> WeightSender:
-        if self.url is None:
-            base = f"http://127.0.0.1:{_free_port()}"
-            self._process = self._spawn(base)
-        else:
-            base = self.url.rstrip("/")
+    @property
+    def _has_engine(self) -> bool:
+        return processes.rank() == 0
+
+    def _is_hit(self, own: bool) -> bool:
+        return True  # it is the same server for all
+
+    def _launch(self) -> WeightSender | None:
+        base = self._own_address() if self.url is None else self.url.rstrip("/")
         self._http = Http(base, self.silence_timeout_s)
+        if not self._has_engine:
+            return None
+        if self.url is None:
+            self._process = self._spawn(base)
         self._await_health()
         self._check_settings()
         hostname = urlsplit(base).hostname
@@ -109,6 +121,10 @@ class VLLMServer(VLLMBase):
             chunk_bytes=self.chunk_bytes,
             timeout_s=self.silence_timeout_s,
         )
+
+    def _own_address(self) -> str:
+        """Chosen by the first process, for all of this machine."""
+        return f"http://127.0.0.1:{processes.gather(_free_port())[0]}"
 
     def _spawn(self, base: str) -> subprocess.Popen[bytes]:
         self._log = self.folder / "server.log"
@@ -234,16 +250,21 @@ class VLLMServer(VLLMBase):
         return Answer(answer["prompt_token_ids"] or [], [_raw(c) for c in answer["choices"]])
 
     def _load_adapter(self, number: int, folder: Path) -> None:
-        named = {"lora_name": f"policy-{number}", "lora_path": str(folder)}
-        self._http.post("v1/load_lora_adapter", named)
-        if before := self._adapter.get("model"):
-            self._http.post("v1/unload_lora_adapter", {"lora_name": before})
-        self._adapter = {"model": named["lora_name"]}
+        name = f"policy-{number}"
+        if self._has_engine:
+            named = {"lora_name": name, "lora_path": str(folder)}
+            self._http.post("v1/load_lora_adapter", named)
+            if before := self._adapter.get("model"):
+                self._http.post("v1/unload_lora_adapter", {"lora_name": before})
+        self._adapter = {"model": name}
 
     def _before_weights(self) -> None:
-        self._http.post("abort_requests", {})  # what a failed attempt may have left
+        if self._has_engine:
+            self._http.post("abort_requests", {})  # what a failed attempt may have left
 
     def _empty_caches(self) -> None:
+        if not self._has_engine:
+            return
         if not self._http.post("reset_prefix_cache")["success"]:
             raise EngineFault("its prefix cache could not be emptied")
         self._http.post("reset_mm_cache")
