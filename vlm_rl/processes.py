@@ -15,14 +15,19 @@ from torch import Tensor
 T = TypeVar("T")
 
 
+def have_met() -> bool:
+    """Whether there is a process group, be it of one process."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def count() -> int:
     """How many processes the run has."""
-    return dist.get_world_size() if _several() else 1
+    return dist.get_world_size() if have_met() else 1
 
 
 def rank() -> int:
     """Number of this process, from 0."""
-    return dist.get_rank() if _several() else 0
+    return dist.get_rank() if have_met() else 0
 
 
 def is_first() -> bool:
@@ -47,7 +52,7 @@ def say(line: str) -> None:
 
 def gather(value: T) -> list[T]:
     """The `value` of every process, by rank. Tensors in it must be on the CPU."""
-    if not _several():
+    if not have_met():
         return [value]
     found: list[T | None] = [None] * count()
     dist.all_gather_object(found, value)
@@ -57,7 +62,7 @@ def gather(value: T) -> list[T]:
 def all_sum(value: Tensor) -> Tensor:
     """Summed over all processes, float64; every process has the same bits."""
     total = value.detach().double()
-    if _several():
+    if have_met():
         total = total.clone()
         dist.all_reduce(total)
     return total
@@ -65,7 +70,7 @@ def all_sum(value: Tensor) -> Tensor:
 
 def barrier() -> None:
     """Wait for every process."""
-    if _several():
+    if have_met():
         gather(None)
 
 
@@ -82,7 +87,3 @@ def own_places(num_own: int) -> Tensor:
     order = round_robin(shares)
     own = rank()
     return torch.tensor([k for k, (owner, _) in enumerate(order) if owner == own]).long()
-
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized()

@@ -5,8 +5,8 @@ variables, torch's thread setter. The trainer's autocast is off inside. With one
 `sleep` hands its memory to the trainer between rollouts.
 
 Where training runs in several processes, each has its own vLLM for its share of the prompts. vLLM
-would take the trainer's process group for its own, so that its model then runs in a child, as its
-tensor-parallel workers always do, and weights reach it through a socket.
+would take a process group of the trainer for its own, and destroy it at its end, so that its model
+then runs in a child, as its tensor-parallel workers always do, and weights go through a socket.
 """
 
 import gc
@@ -22,6 +22,8 @@ import numpy as np
 import torch
 
 from vlm_rl import processes
+from vlm_rl.policy import Policy
+from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Completion, Prompt
 from vlm_rl.rollout.agreement import agreed
 from vlm_rl.rollout.engine import Sampling
@@ -35,7 +37,7 @@ from vlm_rl.rollout.weight_sender import WeightSender
 
 class VLLMEngine(VLLMBase):
     """vLLM in the trainer's process; its workers are children with `tensor_parallel_size` above 1,
-    and where training has several processes, each of which needs that many GPUs.
+    and where the trainer's processes form a group; each of these needs that many GPUs.
 
     `sleep` frees vLLM's GPU memory after each rollout and takes it back for the next. Other
     arguments: see VLLMBase. A hang can not be undone inside a process: the run ends with exit
@@ -46,8 +48,13 @@ class VLLMEngine(VLLMBase):
         super().__init__(**kwargs)
         self.sleep = sleep
         self._llm: Any = None
+        self._apart = False
         self._asleep: set[str] = set()
         self._adapter: Any = None
+
+    def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
+        self._apart = processes.have_met()  # before vLLM, which may make a group of its own
+        super().start(policy, encoder, sampling)
 
     def check_gpus(self, num_processes: int) -> None:
         """Refuse more engines than this machine has GPUs for. Raises ValueError."""
@@ -71,10 +78,9 @@ class VLLMEngine(VLLMBase):
     def _launch(self) -> WeightSender:
         # the engine's loop in this process; vLLM reads its settings whenever it needs them
         os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} | environment()
-        several = processes.count() > 1
-        place: dict[str, Any] = {"distributed_executor_backend": "mp"} if several else {}
+        place: dict[str, Any] = {"distributed_executor_backend": "mp"} if self._apart else {}
         variables = {"PYTHONPATH": child_path(self.folder)}
-        if several:
+        if self._apart:
             variables |= own_gpus(self.tensor_parallel_size)
             # vLLM would bind the worker of every process to the same cores
             variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -91,7 +97,7 @@ class VLLMEngine(VLLMBase):
         return WeightSender(
             self,
             num_workers=self.tensor_parallel_size,
-            host="127.0.0.1" if several or self.tensor_parallel_size > 1 else "",
+            host="127.0.0.1" if self._apart or self.tensor_parallel_size > 1 else "",
             dtype=getattr(torch, self.precision),
             chunk_bytes=self.chunk_bytes,
             timeout_s=self.silence_timeout_s,
@@ -101,7 +107,13 @@ class VLLMEngine(VLLMBase):
         if self._llm is not None:
             # now, and not when it is collected: that would end the groups of the next one
             with suppress(Exception):  # it may be broken in any way
-                self._llm.llm_engine.engine_core.shutdown()
+                client = self._llm.llm_engine.engine_core
+                if self._apart:
+                    client._finalizer.detach()  # that, too, would destroy the trainer's group
+                    client.engine_core.model_executor.shutdown()
+                    gc.unfreeze()  # what vLLM holds was frozen at its start
+                else:
+                    client.shutdown()
         self._llm = None
         self._asleep.clear()
         gc.collect()
