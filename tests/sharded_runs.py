@@ -3,8 +3,8 @@
 `python sharded_runs.py SPEC_JSON` with `checkpoints` (a folder by family), `out` (a folder) and
 `runs`: a list of {"strategy", "processes", "cases"}. Every process of a run trains its share of
 each case; the first writes `out/STRATEGY_PROCESSES_CASE.pt`. With "argv" in place of "cases" it is
-a command line of `vlm_rl.fit`, and "status" what every process must end with. One process imports everything and forks the others: importing takes
-longer than such a run.
+a command line of `vlm_rl.fit`, and "status" what every process must end with (0). One process
+imports everything and forks the others: importing takes longer than such a run.
 """
 
 import faulthandler

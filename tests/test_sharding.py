@@ -43,15 +43,16 @@ Results = dict[str, dict[str, Any]]
 Runs = Callable[[str, int, tuple[str, ...]], Results]
 
 
-def launch(spec: dict[str, Any]) -> None:
-    """Run `sharded_runs.py`; its output shows where it fails."""
+def launch(spec: dict[str, Any], seconds: int = 280) -> str:
+    """Run `sharded_runs.py`; what it printed, which shows where it fails."""
     script = Path(__file__).with_name("sharded_runs.py")
     path = os.pathsep.join([str(script.parent), str(script.parents[1])])
     done = subprocess.run(
         [sys.executable, str(script), json.dumps(spec)], capture_output=True, text=True,
-        timeout=280, env=os.environ | {"PYTHONPATH": path},
+        timeout=seconds, env=os.environ | {"PYTHONPATH": path},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ class Checkpoints(L.Callback):
     def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
         """Nothing is lost by a signal or with a rollout engine: where these are raised, the weights
         are those of the last complete step. A checkpoint is the work of all processes, which
-        these stop together, unless an engine is one of its own for each process."""
+        a signal stops together, and an engine where its error says so."""
         if isinstance(exception, EngineError) and processes.count() > 1 and not exception.together:
             return
         if isinstance(exception, EngineError | Preempted) and module.completed_steps > 0:
