@@ -3,7 +3,7 @@
 Broken on purpose, one at a time, each seen red:
     nothing at step 0 -> curve; only at step 0 of what a kill left out -> catches up
     weights touched by a benchmark -> bit-equal; data of other benchmarks -> wrong settings
-    samples not written -> compared; each process judges its share alone -> two processes
+    samples not written -> compared; shares put together by rank -> two processes
 """
 
 import json

@@ -3,6 +3,10 @@ lost that was complete.
 
 A step is atomic: what a killed one has sampled is lost, and is sampled again, because random
 numbers are a function of seed, step and rank.
+
+Broken on purpose, each seen red: a line that names the rank that speaks in place of the one that
+was told -> sigterm; nobody looked for who is gone, a new W&B id at each start -> killed; a failure
+of an earlier start believed -> hang; what is half written left on the disk -> full disk.
 """
 
 import json
