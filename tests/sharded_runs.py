@@ -26,7 +26,7 @@ import vlm_rl  # noqa: F401  (before anything that imports torchvision)
 # isort: split
 import lightning as L
 import torch
-from run_helpers import Recorder, build_module
+from run_helpers import build_module
 from tiny import problem
 
 from vlm_rl import advantages, objectives, processes, sharding
@@ -164,9 +164,11 @@ def train(case: Case, checkpoint: str, strategy: str, num_processes: int) -> dic
     """Metrics of each step and the weights at the end, the same on every process."""
     encoder = PromptEncoder(checkpoint)
     prompts = [encoder.encode(problem(*MIXED[uid], uid=uid)) for uid in case.uids]
+    trainer = build_trainer(strategy, num_processes)
     policy = Policy.from_pretrained(
-        checkpoint, freeze=case.freeze, gradient_checkpointing=case.checkpointing
-    ).to(case.dtype)
+        checkpoint, freeze=case.freeze, gradient_checkpointing=case.checkpointing,
+        empty=sharding.awaits_weights(trainer.strategy),
+    ).to(case.dtype)  # fmt: skip
     module = build_module(
         policy, encoder, engine=Replayed(), reward=Judge(case.unscored), objective=case.objective,
         advantage=case.advantage, sampling=Sampling(1.0, 14), steps=case.steps,
@@ -176,18 +178,17 @@ def train(case: Case, checkpoint: str, strategy: str, num_processes: int) -> dic
         ),
         optimizer=OptimizerSettings(lr=1e-3, weight_decay=0.1), group_size=GROUP_SIZE,
     )  # fmt: skip
-    fit(module, Shared(prompts), strategy, num_processes)
+    trainer.fit(module, datamodule=Shared(prompts))
     weights = {name: w.detach().clone() for name, w in sharding.whole_weights(policy)}
     return {"metrics": module.metrics, "weights": weights, "skipped": module.skipped_updates}
 
 
-def fit(module: Recorder, data: Any, strategy: str, num_processes: int) -> None:
-    trainer = L.Trainer(
+def build_trainer(strategy: str, num_processes: int) -> L.Trainer:
+    return L.Trainer(
         accelerator="cpu", devices=num_processes, strategy=sharding.build(strategy), max_epochs=-1,
         logger=False, num_sanity_val_steps=0, limit_val_batches=0, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip
-    trainer.fit(module, datamodule=data)
 
 
 def run(spec: Mapping[str, Any], entry: Mapping[str, Any]) -> None:

@@ -39,7 +39,7 @@ LAYERS = [
         "memory",
         "shapes",
     },
-    {"padding", "sharding", "zero"},
+    {"padding", "handout", "sharding", "zero"},
     {
         "rollout",
         "data",

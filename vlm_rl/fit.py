@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
 from transformers.utils.logging import disable_progress_bar
 
 from vlm_rl import processes, runs, sharding
@@ -83,7 +84,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--steps", type=PositiveInt, required=True, help="of the whole run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--group_size", type=group_size, default=8, help="completions per prompt")
-    parser.add_method_arguments(Policy, "from_pretrained", "policy", skip={"seed"})
+    parser.add_method_arguments(Policy, "from_pretrained", "policy", skip={"seed", "empty"})
     parser.add_class_arguments(PromptEncoder, "prompt", skip={"path"}, instantiate=False)
     parser.add_class_arguments(ProblemData, "data", skip={"encoder", "seed"}, instantiate=False)
     parser.add_subclass_arguments(Engine, "engine", required=True)
@@ -156,7 +157,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
             rank=trainer.global_rank, processes=trainer.world_size,
         )  # fmt: skip
         callbacks += [preemption, heartbeat]
-        module = _module(config, parts, encoder, data)
+        module = _module(config, parts, encoder, data, trainer.strategy)
         if resume:
             check_fits(resume[1], module, data)
     if processes.is_first():
@@ -275,10 +276,12 @@ def _check_refill(data: ProblemData, dynamic_sampling: GroupFilter | None) -> No
 
 
 def _module(
-    config: Namespace, parts: Namespace, encoder: PromptEncoder, data: ProblemData
-) -> RLModule:
+    config: Namespace, parts: Namespace, encoder: PromptEncoder, data: ProblemData,
+    strategy: Strategy,
+) -> RLModule:  # fmt: skip
+    empty = sharding.awaits_weights(strategy)
     return RLModule(
-        policy=Policy.from_pretrained(**vars(parts.policy), seed=config.seed),
+        policy=Policy.from_pretrained(**vars(parts.policy), seed=config.seed, empty=empty),
         encoder=encoder,
         engine=parts.engine,
         reward=parts.reward,

@@ -113,14 +113,13 @@ class RLModule(L.LightningModule):
         self.stages = Stages()
         self.skipped_in_a_row = 0
         self._engine_is_current = False
+        self._is_spread = False
         self._resumed_base: str | None = None
         self._base_checksum: str | None = None
         self._validation: Statistics = {}
         self.strict_loading = not policy.has_adapters  # a checkpoint has these alone
         # outside the module tree: not saved, not optimised, not wrapped by a strategy
-        needs_reference = objective.needs_reference or kl_in_reward is not None
-        reference = policy.reference() if needs_reference else None
-        self.__dict__["reference"] = reference
+        self.__dict__["reference"] = None
         self._smallest_prompt = padding.smallest_prompt(policy)
 
     def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Any]:
@@ -370,13 +369,18 @@ class RLModule(L.LightningModule):
             logger.log_metrics(metrics, step=self.completed_steps)
 
     def setup(self, stage: str) -> None:
-        if self.policy.has_adapters:  # now that every process still has the whole of it
-            self._base_checksum = sharding.checksum(self._frozen())
+        if self.policy.has_adapters:  # now that the first process still has the whole of it
+            own = sharding.checksum(self._frozen()) if processes.rank() == 0 else ""
+            self._base_checksum = processes.gather(own)[0]
 
     def configure_model(self) -> None:
-        sharding.shard(self.trainer.strategy, self.policy)
-        if isinstance(self.__dict__["reference"], Policy):
-            sharding.shard_reference(self.trainer.strategy, self.__dict__["reference"])
+        if self._is_spread:
+            return
+        self._is_spread = True
+        needs_reference = self.objective.needs_reference or self.kl_in_reward is not None
+        self.__dict__["reference"] = sharding.shard(
+            self.trainer.strategy, self.policy, with_reference=needs_reference
+        )
 
     def configure_optimizers(self) -> Any:
         num_updates = self.steps * self.updates.num_minibatches

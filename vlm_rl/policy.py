@@ -64,17 +64,19 @@ class Policy(nn.Module):
         gradient_checkpointing: bool = False,
         lora: LoraSettings | None = None,
         seed: int = 0,
+        empty: bool = False,
     ) -> "Policy":
         """Load float32 weights from a checkpoint folder or hub id and freeze parts by name.
 
         The folder of a LoRA adapter gives its base with the adapter added to the weights. With
-        `lora` only new adapters are trained, which start as `seed` says. Raises ValueError for a
-        checkpoint of another family, a folder that is none, and weights that can not be read or are
-        not all there.
+        `lora` only new adapters are trained, which start as `seed` says. `empty` gives the same
+        policy without weights, on the device meta, for a process that is handed its share of them.
+        Raises ValueError for a checkpoint of another family, a folder that is none, and weights
+        that can not be read or are not all there.
         """
         check_lora(lora, freeze)
-        check_checkpoint(path)
-        policy = cls(_load_model(path))
+        config = check_checkpoint(path)
+        policy = cls(empty_model(config) if empty else _load_model(path))
         if lora is not None:
             add_adapters(policy.model, lora, base=path, seed=seed)
         for part in freeze:
@@ -146,6 +148,13 @@ class Policy(nn.Module):
         """What the policy is now, before anything is learned, to hold it to."""
         return AdaptersOff(self) if self.has_adapters else self.frozen_copy()
 
+    def empty_copy(self) -> "Policy":
+        """A reference that has its weights still to come."""
+        nothing = {
+            id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in self.parameters()
+        }
+        return copy.deepcopy(self, memo=dict(nothing)).requires_grad_(False).eval()
+
     def frozen_copy(self) -> "Policy":
         """A reference: the same weights, without gradients. Frozen parts are shared, not copied."""
         shared = {id(p): p for p in self.parameters() if not p.requires_grad}
@@ -208,6 +217,12 @@ def check_checkpoint(path: str) -> Any:
             f"{path} holds a {config.model_type!r} model; supported are {', '.join(MODEL_TYPES)}"
         )
     return config
+
+
+def empty_model(config: Any) -> Any:
+    """A model of this configuration without weights, on the device meta."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
 
 
 def _load_model(path: str) -> nn.Module:

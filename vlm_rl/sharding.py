@@ -13,12 +13,13 @@ root. Processes are on CPUs (gloo) or GPUs (nccl), of one machine or of many.
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -27,11 +28,10 @@ from torch.distributed.fsdp import (
     fully_shard,
 )
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForImageTextToText
 
-from vlm_rl import padding, processes
+from vlm_rl import handout, padding, processes
 from vlm_rl.lora import save_adapter
-from vlm_rl.policy import Policy
+from vlm_rl.policy import AdaptersOff, Policy, empty_model
 from vlm_rl.records import Prompt
 from vlm_rl.weights import named_parameters, named_weights
 from vlm_rl.zero import ZeroStrategy, gathered, is_cut
@@ -78,13 +78,23 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().setup_environment()
 
     def model_to_device(self) -> None:
-        if not self.offload:  # else `shard` has put everything where it belongs
+        if not self.offload:  # otherwise only buffers are there, and `fully_shard` has moved them
             super().model_to_device()
 
-    def shard(self, policy: Policy) -> None:
-        """Cut the weights of `policy`, which is changed in place."""
+    def shard(self, policy: Policy, reference: Policy | None) -> None:
+        """Cut both, which are changed in place, part by part as the weights of the policy arrive
+        from the first process; the reference becomes what the policy is."""
+        parts = zip(_parts(policy), _parts(reference) if reference else repeat(None))
+        for part, twin in parts:
+            handout.receive(part, self.root_device)
+            if twin is not None:
+                handout.copy_to(twin, part)
+                fully_shard(twin, **self._how())
+            fully_shard(part, **self._how())
+
+    def _how(self) -> dict[str, Any]:
         half = self.precision_plugin.precision == "bf16-mixed"
-        how: dict[str, Any] = {
+        return {
             "mesh": self.device_mesh["data_parallel"],
             # autocast decides what is computed in bfloat16; this is what travels
             "mp_policy": MixedPrecisionPolicy(
@@ -95,25 +105,36 @@ class FSDP2Strategy(ModelParallelStrategy):
             "offload_policy": CPUOffloadPolicy() if self.offload else OffloadPolicy(),
             "reshard_after_forward": True,
         }
-        tower: Any = policy.part("vision_tower")
-        language: Any = policy.part("language_model")
-        blocks = (*tower.blocks, tower, *language.layers)
-        for part in (*blocks, policy):
-            fully_shard(part, **how)
 
 
-def shard(strategy: Strategy, policy: Policy) -> None:
-    """Spread the weights of a policy as the strategy does; call before the optimizer is built. A
-    strategy that wraps the whole module by itself changes nothing here."""
-    if isinstance(strategy, FSDP2Strategy) and not isinstance(policy, FSDPModule):
-        strategy.shard(policy)
+def _parts(policy: Policy) -> list[nn.Module]:
+    """What is gathered at a time, each before the one that it is in."""
+    tower: Any = policy.part("vision_tower")
+    language: Any = policy.part("language_model")
+    return [*tower.blocks, tower, *language.layers, policy]
 
 
-def shard_reference(strategy: Strategy, reference: Policy) -> None:
-    """The same for a policy outside the module, which no strategy moves to its device."""
-    shard(strategy, reference)
-    if not isinstance(reference, FSDPModule):
-        reference.to(strategy.root_device)
+def awaits_weights(strategy: Strategy) -> bool:
+    """Whether this process is handed its share of the policy's weights by the first one, and so
+    has none to load."""
+    return isinstance(strategy, FSDP2Strategy) and not processes.is_first()
+
+
+def shard(
+    strategy: Strategy, policy: Policy, *, with_reference: bool
+) -> Policy | AdaptersOff | None:
+    """Spread the weights of a policy as the strategy does, and make its reference; call once,
+    before the optimizer is built. A strategy that wraps the whole module by itself does not change
+    the policy here, and does not cut the reference."""
+    if not isinstance(strategy, FSDP2Strategy):
+        reference = policy.reference() if with_reference else None
+        return reference.to(strategy.root_device) if isinstance(reference, Policy) else reference
+    if with_reference and policy.has_adapters:
+        strategy.shard(policy, None)
+        return policy.reference()
+    twin = policy.empty_copy() if with_reference else None
+    strategy.shard(policy, twin)
+    return twin
 
 
 def begin(policy: Policy, smallest: Prompt) -> None:
@@ -227,9 +248,7 @@ def _whole_copy(parameter: Tensor) -> Tensor:
 
 def _plain_model(policy: Policy, weights: dict[str, Tensor]) -> Any:
     """A model of its own around `weights`: saved as one that was never cut, names included."""
-    config = policy.model.config
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    model = empty_model(policy.model.config)
     model.load_state_dict(weights, assign=True)
     model.tie_weights()
     model.generation_config = policy.model.generation_config
