@@ -31,11 +31,13 @@ from tiny import problem
 
 from vlm_rl import advantages, objectives, processes, sharding
 from vlm_rl import fit as command_line
+from vlm_rl.lora import LoraSettings
 from vlm_rl.module import OptimizerSettings, UpdateSettings
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Completion, Groups, Problem, Prompt, Scores, Verdict
 from vlm_rl.rollout import Engine, Sampling
+from vlm_rl.weights import full, is_adapter
 
 SECONDS = int(os.environ.get("SHARDED_RUNS_SECONDS", "150"))
 """A process that waits for another one longer than this says where, and ends."""
@@ -67,6 +69,8 @@ class Case:
     dtype: torch.dtype = torch.float64
     freeze: tuple[str, ...] = ()
     checkpointing: bool = False
+    lora: LoraSettings | None = None
+    precision: str = "32-true"
 
 
 CASES = {
@@ -90,6 +94,14 @@ CASES = {
     "text_then_images": lambda: Case(objectives.LUSPO(), uids="513024", minibatches=3, steps=2),
     "frozen_tower": lambda: Case(objectives.LUSPO(), freeze=("vision_tower",), checkpointing=True),
     "nobody_scored": lambda: Case(objectives.LUSPO(), unscored="012345", steps=1),
+    "lora": lambda: Case(
+        objectives.GRPO(regularizers=[objectives.KL(0.1)]), dtype=torch.float32,
+        lora=LoraSettings(4, 8, ("language_model", "vision_tower")),
+    ),
+    "mixed": lambda: Case(
+        objectives.LUSPO(), minibatches=2, dtype=torch.float32, precision="bf16-mixed"
+    ),
+    "single": lambda: Case(objectives.LUSPO(), minibatches=2, dtype=torch.float32),
     "twenty": lambda: Case(objectives.LUSPO(), steps=20, dtype=torch.float32),
 }  # fmt: skip
 
@@ -164,10 +176,10 @@ def train(case: Case, checkpoint: str, strategy: str, num_processes: int) -> dic
     """Metrics of each step and the weights at the end, the same on every process."""
     encoder = PromptEncoder(checkpoint)
     prompts = [encoder.encode(problem(*MIXED[uid], uid=uid)) for uid in case.uids]
-    trainer = build_trainer(strategy, num_processes)
+    trainer = build_trainer(strategy, num_processes, case.precision)
     policy = Policy.from_pretrained(
         checkpoint, freeze=case.freeze, gradient_checkpointing=case.checkpointing,
-        empty=sharding.awaits_weights(trainer.strategy),
+        lora=case.lora, empty=sharding.awaits_weights(trainer.strategy),
     ).to(case.dtype)  # fmt: skip
     module = build_module(
         policy, encoder, engine=Replayed(), reward=Judge(case.unscored), objective=case.objective,
@@ -180,12 +192,16 @@ def train(case: Case, checkpoint: str, strategy: str, num_processes: int) -> dic
     )  # fmt: skip
     trainer.fit(module, datamodule=Shared(prompts))
     weights = {name: w.detach().clone() for name, w in sharding.whole_weights(policy)}
+    if policy.has_adapters:
+        state = policy.model.state_dict()
+        weights |= {name: full(w).clone() for name, w in state.items() if is_adapter(name)}
     return {"metrics": module.metrics, "weights": weights, "skipped": module.skipped_updates}
 
 
-def build_trainer(strategy: str, num_processes: int) -> L.Trainer:
+def build_trainer(strategy: str, num_processes: int, precision: str) -> L.Trainer:
     return L.Trainer(
-        accelerator="cpu", devices=num_processes, strategy=sharding.build(strategy), max_epochs=-1,
+        accelerator="cpu", devices=num_processes, precision=precision,  # type: ignore[arg-type]
+        strategy=sharding.build(strategy, precision), max_epochs=-1,
         logger=False, num_sanity_val_steps=0, limit_val_batches=0, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
     )  # fmt: skip

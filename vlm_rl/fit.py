@@ -210,10 +210,11 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
             f"optimizer.vision_lr={parts.optimizer.vision_lr} is for the vision tower, which "
             f"policy.{'freeze' if lora is None else 'lora'} holds still; leave one of them out"
         )
-    if lora is not None and config.trainer.strategy == "zero3":
+    strategy = config.trainer.strategy
+    if lora is not None and strategy in ("zero3", "zero3_offload"):
         raise ValueError(
-            "policy.lora can not be trained under trainer.strategy=zero3, which would gather base "
-            "and adapters apart; take fsdp2, which shards both, or zero2"
+            f"policy.lora can not be trained under trainer.strategy={strategy}, which would gather "
+            "base and adapters apart; take fsdp2, which shards both, or zero2"
         )
     if parts.kl_in_reward is not None:
         _check_kl_in_reward(parts)

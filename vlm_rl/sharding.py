@@ -3,7 +3,8 @@
     auto, ddp       every process holds all weights; gradients are averaged
     fsdp2           weights, gradients and optimizer state are cut among them (`fully_shard`)
     fsdp2_offload   and wait in the memory of the CPU for their turn
-    zero1 .. zero3  DeepSpeed's stages, see `vlm_rl.zero`
+    zero1 .. zero3, zero2_offload, zero3_offload
+                    DeepSpeed's stages, see `vlm_rl.zero`
 
 Blocks of the vision tower, the tower, layers of the language model and the rest are gathered one
 after the other. The rest has the embeddings and the head, which `Policy.forward` reads: it is the
@@ -13,7 +14,6 @@ root. Processes are on CPUs (gloo) or GPUs (nccl), of one machine or of many.
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +36,24 @@ from vlm_rl.records import Prompt
 from vlm_rl.weights import named_parameters, named_weights
 from vlm_rl.zero import ZeroStrategy, gathered, is_cut
 
-NAMES = ("auto", "ddp", "fsdp2", "fsdp2_offload", "zero1", "zero2", "zero3")
+NAMES = (
+    "auto", "ddp", "fsdp2", "fsdp2_offload", "zero1", "zero2", "zero3", "zero2_offload",
+    "zero3_offload",
+)  # fmt: skip
 
 
 def build(name: Any, precision: Any = "32-true") -> Strategy | str:
     """The Trainer's strategy. Raises ValueError for one that the training step does not know."""
+    if name not in NAMES:
+        raise ValueError(f"trainer.strategy must be one of {', '.join(NAMES)}, got {name!r}")
     if name == "auto":
         return "auto"
     if name == "ddp":
         return DDPStrategy(gradient_as_bucket_view=True)
-    if name in ("fsdp2", "fsdp2_offload"):
-        return FSDP2Strategy(offload=name == "fsdp2_offload")
-    if name in ("zero1", "zero2", "zero3"):
-        if precision == "bf16-mixed":
-            raise ValueError(
-                f"trainer.strategy={name} trains in float32 only; take fsdp2 for bf16-mixed, or "
-                "set trainer.precision to 32-true"
-            )
-        return ZeroStrategy(int(name[-1]))
-    raise ValueError(f"trainer.strategy must be one of {', '.join(NAMES)}, got {name!r}")
+    kind, _, rest = name.partition("_")
+    if kind == "fsdp2":
+        return FSDP2Strategy(offload=rest == "offload")
+    return ZeroStrategy(int(kind[-1]), offload=rest == "offload", half=precision == "bf16-mixed")
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -84,8 +83,9 @@ class FSDP2Strategy(ModelParallelStrategy):
     def shard(self, policy: Policy, reference: Policy | None) -> None:
         """Cut both, which are changed in place, part by part as the weights of the policy arrive
         from the first process; the reference becomes what the policy is."""
-        parts = zip(_parts(policy), _parts(reference) if reference else repeat(None))
-        for part, twin in parts:
+        own = _parts(policy)
+        twins = [None] * len(own) if reference is None else _parts(reference)
+        for part, twin in zip(own, twins, strict=True):
             handout.receive(part, self.root_device)
             if twin is not None:
                 handout.copy_to(twin, part)
@@ -176,6 +176,9 @@ def step(
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     if bool(loss.isfinite() & norm.isfinite()):
         optimizer.step()
+        # the Trainer's autocast spans all updates of a step, and would go on with its bfloat16
+        # copies of the weights before this one
+        torch.clear_autocast_cache()
     return norm
 
 

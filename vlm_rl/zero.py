@@ -1,6 +1,8 @@
 """DeepSpeed's ZeRO through Lightning, also on a CPU, for updates of several micro-batches.
 
-Stage 1 cuts the optimizer's state among the processes, 2 the gradients too, 3 the weights too.
+Stage 1 cuts the optimizer's state among the processes, 2 the gradients too, 3 the weights too; with
+offload that state, and the weights of stage 3, wait in the memory of the CPU. Weights are float32;
+with bf16-mixed autocast computes in bfloat16, and gradients are averaged in float32 all the same.
 DeepSpeed averages gradients, clips and steps by itself. What it does not do, and FSDP2 does: leave
 parameters without a gradient alone (a step without any image moves the vision tower by momentum and
 weight decay), cut the reference, and go on with another number of processes.
@@ -19,29 +21,39 @@ from torch import Tensor, nn
 
 
 class ZeroStrategy(DeepSpeedStrategy):
-    """Float32 weights, torch's AdamW. Raises ValueError where DeepSpeed is not installed."""
+    """Float32 weights, torch's AdamW; `half` computes in bfloat16. Raises ValueError where
+    DeepSpeed is not installed."""
 
-    def __init__(self, stage: int) -> None:
+    def __init__(self, stage: int, *, offload: bool, half: bool) -> None:
         if find_spec("deepspeed") is None:
             raise ValueError(
-                f"trainer.strategy=zero{stage} needs DeepSpeed, which is not installed: "
-                "pip install 'vlm_rl[deepspeed]', or take fsdp2"
+                f"trainer.strategy=zero{stage}{'_offload' if offload else ''} needs DeepSpeed, "
+                "which is not installed: pip install 'vlm_rl[deepspeed]', or take fsdp2"
             )
+        cutting: dict[str, Any] = {"stage": stage, "stage3_param_persistence_threshold": 0}
+        if offload:
+            cutting["offload_optimizer"] = {"device": "cpu"}
+        if offload and stage == 3:
+            cutting["offload_param"] = {"device": "cpu"}
         super().__init__(
             config={
-                "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
+                "zero_optimization": cutting,
                 "train_micro_batch_size_per_gpu": 1,  # of its log only: batches are ours
                 "zero_allow_untested_optimizer": True,
                 "zero_force_ds_cpu_optimizer": False,
+                "torch_autocast": {
+                    "enabled": half,
+                    "dtype": "bfloat16",
+                    # those named here have their gradients averaged in bfloat16
+                    "lower_precision_safe_modules": [],
+                },
             }
         )
         self.stage = stage
 
-    def setup(self, trainer: Any) -> None:
-        self.precision_plugin = _Precision("32-true")
-        super().setup(trainer)
-
     def setup_environment(self) -> None:
+        # not that of the Trainer's precision: DeepSpeed's own bf16 has no float32 weights
+        self.precision_plugin = _Precision("32-true")
         # that of DeepSpeedStrategy refuses whatever is no CUDA device
         DDPStrategy.setup_environment(self)
 
@@ -84,6 +96,17 @@ class ZeroStrategy(DeepSpeedStrategy):
 
 
 class _Precision(DeepSpeedPrecision):
+    @contextmanager
+    def forward_context(self) -> Iterator[None]:
+        """Around the whole training step, for which autocast would keep a bfloat16 copy of every
+        weight: of one that is cut the whole, and after an update that from before."""
+        was = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
+        try:
+            yield
+        finally:
+            torch.set_autocast_cache_enabled(was)
+
     def convert_input(self, data: Any) -> Any:
         return data  # prompts, whose pixels the policy takes as they are
 
