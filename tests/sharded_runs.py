@@ -3,8 +3,9 @@
 `python sharded_runs.py SPEC_JSON` with `checkpoints` (a folder by family), `out` (a folder) and
 `runs`: a list of {"strategy", "processes", "cases"}. Every process of a run trains its share of
 each case; the first writes `out/STRATEGY_PROCESSES_CASE.pt`. With "argv" in place of "cases" it is
-a command line of `vlm_rl.fit`, and "status" what every process must end with (0). One process
-imports everything and forks the others: importing takes longer than such a run.
+a command line of `vlm_rl.fit`, and "status" what every process must end with (0); with "weigh", a
+checkpoint, every process writes what memory it takes to begin. One process imports everything and
+forks the others: importing takes longer than such a run.
 """
 
 import faulthandler
@@ -13,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 import zlib
@@ -28,6 +30,7 @@ import lightning as L
 import torch
 from run_helpers import build_module
 from tiny import problem
+from torch.distributed.tensor import DTensor
 
 from vlm_rl import advantages, objectives, processes, sharding
 from vlm_rl import fit as command_line
@@ -172,11 +175,48 @@ class Shared(L.LightningDataModule):
         return batch
 
 
-def train(case: Case, checkpoint: str, strategy: str, num_processes: int) -> dict[str, Any]:
+class Scales(L.Callback):
+    """Bytes that this process holds: of weights when the policy has come from its folder
+    (`loaded`) and when it is spread, and, above what it began with, at most until then (`peak`)."""
+
+    def __init__(self) -> None:
+        self.read = {"peak": 0}
+        self._before = self._held()
+        self._done = threading.Event()
+        self._watching = threading.Thread(target=self._watch)
+        self._watching.start()
+
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        self.read["loaded"] = self._weights(module.policy)
+
+    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
+        self._done.set()
+        self._watching.join()
+        self.read["spread"] = self._weights(module.policy)
+        self.read["reference"] = self._weights(module.__dict__["reference"])
+        trainer.should_stop = True  # before the first step
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.001):
+            self.read["peak"] = max(self.read["peak"], self._held() - self._before)
+
+    def _held(self) -> int:
+        # not all that is resident: a forked process finds its libraries again page by page
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+    def _weights(self, policy: Policy) -> int:
+        own = [p.to_local() if isinstance(p, DTensor) else p for p in policy.parameters()]
+        return sum(w.nbytes for w in own if not w.is_meta)
+
+
+def train(
+    case: Case, checkpoint: str, strategy: str, num_processes: int, *callbacks: L.Callback
+) -> dict[str, Any]:
     """Metrics of each step and the weights at the end, the same on every process."""
     encoder = PromptEncoder(checkpoint)
     prompts = [encoder.encode(problem(*MIXED[uid], uid=uid)) for uid in case.uids]
-    trainer = build_trainer(strategy, num_processes, case.precision)
+    trainer = build_trainer(strategy, num_processes, case.precision, callbacks)
     policy = Policy.from_pretrained(
         checkpoint, freeze=case.freeze, gradient_checkpointing=case.checkpointing,
         lora=case.lora, empty=sharding.awaits_weights(trainer.strategy),
@@ -198,8 +238,11 @@ def train(case: Case, checkpoint: str, strategy: str, num_processes: int) -> dic
     return {"metrics": module.metrics, "weights": weights, "skipped": module.skipped_updates}
 
 
-def build_trainer(strategy: str, num_processes: int, precision: str) -> L.Trainer:
+def build_trainer(
+    strategy: str, num_processes: int, precision: str, callbacks: Sequence[L.Callback]
+) -> L.Trainer:
     return L.Trainer(
+        callbacks=list(callbacks),
         accelerator="cpu", devices=num_processes, precision=precision,  # type: ignore[arg-type]
         strategy=sharding.build(strategy, precision), max_epochs=-1,
         logger=False, num_sanity_val_steps=0, limit_val_batches=0, enable_checkpointing=False,
@@ -213,6 +256,12 @@ def run(spec: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
         command_line.fit([
             *entry["argv"], f"--trainer.devices={num_processes}", f"--trainer.strategy={strategy}"
         ])  # fmt: skip
+        return
+    if "weigh" in entry:
+        case = Case(CASES["sequence_mean"]().objective, steps=1, dtype=torch.float32)
+        scales = Scales()
+        train(case, entry["weigh"], strategy, num_processes, scales)
+        Path(spec["out"], f"{processes.rank()}.json").write_text(json.dumps(scales.read))
         return
     for name in entry["cases"]:
         case = CASES[name]()

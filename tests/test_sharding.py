@@ -16,6 +16,7 @@ not summed; the advantage of this process's groups alone; `zero_grad` of an unus
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -26,8 +27,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
+from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
+from data_prep.tiny_policy import build_untrained
 from vlm_rl import padding, sharding
 from vlm_rl.policy import Policy
 from vlm_rl.processes import round_robin
@@ -36,6 +40,7 @@ EXACT = (
     "token_mean", "sequence_mean", "sequence_sum", "constant", "covariance", "masked_process",
     "text", "text_then_images", "frozen_tower", "nobody_scored",
 )  # fmt: skip
+HALF = ("lora", "mixed", "single")
 SOME = ("sequence_mean", "sequence_sum")
 TOLERANCE = {2: 1e-12, 3: 5e-6}
 
@@ -70,6 +75,12 @@ def runs(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
         return {name: torch.load(path, weights_only=False) for name, path in paths.items()}
 
     return found
+
+
+@pytest.fixture(scope="module")
+def start(checkpoints: dict[str, Path]) -> dict[str, Tensor]:
+    """The weights that every run begins with."""
+    return dict(Policy.from_pretrained(str(checkpoints["qwen2_5_vl"])).model.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -139,11 +150,88 @@ def test_unknown_strategy_is_refused(name: Any) -> None:
 def test_twenty_steps_end_with_the_weights_of_one_process(runs: Runs, strategy: str) -> None:
     """In float32, several micro-batches an update. The tolerance is a thousandth of what the
     weights move by: AdamW divides gradients that are rounding only by their own size."""
-    if strategy.startswith("zero") and find_spec("deepspeed") is None:
-        pytest.skip("DeepSpeed is not installed")
+    _skip_without_deepspeed(strategy)
     both = (("auto", 1), (strategy, 2))
     alone, together = (runs(name, number, ("twenty",))["twenty"] for name, number in both)
     assert largest_difference(together["weights"], alone["weights"]) <= 2e-5
     for step, expected in zip(together["metrics"], alone["metrics"], strict=True):
         for name in ("optim/grad_norm", "policy/loss"):
             assert step[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero2"])
+def test_adapters_of_several_processes_equal_those_of_one(runs: Runs, strategy: str) -> None:
+    """Of language model and vision tower, in float32, held to the base by a KL."""
+    _skip_without_deepspeed(strategy)
+    cases = ("lora", "mixed")  # both in one launch
+    together, alone = runs(strategy, 2, cases)["lora"], runs("auto", 1, HALF)["lora"]
+    assert any(".visual." in name and "lora_A" in name for name in alone["weights"])
+    assert_equal(together, alone, "lora", 2e-5)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero2", "zero3", "zero3_offload"])
+def test_bfloat16_of_several_processes_is_near_that_of_one(
+    runs: Runs, start: dict[str, Tensor], strategy: str
+) -> None:
+    """Two updates a step, weights float32. What bfloat16 rounds depends on what is computed
+    together, and FSDP2 gathers weights that autocast would leave in float32 (norms, embeddings),
+    so the yardstick is what it does to one process: how far all weights end from those of float32,
+    as a part of how far they have moved. Any two of the three may be as far apart as twice that."""
+    _skip_without_deepspeed(strategy)
+    cases = ("mixed",) if strategy.startswith("zero3") else ("lora", "mixed")
+    together, alone = runs(strategy, 2, cases)["mixed"], runs("auto", 1, HALF)
+    mixed, single = alone["mixed"]["weights"], alone["single"]["weights"]
+    rounding = distance(mixed, single) / distance(single, start)
+    assert 0.01 < rounding < 0.1
+    for wanted in (mixed, single):
+        assert distance(together["weights"], wanted) / distance(wanted, start) < 2 * rounding
+    assert all(weight.dtype == torch.float32 for weight in together["weights"].values())
+    for step, expected in zip(together["metrics"], alone["mixed"]["metrics"], strict=True):
+        assert step["optim/grad_norm"] == pytest.approx(expected["optim/grad_norm"], rel=0.05)
+        assert step["policy/loss"] == pytest.approx(expected["policy/loss"], rel=0.05)
+
+
+def distance(got: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    """Between all weights of two policies."""
+    return math.sqrt(sum(float((got[k] - wanted[k]).double().square().sum()) for k in wanted))
+
+
+def test_update_is_seen_by_the_next_one_under_autocast() -> None:
+    layer = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = layer(torch.ones(2))
+        loss = before.float().sum()
+        loss.backward()
+        strategy = SingleDeviceStrategy()
+        sharding.step(strategy, optimizer, [*layer.parameters()], limit=None, loss=loss.detach())
+        assert layer(torch.ones(2)).tolist() == pytest.approx((before - 3).tolist(), abs=0.05)
+
+
+def test_only_the_first_process_ever_holds_the_whole_model(tmp_path: Path) -> None:
+    """Of 120 MB, with a reference. If each of the two processes loaded it before it is cut, as
+    under DDP, both would hold twice that; the second holds half of policy and reference, the part
+    of 5 MB that arrives with its copy, and what any such run needs beside weights (44 MB)."""
+    config = Qwen2_5_VLConfig.from_pretrained(build_untrained("qwen2_5_vl", tmp_path))
+    config.text_config.intermediate_size = 6400
+    config.text_config.num_hidden_layers = 24
+    config.text_config.layer_types = ["full_attention"] * 24
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    whole = sum(p.nbytes for p in model.parameters())
+    assert whole > 115e6
+    launch({
+        "checkpoints": {}, "out": str(tmp_path),
+        "runs": [{"strategy": "fsdp2", "processes": 2, "weigh": str(tmp_path)}],
+    })  # fmt: skip
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert (first["loaded"], second["loaded"]) == (whole, 0)
+    for one in (first, second):
+        assert one["spread"] == one["reference"] == pytest.approx(whole / 2, rel=0.01)
+    assert second["peak"] < 1.6 * whole
+
+
+def _skip_without_deepspeed(strategy: str) -> None:
+    if strategy.startswith("zero") and find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")

@@ -10,11 +10,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 
 import pytest
 import torch
 from run_helpers import REWARD_TERMS, command, rollouts
+from safetensors.torch import load_file
 from test_sharding import largest_difference, launch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
@@ -44,6 +45,10 @@ class Commands:
         folder = self.root / name / "checkpoints" / f"step_{step}" / "hf"
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
         return dict(model.state_dict())
+
+    def adapters(self, name: str, step: int) -> dict[str, Tensor]:
+        folder = self.root / name / "checkpoints" / f"step_{step}" / "adapter"
+        return load_file(folder / "adapter_model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,30 @@ def test_run_of_two_processes_goes_on_with_one_and_with_three(commands: Commands
         assert largest_difference(commands.weights(name, 4), end) < 5e-5
         for step in (1, 2, 3, 4):
             assert _uids(commands.root / name, step) == _uids(commands.root / "one", step)
+
+
+def test_adapters_of_two_processes_go_on_with_one_and_of_one_with_two(commands: Commands) -> None:
+    """Saved alone and merged: both are those of a run that never was shared."""
+    lora = {"rank": 4, "alpha": 8, "parts": ["language_model", "vision_tower"]}
+    how = {"engine": "sharded_runs.Replayed", "policy__lora": json.dumps(lora)}
+    how |= {"checkpoint__merge_adapter": True}
+    commands.run(
+        commands("lora_two", "fsdp2", 2, **how), commands("lora_one", "auto", 1, steps=4, **how)
+    )
+    copytree(commands.root / "lora_two", commands.root / "lora_two_one")
+    copytree(commands.root / "lora_one", commands.root / "lora_one_two")
+    rmtree(commands.root / "lora_one_two" / "checkpoints" / "step_4")
+    commands.run(
+        commands("lora_two_one", "auto", 1, steps=4, **how),
+        commands("lora_one_two", "fsdp2", 2, steps=4, **how),
+    )
+    middle, end = (commands.adapters("lora_one", step) for step in (2, 4))
+    assert largest_difference(middle, end) > 1e-3
+    assert largest_difference(commands.adapters("lora_two", 2), middle) < 5e-5
+    for name in ("lora_two_one", "lora_one_two"):
+        assert largest_difference(commands.adapters(name, 4), end) < 5e-5
+        merged = commands.weights(name, 4)
+        assert largest_difference(merged, commands.weights("lora_one", 4)) < 5e-5
 
 
 def test_sharded_policy_samples_what_a_whole_one_samples(commands: Commands) -> None:

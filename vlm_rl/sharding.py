@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -76,6 +77,19 @@ class FSDP2Strategy(ModelParallelStrategy):
             self._process_group_backend = "cpu:gloo,cuda:nccl"
         super().setup_environment()
 
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Any:
+        """Also that of one process, whose optimizer numbers the parameters that it trains by its
+        groups; Lightning would take the numbers for those of all parameters of the model."""
+        optimizers, self.optimizers = self.optimizers, []
+        checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
+        self.optimizers = optimizers
+        assert self.model is not None
+        whole = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
+        for optimizer, saved in zip(optimizers, checkpoint["optimizer_states"], strict=True):
+            named = _by_name(saved, optimizer, self.model)
+            set_optimizer_state_dict(self.model, optimizer, named, options=whole)
+        return checkpoint
+
     def model_to_device(self) -> None:
         if not self.offload:  # otherwise only buffers are there, and `fully_shard` has moved them
             super().model_to_device()
@@ -83,14 +97,15 @@ class FSDP2Strategy(ModelParallelStrategy):
     def shard(self, policy: Policy, reference: Policy | None) -> None:
         """Cut both, which are changed in place, part by part as the weights of the policy arrive
         from the first process; the reference becomes what the policy is."""
-        own = _parts(policy)
-        twins = [None] * len(own) if reference is None else _parts(reference)
-        for part, twin in zip(own, twins, strict=True):
+        how = self._how()
+        parts = _parts(policy)
+        twins = _parts(reference) if reference else [None] * len(parts)
+        for part, twin in zip(parts, twins, strict=True):
             handout.receive(part, self.root_device)
             if twin is not None:
                 handout.copy_to(twin, part)
-                fully_shard(twin, **self._how())
-            fully_shard(part, **self._how())
+                fully_shard(twin, **how)
+            fully_shard(part, **how)
 
     def _how(self) -> dict[str, Any]:
         half = self.precision_plugin.precision == "bf16-mixed"
@@ -105,6 +120,22 @@ class FSDP2Strategy(ModelParallelStrategy):
             "offload_policy": CPUOffloadPolicy() if self.offload else OffloadPolicy(),
             "reshard_after_forward": True,
         }
+
+
+def _by_name(
+    saved: dict[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module
+) -> dict[str, Any]:
+    """A saved state of `optimizer` with parameters by their names in place of numbers."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    of_number: dict[int, str] = {}
+    for before, now in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        own = [names[id(parameter)] for parameter in now["params"]]
+        of_number |= dict(zip(before["params"], own, strict=True))
+    groups = saved["param_groups"]
+    return {
+        "state": {of_number[number]: state for number, state in saved["state"].items()},
+        "param_groups": [g | {"params": [of_number[n] for n in g["params"]]} for g in groups],
+    }
 
 
 def _parts(policy: Policy) -> list[nn.Module]:
