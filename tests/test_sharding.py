@@ -12,7 +12,8 @@ a factor of 3 rounds.
 Shown red once, each alone: `padding.level` without the image of `smallest` (fsdp2, token_mean:
 error), or without the additional forwards (fsdp2, sequence_sum: error); `rank_factor` 1; `norms`
 not summed; the advantage of this process's groups alone; `zero_grad` of an unused tower left out
-(text); `sharding.micro_batch` that never averages (ddp).
+(text); `sharding.micro_batch` that never averages (ddp); the casts of autocast not forgotten after
+an update; every process loading the weights (`awaits_weights` False).
 """
 
 import json
@@ -166,7 +167,11 @@ def test_adapters_of_several_processes_equal_those_of_one(runs: Runs, strategy: 
     cases = ("lora", "mixed")  # both in one launch
     together, alone = runs(strategy, 2, cases)["lora"], runs("auto", 1, HALF)["lora"]
     assert any(".visual." in name and "lora_A" in name for name in alone["weights"])
-    assert_equal(together, alone, "lora", 2e-5)
+    assert together["weights"].keys() == alone["weights"].keys()
+    assert largest_difference(together["weights"], alone["weights"]) <= 5e-6
+    for step, expected in zip(together["metrics"], alone["metrics"], strict=True):
+        for name in ("optim/grad_norm", "policy/loss", "policy/kl"):
+            assert step[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero2", "zero3", "zero3_offload"])

@@ -3,6 +3,9 @@
 The rollouts are replayed, so that a run that was saved by two processes and goes on with one or
 three can be compared with one that never was shared: weights to 5e-5 in float32 where they move by
 4e-3 (AdamW makes a step of a gradient that is rounding only; two thirds of it are from step one).
+
+Shown red once: the optimizer's state of one process, which FSDP2 loads by Lightning's own numbers
+of parameters.
 """
 
 import json
