@@ -43,6 +43,7 @@ from vlm_rl.report import MetricsCsv, Summary
 from vlm_rl.resuming import OwedWork, check_fits
 from vlm_rl.rewards import Reward
 from vlm_rl.rollout import Engine, Sampling, VLLMEngine, VLLMServer, unused_sampler
+from vlm_rl.rollout.vllm_base import VLLMBase
 from vlm_rl.sampling import GroupFilter
 from vlm_rl.settings import OptimizerSettings, UpdateSettings, ValidationSettings, check_groups
 from vlm_rl.wandb_loggers import WandbMode, wandb_loggers
@@ -138,7 +139,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
         parts = instantiate(parser, config)
         _check_consistency(config, parts)
         trainer = _trainer(config)
-        _check_engine(trainer, parts.engine)
+        _check_engine(config.trainer.strategy, trainer, parts.engine)
         check_checkpoint(config.policy.path)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
         data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
@@ -227,8 +228,13 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
         )
 
 
-def _check_engine(trainer: L.Trainer, engine: Engine) -> None:
+def _check_engine(strategy: str, trainer: L.Trainer, engine: Engine) -> None:
     """Whether there is an engine for every process. Raises ValueError."""
+    if isinstance(engine, VLLMBase) and strategy == "zero3":
+        raise ValueError(
+            f"{type(engine).__name__} can not be proved under trainer.strategy=zero3, which gathers "
+            "weights inside of a training step only; take fsdp2, which cuts them too"
+        )
     if isinstance(engine, VLLMServer) and engine.url is None and trainer.num_nodes > 1:
         raise ValueError(
             f"VLLMServer without url is for the processes of one machine, got trainer.num_nodes="

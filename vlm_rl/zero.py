@@ -116,12 +116,6 @@ def is_cut(parameter: Tensor) -> bool:
     return hasattr(parameter, "ds_id")
 
 
-def held(parameter: Tensor) -> Tensor:
-    """What this process holds of it: changed in place it changes the parameter."""
-    part: Tensor = getattr(parameter, "ds_tensor", parameter)
-    return part
-
-
 @contextmanager
 def gathered(parameters: Iterable[Tensor]) -> Iterator[None]:
     """Parameters that stage 3 has cut are whole inside; every process must enter and leave."""

@@ -18,7 +18,6 @@ from vlm_rl.rollout.agreement import agreed
 from vlm_rl.rollout.faults import EngineMismatch
 from vlm_rl.rollout.probe import Probe
 from vlm_rl.weights import blocks, named_parameters
-from vlm_rl.zero import held
 
 Groups = Sequence[Sequence[Completion]]
 
@@ -94,8 +93,7 @@ class _Scaled:
     """The parameters multiplied by a factor inside, as they were afterwards."""
 
     def __init__(self, parameters: Mapping[str, Tensor], factor: float) -> None:
-        distinct = {id(p): p for p in parameters.values()}  # a tied one counts once
-        self._distinct = {key: held(p) for key, p in distinct.items()}
+        self._distinct = {id(p): p for p in parameters.values()}  # a tied one counts once
         self._factor = factor
 
     def __enter__(self) -> None:
