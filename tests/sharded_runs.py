@@ -105,7 +105,9 @@ CASES = {
         objectives.LUSPO(), minibatches=2, dtype=torch.float32, precision="bf16-mixed"
     ),
     "single": lambda: Case(objectives.LUSPO(), minibatches=2, dtype=torch.float32),
-    "twenty": lambda: Case(objectives.LUSPO(), steps=20, dtype=torch.float32),
+    "twenty": lambda: Case(
+        objectives.LUSPO(regularizers=[objectives.KL(0.1)]), steps=20, dtype=torch.float32
+    ),
 }  # fmt: skip
 
 
