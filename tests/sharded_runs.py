@@ -42,7 +42,7 @@ from vlm_rl.records import Completion, Groups, Problem, Prompt, Scores, Verdict
 from vlm_rl.rollout import Engine, Sampling
 from vlm_rl.weights import full, is_adapter
 
-SECONDS = int(os.environ.get("SHARDED_RUNS_SECONDS", "150"))
+SECONDS = int(os.environ.get("SHARDED_RUNS_SECONDS", "240"))
 """A process that waits for another one longer than this says where, and ends."""
 
 GROUP_SIZE = 4
@@ -312,6 +312,8 @@ def _status(work: Any) -> int:
 
 def main() -> None:
     spec = json.loads(sys.argv[1])
+    if any(entry["strategy"].startswith("zero") for entry in spec["runs"]):
+        import deepspeed  # noqa: F401
     for entry in spec["runs"]:
         start = time.perf_counter()
         work = lambda entry=entry: run(spec, entry)  # noqa: E731

@@ -41,12 +41,29 @@ EXACT = (
     "token_mean", "sequence_mean", "sequence_sum", "constant", "covariance", "masked_process",
     "text", "text_then_images", "frozen_tower", "nobody_scored",
 )  # fmt: skip
-HALF = ("lora", "mixed", "single")
 SOME = ("sequence_mean", "sequence_sum")
+FLOAT32 = ("twenty", "lora", "mixed")
+TOGETHER: tuple[dict[tuple[str, int], tuple[str, ...]], ...] = (
+    {
+        ("auto", 1): (*EXACT, *FLOAT32, "single"),
+        ("ddp", 2): (*EXACT, *FLOAT32),
+        ("fsdp2", 2): (*EXACT, *FLOAT32),
+        ("ddp", 3): SOME,
+        ("fsdp2", 3): SOME,
+    },
+    {
+        ("zero1", 2): ("twenty",),
+        ("zero2", 2): FLOAT32,
+        ("zero3", 2): ("twenty", "mixed"),
+        ("zero3_offload", 2): ("mixed",),
+    },
+)
+"""Cases by strategy and number of processes: each of the two is one launch, which imports once."""
+
 TOLERANCE = {2: 1e-12, 3: 5e-6}
 
 Results = dict[str, dict[str, Any]]
-Runs = Callable[[str, int, tuple[str, ...]], Results]
+Runs = Callable[[str, int], Results]
 
 
 def launch(spec: dict[str, Any], seconds: int = 280) -> str:
@@ -63,16 +80,18 @@ def launch(spec: dict[str, Any], seconds: int = 280) -> str:
 
 @pytest.fixture(scope="module")
 def runs(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Results of cases by strategy and number of processes, each computed once."""
+    """Results by case of a strategy and number of processes; what is launched together is done
+    once."""
     out = tmp_path_factory.mktemp("sharded")
     folders = {family: str(path) for family, path in checkpoints.items()}
 
-    def found(strategy: str, num_processes: int, cases: tuple[str, ...]) -> Results:
+    def found(strategy: str, num_processes: int) -> Results:
+        (group,) = [group for group in TOGETHER if (strategy, num_processes) in group]
+        cases = group[strategy, num_processes]
         paths = {name: out / f"{strategy}_{num_processes}_{name}.pt" for name in cases}
-        missing = [name for name, path in paths.items() if not path.exists()]
-        if missing:
-            run = {"strategy": strategy, "processes": num_processes, "cases": missing}
-            launch({"checkpoints": folders, "out": str(out), "runs": [run]})
+        if not all(path.exists() for path in paths.values()):
+            runs = [{"strategy": s, "processes": n, "cases": c} for (s, n), c in group.items()]
+            launch({"checkpoints": folders, "out": str(out), "runs": runs})
         return {name: torch.load(path, weights_only=False) for name, path in paths.items()}
 
     return found
@@ -84,17 +103,11 @@ def start(checkpoints: dict[str, Path]) -> dict[str, Tensor]:
     return dict(Policy.from_pretrained(str(checkpoints["qwen2_5_vl"])).model.state_dict())
 
 
-@pytest.mark.parametrize(
-    ("strategy", "num_processes", "cases"),
-    [("ddp", 2, EXACT), ("fsdp2", 2, EXACT), ("ddp", 3, SOME), ("fsdp2", 3, SOME)],
-    ids=["ddp_2", "fsdp2_2", "ddp_3", "fsdp2_3"],
-)
-def test_several_processes_equal_one(
-    runs: Runs, strategy: str, num_processes: int, cases: tuple[str, ...]
-) -> None:
-    alone = runs("auto", 1, EXACT)
-    together = runs(strategy, num_processes, cases)
-    for name in cases:
+@pytest.mark.parametrize("num_processes", [2, 3])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_several_processes_equal_one(runs: Runs, strategy: str, num_processes: int) -> None:
+    alone, together = runs("auto", 1), runs(strategy, num_processes)
+    for name in EXACT if num_processes == 2 else SOME:
         assert_equal(together[name], alone[name], name, TOLERANCE[num_processes])
 
 
@@ -117,10 +130,11 @@ def largest_difference(got: dict[str, Tensor], wanted: dict[str, Tensor]) -> flo
 def test_cases_show_what_they_are_for(runs: Runs, checkpoints: dict[str, Path]) -> None:
     """Every case but the last learns, and a tower that sees no image stays as it was."""
     start = Policy.from_pretrained(str(checkpoints["qwen2_5_vl"])).double().model.state_dict()
-    for name, found in runs("auto", 1, EXACT).items():
+    found = runs("auto", 1)
+    for name in EXACT:
         losing = name == "nobody_scored"
-        assert all((step["optim/grad_norm"] > 0.1) != losing for step in found["metrics"])
-    text = runs("auto", 1, EXACT)["text"]["weights"]
+        assert all((step["optim/grad_norm"] > 0.1) != losing for step in found[name]["metrics"])
+    text = found["text"]["weights"]
     for name, value in start.items():
         assert ("visual" in name) == torch.equal(text[name], value), name
 
@@ -152,8 +166,7 @@ def test_twenty_steps_end_with_the_weights_of_one_process(runs: Runs, strategy: 
     """In float32, several micro-batches an update. The tolerance is a thousandth of what the
     weights move by: AdamW divides gradients that are rounding only by their own size."""
     _skip_without_deepspeed(strategy)
-    both = (("auto", 1), (strategy, 2))
-    alone, together = (runs(name, number, ("twenty",))["twenty"] for name, number in both)
+    alone, together = runs("auto", 1)["twenty"], runs(strategy, 2)["twenty"]
     assert largest_difference(together["weights"], alone["weights"]) <= 2e-5
     for step, expected in zip(together["metrics"], alone["metrics"], strict=True):
         for name in ("optim/grad_norm", "policy/loss"):
@@ -164,8 +177,7 @@ def test_twenty_steps_end_with_the_weights_of_one_process(runs: Runs, strategy: 
 def test_adapters_of_several_processes_equal_those_of_one(runs: Runs, strategy: str) -> None:
     """Of language model and vision tower, in float32, held to the base by a KL."""
     _skip_without_deepspeed(strategy)
-    cases = ("lora", "mixed")  # both in one launch
-    together, alone = runs(strategy, 2, cases)["lora"], runs("auto", 1, HALF)["lora"]
+    together, alone = runs(strategy, 2)["lora"], runs("auto", 1)["lora"]
     assert any(".visual." in name and "lora_A" in name for name in alone["weights"])
     assert together["weights"].keys() == alone["weights"].keys()
     assert largest_difference(together["weights"], alone["weights"]) <= 5e-6
@@ -183,8 +195,7 @@ def test_bfloat16_of_several_processes_is_near_that_of_one(
     so the yardstick is what it does to one process: how far all weights end from those of float32,
     as a part of how far they have moved. Any two of the three may be as far apart as twice that."""
     _skip_without_deepspeed(strategy)
-    cases = ("mixed",) if strategy.startswith("zero3") else ("lora", "mixed")
-    together, alone = runs(strategy, 2, cases)["mixed"], runs("auto", 1, HALF)
+    together, alone = runs(strategy, 2)["mixed"], runs("auto", 1)
     mixed, single = alone["mixed"]["weights"], alone["single"]["weights"]
     rounding = distance(mixed, single) / distance(single, start)
     assert 0.01 < rounding < 0.1
