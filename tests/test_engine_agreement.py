@@ -4,7 +4,7 @@ of weights that are cut between both: nobody waits in vain, and nothing but the 
 The engine is a second transformers model (`copied_engine`), so that vLLM is not needed.
 
 Broken on purpose, one at a time, each seen red:
-    the stream not walked to its end -> both wait; errors of one process alone -> both wait
+    the stream not walked to its end -> the other process waits; both speak at the end -> one line
 """
 
 import json

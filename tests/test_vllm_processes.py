@@ -4,8 +4,8 @@ One launch of three runs: a worker killed in the middle of a step, an engine bey
 server that both processes share. Log-probabilities of the engines are compared with the policy's by
 the run itself, at 1e-4 nats a token.
 
-Broken on purpose, one at a time, each seen red:
-    LIST
+Seen red once: vLLM's own end of an engine, which destroys the trainer's process group -> killed.
+The rest of what processes must agree about is in test_engine_agreement.
 """
 
 import json
