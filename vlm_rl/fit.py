@@ -230,9 +230,9 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
 
 def _check_engine(strategy: str, trainer: L.Trainer, engine: Engine) -> None:
     """Whether there is an engine for every process. Raises ValueError."""
-    if isinstance(engine, VLLMBase) and strategy == "zero3":
+    if isinstance(engine, VLLMBase) and strategy.startswith("zero3"):
         raise ValueError(
-            f"{type(engine).__name__} can not be proved under trainer.strategy=zero3, which "
+            f"{type(engine).__name__} can not be proved under trainer.strategy={strategy}, which "
             "gathers weights inside of a training step only; take fsdp2, which cuts them too"
         )
     if isinstance(engine, VLLMServer) and engine.url is None and trainer.num_nodes > 1:

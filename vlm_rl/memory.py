@@ -198,11 +198,6 @@ def _check(run: Run) -> None:
         )
     if run.gpus % run.nodes:
         raise ValueError(f"{run.gpus} GPUs can not be shared out evenly among {run.nodes} nodes")
-    if run.half and run.strategy.startswith("zero"):
-        raise ValueError(
-            f"trainer.strategy={run.strategy} trains in float32 only; take fsdp2 for bf16-mixed, "
-            "or set trainer.precision to 32-true"
-        )
 
 
 def _held(run: Run, anatomy: Anatomy) -> list[tuple[Item, bool]]:
