@@ -152,7 +152,6 @@ def test_command_answers_for_a_shipped_config(
     ("option", "value", "line"),
     [
         ("trainer.devices", "auto", "trainer.devices=auto is decided by the machine"),
-        ("trainer.strategy", "zero2", "trains in float32 only"),
         ("trainer.strategy", "fsdp", "trainer.strategy must be one of"),
     ],
 )
