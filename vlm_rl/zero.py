@@ -58,6 +58,11 @@ class ZeroStrategy(DeepSpeedStrategy):
         DDPStrategy.setup_environment(self)
 
     def setup_distributed(self) -> None:
+        import deepspeed
+
+        if self.root_device.type == "cpu":
+            # sums through shared memory: what gloo does as well, for a minute of compiling
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         reset_seed()
         self.set_world_ranks()
         self._init_deepspeed_distributed()
