@@ -18,6 +18,7 @@ import pytest
 import torch
 from objective_cases import text_prompt
 
+from vlm_rl.padding import minibatches
 from vlm_rl.records import Batch, Completion, Problem, Prompt, Rows, Scores, Statistic, Verdict
 
 
@@ -185,9 +186,9 @@ def test_select_keeps_only_the_prompts_in_use():
 
 
 @pytest.mark.parametrize("num_minibatches", [1, 2, 4, 5])
-def test_split_cuts_between_groups_evenly(num_minibatches):
+def test_minibatches_are_cut_between_groups_evenly(num_minibatches):
     rows = rows_of([[1, 2], [2, 0], [3, 1], [1, 1], [2, 2]], [3] * 5)
-    parts = rows.split(num_minibatches)
+    parts = minibatches(rows, num_minibatches)
     assert len(parts) == num_minibatches
     assert [row for part in parts for row in seen(part)] == seen(rows)
     sizes = [len(part.prompts) for part in parts]
@@ -195,10 +196,9 @@ def test_split_cuts_between_groups_evenly(num_minibatches):
     assert all(len(part) == 2 * len(part.prompts) for part in parts)
 
 
-def test_split_refuses_more_parts_than_prompts():
+def test_fewer_groups_than_updates_are_an_update_each():
     rows = rows_of([[1], [2]], [3, 3])
-    with pytest.raises(ValueError, match="num_minibatches is 3 but a step has only 2 prompts"):
-        rows.split(3)
+    assert [len(part) for part in minibatches(rows, 3)] == [1, 1]
 
 
 def cut(rows: Rows, max_tokens: int) -> list[list[tuple[str, int]]]:
@@ -254,7 +254,7 @@ def test_batch_cuts_every_tensor_alike():
     advantages = torch.tensor([[1.0, -1.0], [0.5, -0.5]], dtype=torch.float64)
     batch = Batch.of(rows, old_logprobs=values, ref_logprobs=values + 100, advantages=advantages)
     assert batch.advantages.tolist() == [[value] * 3 for value in (1.0, -1.0, 0.5, -0.5)]
-    first, second = batch.split(2)
+    first, second = minibatches(batch, 2)
     assert isinstance(second, Batch)
     assert second.old_logprobs.tolist() == values[2:].tolist()
     assert second.ref_logprobs.tolist() == (values[2:] + 100).tolist()

@@ -20,6 +20,7 @@ from vlm_rl.linear_logprobs import TokenStats
 from vlm_rl.module import OptimizerSettings, UpdateSettings
 from vlm_rl.objectives import LUSPO
 from vlm_rl.objectives.objective import Loss, Plan
+from vlm_rl.padding import minibatches
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
 from vlm_rl.records import Batch, Completion, Prompt, Rows
@@ -204,7 +205,7 @@ def test_old_logprobs_are_cut_as_the_updates_are_so_that_bf16_ratios_are_1(
     with torch.autocast("cpu", torch.bfloat16):
         old, _ = module._old_and_reference(rows)
         batch = Batch.of(rows, old_logprobs=old, ref_logprobs=None, advantages=torch.ones(4, 2))
-        for minibatch in batch.split(2):
+        for minibatch in minibatches(batch, 2):
             now = policy.logprobs(minibatch, temperature=module.sampling.temperature).logprobs
             assert torch.equal(now, minibatch.old_logprobs)
 

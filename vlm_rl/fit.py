@@ -132,6 +132,8 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
     if not processes.is_first():
         disable_progress_bar()  # of loading the weights
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # where the very first update is skipped it warns of a wrong order
+    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
     with one_line_errors("vlm_rl.fit"):
         parser = build_parser()
         config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})

@@ -140,6 +140,16 @@ def base_of(path: str) -> str | None:
     return base
 
 
+def check_base(before: str | None, now: str | None) -> None:
+    """Compare checksums of the weights below the adapters, None where there are none or nothing is
+    known. Raises ValueError."""
+    if before not in (None, now):
+        raise ValueError(
+            "the checkpoint holds adapters alone, and the weights at policy.path below them are "
+            "others than when it was written; put those back, or start a new run"
+        )
+
+
 def merge_into(model: Any, folder: str) -> nn.Module:
     """`model`, the base of the adapter in `folder`, with that adapter added to its weights.
 

@@ -5,7 +5,6 @@ update behind, because Lightning fetches a batch ahead, and automatic optimisati
 own count of batches. Everything that is divided is divided in `_update`.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ from vlm_rl.diagnostics import (
     task_statistics,
 )
 from vlm_rl.kl_in_reward import KLInReward
+from vlm_rl.lora import check_base
 from vlm_rl.objectives import POLICY_TERM, Objective, Sequences
 from vlm_rl.optimizer import build_optimizer
 from vlm_rl.policy import AdaptersOff, Policy
@@ -130,7 +130,7 @@ class RLModule(L.LightningModule):
         if rollout.prompts:  # dynamic sampling may have found none worth training on
             statistics = add_up(statistics, rollout_statistics(rollout, advantages))
         found = drift.measure(batch)
-        minibatches = self._minibatches(batch)
+        minibatches = padding.minibatches(batch, self.updates.num_minibatches)
         with self.stages("update"):  # up to here a step changes nothing: a run may stop in it
             self.refill_position = sampled.refill_position
             for minibatch in minibatches:
@@ -150,8 +150,7 @@ class RLModule(L.LightningModule):
         return outputs | {"alarm": drift.alarm(found.worst, self.drift_alarm)}
 
     def _sampled(self, prompts: Sequence[Prompt]) -> Sampled:
-        """The groups of a step; with dynamic sampling those worth training on, and new ones in
-        place of the others."""
+        """The groups of a step; with dynamic sampling new ones in place of the useless."""
 
         def sample(prompts: Sequence[Prompt], number: int) -> Rollout:
             kind = f"train {number}" if number else "train"
@@ -216,21 +215,13 @@ class RLModule(L.LightningModule):
         with torch.no_grad():
             # cut exactly as the updates will be: in bf16 another packing rounds otherwise, and
             # GSPO's band of 3e-4 would be filled with that noise
-            for part in self._minibatches(rows):
+            for part in padding.minibatches(rows, self.updates.num_minibatches):
                 micros, fill = self._micro_batches(part)
                 for micro in (*micros, *fill):
                     old.append(self._logprobs(self.policy, micro))
                     if reference is not None:
                         ref.append(self._logprobs(reference, micro))
         return padding.joined(old), None if reference is None else padding.joined(ref)
-
-    def _minibatches(self, rows: R) -> list[R]:
-        """The rows of each update: where all processes together have fewer groups than updates are
-        configured (dynamic sampling may find few), there are as many updates as groups."""
-        own = processes.own_places(len(rows.prompts))
-        groups = torch.arange(sum(processes.gather(len(own))))
-        parts = groups.tensor_split(min(self.updates.num_minibatches, max(len(groups), 1)))
-        return [rows.of_prompts(torch.isin(own, p).nonzero()[:, 0]) for p in parts if len(p)]
 
     def _micro_batches(self, rows: R) -> tuple[list[R], list[Rows]]:
         """The forwards of an update, and those without rows that keep processes in step."""
@@ -308,11 +299,8 @@ class RLModule(L.LightningModule):
     def _move_schedule(self, updates: int) -> None:
         """Also past updates that a step lacks: the learning rate is a function of the step."""
         scheduler: Any = self.lr_schedulers()
-        with warnings.catch_warnings():
-            # where the very first update is skipped it warns of a wrong order
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-            for _ in range(updates):
-                scheduler.step()
+        for _ in range(updates):
+            scheduler.step()
 
     def _skip(self, uids: list[str]) -> None:
         self.skipped_updates.append(uids)
@@ -370,7 +358,7 @@ class RLModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         if self.policy.has_adapters:  # now that the first process still has the whole of it
-            own = sharding.checksum(self._frozen()) if processes.rank() == 0 else ""
+            own = sharding.frozen_checksum(self.policy) if processes.rank() == 0 else ""
             self._base_checksum = processes.gather(own)[0]
 
     def configure_model(self) -> None:
@@ -390,19 +378,12 @@ class RLModule(L.LightningModule):
     def on_fit_start(self) -> None:
         sharding.begin(self.policy, self._smallest_prompt)
         self.engine.start(self.policy, self.encoder, self.sampling)
-        self._frozen_checksum = sharding.checksum(self._frozen())
-        if self._resumed_base not in (None, self._base_checksum):
-            raise ValueError(
-                "the checkpoint holds adapters alone, and the weights at policy.path below them "
-                "are others than when it was written; put those back, or start a new run"
-            )
+        self._frozen_checksum = sharding.frozen_checksum(self.policy)
+        check_base(self._resumed_base, self._base_checksum)
 
     def on_fit_end(self) -> None:
-        unchanged = sharding.checksum(self._frozen()) == self._frozen_checksum
-        assert unchanged, "a frozen parameter has changed"
-
-    def _frozen(self) -> list[Tensor]:
-        return [p for p in self.policy.parameters() if not p.requires_grad]
+        now = sharding.frozen_checksum(self.policy)
+        assert now == self._frozen_checksum, "a frozen parameter has changed"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.policy.has_adapters:

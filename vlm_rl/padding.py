@@ -1,4 +1,4 @@
-"""As many forwards, with the same parts of the model, on every process.
+"""As many updates and forwards, with the same parts of the model, on every process.
 
 Sharded weights are gathered inside a forward, and gradients averaged inside a backward, by all
 processes together. One that has fewer micro-batches, or no image in its own where another has one,
@@ -38,6 +38,16 @@ def smallest_prompt(policy: Policy) -> Prompt:
         grid_thw=torch.tensor([[1, merge, merge]]),
         images=(Image.new("RGB", (1, 1)),),
     )
+
+
+def minibatches(rows: R, number: int) -> list[R]:
+    """The rows of each update, cut between groups into parts of as equal a number as possible.
+    Where all processes together have fewer groups than `number` (dynamic sampling may find few),
+    there are as many updates as groups. A process may have no row in one of them."""
+    own = processes.own_places(len(rows.prompts))
+    groups = torch.arange(sum(processes.gather(len(own))))
+    parts = groups.tensor_split(min(number, max(len(groups), 1)))
+    return [rows.of_prompts(torch.isin(own, p).nonzero()[:, 0]) for p in parts if len(p)]
 
 
 def level(micros: Sequence[R], smallest: Prompt) -> tuple[list[R], list[Rows]]:

@@ -302,19 +302,6 @@ class Rows:
         selected |= {name: tensor[rows] for name, tensor in self._token_tensors().items()}
         return replace(self, **selected)
 
-    def split(self, num_minibatches: int) -> list[Self]:
-        """Cut between groups into parts of as equal a number of prompts as possible.
-
-        Raises ValueError where there are fewer prompts than parts.
-        """
-        if num_minibatches > len(self.prompts):
-            raise ValueError(
-                f"num_minibatches is {num_minibatches} but a step has only {len(self.prompts)} "
-                "prompts per process; a minibatch needs at least one"
-            )
-        parts = torch.arange(len(self.prompts)).tensor_split(num_minibatches)
-        return [self.of_prompts(part) for part in parts]
-
     def of_prompts(self, prompts: Tensor) -> Self:
         """The rows of the prompts with these indices, ascending; there may be none."""
         return self.select(torch.isin(self.row_prompt, prompts).nonzero()[:, 0])

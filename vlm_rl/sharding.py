@@ -213,6 +213,11 @@ def step(
     return norm
 
 
+def frozen_checksum(policy: Policy) -> str:
+    """SHA-256 of what this process holds of the parameters that are not trained."""
+    return checksum(p for p in policy.parameters() if not p.requires_grad)
+
+
 def checksum(parameters: Iterable[Tensor]) -> str:
     """SHA-256 of what this process holds of them."""
     digest = hashlib.sha256()
