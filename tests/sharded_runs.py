@@ -271,8 +271,10 @@ def run(spec: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
         found = train(case, spec["checkpoints"][case.family], strategy, num_processes)
         if processes.rank() == 0:
             torch.save(found, Path(spec["out"], f"{strategy}_{num_processes}_{name}.pt"))
-        every = [part.keys() for step in found["metrics"] for part in processes.gather(step)]
-        assert len(every) == num_processes * len(found["metrics"])
+        for step in found["metrics"]:
+            untimed = {key: v for key, v in step.items() if not key.startswith("time/")}
+            parts = processes.gather(untimed)
+            assert all(repr(part) == repr(parts[0]) for part in parts), name
 
 
 def forked(num_processes: int, work: Any, expected: int = 0) -> None:

@@ -90,7 +90,8 @@ class Checkpoints(L.Callback):
             return
         if isinstance(exception, EngineError | Preempted) and module.completed_steps > 0:
             done = {step for step, _ in runs.checkpoints(self.run_dir)}
-            if module.completed_steps not in done:
+            # as the first process sees it: a shared folder may show the others what it was before
+            if not processes.gather(module.completed_steps in done)[0]:
                 _forget_the_step_in_progress(trainer)
                 self._save(trainer, module)
 
@@ -103,7 +104,7 @@ class Checkpoints(L.Callback):
     def _save(self, trainer: L.Trainer, module: RLModule) -> None:
         target = runs.step_folder(self.run_dir, module.completed_steps)
         with module.stages("checkpoint"), _readable_errors(target):
-            if target.exists():
+            if processes.gather(target.exists())[0]:
                 self._save_again(trainer, target)
             else:
                 self._save_new(trainer, module, target)
@@ -179,8 +180,8 @@ def _forget_the_step_in_progress(trainer: L.Trainer) -> None:
 
 def _delete(path: Path) -> None:
     """First by name: what is half deleted must not look like a checkpoint."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)  # a process that is alive may have done with it meanwhile
         return
     doomed = path if path.suffix == ".partial" else path.with_name(f"{path.name}.partial")
     path.rename(doomed)

@@ -111,6 +111,7 @@ class ProblemData(LightningDataModule):
         self.train_set: list[Problem] = []
         self.val_set: list[Problem] = []
         self.skipped: list[Skipped] = []
+        self._failed_here: list[Skipped] = []
         self._where: dict[str, str] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -240,11 +241,16 @@ class ProblemData(LightningDataModule):
             raise BadRow(bad[0].reason, f"{bad[0].message}{more}; on_bad_row=skip leaves it out")
 
     def _write_skipped(self) -> None:
-        if self.skipped and self.trainer is not None and self.trainer.is_global_zero:
-            lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.skipped]
-            target = Path(self.trainer.default_root_dir, SKIPPED_FILE)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text("".join(lines), encoding="utf-8")
+        """The first process writes what all leave out, each other one what it alone has found."""
+        rank, _ = self._place()
+        rows = self._failed_here if rank else self.skipped
+        if not rows or self.trainer is None:
+            return
+        lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
+        name = f"skipped_rank_{rank}.jsonl" if rank else SKIPPED_FILE
+        target = Path(self.trainer.default_root_dir, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("".join(lines), encoding="utf-8")
 
     def _mixture(self, sizes: Sequence[int]) -> Mixture:
         weights = [source.weight for source in self.train_sources]
@@ -319,7 +325,11 @@ class ProblemData(LightningDataModule):
             yield [item for item in batch if isinstance(item, Prompt)]
 
     def _failed(self, row: Skipped) -> None:
+        """Only this process has tried that picture, so that it speaks for itself."""
         if row not in self.skipped:
+            self._failed_here.append(row)
+            if self._place()[0]:
+                print(row.message)
             self._leave_out([row])
 
 

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from vlm_rl import runs
+from vlm_rl import processes, runs
 from vlm_rl.length_report import PICTURE
 from vlm_rl.module import Metrics, RLModule
 
@@ -135,13 +135,19 @@ class Summary(L.Callback):
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
-    @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
         assert isinstance(module, RLModule)
+        # a picture that can not be decoded is known to the process that tried it alone
+        own = getattr(getattr(trainer, "datamodule", None), "skipped", [])
+        skipped = dict.fromkeys(row for rows in processes.gather([*own]) for row in rows)
+        if trainer.is_global_zero:
+            self._write(module, Counter(row.reason for row in skipped))
+
+    def _write(self, module: RLModule, skipped: Mapping[str, int]) -> None:
         metrics = read_metrics(self.run_dir / METRICS)
         plot = self.run_dir / "plots" / "training.png"
         plot_training(metrics, plot)
-        summary = _summarise(self.run_dir, module, trainer)
+        summary = _summarise(self.run_dir, module, skipped)
         summary["files"]["plots"] = str(plot)
         lengths = self.run_dir / "plots" / f"step_{module.completed_steps}" / PICTURE
         if lengths.exists():
@@ -155,16 +161,15 @@ class Summary(L.Callback):
         print_summary(summary, target)
 
 
-def _summarise(run_dir: Path, module: RLModule, trainer: L.Trainer) -> dict[str, Any]:
+def _summarise(run_dir: Path, module: RLModule, skipped: Mapping[str, int]) -> dict[str, Any]:
     history = module.validation_history
     complete, best = runs.checkpoints(run_dir), runs.best_checkpoint(run_dir)
-    skipped = getattr(getattr(trainer, "datamodule", None), "skipped", [])
     return {
         "steps": module.completed_steps,
         "validation_before": history[0] if history else {},
         "validation_after": history[-1] if history else {},
         "stage_seconds": {k: round(v, 2) for k, v in module.stages.seconds.items()},
-        "skipped_rows": dict(Counter(item.reason for item in skipped)),
+        "skipped_rows": dict(skipped),
         "skipped_updates": module.skipped_updates,
         "peak_memory_gb": round(_peak_memory_gb(), 2),
         "files": {

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from vlm_rl import processes
 from vlm_rl.data import ProblemData
 from vlm_rl.module import RLModule
 
@@ -53,6 +54,12 @@ class OwedWork(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         assert isinstance(module, RLModule)
+        steps = processes.gather(module.completed_steps)
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"the processes go on from different steps ({', '.join(map(str, steps))}): not all "
+                "see the newest checkpoint in run_dir yet; start again"
+            )
         if module.completed_steps == 0:
             return
         trainer.should_stop = module.completed_steps >= module.steps

@@ -95,9 +95,10 @@ def sample_groups(
     """A group per prompt; with a filter as many that it keeps, or as many as were found: it ends
     after `max_rounds`, or where the step has had every problem.
 
-    The groups are in the order in which they were sampled, and no problem is in a step twice, also
-    not on two processes. A process that lacks groups gets new problems; all sample in every round,
-    some possibly nothing. Every process encodes the new problems of all: that keeps the order one.
+    The groups of a process are in the order in which it sampled them, and no problem is in a step
+    twice, also not on two processes. A process that lacks groups gets new problems; all sample in
+    every round, some possibly nothing. Every process encodes the new problems of all: that keeps
+    the order one.
     """
     if group_filter is None:
         rollout = sample(prompts, 0)
@@ -132,7 +133,8 @@ def sample_groups(
 
 
 def of_all_processes(rollout: Rollout) -> Rollout:
-    """The groups of every process, without their pictures, in the order of the step's prompts.
+    """The groups of every process, without their pictures, taken from the processes in turn: where
+    none was dropped that is the order of the step's prompts.
 
     `processes.own_places` says which of them are this process's.
     """
