@@ -195,7 +195,7 @@ def kl(**arguments):
         (
             {"trainer.strategy": "fsdp"},
             "trainer.strategy must be one of auto, ddp, fsdp2, fsdp2_offload, zero1, zero2, zero3, "
-            "got 'fsdp'",
+            "zero2_offload, zero3_offload, got 'fsdp'",
         ),
         (
             {"reward.terms.mean": class_of("rewards.Format")},

@@ -45,7 +45,7 @@ def every_converter() -> list[type[Converter]]:
         if isinstance(value, type)
         and issubclass(value, Converter)
         and value.__module__ == module.__name__
-        and value is not Converter
+        and hasattr(value, "name")  # else it is what several scripts share
     ]
 
 

@@ -39,10 +39,11 @@ class Forks:
     def __init__(self) -> None:
         here = Path(__file__).parent
         paths = os.pathsep.join([str(REPOSITORY), str(here), os.environ.get("PYTHONPATH", "")])
+        own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
         self.process = subprocess.Popen(
             [sys.executable, str(here / "forked_runs.py")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONPATH": paths}, cwd=REPOSITORY,
+            env=own | {"PYTHONPATH": paths}, cwd=REPOSITORY,
         )  # fmt: skip
 
     def __call__(self, *request: Any) -> Any:

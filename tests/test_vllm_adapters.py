@@ -7,8 +7,6 @@ Broken on purpose, one at a time, each seen red:
     trained weights that are no adapter let through -> refused where the policy trains more
 """
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,19 +42,14 @@ def change_adapters(setup: Setup) -> None:
 
 
 def break_engine(engine: Any) -> None:
-    if isinstance(engine, VLLMServer):
-        assert engine._process is not None
-        os.killpg(engine._process.pid, signal.SIGKILL)
-    else:
-        engine._llm.llm_engine.engine_core.engine_core.scheduler = None
+    engine._llm.llm_engine.engine_core.engine_core.scheduler = None
 
 
-@pytest.fixture(params=["merged", "alone", "alone, through a server"])
+@pytest.fixture(params=["merged", "alone"])
 def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setup]:
     engine: Any = {
         "merged": lambda: in_process(),
         "alone": lambda: in_process(adapter_rank=8),
-        "alone, through a server": lambda: VLLMServer(adapter_rank=8, max_concurrent=64),
     }[request.param]()
     built = Setup.build("qwen2_5_vl", tmp_path, engine)
     yield with_adapters(built)

@@ -110,9 +110,7 @@ class Attacked(VLLMServer):
             (core,) = [c for c in server.children() if "EngineCore" in " ".join(c.cmdline())]
             # requests wait in front of a stopped engine, so that the attack always finds them there
             os.kill(core.pid, signal.SIGSTOP)
-            if attack == "kill":
-                Timer(1.0, os.kill, (server.pid, signal.SIGKILL)).start()
-            elif attack == "kill engine":
+            if attack == "kill engine":
                 Timer(1.0, os.kill, (core.pid, signal.SIGKILL)).start()
             elif attack == "abort":
                 Timer(1.0, self._http.post, ("abort_requests", {})).start()

@@ -157,10 +157,13 @@ class BenchmarkRuns(L.Callback):
             measures=benchmark.measures(judged),
         )
         found = metrics(figures(evaluation))
-        module.log_metrics(found)
         folder = self._folder(module, name)
         folder.mkdir(parents=True, exist_ok=True)
-        write_samples(judged, folder / SAMPLES)
+        partial = folder / f"{SAMPLES}.partial"  # half of it would be taken for done
+        with module.stages("report"):  # both or neither
+            write_samples(judged, partial)
+            partial.replace(folder / SAMPLES)
+            module.log_metrics(found)
         accuracy = found[f"eval/{name}/accuracy"]
         print(f"step {module.completed_steps}  {name}: accuracy {accuracy:.1%}")
 

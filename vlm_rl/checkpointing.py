@@ -98,6 +98,8 @@ class Checkpoints(L.Callback):
     def _save_if_due(self, trainer: L.Trainer, module: RLModule) -> None:
         step = module.completed_steps
         due = step % self.every_n_steps == 0 or step == module.steps
+        # one that a signal has written lacks the validation that was made up for since
+        due |= processes.gather(runs.step_folder(self.run_dir, step).exists())[0]
         if due or (self.keep_best and _is_new_best(module)):
             self._save(trainer, module)
 

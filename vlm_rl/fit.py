@@ -153,8 +153,10 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
         if notice:
             processes.say(notice)
         callbacks: list[L.Callback] = vars(trainer)["callbacks"]
-        # before the checkpoint of the same step, which says that all of the step is done
-        callbacks[:0] = _benchmarks(config, parts, encoder)
+        # after what is written of a step, which a signal in a benchmark would leave out, and before
+        # the checkpoint, which says that all of the step is done
+        at = next(i for i, callback in enumerate(callbacks) if isinstance(callback, Checkpoints))
+        callbacks[at:at] = _benchmarks(config, parts, encoder)
         heartbeat = Heartbeat(
             Path(config.run_dir), config.hang_timeout_s,
             rank=trainer.global_rank, processes=trainer.world_size,
@@ -168,7 +170,8 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
     trainer.loggers = _loggers(config, resume[0] if resume else 0)
     preemption.join(trainer.world_size)
     ending = one_line_endings("vlm_rl.fit", Path(config.run_dir))
-    with ending, parts.reward, closing(parts.engine), heartbeat:
+    # the line is said before an engine is closed, which may take longer than a launcher waits
+    with parts.reward, closing(parts.engine), ending, heartbeat:
         trainer.fit(
             module, datamodule=data, ckpt_path=resume[1] if resume else None, weights_only=False
         )

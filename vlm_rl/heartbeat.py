@@ -77,6 +77,8 @@ class Heartbeat(L.Callback, Watchdog):
         self._rank = rank
         self._processes = processes
         self._phase = "starting"
+        self._everyone: frozenset[tuple[int, int, str]] = frozenset()
+        self._dead_since: float | None = None
         self._module: RLModule | None = None
 
     def __enter__(self) -> Self:
@@ -108,6 +110,7 @@ class Heartbeat(L.Callback, Watchdog):
     def _refuse_own_folders(self) -> None:
         """End with one line where a process does not find what another one has written."""
         everyone = processes.gather((self._rank, os.getpid(), socket.gethostname()))
+        self._everyone = frozenset(everyone)
         until = time.monotonic() + min(SHARED_S, self._limit_s / 2)
         while (unseen := self._unseen(everyone)) and time.monotonic() < until:
             time.sleep(0.1)
@@ -148,10 +151,28 @@ class Heartbeat(L.Callback, Watchdog):
             self._end(f"rank {self._rank} has been silent for {self._limit_s:g} s")
         elif _written_after(self.folder / NOTICE, self._began):
             self._end(f"rank {self._rank} ends with another process that is silent")
+        elif dead := self._dead():
+            self._put(self.folder / FAILED, dead)
         elif _written_after(self.folder / FAILED, self._began):
             reason = (self.folder / FAILED).read_text()
             print(f"rank {self._rank} ends, {reason}", file=sys.stderr, flush=True)
             os._exit(1)  # it waits for that one in foreign code
+
+    def _dead(self) -> str | None:
+        """Names one that is gone for longer than the main thread needs to be told so: gloo tells
+        it, NCCL lets it wait."""
+        gone = [
+            beat
+            for beat in read_beats(self.folder)
+            if (beat.rank, beat.pid, beat.host) in self._everyone
+            and beat.rank != self._rank
+            and not beat.phase.startswith("ended")
+            and _has_ended(beat)
+        ]
+        self._dead_since = self._dead_since or time.monotonic() if gone else None
+        if self._dead_since is None or time.monotonic() < self._dead_since + GATHER_S:
+            return None
+        return _gone(gone[0])
 
     def _fault_of_others(self, error: Exception) -> str | None:
         """What another process has failed with, or that it is gone; None where the fault is this
@@ -177,12 +198,7 @@ class Heartbeat(L.Callback, Watchdog):
             late = time.monotonic() > until
             gone = [beat for beat in silent if late or _has_ended(beat)]
             time.sleep(0.1)
-        places = [
-            f"rank {beat.rank} is gone (killed? out of memory?), last seen in {beat.phase} of step "
-            f"{beat.step}"
-            for beat in gone
-        ]
-        return "; ".join(places) or None
+        return "; ".join(map(_gone, gone)) or None
 
     def _silent_since(self, since: float) -> list[Beat]:
         """The others whose files are older."""
@@ -252,6 +268,13 @@ def read_beats(folder: Path) -> list[Beat]:
 def _may_be_of_a_collective(error: Exception) -> bool:
     """As gloo (RuntimeError itself) and NCCL answer where another process has left."""
     return type(error) is RuntimeError or isinstance(error, dist.DistError)
+
+
+def _gone(beat: Beat) -> str:
+    return (
+        f"rank {beat.rank} is gone (killed? out of memory?), last seen in {beat.phase} of step "
+        f"{beat.step}"
+    )
 
 
 def _has_ended(beat: Beat) -> bool:

@@ -216,7 +216,7 @@ def _held(run: Run, anatomy: Anatomy) -> list[tuple[Item, bool]]:
         (Item("moments", 2 * own_bytes(run, "moments", trained), PHASES, "AdamW's two, float32"),
          state_on_cpu),
     ]  # fmt: skip
-    if zero and not run.is_cut("weights"):
+    if zero and (run.offloads or not run.is_cut("weights")):
         copy = own_bytes(run, "moments", trained)
         why = "DeepSpeed's own, of what this process steps"
         items.append((Item("second copy of weights", copy, PHASES, why), state_on_cpu))
@@ -349,6 +349,8 @@ def _node(run: Run, anatomy: Anatomy, on_cpu: Sequence[Item]) -> tuple[Item, ...
         items.append(Item("checkpoint", saved, ("run",), "the first process: weights, moments"))
     else:
         items.append(Item("loading", each * whole, ("start",), f"float32, {processes}"))
+        if run.is_cut("weights"):
+            items.append(Item("checkpoint", whole, ("run",), "the first process: weights"))
     if isinstance(run.engine, VLLM) and run.engine.sleep:
         size = each * run.engine.precision * count(anatomy.base) // run.engine.tensor_parallel
         items.append(Item("vLLM asleep", size, ("run",), f"its weights, {processes}"))

@@ -21,7 +21,7 @@ from vlm_rl import processes
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """SIGUSR1: `sbatch --signal=USR1@120` sends it before the time is over."""
 
-CLOSED = ("update", "checkpoint")
+CLOSED = ("update", "report", "checkpoint")
 """The stages in which the run's state changes or is written; the others only read it."""
 
 

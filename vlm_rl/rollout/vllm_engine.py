@@ -88,6 +88,7 @@ class VLLMEngine(VLLMBase):
             with self._vllm(self.startup_timeout_s), _environment(variables):
                 from vllm import LLM
 
+                _leave_room()
                 # a CPU has no memory to hand over, but goes through the same calls
                 frees_memory = self.sleep and torch.cuda.is_available()
                 self._llm = LLM(**self.arguments(), enable_sleep_mode=frees_memory, **place)
@@ -176,6 +177,7 @@ class VLLMEngine(VLLMBase):
     def _wake(self, *parts: str) -> None:
         due = [part for part in parts if part in self._asleep]
         if due:  # a part that is awake must not be woken again
+            _leave_room()
             self._llm.wake_up(tags=due)
             self._asleep -= set(due)
 
@@ -206,6 +208,13 @@ class VLLMEngine(VLLMBase):
                 if isinstance(error, ValueError | VLLMClientError):
                     raise refused(str(error)) from error
                 raise EngineFault(f"{type(error).__name__}: {error}") from error
+
+
+def _leave_room() -> None:
+    """Give back what the trainer's allocator keeps in reserve: vLLM may be another process."""
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 @contextmanager

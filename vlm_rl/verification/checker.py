@@ -26,7 +26,10 @@ OUT_OF_MEMORY = 77
 def main(timeout_s: float, memory_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which then closes us
+    # these are for the trainer, which may finish its step and then closes us; launchers and
+    # terminals send them to every process
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(TIMED_OUT, signal.SIG_DFL)  # ignored and blocked signals are inherited
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {TIMED_OUT})
     algebra = MathVerify()
