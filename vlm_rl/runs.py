@@ -74,7 +74,7 @@ def find_resume(run_dir: Path, config: Mapping[str, Any]) -> tuple[int, Path] | 
         raise ValueError(f"run_dir={run_dir} is a file; give a folder")
     saved = run_dir / CONFIG
     if not saved.exists():
-        # processes that wait for the first one give signs of life there before it has saved anything
+        # the other processes give signs of life there before the first has saved anything
         if run_dir.is_dir() and any(path.name != "heartbeat" for path in run_dir.iterdir()):
             raise ValueError(
                 f"run_dir={run_dir} is not empty and holds no run; give a new name by --run_dir"
