@@ -35,7 +35,7 @@ from vlm_rl.lora import save_adapter
 from vlm_rl.policy import AdaptersOff, Policy, empty_model
 from vlm_rl.records import Prompt
 from vlm_rl.weights import named_parameters, named_weights
-from vlm_rl.zero import ZeroStrategy, gathered, is_cut
+from vlm_rl.zero import ZeroStrategy, gathered, gathered_for_forwards, is_cut
 
 NAMES = (
     "auto", "ddp", "fsdp2", "fsdp2_offload", "zero1", "zero2", "zero3", "zero2_offload",
@@ -236,7 +236,7 @@ def whole(policy: Policy) -> Iterator[None]:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
     try:
-        with gathered(policy.parameters()):
+        with gathered_for_forwards(policy.parameters()):
             yield
     finally:
         for part in parts:

@@ -132,3 +132,23 @@ def gathered(parameters: Iterable[Tensor]) -> Iterator[None]:
 
     with deepspeed.zero.GatheredParameters(cut):
         yield
+
+
+@contextmanager
+def gathered_for_forwards(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """`gathered`, and a forward inside neither cuts again what it has used nor gathers by itself,
+    so that processes may run unequal numbers of them. Without gradients."""
+    cut: list[Any] = [parameter for parameter in parameters if is_cut(parameter)]
+    with gathered(cut):
+        if not cut:
+            yield
+            return
+        modules = cut[0]._z3_optimizer.parameter_offload
+        for hooks in (modules.forward_hooks, modules.backward_hooks):
+            for hook in hooks:
+                hook.remove()
+            hooks.clear()
+        try:
+            yield
+        finally:  # drops the recorded order of the modules too
+            modules._register_deepspeed_module(modules.module)
