@@ -139,6 +139,20 @@ class Replayed(Engine):
         return [draw(1 + k * (longest - 1) // max(size - 1, 1)) for k in range(size)]
 
 
+class Interrupted(Replayed):
+    """Tells its process to end in the second training step after each start."""
+
+    steps = 0
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
+    ) -> list[list[Completion]]:
+        self.steps += group_size > 1
+        if self.steps == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().generate(prompts, group_size=group_size, sampling=sampling, seed=seed)
+
+
 class Judge:
     """Rewards even token ids; those of the problems in `unscored` could not be checked."""
 

@@ -106,7 +106,8 @@ class Checkpoints(L.Callback):
     def _save(self, trainer: L.Trainer, module: RLModule) -> None:
         target = runs.step_folder(self.run_dir, module.completed_steps)
         with module.stages("checkpoint"), _readable_errors(target):
-            if processes.gather(target.exists())[0]:
+            # that of DeepSpeed is a folder, which no rename replaces
+            if processes.gather((target / "trainer.ckpt").is_file())[0]:
                 self._save_again(trainer, target)
             else:
                 self._save_new(trainer, module, target)
@@ -129,8 +130,7 @@ class Checkpoints(L.Callback):
             if trainer.is_global_zero:
                 module.encoder.processor.save_pretrained(partial / "hf")
                 _flush(partial)
-                partial.rename(target)
-                _flush(target.parent)
+                _rename(partial, target)
         except BaseException:  # also a signal: what is left of it would keep a full disk full
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -138,12 +138,16 @@ class Checkpoints(L.Callback):
     def _save_again(self, trainer: L.Trainer, target: Path) -> None:
         """The same weights, with the validation that the first time it was too early for."""
         partial = target / "trainer.ckpt.partial"
-        with _temporary_files_in(target):
-            trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            _flush(target)
-            partial.replace(target / "trainer.ckpt")
-            _flush(target)
+        try:
+            with _temporary_files_in(target):
+                trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                _flush(target)
+                partial.replace(target / "trainer.ckpt")
+                _flush(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     @rank_zero_only
     def _tidy(self, module: RLModule) -> None:
@@ -178,6 +182,17 @@ def _forget_the_step_in_progress(trainer: L.Trainer) -> None:
         counters: list[Any] = [progress.total, progress.current]
         for counter in counters:
             counter.ready = counter.started = counter.completed = counter.processed
+
+
+def _rename(partial: Path, target: Path) -> None:
+    """To the place of an earlier one, where there is such, which is deleted after it."""
+    before = target.with_name(f"{target.name}.before.partial")
+    if target.exists():
+        target.rename(before)
+    partial.rename(target)
+    _flush(target.parent)
+    if before.exists():
+        shutil.rmtree(before)
 
 
 def _delete(path: Path) -> None:
