@@ -14,12 +14,13 @@ from vlm_rl.module import RLModule
 def check_fits(checkpoint: Path, module: RLModule, data: ProblemData) -> None:
     """Raises ValueError with one line for the checkpoint of another model, of other data or of an
     older version."""
-    if not checkpoint.is_file():
-        return  # one that is sharded is not read by one process alone
-    saved = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+    saved = _load(checkpoint)
     own: dict[str, Any] = {"state_dict": dict(module.state_dict())}
     module.on_save_checkpoint(own)  # leaves out what such a run does not keep
-    _check_weights(checkpoint, saved["state_dict"], own["state_dict"])
+    if "state_dict" in saved:
+        before = {"state_dict": saved["state_dict"]}
+        module.on_save_checkpoint(before)  # nor what DeepSpeed keeps beside it
+        _check_weights(checkpoint, before["state_dict"], own["state_dict"])
     missing = own["vlm_rl"].keys() - saved.get("vlm_rl", {}).keys()
     if missing:
         raise ValueError(
@@ -31,6 +32,22 @@ def check_fits(checkpoint: Path, module: RLModule, data: ProblemData) -> None:
         data.load_state_dict(saved[type(data).__name__])
     except ValueError as error:
         raise ValueError(f"{checkpoint}: {error}") from error
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
+    """Of a folder of DeepSpeed what every process has written alike, and the weights where they are
+    not cut."""
+    file, cut = checkpoint, False
+    if checkpoint.is_dir():
+        file = min(checkpoint.glob("*/*_model_states.pt"), default=checkpoint / "no model_states")
+        cut = file.name.startswith("zero_")
+    try:
+        saved: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+    except FileNotFoundError as error:
+        raise ValueError(f"{checkpoint} is no checkpoint of this run: {error}") from error
+    if file is not checkpoint and not cut:
+        saved["state_dict"] = saved["module"]
+    return saved
 
 
 def _check_weights(checkpoint: Path, saved: dict[str, Any], own: dict[str, Any]) -> None:

@@ -122,19 +122,23 @@ def _refuse_read_only(run_dir: Path) -> None:
 def _refuse_damaged(path: Path) -> None:
     """Raise ValueError where a byte of a trainer checkpoint is not what was written. torch itself
     does not look at the checksums and would go on with wrong weights."""
-    if path.is_dir():  # of DeepSpeed: a file of each process, which it checks itself
-        return
+    # of DeepSpeed: a folder with a file of each process, and one of the model or its shares
+    for file in sorted(path.rglob("*.pt")) if path.is_dir() else [path]:
+        damage = _damage(file)
+        if damage is not None:
+            raise ValueError(
+                f"{file} is damaged ({damage}); delete the folder {path.parent} to go on from the "
+                "checkpoint before it, or from the start where there is none"
+            )
+
+
+def _damage(file: Path) -> str | None:
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+        with zipfile.ZipFile(file) as archive:
+            return archive.testzip()
     # a broken directory can also ask for encryption, unknown compression or unknown characters
     except (OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
-        damaged = str(error)
-    if damaged is not None:
-        raise ValueError(
-            f"{path} is damaged ({damaged}); delete the folder {path.parent} to go on from the "
-            "checkpoint before it, or from the start where there is none"
-        )
+        return str(error)
 
 
 def check_same(folder: Path, config: Mapping[str, Any], resumable: Collection[str]) -> None:
