@@ -34,11 +34,12 @@ from torch.distributed.tensor import DTensor
 
 from vlm_rl import advantages, objectives, processes, sharding
 from vlm_rl import fit as command_line
+from vlm_rl.linear_logprobs import TokenStats
 from vlm_rl.lora import LoraSettings
 from vlm_rl.module import OptimizerSettings, UpdateSettings
 from vlm_rl.policy import Policy
 from vlm_rl.prompts import PromptEncoder
-from vlm_rl.records import Completion, Groups, Problem, Prompt, Scores, Verdict
+from vlm_rl.records import Batch, Completion, Groups, Problem, Prompt, Scores, Verdict
 from vlm_rl.rollout import Engine, Sampling
 from vlm_rl.weights import full, is_adapter
 
@@ -137,6 +138,18 @@ class Replayed(Engine):
 
         longest = int(torch.randint(2, self.limit + 1, (1,), generator=generator))
         return [draw(1 + k * (longest - 1) // max(size - 1, 1)) for k in range(size)]
+
+
+class SpoiltOnce(objectives.LUSPO):
+    """The loss of the first update is not a number."""
+
+    first: Any = None
+
+    def __call__(self, stats: TokenStats, batch: Batch, plan: Any) -> objectives.Loss:
+        self.first = plan if self.first is None else self.first
+        loss = super().__call__(stats, batch, plan)
+        factor = torch.nan if plan is self.first else 1.0
+        return loss._replace(terms={name: term * factor for name, term in loss.terms.items()})
 
 
 class Interrupted(Replayed):

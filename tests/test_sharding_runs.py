@@ -49,8 +49,8 @@ class Commands:
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
         return dict(model.state_dict())
 
-    def adapters(self, name: str, step: int) -> dict[str, Tensor]:
-        folder = self.root / name / "checkpoints" / f"step_{step}" / "adapter"
+    def adapters(self, name: str, step: int, part: str = "adapter") -> dict[str, Tensor]:
+        folder = self.root / name / "checkpoints" / f"step_{step}" / part
         return load_file(folder / "adapter_model.safetensors")
 
 

@@ -6,13 +6,21 @@ Tolerances as in `test_sharding_runs`.
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copytree
+from typing import Any
 
 import pytest
-from run_helpers import REWARD_TERMS, rollouts
+import torch
+import yaml
+from run_helpers import REWARD_TERMS, build_module, rollouts
 from test_sharding import largest_difference
 from test_sharding_runs import Commands
 
+from vlm_rl.policy import Policy
+from vlm_rl.prompts import PromptEncoder
 from vlm_rl.report import read_metrics
+from vlm_rl.resuming import check_fits
+from vlm_rl.runs import find_resume
 
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed")
 
@@ -23,6 +31,10 @@ LIVE = {
 }  # fmt: skip
 REPLAYED = {"engine": "sharded_runs.Replayed"}
 INTERRUPTED = {"engine": "sharded_runs.Interrupted", "steps": 5}
+NO_DATA: Any = None
+FROZEN = REPLAYED | {"policy.freeze": '["vision_tower"]'}
+SPOILT = REPLAYED | {"objective": "sharded_runs.SpoiltOnce"}
+LORA = REPLAYED | {"policy__lora": json.dumps({"rank": 4, "alpha": 8, "parts": ["language_model"]})}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +49,13 @@ def commands(
         commands("one", "auto", 1, steps=4, **REPLAYED),
         commands("interrupted", "zero2", 2, **INTERRUPTED),
         commands("interrupted", "zero2", 2, **INTERRUPTED),
+        commands("frozen_whole", "ddp", 2, **FROZEN),
+        commands("frozen_cut", "zero3", 2, **FROZEN),
+        commands("lora_one", "auto", 1, steps=4, **LORA),
+        commands("lora", "zero2", 2, **LORA),
+        commands("lora", "zero2", 2, steps=4, **LORA),
+        commands("spoilt_one", "auto", 1, **SPOILT),
+        commands("spoilt", "zero2_offload", 2, **SPOILT),
     )
     return commands
 
@@ -60,3 +79,57 @@ def test_interrupted_run_goes_on_as_one_that_was_not(commands: Commands) -> None
     metrics = read_metrics(commands.root / "interrupted" / "metrics.csv")
     assert [row["step"] for row in metrics if "val/accuracy" in row] == [0, 2]
     assert not list((commands.root / "interrupted").rglob("*.partial"))
+
+
+def test_reference_of_a_frozen_part_is_not_emptied(commands: Commands) -> None:
+    whole, cut = (commands.weights(name, 2) for name in ("frozen_whole", "frozen_cut"))
+    assert largest_difference(whole, cut) < 5e-5
+
+
+def test_gradients_of_a_skipped_update_are_forgotten(commands: Commands) -> None:
+    """Where they wait on the CPU for the next ones of their update."""
+    alone, together = (commands.weights(name, 2) for name in ("spoilt_one", "spoilt"))
+    assert largest_difference(together, alone) < 5e-5
+    metrics = read_metrics(commands.root / "spoilt" / "metrics.csv")
+    skipped = [row["optim/skipped_updates"] for row in metrics if "policy/loss" in row]
+    assert skipped == [0.5, 0.0], "the first of two updates of the first step alone"
+
+
+def test_adapters_go_on_without_their_base(commands: Commands) -> None:
+    end = commands.adapters("lora_one", 4, "hf")
+    assert largest_difference(commands.adapters("lora_one", 2, "hf"), end) > 1e-3
+    assert largest_difference(commands.adapters("lora", 4, "hf"), end) < 5e-5
+    (state,) = (commands.root / "lora" / "checkpoints").glob("step_4/**/mp_rank_00_model_states.pt")
+    base = commands.root / "one" / "checkpoints" / "step_4" / "hf" / "model.safetensors"
+    assert state.stat().st_size < base.stat().st_size / 2
+
+
+@pytest.mark.parametrize("kind", ["model", "optim"])
+def test_flipped_byte_is_named(
+    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    copytree(commands.root / "interrupted", tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "step_4"
+    file = min(newest.glob(f"trainer.ckpt/*/*{kind}_states.pt"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    with pytest.raises(ValueError, match=f"{file} is damaged .*delete the folder {newest}"):
+        find_resume(tmp_path / "run", config)
+
+
+@pytest.mark.parametrize("name", ["interrupted", "cut"])
+def test_checkpoint_of_another_version_is_refused(
+    commands: Commands, tmp_path: Path, name: str, policy_folder: Path
+) -> None:
+    copytree(commands.root / name / "checkpoints" / "step_2", tmp_path / "step")
+    checkpoint = tmp_path / "step" / "trainer.ckpt"
+    file = min(checkpoint.glob("*/*model_states.pt"))
+    saved = torch.load(file, weights_only=False)
+    del saved["vlm_rl"]["completed_steps"]
+    torch.save(saved, file)
+    policy = Policy.from_pretrained(str(policy_folder))
+    module = build_module(policy, PromptEncoder(str(policy_folder)))
+    with pytest.raises(ValueError, match=f"{checkpoint} was .*it lacks completed_steps"):
+        check_fits(checkpoint, module, NO_DATA)

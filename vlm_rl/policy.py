@@ -144,9 +144,9 @@ class Policy(nn.Module):
         """Whether LoRA adapters are all that is trained."""
         return has_adapters(self.model)
 
-    def reference(self) -> "Policy | AdaptersOff":
+    def reference(self, *, share: bool = True) -> "Policy | AdaptersOff":
         """What the policy is now, before anything is learned, to hold it to."""
-        return AdaptersOff(self) if self.has_adapters else self.frozen_copy()
+        return AdaptersOff(self) if self.has_adapters else self.frozen_copy(share=share)
 
     def empty_copy(self) -> "Policy":
         """A reference that has its weights still to come."""
@@ -155,9 +155,10 @@ class Policy(nn.Module):
         }
         return copy.deepcopy(self, memo=dict(nothing)).requires_grad_(False).eval()
 
-    def frozen_copy(self) -> "Policy":
-        """A reference: the same weights, without gradients. Frozen parts are shared, not copied."""
-        shared = {id(p): p for p in self.parameters() if not p.requires_grad}
+    def frozen_copy(self, *, share: bool = True) -> "Policy":
+        """A reference: the same weights, without gradients. Frozen parts are shared, not copied,
+        unless they may not be, as where those of the policy will be cut."""
+        shared = {id(p): p for p in self.parameters() if share and not p.requires_grad}
         reference = copy.deepcopy(self, memo=dict(shared))
         return reference.requires_grad_(False).eval()
 

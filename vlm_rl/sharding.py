@@ -35,7 +35,7 @@ from vlm_rl.lora import save_adapter
 from vlm_rl.policy import AdaptersOff, Policy, empty_model
 from vlm_rl.records import Prompt
 from vlm_rl.weights import named_parameters, named_weights
-from vlm_rl.zero import ZeroStrategy, gathered, gathered_for_forwards, is_cut
+from vlm_rl.zero import ZeroStrategy, gathered, gathered_for_forwards, is_cut, own_share
 
 NAMES = (
     "auto", "ddp", "fsdp2", "fsdp2_offload", "zero1", "zero2", "zero3", "zero2_offload",
@@ -158,7 +158,10 @@ def shard(
     before the optimizer is built. A strategy that wraps the whole module by itself does not change
     the policy here, and does not cut the reference."""
     if not isinstance(strategy, FSDP2Strategy):
-        reference = policy.reference() if with_reference else None
+        cuts = isinstance(strategy, ZeroStrategy) and strategy.stage == 3
+        if isinstance(strategy, ZeroStrategy):
+            strategy.exclude_frozen_parameters = policy.has_adapters
+        reference = policy.reference(share=not cuts) if with_reference else None
         return reference.to(strategy.root_device) if isinstance(reference, Policy) else reference
     if with_reference and policy.has_adapters:
         strategy.shard(policy, None)
@@ -222,7 +225,7 @@ def checksum(parameters: Iterable[Tensor]) -> str:
     """SHA-256 of what this process holds of them."""
     digest = hashlib.sha256()
     for parameter in parameters:
-        own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        own = parameter.to_local() if isinstance(parameter, DTensor) else own_share(parameter)
         digest.update(own.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

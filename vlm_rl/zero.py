@@ -94,6 +94,9 @@ class ZeroStrategy(DeepSpeedStrategy):
         own = self.deepspeed_engine.optimizer
         if not apply:
             own.zero_grad()
+            # what it does only when it steps or finds gradients that are not finite by itself
+            own.reset_cpu_buffers()
+            own.micro_step_id = 0 if self.stage == 3 else -1
             return torch.tensor(torch.inf)
         own.clip_grad = 0.0 if limit is None else limit
         optimizer.step()
@@ -119,6 +122,12 @@ class _Precision(DeepSpeedPrecision):
 def is_cut(parameter: Tensor) -> bool:
     """Whether this process holds a part of it only."""
     return hasattr(parameter, "ds_id")
+
+
+def own_share(parameter: Tensor) -> Tensor:
+    """What this process holds of it."""
+    share: Tensor = getattr(parameter, "ds_tensor", parameter)
+    return share
 
 
 @contextmanager
