@@ -145,9 +145,11 @@ class RLModule(L.LightningModule):
         metrics |= self.stages.metrics_since(before)
         metrics["rollout/engine_restarts"] = sum(processes.gather(self.engine.restarts))
         self.log_metrics(metrics)
-        outputs = {"rollout": rollout, "advantages": advantages, "dropped": sampled.dropped}
-        outputs |= {"everyone": everyone, "sequences": sequences, "metrics": metrics}
-        return outputs | {"alarm": drift.alarm(found.worst, self.drift_alarm)}
+        return {
+            "rollout": rollout, "everyone": everyone, "dropped": sampled.dropped,
+            "advantages": advantages, "sequences": sequences, "metrics": metrics,
+            "alarm": drift.alarm(found.worst, self.drift_alarm),
+        }  # fmt: skip
 
     def _sampled(self, prompts: Sequence[Prompt]) -> Sampled:
         """The groups of a step; with dynamic sampling new ones in place of the useless."""
