@@ -166,6 +166,14 @@ class Interrupted(Replayed):
         return super().generate(prompts, group_size=group_size, sampling=sampling, seed=seed)
 
 
+class Frozen(Replayed):
+    """Ends where what this process holds of the frozen parameters has no checksum of its own."""
+
+    def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
+        super().start(policy, encoder, sampling)
+        assert sharding.frozen_checksum(policy) != sharding.checksum([]), "nothing is hashed"
+
+
 class Judge:
     """Rewards even token ids; those of the problems in `unscored` could not be checked."""
 

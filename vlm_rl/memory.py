@@ -221,8 +221,9 @@ def _held(run: Run, anatomy: Anatomy) -> list[tuple[Item, bool]]:
         why = "DeepSpeed's own, of what this process steps"
         items.append((Item("second copy of weights", copy, PHASES, why), state_on_cpu))
     if run.with_reference and len(anatomy.base) == len(all_weights):
-        # what is frozen is the policy's own, except where both are cut
-        size = own_bytes(run, "weights", all_weights) if run.is_fsdp else FLOAT * count(trained)
+        # what is frozen is the policy's own, except where that, or both, are cut
+        copied = all_weights if run.is_cut("weights") else trained
+        size = own_bytes(run, "weights", all_weights) if run.is_fsdp else FLOAT * count(copied)
         items.append((Item("reference", size, PHASES, "float32"), weights_on_cpu and run.is_fsdp))
     return items
 
