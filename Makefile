@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 # Compiled once and not in each of the processes that a test of vLLM starts.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart vllm lmms-eval test
+.PHONY: quickstart vllm lmms-eval test test-long
 quickstart: $(VENV)/ready  ## train the tiny policy on rendered pictures, on one CPU, in minutes
 	$(VENV)/bin/python -m data_prep.synthetic --output data/synthetic
 	$(VENV)/bin/python -m vlm_rl.fit --config configs/quickstart.yaml
@@ -17,11 +17,14 @@ vllm: $(VENV)/vllm  ## vLLM beside the rest, its build for CPUs where torch is o
 
 lmms-eval: $(LMMS)/ready  ## lmms-eval in its own environment, see benchmarks/lmms_eval/run.py
 
-test: $(VENV)/vllm  ## linter, type checker and every test
+test: $(VENV)/vllm  ## linter, type checker and tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest -q --numprocesses 2 --dist loadfile
+	$(VENV)/bin/pytest -q -m 'not long' --numprocesses 2 --dist loadfile
+
+test-long: $(VENV)/vllm  ## the tests that `make test` leaves out
+	$(VENV)/bin/pytest -q -m long
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

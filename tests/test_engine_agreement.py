@@ -26,6 +26,7 @@ STRATEGIES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_engine_that_fails_in_the_middle_of_a_stream(
     strategy: str, policy_folder: Path, data_folder: Path, tmp_path: Path

@@ -51,6 +51,7 @@ def test_shape_with_another_number_of_parameters_is_refused() -> None:
         build_policy(build_config(scale), scale.num_parameters)
 
 
+@pytest.mark.long
 def test_tiny_scale_runs_and_its_figures_agree(tmp_path: Path) -> None:
     root, target = Path(__file__).parents[1], tmp_path / "figures.json"
     done = subprocess.run(

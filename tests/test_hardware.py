@@ -49,6 +49,7 @@ def measured(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     return {name: json.loads((out / f"{name}.json").read_text()) for name in CASES}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_bytes_of_a_real_run_are_those_of_the_arithmetic(
     policy_folder: Path, measured: dict[str, dict], case: str

@@ -70,6 +70,7 @@ def _launched(*runs: list[list[str]]) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_slurm_run_is_one_run_and_needs_one_folder(
     policy_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
