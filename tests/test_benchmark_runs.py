@@ -85,6 +85,7 @@ def test_first_answers_are_those_of_the_evaluation_command(
     assert ours == theirs
 
 
+@pytest.mark.long
 def test_answers_and_figures_of_two_processes_are_those_of_one(
     watched: Path, data: Path, data_folder: Path, tmp_path: Path
 ) -> None:

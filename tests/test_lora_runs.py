@@ -142,6 +142,7 @@ def _assert_equal_ends(folder: Path, whole: Path) -> None:
     assert ids[0] == ids[1]
 
 
+@pytest.mark.long
 def test_killed_run_goes_on_bit_for_bit(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     argv = _again(run, folder)

@@ -87,6 +87,7 @@ def test_run_of_two_processes_goes_on_with_one_and_with_three(commands: Commands
             assert _uids(commands.root / name, step) == _uids(commands.root / "one", step)
 
 
+@pytest.mark.long
 def test_adapters_of_two_processes_go_on_with_one_and_of_one_with_two(commands: Commands) -> None:
     """Saved alone and merged: both are those of a run that never was shared."""
     lora = {"rank": 4, "alpha": 8, "parts": ["language_model", "vision_tower"]}

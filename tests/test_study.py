@@ -56,6 +56,7 @@ def config(policy_folder: Path, data_folder: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_study_reports_what_fails_and_goes_on(config: Path, tmp_path: Path, capfd) -> None:
     folder = tmp_path / "study"
     values = yaml.safe_load(config.read_text())

@@ -193,6 +193,7 @@ def test_sampler_that_is_allowed_is_used_and_its_drift_is_seen(
     assert setup.gaps(changed).mean() > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a core for each of two workers")
 def test_two_tensor_parallel_workers_sample_from_the_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
