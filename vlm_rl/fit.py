@@ -192,6 +192,8 @@ def _choose_threads() -> None:
     more threads than free cores make a step tens of times slower."""
     if not torch.cuda.is_available():
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        # transformers imports DeepSpeed, where there is one, which would warn that it found no GPU
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def _check_consistency(config: Namespace, parts: Namespace) -> None:
