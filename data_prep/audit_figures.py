@@ -9,9 +9,9 @@ from typing import Any
 
 from data_prep.audit_golds import AS_IT_STANDS, Form, letter_of
 from data_prep.audit_reading import DataSet, Entry, Picture
+from vlm_rl.data.rows import Skipped
 from vlm_rl.records import IMAGE_MARK
 from vlm_rl.rewards.accuracy import gold_of
-from vlm_rl.rows import Skipped
 from vlm_rl.verification.matching import infer_type
 from vlm_rl.verification.notation import normalise
 from vlm_rl.verification.quantities import plain_number

@@ -9,8 +9,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from vlm_rl.data.rows import ImageStore, Skipped, read_problems
 from vlm_rl.records import Problem
-from vlm_rl.rows import ImageStore, Skipped, read_problems
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from rich.progress import track
 
 from data_prep.audit_figures import distribution
 from data_prep.audit_reading import Entry, Picture
-from vlm_rl.prompts import PromptEncoder
+from vlm_rl.data.prompts import PromptEncoder
 
 PROMPT_LIMITS = (2048, 4096)
 

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import datasets
 
+from vlm_rl.data.tables import Table, open_table
 from vlm_rl.records import AnswerType
-from vlm_rl.tables import Table, open_table
 
 _FILES = (".jsonl", ".json", ".parquet")
 

@@ -23,9 +23,9 @@ from typing import Any
 
 from data_prep.convert import main
 from data_prep.converter import Converter, Draft, Source, revision_of
-from vlm_rl.benchmarks import BENCHMARKS
-from vlm_rl.benchmarks.loading import pictures_of, problem_of
-from vlm_rl.tables import Table, open_table
+from vlm_rl.data.tables import Table, open_table
+from vlm_rl.evaluation.benchmarks import BENCHMARKS
+from vlm_rl.evaluation.benchmarks.loading import pictures_of, problem_of
 
 _BENCHMARK = BENCHMARKS["dynamath"]
 _SPLIT = re.compile(r"all|(?:sample_variant|trial)(10|[1-9])")

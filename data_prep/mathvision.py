@@ -19,8 +19,8 @@ from typing import Any
 
 from data_prep.convert import main
 from data_prep.converter import Converter, Draft
-from vlm_rl.benchmarks import BENCHMARKS
-from vlm_rl.benchmarks.loading import pictures_of, problem_of
+from vlm_rl.evaluation.benchmarks import BENCHMARKS
+from vlm_rl.evaluation.benchmarks.loading import pictures_of, problem_of
 from vlm_rl.records import IMAGE_MARK
 
 _BENCHMARK = BENCHMARKS["mathvision"]

@@ -1,7 +1,7 @@
 """The one format on disk: `FOLDER/<split>.jsonl`, `FOLDER/images/<sha256>.<ext>`, `manifest.json`.
 
-The rows are read by `vlm_rl.rows`; each different image is one file with the bytes that the source
-has. Nothing here depends on the day or the machine: converting twice gives the same bytes.
+The rows are read by `vlm_rl.data.rows`; each different image is one file with the bytes that the
+source has. Nothing here depends on the day or the machine: converting twice gives the same bytes.
 """
 
 import hashlib

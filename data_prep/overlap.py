@@ -16,11 +16,11 @@ from typing import Any
 
 from PIL import Image
 
-from vlm_rl.benchmarks import BENCHMARKS
-from vlm_rl.benchmarks.benchmark import Benchmark
-from vlm_rl.benchmarks.loading import pictures_of, problem_of, rows_of
-from vlm_rl.rows import ImageStore
-from vlm_rl.tables import BadRow, Table, open_table
+from vlm_rl.data.rows import ImageStore
+from vlm_rl.data.tables import BadRow, Table, open_table
+from vlm_rl.evaluation.benchmarks import BENCHMARKS
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark
+from vlm_rl.evaluation.benchmarks.loading import pictures_of, problem_of, rows_of
 
 MIN_CHARACTERS = 20
 LONG = 60

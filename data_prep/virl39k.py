@@ -23,7 +23,7 @@ from huggingface_hub import snapshot_download
 from data_prep.convert import main
 from data_prep.converter import Converter, Draft, Source, items, text
 from data_prep.golds import plain_answer
-from vlm_rl.tables import Table, open_table
+from vlm_rl.data.tables import Table, open_table
 
 _ZIP = "images.zip"
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import vlm_rl  # noqa: F401  (makes torchvision importable for the tests' own imports)
+from tests.support.places import SHARED
 
 torch.set_num_threads(1)
 
@@ -16,11 +17,9 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference numbers and real data, which not everyone has."""
-    beside_repository = Path(__file__).parents[2] / "shared"
-    folder = Path(os.environ.get("VLM_RL_SHARED", beside_repository))
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent; set VLM_RL_SHARED to the folder of reference numbers")
-    return folder
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is absent; set VLM_RL_SHARED to the folder of reference numbers")
+    return SHARED
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +44,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A tiny untrained checkpoint of each family, to be read only."""
-    from tiny import FAMILIES, build_checkpoint
+    from tests.support.tiny import FAMILIES, build_checkpoint
 
     root = tmp_path_factory.mktemp("checkpoints")
     return {family: build_checkpoint(family, root / family) for family in FAMILIES}

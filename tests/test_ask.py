@@ -1,19 +1,19 @@
 """One question to a checkpoint: what is printed, and what is said where it can not be asked."""
 
 import random
-from pathlib import Path
 
 import pytest
 import torch
 
 from data_prep import scenes
+from tests.support.places import TINY_POLICY
 from vlm_rl import ask as command
 from vlm_rl.ask import ask
-from vlm_rl.policy import Policy
-from vlm_rl.prompts import PromptEncoder
+from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.model.policy import Policy
 from vlm_rl.records import Problem, Rows
 
-MODEL = str(Path(__file__).parents[1] / "data_prep" / "warm_start")
+MODEL = str(TINY_POLICY)
 QUESTION = "What is the sum of the bars?"
 
 

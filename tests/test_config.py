@@ -2,18 +2,17 @@
 
 import copy
 import inspect
-from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
 import yaml
 
-from vlm_rl import runs
+from tests.support.places import CONFIGS
 from vlm_rl.config import parse, plain
 from vlm_rl.fit import OURS, build_parser, fit
+from vlm_rl.run import folder as run_folder
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"
 MISSING = object()
 
@@ -109,7 +108,8 @@ def kl(**arguments):
         ),
         (
             {"data.train": [{"path": "x", "wieght": 2}]},
-            "data.train: vlm_rl.data.DataSource has no argument wieght; did you mean weight?",
+            "data.train: vlm_rl.data.datamodule.DataSource has no argument wieght; "
+            "did you mean weight?",
         ),
         (
             {"objective": class_of("objectives.GSPX")},
@@ -315,7 +315,7 @@ def test_later_files_win_and_options_win_over_files(tmp_path):
     before = resolved("--config", str(QUICKSTART))
     merged = resolved("--config", str(QUICKSTART), "--config", overlay, "--optimizer.lr", "4e-6")
     changes = {"steps: 80 -> 7", "optimizer.lr: 5e-05 -> 4e-06"}
-    assert set(runs.differences(before, merged)) == changes
+    assert set(run_folder.differences(before, merged)) == changes
     assert resolved("--config", overlay, "--config", str(QUICKSTART)) == before
 
 
@@ -383,8 +383,8 @@ def test_saved_config_gives_the_same_run(tmp_path):
     config = resolved("--config", path)
     assert config["optimizer"]["lr"] == 1e-6
     assert config["updates"]["max_grad_norm"] is None
-    runs.save_config(tmp_path, config)
-    assert resolved("--config", str(tmp_path / runs.CONFIG)) == config
+    run_folder.save_config(tmp_path, config)
+    assert resolved("--config", str(tmp_path / run_folder.CONFIG)) == config
 
 
 def test_what_the_run_decides_is_of_the_trainer_and_its_substitutes_are_keys():

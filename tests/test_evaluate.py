@@ -20,14 +20,14 @@ from math import comb
 from pathlib import Path
 from typing import Any, ClassVar
 
-import evaluation_helpers as helpers
 import pytest
-from evaluation_helpers import BROKEN, TOO_LONG, WARM_START, figures, lines, run
 
+from tests.support import evaluation_helpers as helpers
+from tests.support.evaluation_helpers import BROKEN, TOO_LONG, WARM_START, figures, lines, run
 from vlm_rl.evaluate import evaluate
-from vlm_rl.policy import Policy
+from vlm_rl.evaluation.responders import PolicyResponder
+from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Problem, Prompt
-from vlm_rl.responding import PolicyResponder
 from vlm_rl.rollout import TransformersEngine
 
 NUM_ROWS = 12
@@ -187,7 +187,7 @@ def majority(group: Sequence[dict[str, Any]]) -> float:
 @pytest.fixture(scope="module")
 def blind(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five problems, also without their pictures; the engine's class keeps what it was asked."""
-    changes = {"blind": "true", "limit": 5, "engine": "test_evaluate.Heard"}
+    changes = {"blind": "true", "limit": 5, "engine": "tests.test_evaluate.Heard"}
     return run(data, tmp_path_factory.mktemp("blind"), logging__wandb="offline", **changes)
 
 
@@ -262,7 +262,7 @@ def test_problems_without_a_brought_response_are_in_no_figure_and_counted(
 
 
 ASK = "--benchmark mathvision --data.mathvision DATA "
-CHAT = f"{ASK} --engine vlm_rl.responding.ChatServer --engine.url http://127.0.0.1:9/v1 "
+CHAT = f"{ASK} --engine vlm_rl.evaluation.ChatServer --engine.url http://127.0.0.1:9/v1 "
 WRONG = {
     "no benchmark": ("--model M", "--benchmark NAME[:SPLIT] is missing"),
     "unknown benchmark": (

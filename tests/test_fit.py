@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from run_helpers import (
+
+from tests.support.places import REPOSITORY
+from tests.support.run_helpers import (
     Listening,
     build_module,
     command,
@@ -18,16 +20,13 @@ from run_helpers import (
     run_module,
     trainer_checkpoint,
 )
-
+from vlm_rl.data.prompts import INSTRUCTIONS, PromptEncoder
 from vlm_rl.fit import build_parser, fit
-from vlm_rl.module import OptimizerSettings, RLModule, UpdateSettings
+from vlm_rl.model.policy import Policy
 from vlm_rl.objectives import GSPO
-from vlm_rl.policy import Policy
-from vlm_rl.prompts import INSTRUCTIONS, PromptEncoder
-from vlm_rl.report import read_metrics
 from vlm_rl.rollout.engine import WHOLE_SOFTMAX
-
-HERE = Path(__file__).parent
+from vlm_rl.run.report import read_metrics
+from vlm_rl.training.module import OptimizerSettings, RLModule, UpdateSettings
 
 CHANGED: dict[str, object] = {
     "steps": 4,
@@ -41,7 +40,7 @@ CHANGED: dict[str, object] = {
     "data.prompts_per_step": 3,
     "data.val_problems": 5,
     "data.val_batch_prompts": 2,
-    "engine": "run_helpers.Listening",
+    "engine": "tests.support.run_helpers.Listening",
     "sampling.temperature": 0.7,
     "sampling.max_completion_tokens": 5,
     "advantage": "vlm_rl.advantages.Centered",
@@ -63,50 +62,52 @@ CHANGED: dict[str, object] = {
 """Keys whose effects are looked for in one run, all away from their defaults."""
 
 ELSEWHERE = {
-    "run_dir": "test_run_folder.py::test_finished_run_names_its_steps_and_the_way_to_extend_it",
-    "policy.path": "test_real_images.py::test_real_images_train_both_families",
+    "run_dir": "run/test_folder.py::test_finished_run_names_its_steps_and_the_way_to_extend_it",
+    "policy.path": "data/test_real_images.py::test_real_images_train_both_families",
     "policy.gradient_checkpointing": "test_fit.py::test_gradient_checkpointing_keeps_the_gradient",
-    "policy.lora": "test_lora_runs.py::test_run_trains_adapters_alone_with_the_whole_machinery",
+    "policy.lora": "run/test_lora_runs.py::test_run_trains_adapters_alone_with_the_whole_machinery",
     "checkpoint.merge_adapter": (
-        "test_lora_runs.py::test_merged_on_request_with_the_adapter_beside_it"
+        "run/test_lora_runs.py::test_merged_on_request_with_the_adapter_beside_it"
     ),
     "prompt.max_prompt_tokens": (
-        "test_data.py::test_limit_is_met_by_a_prompt_of_exactly_that_length"
+        "data/test_data.py::test_limit_is_met_by_a_prompt_of_exactly_that_length"
     ),
     "dynamic_sampling": (
-        "test_dynamic_sampling.py::"
+        "training/test_dynamic_sampling.py::"
         "test_rollout_files_hold_every_sampled_group_and_say_which_was_trained_on"
     ),
-    "kl_in_reward": "test_kl_in_reward.py::test_kl_in_reward_golden",
+    "kl_in_reward": "rewards/test_kl.py::test_kl_in_reward_golden",
     "updates.train_on_truncated": (
-        "test_updates.py::test_truncated_completions_can_be_left_out_of_the_loss"
+        "training/test_updates.py::test_truncated_completions_can_be_left_out_of_the_loss"
     ),
-    "prompt.instruction": "test_prompts.py::test_instruction_stands_where_the_styles_does",
-    "benchmarks": "test_benchmark_runs.py::test_curve_is_that_of_the_samples_at_every_step",
-    "drift_alarm": "test_vllm_runs.py::test_drift_above_its_limit_is_an_alarm_with_the_uid",
+    "prompt.instruction": "data/test_prompts.py::test_instruction_stands_where_the_styles_does",
+    "benchmarks": (
+        "evaluation/test_benchmark_runs.py::test_curve_is_that_of_the_samples_at_every_step"
+    ),
+    "drift_alarm": "rollout/vllm/test_runs.py::test_drift_above_its_limit_is_an_alarm_with_the_uid",
     **{
         f"sampling.{name}": (
-            "test_vllm_engine.py::test_sampler_that_is_allowed_is_used_and_its_drift_is_seen"
+            "rollout/vllm/test_engine.py::test_sampler_that_is_allowed_is_used_and_its_drift_is_seen"
         )
         for name in (*WHOLE_SOFTMAX, "allow_undescribed")
     },
-    "reward.length": "test_length_rewards.py::test_length_term_is_a_term_of_its_own",
-    "data.train": "test_real_images.py::test_real_images_train_both_families",
-    "data.val": "test_real_images.py::test_real_images_train_both_families",
-    "data.on_bad_row": "test_reports.py::test_skipped_rows_are_in_the_summary",
-    "data.num_workers": "test_data.py::test_restart_goes_on_with_the_very_next_step",
-    "reward.terms": "test_reports.py::test_rollout_files_hold_every_completion",
+    "reward.length": "rewards/test_length_rewards.py::test_length_term_is_a_term_of_its_own",
+    "data.train": "data/test_real_images.py::test_real_images_train_both_families",
+    "data.val": "data/test_real_images.py::test_real_images_train_both_families",
+    "data.on_bad_row": "run/test_reports.py::test_skipped_rows_are_in_the_summary",
+    "data.num_workers": "data/test_data.py::test_restart_goes_on_with_the_very_next_step",
+    "reward.terms": "run/test_reports.py::test_rollout_files_hold_every_completion",
     "reward.max_unscored_frac": (
-        "test_malformed_answers.py::test_run_stops_when_too_many_answers_can_not_be_checked"
+        "verification/test_malformed_answers.py::test_run_stops_when_too_many_answers_can_not_be_checked"
     ),
     "updates.max_grad_norm": "test_fit.py::test_gradient_is_clipped_to_max_grad_norm",
     "updates.max_skipped_updates": (
-        "test_updates.py::test_too_many_skipped_updates_in_a_row_stop_the_run"
+        "training/test_updates.py::test_too_many_skipped_updates_in_a_row_stop_the_run"
     ),
-    "optimizer.vision_lr": "test_updates.py::test_vision_lr_is_a_learning_rate_of_its_own",
-    "hang_timeout_s": "test_survival.py::test_hang_names_itself_and_ends_the_run",
-    "logging.wandb": "test_reports.py::test_wandb_run_is_written_offline",
-    "logging.project": "test_reports.py::test_wandb_run_is_written_offline",
+    "optimizer.vision_lr": "training/test_updates.py::test_vision_lr_is_a_learning_rate_of_its_own",
+    "hang_timeout_s": "run/test_survival.py::test_hang_names_itself_and_ends_the_run",
+    "logging.wandb": "run/test_reports.py::test_wandb_run_is_written_offline",
+    "logging.project": "run/test_reports.py::test_wandb_run_is_written_offline",
 }
 """Keys whose effect is shown by another test."""
 
@@ -137,7 +138,7 @@ def test_every_key_has_a_test_of_its_effect() -> None:
     assert CHANGED.keys() | ELSEWHERE.keys() == keys
     for place in ELSEWHERE.values():
         file, _, name = place.partition("::")
-        assert f"def {name}" in (HERE / file).read_text(), place
+        assert f"def {name}" in (REPOSITORY / "tests" / file).read_text(), place
 
 
 def test_counts_of_steps_prompts_and_completions_are_as_configured(changed: Changed) -> None:

@@ -1,80 +1,31 @@
 """The shape of the code: imports go down only, nothing optional is needed, no bag of helpers.
 
-Mutations tried: an import of vlm_rl.module in vlm_rl/prompts.py -> test_imports_go_down_only;
-`import wandb` at the top of vlm_rl/callbacks.py -> test_imports_without_optional_packages.
+Mutations tried: an import of vlm_rl.training.module in vlm_rl/data/prompts.py ->
+test_imports_go_down_only; `import wandb` at the top of vlm_rl/run/progress.py ->
+test_imports_without_optional_packages; a second `class Estimate` -> test_no_name_has_two_meanings.
 """
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.places import REPOSITORY
 
 LAYERS = [
-    {
-        "torchvision_on_cpu",
-        "statistics",
-        "records",
-        "processes",
-        "stages",
-        "suggestions",
-        "verification",
-        "mixture",
-    },
-    {"linear_logprobs", "prompts", "packing", "advantages", "rows", "weights", "tables"},
-    {
-        "objectives",
-        "rewards",
-        "diagnostics",
-        "drift",
-        "length_fairness",
-        "policy",
-        "lora",
-        "anatomy",
-        "activations",
-        "memory",
-        "shapes",
-    },
-    {"padding", "handout", "sharding", "zero"},
-    {
-        "rollout",
-        "data",
-        "runs",
-        "config",
-        "config_errors",
-        "kl_in_reward",
-        "sampling",
-        "settings",
-        "benchmarks",
-        "optimizer",
-        "wandb_loggers",
-    },
-    {"responding", "responses", "judging", "evaluation", "provenance"},
-    {"module"},
-    {
-        "callbacks",
-        "checkpointing",
-        "endings",
-        "heartbeat",
-        "preemption",
-        "resuming",
-        "report",
-        "length_report",
-        "evaluation_figures",
-        "evaluation_plots",
-        "evaluation_markdown",
-        "evaluation_report",
-        "evaluation_screen",
-        "comparison",
-    },
-    {"study_report", "benchmark_runs"},
-    {"evaluate", "fit", "ask", "study", "serve", "verify", "hardware"},
+    {"torchvision_on_cpu", "records", "config", "errors", "ranks"},
+    {"verification", "model", "advantages"},
+    {"data", "objectives", "distributed", "memory"},
+    {"metrics", "rewards", "rollout"},
+    {"training", "evaluation"},
+    {"run"},
+    {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware"},
 ]
-"""Modules and packages of vlm_rl from the bottom up; one may import from its own layer and below.
+"""Files and folders of vlm_rl from the bottom up; one may import from its own layer and below.
 
 The objectives see neither Lightning nor transformers, rewards and verification see no policy, and
 only entry points (the last layer) read a configuration.
@@ -99,11 +50,15 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def _unit(path: Path) -> str:
-    return path.relative_to(ROOT / "vlm_rl").parts[0].removesuffix(".py")
+    return path.relative_to(REPOSITORY / "vlm_rl").parts[0].removesuffix(".py")
 
 
 def _sources() -> list[Path]:
-    return sorted(p for p in (ROOT / "vlm_rl").rglob("*.py") if _unit(p) != "__init__")
+    return sorted(p for p in (REPOSITORY / "vlm_rl").rglob("*.py") if _unit(p) != "__init__")
+
+
+def test_the_package_shows_at_most_14_files():
+    assert len(list((REPOSITORY / "vlm_rl").glob("*.py"))) <= 14
 
 
 def test_every_module_has_a_layer():
@@ -111,7 +66,7 @@ def test_every_module_has_a_layer():
     assert {_unit(path) for path in _sources()} == named
 
 
-@pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", _sources(), ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_imports_go_down_only(path):
     layer = {unit: level for level, units in enumerate(LAYERS) for unit in units}
     for name in _imports(path):
@@ -122,10 +77,31 @@ def test_imports_go_down_only(path):
             assert layer[unit] <= layer[_unit(path)], f"{path} imports upwards: {name}"
 
 
-def test_only_the_rollout_folder_imports_vllm():
+def test_only_its_own_folder_imports_vllm():
     for path in _sources():
-        if _unit(path) != "rollout":
+        if "rollout/vllm/" not in path.as_posix():
             assert not [n for n in _imports(path) if n.split(".")[0] == "vllm"], path
+
+
+def test_every_folder_says_what_it_answers():
+    for folder in {path.parent for path in _sources()}:
+        docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+        assert docstring, f"{folder}/__init__.py has no docstring"
+
+
+def test_no_name_has_two_meanings():
+    """A class or alias at the top of a module is defined once in the package."""
+    places = defaultdict(list)
+    for path in _sources():
+        for node in ast.parse(path.read_text()).body:
+            named = node.targets if isinstance(node, ast.Assign) else [getattr(node, "name", None)]
+            for target in named:
+                name = target if isinstance(node, ast.ClassDef) else getattr(target, "id", "")
+                # an alias of a type is written like a class; constants and functions are local
+                if name and name[0].isupper() and not name.isupper() and len(name) > 1:
+                    places[name].append(path.relative_to(REPOSITORY).as_posix())
+    twice = {name: where for name, where in places.items() if len(where) > 1}
+    assert not twice, "\n".join(f"{name}: {where}" for name, where in twice.items())
 
 
 def test_no_bag_of_helpers():
@@ -134,7 +110,7 @@ def test_no_bag_of_helpers():
 
 
 def test_fit_defines_no_class():
-    tree = ast.parse((ROOT / "vlm_rl/fit.py").read_text())
+    tree = ast.parse((REPOSITORY / "vlm_rl/fit.py").read_text())
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
 
 
@@ -147,7 +123,7 @@ for name in ("vllm", "deepspeed", "wandb", "peft"):
     sys.modules[name] = None
 import vlm_rl
 for module in pkgutil.walk_packages(vlm_rl.__path__, "vlm_rl."):
-    if module.name != "vlm_rl.rollout.weight_receiver":
+    if module.name != "vlm_rl.rollout.vllm.weight_receiver":
         importlib.import_module(module.name)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -1,12 +1,12 @@
 """Every shipped configuration is complete and says what it says of itself."""
 
 import pytest
-from test_config import CONFIGS, resolved
 
-from vlm_rl import runs
+from tests.test_config import CONFIGS, resolved
 from vlm_rl.config import instantiate, parse
 from vlm_rl.fit import build_parser
 from vlm_rl.objectives import GSPO, LUSPO
+from vlm_rl.run import folder as run_folder
 
 RECIPES = sorted(CONFIGS.glob("*_7b_geometry3k.yaml"))
 
@@ -29,7 +29,7 @@ def test_recipes_differ_in_the_objective_alone():
     assert len(RECIPES) == 3
     first, *others = [resolved("--config", str(path)) for path in RECIPES]
     for other in others:
-        changed = {line.partition(":")[0] for line in runs.differences(first, other)}
+        changed = {line.partition(":")[0] for line in run_folder.differences(first, other)}
         assert {key.partition(".")[0] for key in changed} == {"run_dir", "objective"}
 
 

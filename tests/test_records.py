@@ -16,9 +16,9 @@ from itertools import count, pairwise
 
 import pytest
 import torch
-from objective_cases import text_prompt
 
-from vlm_rl.padding import minibatches
+from tests.support.objective_cases import text_prompt
+from vlm_rl.distributed.lockstep import minibatches
 from vlm_rl.records import Batch, Completion, Problem, Prompt, Rows, Scores, Statistic, Verdict
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.places import CONFIGS
+from vlm_rl.run.study_report import Interval, Outcome, acceptance, weight_ratio
 from vlm_rl.study import study
-from vlm_rl.study_report import Interval, Outcome, acceptance, weight_ratio
 
-QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+QUICKSTART = CONFIGS / "quickstart.yaml"
 
 
 @pytest.fixture

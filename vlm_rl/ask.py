@@ -12,8 +12,8 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from vlm_rl.config import one_line_errors, parse
-from vlm_rl.policy import Policy, check_checkpoint
-from vlm_rl.prompts import PromptEncoder, Style
+from vlm_rl.data.prompts import PromptEncoder, Style
+from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.records import Completion, Problem
 from vlm_rl.rollout import Sampling, TransformersEngine
 

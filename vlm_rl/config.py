@@ -15,8 +15,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from vlm_rl.config_errors import choices, explain, hint_of, joined, parameters
-from vlm_rl.suggestions import nearest
+from vlm_rl.errors import choices, explain, hint_of, joined, nearest, parameters
 
 Setting = tuple[str, str | None, Iterable[str]]
 """A key, and the class and the names of arguments that are given to it."""

@@ -31,28 +31,28 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from vlm_rl import runs
-from vlm_rl.benchmarks import BENCHMARKS
-from vlm_rl.benchmarks.benchmark import Benchmark
-from vlm_rl.benchmarks.loading import load
-from vlm_rl.comparison import COMPARISON, compare, print_comparison, write_comparison
 from vlm_rl.config import instantiate, one_line_errors, parse, plain
-from vlm_rl.config_errors import joined
-from vlm_rl.evaluation import PromptSettings, Questions, Task, blind, label, named
-from vlm_rl.evaluation_figures import Evaluation, metrics
-from vlm_rl.evaluation_report import REPORT, SAMPLES, write_report, write_samples
-from vlm_rl.evaluation_screen import print_overview
-from vlm_rl.judging import judge
-from vlm_rl.policy import Policy, check_checkpoint
-from vlm_rl.prompts import PromptEncoder
-from vlm_rl.provenance import problems_digest, versions, weights_digest
+from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.errors import joined
+from vlm_rl.evaluation.benchmarks import BENCHMARKS
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark
+from vlm_rl.evaluation.benchmarks.loading import load
+from vlm_rl.evaluation.comparison import COMPARISON, compare, print_comparison, write_comparison
+from vlm_rl.evaluation.judging import judge
+from vlm_rl.evaluation.provenance import problems_digest, versions, weights_digest
+from vlm_rl.evaluation.report import REPORT, SAMPLES, write_report, write_samples
+from vlm_rl.evaluation.responders import ChatResponder, ChatServer, PolicyResponder, Responder
+from vlm_rl.evaluation.responses import Brought, Gathered, batches_of, read_responses
+from vlm_rl.evaluation.results import Evaluation, metrics
+from vlm_rl.evaluation.screen import print_overview
+from vlm_rl.evaluation.tasks import PromptSettings, Questions, Task, blind, label, named
+from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.records import Problem
-from vlm_rl.responding import ChatResponder, ChatServer, PolicyResponder, Responder
-from vlm_rl.responses import Brought, Gathered, batches_of, read_responses
 from vlm_rl.rewards import Accuracy
 from vlm_rl.rollout import Engine, EngineError, Sampling
 from vlm_rl.rollout.engine import WHOLE_SOFTMAX
-from vlm_rl.wandb_loggers import WandbMode, wandb_loggers
+from vlm_rl.run import folder as run_folder
+from vlm_rl.run.loggers import WandbMode, wandb_loggers
 
 RESUMABLE_KEYS = ("output", "logging")
 
@@ -118,12 +118,12 @@ def evaluate(argv: Sequence[str] | None = None) -> None:
         tasks = _tasks(config, parts, output)
         asked = _asked_of(config, parts, tasks, output)
         settings = plain(parser, config) | asked
-        runs.check_same(output, settings, RESUMABLE_KEYS)
+        run_folder.check_same(output, settings, RESUMABLE_KEYS)
         missing = any(each.responses.missing for task in tasks for each in task.asked)
         if missing and isinstance(parts.engine, Engine):
             parts.engine.check(parts.sampling)
             check_checkpoint(config.model)
-        runs.save_config(output, settings)
+        run_folder.save_config(output, settings)
         if missing:
             _answer_all(config, parts, tasks, output)
     with closing(Accuracy(workers=2)) as accuracy:
@@ -224,7 +224,7 @@ def _asked_of(
         for task in tasks
     }
     weights = weights_digest(config.model) if config.model else None
-    kept = output / runs.CONFIG
+    kept = output / run_folder.CONFIG
     if weights is None and kept.is_file():  # what is answered can be judged without the checkpoint
         weights = yaml.safe_load(kept.read_text()).get("weights")
     return {"questions": questions, "weights": weights}

@@ -22,31 +22,38 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from transformers.utils.logging import disable_progress_bar
 
-from vlm_rl import processes, runs, sharding
+from vlm_rl import ranks
 from vlm_rl.advantages import Advantage
-from vlm_rl.benchmark_runs import BenchmarkRuns, BenchmarkSettings
-from vlm_rl.callbacks import ProgressBars, RolloutFiles, SampleTable
-from vlm_rl.checkpointing import Checkpoints
 from vlm_rl.config import instantiate, one_line_errors, parse, plain
-from vlm_rl.data import ProblemData
-from vlm_rl.endings import one_line_endings
-from vlm_rl.heartbeat import Heartbeat
-from vlm_rl.kl_in_reward import KLInReward
-from vlm_rl.length_report import LengthFairness
-from vlm_rl.lora import check_lora
-from vlm_rl.module import RLModule
+from vlm_rl.data.datamodule import ProblemData
+from vlm_rl.data.prompts import ANSWER_STYLE_OF, PromptEncoder
+from vlm_rl.distributed import strategies
+from vlm_rl.model.lora import check_lora
+from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.objectives import Objective
-from vlm_rl.policy import Policy, check_checkpoint
-from vlm_rl.preemption import Preemption
-from vlm_rl.prompts import ANSWER_STYLE_OF, PromptEncoder
-from vlm_rl.report import MetricsCsv, Summary
-from vlm_rl.resuming import OwedWork, check_fits
 from vlm_rl.rewards import Reward
+from vlm_rl.rewards.kl import KLInReward
 from vlm_rl.rollout import Engine, Sampling, VLLMEngine, VLLMServer, unused_sampler
-from vlm_rl.rollout.vllm_base import VLLMBase
-from vlm_rl.sampling import GroupFilter
-from vlm_rl.settings import OptimizerSettings, UpdateSettings, ValidationSettings, check_groups
-from vlm_rl.wandb_loggers import WandbMode, wandb_loggers
+from vlm_rl.rollout.vllm.base import VLLMBase
+from vlm_rl.run import folder as run_folder
+from vlm_rl.run.benchmarks import BenchmarkRuns, BenchmarkSettings
+from vlm_rl.run.checkpoints import Checkpoints
+from vlm_rl.run.exit_status import one_line_endings
+from vlm_rl.run.heartbeat import Heartbeat
+from vlm_rl.run.length_report import LengthFairness
+from vlm_rl.run.loggers import WandbMode, wandb_loggers
+from vlm_rl.run.progress import ProgressBars, RolloutFiles, SampleTable
+from vlm_rl.run.report import MetricsCsv, Summary
+from vlm_rl.run.resume import OwedWork, check_fits
+from vlm_rl.run.signals import Preemption
+from vlm_rl.training.dynamic_sampling import GroupFilter
+from vlm_rl.training.module import RLModule
+from vlm_rl.training.settings import (
+    OptimizerSettings,
+    UpdateSettings,
+    ValidationSettings,
+    check_groups,
+)
 
 OURS = {
     "logger": "logging.wandb",
@@ -117,7 +124,7 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
     """Train as the command line says; the returned module holds the trained policy.
 
     Raises SystemExit with one line for anything wrong with the configuration or its data, and for
-    every ending in vlm_rl.endings.
+    every ending in vlm_rl.run.exit_status.
     """
     preemption = Preemption()
     with one_line_endings("vlm_rl.fit"), preemption.listening():
@@ -129,7 +136,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
     # what Lightning says at every start is about itself, not about the run
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    if not processes.is_first():
+    if not ranks.is_first():
         disable_progress_bar()  # of loading the weights
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # where the very first update is skipped it warns of a wrong order
@@ -151,7 +158,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
         _check_refill(data, parts.dynamic_sampling)
         notice = unused_sampler(config.policy.path, parts.sampling)
         if notice:
-            processes.say(notice)
+            ranks.say(notice)
         callbacks: list[L.Callback] = vars(trainer)["callbacks"]
         # after what is written of a step, which a signal in a benchmark would leave out, and before
         # the checkpoint, which says that all of the step is done
@@ -165,8 +172,8 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
         module = _module(config, parts, encoder, data, trainer.strategy)
         if resume:
             check_fits(resume[1], module, data)
-    if processes.is_first():
-        runs.save_config(Path(config.run_dir), plain(parser, config))
+    if ranks.is_first():
+        run_folder.save_config(Path(config.run_dir), plain(parser, config))
     trainer.loggers = _loggers(config, resume[0] if resume else 0)
     preemption.join(trainer.world_size)
     ending = one_line_endings("vlm_rl.fit", Path(config.run_dir))
@@ -181,9 +188,9 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
 def _resume(run_dir: Path, config: dict[str, Any]) -> tuple[int, Path] | None:
     """Step and trainer checkpoint to go on from. The first process checks the folder; to the others
     it may look half made, because the first is at work in it."""
-    if processes.is_first():
-        return runs.find_resume(run_dir, config)
-    complete = runs.checkpoints(run_dir)
+    if ranks.is_first():
+        return run_folder.find_resume(run_dir, config)
+    complete = run_folder.checkpoints(run_dir)
     return (complete[-1][0], complete[-1][1] / "trainer.ckpt") if complete else None
 
 
@@ -274,7 +281,7 @@ def _check_golds(data: ProblemData, reward: Reward) -> None:
             f"{lines[0]}, or set data.on_bad_row to skip; {len(lines)} such problems in all"
         )
     for line in lines:
-        processes.say(line)
+        ranks.say(line)
 
 
 def _check_refill(data: ProblemData, dynamic_sampling: GroupFilter | None) -> None:
@@ -293,7 +300,7 @@ def _module(
     config: Namespace, parts: Namespace, encoder: PromptEncoder, data: ProblemData,
     strategy: Strategy,
 ) -> RLModule:  # fmt: skip
-    empty = sharding.awaits_weights(strategy)
+    empty = strategies.awaits_weights(strategy)
     return RLModule(
         policy=Policy.from_pretrained(**vars(parts.policy), seed=config.seed, empty=empty),
         encoder=encoder,
@@ -326,7 +333,7 @@ def _trainer(config: Namespace) -> L.Trainer:
         trainer = _build_trainer(config)
     except MisconfigurationException as error:
         raise ValueError(f"trainer: {error}") from error
-    launcher = processes.launched()
+    launcher = ranks.launched()
     if launcher is not None and launcher[1] != trainer.world_size:
         # under strategy auto each of them would be a run of its own, in one folder
         raise ValueError(
@@ -356,7 +363,7 @@ def _benchmarks(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> 
 
 def _build_trainer(config: Namespace) -> L.Trainer:
     run_dir = Path(config.run_dir)
-    strategy = sharding.build(config.trainer.strategy, config.trainer.precision)
+    strategy = strategies.build(config.trainer.strategy, config.trainer.precision)
     return L.Trainer(
         **vars(config.trainer) | {"strategy": strategy},
         default_root_dir=run_dir,
@@ -383,7 +390,7 @@ def _build_trainer(config: Namespace) -> L.Trainer:
 
 def _loggers(config: Namespace, resume_step: int) -> list[Logger]:
     run_dir = Path(config.run_dir)
-    if not processes.is_first():
+    if not ranks.is_first():
         return []
     return [
         MetricsCsv(run_dir, resume_step),

@@ -12,11 +12,9 @@ from jsonargparse import Namespace
 from rich.console import Console
 from rich.table import Table
 
-from vlm_rl.anatomy import Anatomy, count, dissect
 from vlm_rl.config import instantiate, one_line_errors, parse
 from vlm_rl.fit import OURS, build_parser
-from vlm_rl.lora import LoraSettings
-from vlm_rl.memory import (
+from vlm_rl.memory.estimate import (
     NODE_PHASES,
     PHASES,
     USABLE,
@@ -28,10 +26,12 @@ from vlm_rl.memory import (
     Transformers,
     estimate,
 )
-from vlm_rl.policy import check_checkpoint
+from vlm_rl.memory.model_shape import Anatomy, count, dissect
+from vlm_rl.memory.published import QWEN2_5_VL
+from vlm_rl.model.lora import LoraSettings
+from vlm_rl.model.policy import check_checkpoint
 from vlm_rl.rollout import TransformersEngine
-from vlm_rl.rollout.vllm_engine import VLLMEngine
-from vlm_rl.shapes import QWEN2_5_VL
+from vlm_rl.rollout.vllm.engine import VLLMEngine
 
 GPU_GB = (24, 40, 80, 141)
 GB = 1e9

@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 
 from vlm_rl.config import instantiate, one_line_errors, parse
+from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.fit import build_parser
-from vlm_rl.policy import check_checkpoint
-from vlm_rl.prompts import PromptEncoder
+from vlm_rl.model.policy import check_checkpoint
 from vlm_rl.rollout import VLLMServer
 
 

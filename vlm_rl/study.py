@@ -30,10 +30,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from vlm_rl import runs
 from vlm_rl.config import one_line_errors, parse
-from vlm_rl.study_report import Outcome, read_outcome, write_report
-from vlm_rl.suggestions import nearest
+from vlm_rl.errors import nearest
+from vlm_rl.run import folder as run_folder
+from vlm_rl.run.study_report import Outcome, read_outcome, write_report
 
 Settings = dict[str, dict[str, Any]]
 
@@ -54,7 +54,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / runs.SUMMARY).exists()
+        return (self.folder / run_folder.SUMMARY).exists()
 
 
 def build_parser() -> ArgumentParser:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vlm_rl.linear_logprobs import TokenStats
+from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.objectives.aggregations import Aggregation, masked_sum
 from vlm_rl.objectives.regularizers import Regularizer
 from vlm_rl.objectives.token_weights import AllSum, Scalars, TokenWeight

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vlm_rl.linear_logprobs import TokenStats
+from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.objectives.aggregations import Aggregation, masked_sum
 from vlm_rl.objectives.ratios import Ratio
 from vlm_rl.objectives.regularizers import Regularizer

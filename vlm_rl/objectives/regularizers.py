@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vlm_rl.linear_logprobs import TokenStats
+from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.objectives.aggregations import Aggregation
 from vlm_rl.objectives.state import Stateful
 from vlm_rl.objectives.surrogates import MAX_LOG_RATIO

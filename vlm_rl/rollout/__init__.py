@@ -4,8 +4,8 @@ from vlm_rl.rollout.checkpoint_sampler import unused_sampler
 from vlm_rl.rollout.engine import Engine, Sampling
 from vlm_rl.rollout.faults import EngineError
 from vlm_rl.rollout.transformers_engine import TransformersEngine
-from vlm_rl.rollout.vllm_engine import VLLMEngine
-from vlm_rl.rollout.vllm_server import VLLMServer
+from vlm_rl.rollout.vllm.engine import VLLMEngine
+from vlm_rl.rollout.vllm.server import VLLMServer
 
 __all__ = [
     "Engine",

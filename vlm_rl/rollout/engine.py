@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlm_rl.policy import Policy
-from vlm_rl.prompts import PromptEncoder
+from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Prompt
 
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")

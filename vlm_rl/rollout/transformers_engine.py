@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from vlm_rl.policy import Policy
-from vlm_rl.prompts import PromptEncoder
+from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.distributed.strategies import whole
+from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Prompt
 from vlm_rl.rollout.engine import STOP_TOKENS, Engine, Sampling
-from vlm_rl.sharding import whole
 
 COMPACT_BELOW = 0.75
 """Ended rows are dropped once the living share falls below this: dropping copies the cache."""

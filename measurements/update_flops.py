@@ -1,0 +1,55 @@
+"""What an update of a Qwen2.5-VL needs to compute, in FLOPs, whatever the code computes besides.
+
+6 per weight and token that passes it (forward 2, backward 4), attention over the pairs that see
+each other, the head for completion tokens only. Left out: norms, rotations, softmax, the optimizer,
+and what gradient checkpointing computes a second time.
+"""
+
+from typing import Any
+
+from vlm_rl.model.packing import Packed
+
+
+def update_flops(packed: Packed, config: Any) -> float:
+    """Forward and backward of one packed forward, the backward counted twice the forward."""
+    text, vision = config.text_config, config.vision_config
+    head_dim = text.hidden_size // text.num_attention_heads
+    keys = text.num_key_value_heads * head_dim
+    # queries and output; keys and values; gate, up and down
+    layer = 2 * text.hidden_size**2 + 2 * text.hidden_size * keys
+    layer += 3 * text.hidden_size * text.intermediate_size
+    forward = 2.0 * text.num_hidden_layers * layer * packed.token_ids.shape[1]
+    forward += 4.0 * text.num_hidden_layers * text.hidden_size * visible_pairs(packed)
+    forward += 2.0 * text.vocab_size * text.hidden_size * len(packed.targets)
+    grids = [] if packed.grid_thw is None else packed.grid_thw.tolist()
+    return 3 * (forward + sum(_tower_flops(h, w, vision) for _, h, w in grids))
+
+
+def visible_pairs(packed: Packed) -> int:
+    """Pairs of query and key: causal in prompt and completion, and completions see their prompt."""
+    pairs = 0
+    for prompt in packed.prompt_of.unique():
+        lengths = packed.segment[packed.prompt_of == prompt].bincount().tolist()
+        pairs += sum(length * (length + 1) // 2 for length in lengths)
+        pairs += lengths[0] * sum(lengths[1:])
+    return pairs
+
+
+def _tower_flops(height: int, width: int, vision: Any) -> float:
+    """Forward over an image of `height` x `width` patches."""
+    hidden, merge = vision.hidden_size, vision.spatial_merge_size
+    patches = height * width
+    patch_dim = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    weights = vision.depth * (4 * hidden**2 + 3 * hidden * vision.intermediate_size)
+    merged = hidden * merge**2
+    merger = merged * (merged + vision.out_hidden_size) / merge**2
+    side = vision.window_size // vision.patch_size
+    windows = _squares(height, side) * _squares(width, side)
+    whole = len(vision.fullatt_block_indexes)
+    pairs = whole * patches**2 + (vision.depth - whole) * windows
+    return 2.0 * patches * (hidden * patch_dim + weights + merger) + 4.0 * hidden * pairs
+
+
+def _squares(length: int, side: int) -> int:
+    """Sum of the squares of the pieces of at most `side` that `length` is cut into."""
+    return length // side * side**2 + (length % side) ** 2

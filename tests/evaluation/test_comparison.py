@@ -1,0 +1,203 @@
+"""Two evaluations of the same questions: goldens, refusals, noise, and what is written.
+
+Broken on purpose, one at a time, each seen red:
+    different questions accepted -> different questions are refused
+    paired by position -> pairing finds what unpaired intervals hide
+    no Holm; a sentence without it -> Holm correction, sentence after correction
+    other clusters accepted -> folders that can not be compared
+    golds not compared; questions not compared -> the same ids for other questions
+    length difference turned round -> lengths are compared
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.evaluation.test_report import question
+from vlm_rl.evaluation.comparison import compare, print_comparison, write_comparison
+from vlm_rl.evaluation.report import write_samples
+
+
+def folder(path: Path, marks: dict[str, str], *, benchmark="mathvision", **fields) -> Path:
+    """An evaluation folder with a question per uid; see `question` for the marks."""
+    (path / benchmark).mkdir(parents=True, exist_ok=True)
+    judged = [one for uid, letters in marks.items() for one in question(uid, letters, **fields)]
+    write_samples(judged, path / benchmark / "samples.jsonl")
+    return path
+
+
+def test_difference_is_paired_by_question(tmp_path: Path):
+    # 8 questions, in another order on the second side: differences 1, 1, 1, -1, 0, 0, 0, 0
+    first = folder(tmp_path / "a", dict(zip("abcdefgh", "wwwrrrww", strict=True)))
+    second = folder(tmp_path / "b", dict(zip("hgfedcba", "wwrrwrrr", strict=True)))
+    (found,) = compare(first, second).benchmarks
+    oracle = stats.ttest_1samp([1, 1, 1, -1, 0, 0, 0, 0], 0)
+    assert (found.first.mean, found.second.mean) == (3 / 8, 5 / 8)
+    assert found.accuracy.mean == pytest.approx(0.25)
+    assert found.accuracy.p_value == pytest.approx(oracle.pvalue)
+    assert found.holm_p == found.accuracy.p_value
+    assert found.accuracy.mcnemar_p == pytest.approx(10 / 16)  # 3 of 4: (1 + 4) / 16 twice
+    assert found.sentence.endswith("the difference is within noise.")
+    assert "+25.0 points" in found.sentence
+
+
+def test_failed_checks_are_left_out_and_counted(tmp_path: Path):
+    first = folder(tmp_path / "a", {"a": "rt", "b": "tt", "c": "ww"})
+    second = folder(tmp_path / "b", {"a": "ww", "b": "rr", "c": "rt"})
+    comparison = compare(first, second)
+    (found,) = comparison.benchmarks
+    assert found.without_verdict == 1
+    assert (found.first.mean, found.second.mean) == (0.5, 0.5)
+    write_comparison(comparison, tmp_path / "out")
+    assert "1 questions are left out" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_different_questions_are_refused_unless_asked(tmp_path: Path):
+    first = folder(tmp_path / "a", {"a": "r", "b": "r", "c": "w"})
+    second = folder(tmp_path / "b", {"b": "w", "c": "w", "d": "r", "e": "r", "f": "r"})
+    with pytest.raises(ValueError, match=r"1 questions stand in .* and 3 in .*, 2 in both"):
+        compare(first, second)
+    (found,) = compare(first, second, common_only=True).benchmarks
+    assert (found.only_first, found.only_second, found.accuracy.num_questions) == (1, 3, 2)
+    assert (found.first.mean, found.second.mean) == (0.5, 0)
+
+
+def test_folders_that_can_not_be_compared(tmp_path: Path):
+    first = folder(tmp_path / "a", {"a": "r"})
+    with pytest.raises(ValueError, match="no benchmark in common"):
+        compare(first, folder(tmp_path / "b", {"a": "r"}, benchmark="aime24"))
+    with pytest.raises(ValueError, match=r"holds no <benchmark>/samples\.jsonl"):
+        compare(first, tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no question has a verdict in both"):
+        compare(first, folder(tmp_path / "c", {"a": "t"}))
+    versions = folder(tmp_path / "d", {"a": "r"}, meta={"cluster": "one"})
+    with pytest.raises(ValueError, match=r"'a' is a version of a and of one.*evaluate both again"):
+        compare(first, versions)
+
+
+def test_same_ids_for_other_questions_are_refused(tmp_path: Path):
+    marks = {"a": "r", "b": "r"}
+    first = folder(tmp_path / "a", marks)
+    golds = folder(tmp_path / "b", marks, answer="8")
+    with pytest.raises(ValueError, match=r"2 of 2 ids have different golds .*'a' \('7' and '8'\)"):
+        compare(first, golds, common_only=True)
+    texts = folder(tmp_path / "c", marks, text="What is that?")
+    with pytest.raises(
+        ValueError, match=r"2 of 2 ids have different questions .* the first is 'a'"
+    ):
+        compare(first, texts)
+    choices = folder(tmp_path / "d", marks, choices=("6", "7"))
+    with pytest.raises(ValueError, match="different questions"):
+        compare(first, choices)
+    marked = folder(tmp_path / "e", marks, text="<image>What is <image 2> it?")
+    assert len(compare(first, marked).benchmarks) == 1
+
+
+def test_versions_of_a_question_are_one_draw(tmp_path: Path):
+    uids = [f"q{i}" for i in range(12)]
+    (tmp_path / "a" / "x").mkdir(parents=True)
+    (tmp_path / "b" / "x").mkdir(parents=True)
+    for side, mark in (("a", "w"), ("b", "r")):
+        judged = [
+            one
+            for i, uid in enumerate(uids)
+            for one in question(uid, mark if i < 6 else "w", meta={"cluster": str(i // 6)})
+        ]
+        write_samples(judged, tmp_path / side / "x" / "samples.jsonl")
+    (found,) = compare(tmp_path / "a", tmp_path / "b").benchmarks
+    assert found.accuracy.num_clusters == 2
+    assert found.accuracy.within_noise  # six gained questions, but all versions of one
+    assert found.accuracy.mcnemar_p == pytest.approx(2 / 2**6)
+
+
+def test_lengths_are_compared_where_both_know_them(tmp_path: Path):
+    first = folder(tmp_path / "a", {"a": "rw", "b": "ww"}, lengths=[10, 20])
+    second = folder(tmp_path / "b", {"a": "r", "b": "w"}, lengths=[18])
+    (found,) = compare(first, second).benchmarks
+    assert found.length.mean == 3
+    assert found.length.low is None  # no spread, so no interval
+    unknown = folder(tmp_path / "c", {"a": "r", "b": "w"})
+    assert compare(first, unknown).benchmarks[0].length is None
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """Three benchmarks: one clearly better, one better alone but not of three, one equal; and one
+    that only the first side has."""
+    root = tmp_path_factory.mktemp("sides")
+    uids = [f"q{i}" for i in range(40)]
+    gains = {"clear": 20, "alone": 6, "same": 0}
+    for name, gain in gains.items():
+        folder(root / "a", dict.fromkeys(uids, "w"), benchmark=name)
+        marks = {uid: "r" if i < gain else "w" for i, uid in enumerate(uids)}
+        folder(root / "b", marks, benchmark=name)
+    folder(root / "a", {"a": "r"}, benchmark="extra")
+    return root
+
+
+def test_holm_correction_over_benchmarks(several: Path):
+    found = {one.benchmark: one for one in compare(several / "a", several / "b").benchmarks}
+    p_values = {name: one.accuracy.p_value for name, one in found.items()}
+    assert found["clear"].holm_p == pytest.approx(3 * p_values["clear"])
+    assert found["alone"].holm_p == pytest.approx(2 * p_values["alone"])
+    assert p_values["same"] == found["same"].holm_p == 1
+    assert "the second is better" in found["clear"].sentence
+    assert found["same"].sentence.endswith("the difference is within noise.")
+
+
+def test_sentence_after_correction(tmp_path: Path):
+    # 5 gained of 40: p = 0.02 alone, 0.06 of three
+    uids = [f"q{i}" for i in range(40)]
+    for name in ("x", "y", "z"):
+        folder(tmp_path / "a", dict.fromkeys(uids, "w"), benchmark=name)
+        marks = {uid: "r" if i < 5 else "w" for i, uid in enumerate(uids)}
+        folder(tmp_path / "b", marks, benchmark=name)
+    found = compare(tmp_path / "a", tmp_path / "b").benchmarks[0]
+    assert found.accuracy.p_value < 0.05 < found.holm_p
+    assert "not after correcting for the number of benchmarks" in found.sentence
+    (alone,) = compare(*(_only(tmp_path / side, "x") for side in "ab")).benchmarks
+    assert "the second is better" in alone.sentence
+
+
+def _only(side: Path, benchmark: str) -> Path:
+    target = side.parent / f"{side.name}_only"
+    (target / benchmark).mkdir(parents=True)
+    (side / benchmark / "samples.jsonl").rename(target / benchmark / "samples.jsonl")
+    return target
+
+
+def test_comparison_is_written_and_shown(several: Path, tmp_path: Path, capsys):
+    comparison = compare(several / "a", several / "b")
+    write_comparison(comparison, tmp_path / "out")
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "* Only the first has extra: not compared." in text.splitlines()
+    assert "Holm's correction for comparing on several benchmarks" in text
+    plain = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert plain["only_first"] == ["extra"]
+    by_name = {one["benchmark"]: one for one in plain["benchmarks"]}
+    assert by_name["clear"]["accuracy"]["mean"] == 0.5
+    assert "within noise" in by_name["same"]["sentence"]
+    print_comparison(comparison)
+    shown = capsys.readouterr().out
+    assert "same: second +0.0 points" in shown
+    assert "+50.0 [" in shown
+
+
+def test_pairing_finds_what_unpaired_intervals_hide(tmp_path: Path):
+    # 200 questions of eight samples, the second side right a tenth more often
+    generator = np.random.default_rng(0)
+    chances = generator.beta(0.5, 0.5, 200)
+    sides = [
+        {
+            f"q{i}": "".join(generator.permutation(list("r" * n + "w" * (8 - n))))
+            for i, n in enumerate(generator.binomial(8, np.clip(chances + shift, 0, 1)))
+        }
+        for shift in (0, 0.05)
+    ]
+    first, second = (folder(tmp_path / str(i), side) for i, side in enumerate(sides))
+    (found,) = compare(first, second).benchmarks
+    assert found.first.high > found.second.low
+    assert not found.accuracy.within_noise

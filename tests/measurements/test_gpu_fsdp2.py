@@ -1,0 +1,88 @@
+"""The benchmark of the update, at its tiny scale on a CPU: its figures agree with each other and
+its FLOPs with what torch counts.
+
+Broken on purpose, one at a time, each seen red: completions that do not see their prompt in
+`visible_pairs`; windows cut off at the border of the picture; a merger that is read for every
+patch; `build_policy` without the check.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from measurements.random_qwen import (
+    SCALES,
+    build_config,
+    build_encoder,
+    build_policy,
+    build_prompts,
+)
+from measurements.update_flops import update_flops, visible_pairs
+from tests.support.places import REPOSITORY
+from tests.support.tiny import completion_of
+from vlm_rl.model.packing import pack, shared_prefix_mask
+from vlm_rl.records import Rows
+
+TINY = SCALES["tiny"]
+
+
+def test_update_flops_are_those_that_torch_counts() -> None:
+    config = build_config(TINY)
+    policy = build_policy(config, TINY.num_parameters).eval()
+    # a picture of whole windows, and one whose last windows are cut
+    prompts = build_prompts(build_encoder(64 * 28 * 28), ((224, 112), (300, 180)), 2)
+    groups = [[completion_of(range(n)) for n in lengths] for lengths in ((5, 9), (3, 1))]
+    packed = pack(Rows.build(prompts, groups, torch.ones(2, 2, dtype=torch.bool)))
+    positions = packed.token_ids.shape[1]
+    pairs = visible_pairs(packed)
+    assert pairs == int(shared_prefix_mask(packed.prompt_of, packed.segment).sum())
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        policy(packed, 1.0, False)
+    text = config.text_config  # its attention computes what is masked too
+    hidden_pairs = 4 * text.num_hidden_layers * text.hidden_size * (positions**2 - pairs)
+    assert counter.get_total_flops() == update_flops(packed, config) / 3 + hidden_pairs
+
+
+def test_shape_with_another_number_of_parameters_is_refused() -> None:
+    scale = replace(TINY, text=TINY.text | {"num_hidden_layers": 3})
+    with pytest.raises(ValueError, match=r"the shape has \d+ parameters, 343872 were expected"):
+        build_policy(build_config(scale), scale.num_parameters)
+
+
+@pytest.mark.long
+def test_tiny_scale_runs_and_its_figures_agree(tmp_path: Path) -> None:
+    root, target = REPOSITORY, tmp_path / "figures.json"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "measurements.gpu_fsdp2", "--scale=tiny", "--compare",
+            "--peak_tflops=0.5", f"--json={target}",
+        ],
+        cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True,
+        timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "step 3: " in done.stdout
+    assert "343,872 parameters, fsdp2 bf16-mixed, 1 x CPU" in " ".join(done.stdout.split())
+    found = json.loads(target.read_text())
+    work = TINY.work
+    assert found["processes"] == 1
+    assert found["completion_tokens"] == work["prompts"] * work["group_size"] * work["tokens"]
+    assert found["positions"] > found["completion_tokens"]
+    assert found["positions_per_s"] == pytest.approx(found["positions"] / found["update_s"])
+    assert found["mfu"] == pytest.approx(found["update_tflop"] / found["update_s"] / 0.5)
+    assert found["update_s"] == found["seconds"][-1]["update"]
+    assert found["peak_memory_gb"] == {}
+    assert len(found["losses"]) == len(found["grad_norms"]) == 3
+    assert all(map(math.isfinite, [*found["losses"], *found["grad_norms"]]))
+    # bfloat16 rounds to 2^-8; without autocast's float32 norms and residuals a little more
+    assert all(value < 0.02 for value in found["difference"].values())
+    assert any(value > 0 for value in found["difference"].values())

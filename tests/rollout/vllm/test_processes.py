@@ -1,0 +1,135 @@
+"""vLLM where training runs in two processes, with weights cut between them (FSDP2, float32).
+
+One launch of three runs: a worker killed in the middle of a step, an engine beyond its ceiling, a
+server that both processes share. Log-probabilities of the engines are compared with the policy's by
+the run itself, at 1e-4 nats a token.
+
+Seen red once: vLLM's own end of an engine, which destroys the trainer's process group -> killed.
+The rest of what processes must agree about is in test_engine_agreement.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.distributed.test_strategies import launch
+from tests.support.run_helpers import command, rollouts, same, trainer_checkpoint
+from tests.support.vllm_setup import MISSING
+from vlm_rl import fit
+from vlm_rl.run.report import read_metrics
+
+pytest.importorskip("vllm", reason=MISSING)
+
+SMALL = {"kv_cache_gib": 1 / 16, "max_concurrent": 64}
+SECONDS = 600
+
+
+class Runs:
+    """Folders of the runs by name, and what they printed."""
+
+    def __init__(self, root: Path, output: str) -> None:
+        self.root, self.output = root, output
+
+    def trained(self, name: str) -> list[dict[str, float]]:
+        rows = read_metrics(self.root / name / "metrics.csv")
+        return [row for row in rows if "drift/abs_max" in row]
+
+
+@pytest.fixture(scope="module")
+def runs(policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    root = tmp_path_factory.mktemp("runs")
+    monkeypatch = pytest.MonkeyPatch()
+
+    def entry(
+        name: str, engine: str, *, every: int = 2, status: int = 0, lora: str = "null", **of: Any
+    ) -> Any:
+        argv = command(
+            policy_folder, data_folder, root / name, steps=3, data__prompts_per_step=3,
+            data__val_problems=3, validation__every_n_steps=3, checkpoint__every_n_steps=every,
+            policy__lora=lora,
+            engine=json.dumps({"class_path": engine, "init_args": SMALL | of}),
+        )  # fmt: skip
+        return {"strategy": "fsdp2", "processes": 2, "argv": argv, "status": status}
+
+    monkeypatch.setenv("SHARDED_RUNS_SECONDS", str(SECONDS))
+    output = launch(
+        {
+            "checkpoints": {},
+            "out": "",
+            "runs": [
+                entry("killed", "tests.support.vllm_setup.Killed", rank=1, dies_at=2),
+                entry(
+                    "ceiling",
+                    "tests.support.vllm_setup.Killed",
+                    rank=0,
+                    dies_at=3,
+                    max_restarts=0,
+                    every=9,
+                    status=3,
+                ),
+                entry("shared", "vlm_rl.rollout.VLLMServer", lora='{"rank": 4}', adapter_rank=8),
+            ],
+        },
+        seconds=SECONDS,
+    )
+    monkeypatch.undo()
+    return Runs(root, output)
+
+
+@pytest.mark.timeout(SECONDS)
+@pytest.mark.parametrize("name", ["killed", "ceiling", "shared"])
+def test_every_process_samples_from_the_policy_before_and_after_updates(
+    runs: Runs, name: str
+) -> None:
+    rows = runs.trained(name)
+    assert len(rows) == (2 if name == "ceiling" else 3)
+    assert max(row["drift/abs_max"] for row in rows) < 1e-4
+
+
+def test_worker_killed_in_the_middle_of_a_step_changes_nothing_but_the_count(runs: Runs) -> None:
+    """Until its own end the run beyond the ceiling is the same one, undisturbed."""
+    assert [row["rollout/engine_restarts"] for row in runs.trained("killed")] == [0, 1, 1]
+    disturbed, undisturbed = rollouts(runs.root / "killed"), rollouts(runs.root / "ceiling")
+    assert list(undisturbed) == [f"step_00000{s}_rank_{r}.jsonl" for s in (1, 2) for r in (0, 1)]
+    for name, rows in undisturbed.items():
+        assert [row["token_ids"] for row in rows] == [row["token_ids"] for row in disturbed[name]]
+    ours, theirs = (trainer_checkpoint(runs.root / name, 2) for name in ("killed", "ceiling"))
+    assert same(ours["state_dict"], theirs["state_dict"])
+    assert same(ours["optimizer_states"], theirs["optimizer_states"])
+
+
+def test_engine_beyond_its_ceiling_stops_all_processes_with_one_line_and_a_checkpoint(
+    runs: Runs,
+) -> None:
+    """The launch looks at the status of both; no checkpoint is due before step 3."""
+    (line,) = [line for line in runs.output.splitlines() if "vlm_rl.fit:" in line]
+    assert "failed 1 times in a row, last: rank 0: RuntimeError" in line
+    assert "stopped after step 2 with a checkpoint" in line
+    checkpoint = runs.root / "ceiling" / "checkpoints" / "step_2"
+    assert (checkpoint / "hf" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"engine": "vlm_rl.rollout.VLLMServer", "trainer.num_nodes": 2},
+            "VLLMServer without url is for the processes of one machine",
+        ),
+    ],
+    ids=["server of another machine"],
+)
+def test_what_can_not_work_is_refused_in_one_line(
+    options: dict[str, object],
+    words: str,
+    policy_folder: Path,
+    data_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        fit.fit(command(policy_folder, data_folder, tmp_path, **options))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line

@@ -1,0 +1,160 @@
+"""vLLM as a server: the one of `python -m vlm_rl.serve`, and one that a run starts and loses.
+
+Broken on purpose, one at a time, each seen red:
+    images sent as JPEG -> the proof at the start, so every test
+    the length of the server's model not looked at -> server started otherwise
+    a server that outlives its run -> own server
+    complaints of the weight stream taken for faults -> renamed weight
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.places import REPOSITORY
+from tests.support.run_helpers import QUICKSTART
+from tests.support.vllm_setup import MISSING, Setup, tokens_of
+from vlm_rl.distributed.strategies import whole_weights
+from vlm_rl.rollout import Sampling, VLLMServer
+from vlm_rl.rollout.faults import EngineFault, EngineMismatch
+from vlm_rl.rollout.vllm.server import Http
+
+pytest.importorskip("vllm", reason=MISSING)
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
+    """A server that somebody else started, and the engine of a run that was told where it is."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    engine = VLLMServer(url=url, max_concurrent=64, silence_timeout_s=60, startup_timeout_s=200)
+    built = Setup.build("qwen3_vl", folder, engine)
+    options = {
+        "config": QUICKSTART,
+        "policy.path": folder,
+        "prompt.max_prompt_tokens": 1024,
+        "sampling.max_completion_tokens": 24,
+        "engine": "vlm_rl.rollout.VLLMServer",
+        "engine.init_args.url": url,
+    }
+    arguments = [sys.executable, "-m", "vlm_rl.serve", "--port", str(port)]
+    arguments += [f"--{name}={value}" for name, value in options.items()]
+    server = subprocess.Popen(arguments, start_new_session=True)
+    try:
+        yield built.start()
+        engine.close()
+        assert server.poll() is None, "a server that somebody else started is not ours to stop"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_sampling_logprobs_are_the_policys(setup: Setup, temperature: float) -> None:
+    gaps = setup.gaps(setup.generate(Sampling(temperature, 24)), temperature)
+    assert len(gaps) > 200
+    assert gaps.max() < 1e-5
+
+
+def test_seed_decides_the_completions(setup: Setup) -> None:
+    assert tokens_of(setup.generate()) == tokens_of(setup.generate())
+    assert tokens_of(setup.generate()) != tokens_of(setup.generate(seed=1))
+
+
+@pytest.mark.parametrize("part", ["vision_tower", "language_model"])
+def test_update_brings_the_new_weights_and_leaves_no_old_ones(setup: Setup, part: Any) -> None:
+    assert setup.gaps(setup.generate()).max() < 1e-5
+    setup.scale(part)
+    assert setup.gaps(setup.generate()).max() > 0.05
+    setup.engine.update_weights(setup.policy)
+    assert setup.gaps(setup.generate()).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model_config.generation_config", "auto"),
+        ("model_config.logprobs_mode", "raw_logprobs"),
+        ("model_config.dtype", "torch.bfloat16"),
+        ("model_config.max_model_len", 1000),
+        ("weight_transfer_config", None),
+        ("weight_transfer_config.backend", "nccl"),
+    ],
+    ids=str,
+)
+def test_server_started_otherwise_is_refused_by_name(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, name: str, value: Any
+) -> None:
+    """What the real server says of itself, but for one thing."""
+    engine: Any = setup.engine
+    info = engine._http.get("server_info?config_format=json")
+    *path, last = name.split(".")
+    place = info["vllm_config"]
+    for step in path:
+        place = place[step]
+    place[last] = value
+    monkeypatch.setattr(Http, "get", lambda self, path, **_: info)
+    with pytest.raises(EngineMismatch, match=rf"{last}\S* is .*must be.*vlm_rl\.serve"):
+        engine._launch()
+
+
+def test_server_that_is_not_there_is_a_fault_in_time(setup: Setup) -> None:
+    engine = VLLMServer(url="http://127.0.0.1:9", startup_timeout_s=1.0, max_restarts=0)
+    begin = time.monotonic()
+    engine._http = Http("http://127.0.0.1:9", 1.0)
+    with pytest.raises(EngineFault, match=r"http://127\.0\.0\.1:9 is not up after 1 s"):
+        engine._await_health()
+    assert time.monotonic() - begin < 10
+
+
+def test_own_server_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:
+    """Its workers too, which are not its children: no orphan keeps a GPU."""
+    program = f"""
+import sys, time; sys.path.insert(0, {str(REPOSITORY)!r})
+from pathlib import Path
+import vlm_rl
+from tests.support.vllm_setup import SAMPLING, Setup
+from vlm_rl.rollout import VLLMServer
+setup = Setup.build("qwen3_vl", Path({str(tmp_path)!r}), VLLMServer())
+setup.start()
+"""
+    run = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        end, children, names = time.monotonic() + 120, [], []
+        while not any("EngineCore" in name for name in names):
+            assert run.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.5)
+            children = psutil.Process(run.pid).children(recursive=True)
+            names = [" ".join(child.cmdline()) for child in children if child.is_running()]
+    finally:
+        run.kill()
+        run.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+
+
+def test_renamed_weight_is_fatal_by_name_through_http(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Last: the server holds half an update afterwards."""
+
+    def renamed(policy: Any, **how: Any) -> Iterator[Any]:
+        for name, weight in whole_weights(policy, **how):
+            yield name.replace("blocks.1.attn.proj", "blocks.1.attn.projection"), weight
+
+    monkeypatch.setattr("vlm_rl.rollout.vllm.base.whole_weights", renamed)
+    with pytest.raises(EngineMismatch, match=r"does not fit: .*projection"):
+        setup.engine.update_weights(setup.policy)

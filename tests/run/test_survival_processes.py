@@ -1,0 +1,160 @@
+"""Ends of a run of two real processes: together, with a line that names who and why, and nothing
+lost that was complete.
+
+A step is atomic: what a killed one has sampled is lost, and is sampled again, because random
+numbers are a function of seed, step and rank.
+
+Broken on purpose, each seen red: a line that names the rank that speaks in place of the one that
+was told -> sigterm; nobody looked for who is gone, a new W&B id at each start -> killed; a failure
+of an earlier start believed -> hang; what is half written left on the disk -> full disk.
+"""
+
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from tests.run.test_resume import STATEFUL
+from tests.run.test_survival import Forks, Run
+from tests.support.run_helpers import REWARD_TERMS, command
+from vlm_rl.run.heartbeat import FAILED, read_beats
+
+STEPS = 5
+
+
+class Runs:
+    """Starts of one training on two processes, in folders of `root`."""
+
+    def __init__(self, policy: Path, data: Path, root: Path) -> None:
+        self.policy, self.data, self.root = policy, data, root
+        self.planted = root / "planted"
+        self.forks = Forks()
+
+    def start(self, name: str, limit: int = 0, **overrides: object) -> Run:
+        even = {
+            "class_path": "tests.support.forked_runs.Planted",
+            "init_args": {"path": str(self.planted)},
+        }
+        accuracy = {"class_path": "tests.support.run_helpers.FirstTokenEven"}
+        terms = REWARD_TERMS | {"accuracy": accuracy, "even": even}
+        values = {
+            "steps": STEPS, "data.prompts_per_step": 4, "data.val_problems": 6,
+            "trainer.devices": 2, "trainer.strategy": "ddp",
+        }  # fmt: skip
+        folder = self.root / name
+        more = (*STATEFUL, "--reward.terms", json.dumps(terms))
+        argv = command(self.policy, self.data, folder, *more, **values | overrides)
+        return Run(self.forks, argv, folder, processes=2, limit=limit)
+
+    def copy(self, run: Run, name: str) -> Path:
+        return Path(copytree(run.run_dir, self.root / name, symlinks=True))
+
+
+@pytest.fixture(scope="module")
+def two(
+    policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Runs]:
+    found = Runs(policy_folder, data_folder, tmp_path_factory.mktemp("two"))
+    yield found
+    assert found.forks.process.stdin
+    found.forks.process.stdin.close()
+    found.forks.process.wait()
+
+
+@pytest.fixture(scope="module")
+def stopped(two: Runs) -> Run:
+    """In a rollout by SIGTERM to the second process alone; logged to W&B."""
+    run = two.start("stopped", logging__wandb="offline")
+    run.beat = run.beat_when(lambda beat: beat.step >= 2 and beat.phase == "rollout", rank=1)
+    run.send(signal.SIGTERM, rank=1)
+    return run
+
+
+def wandb_starts(run_dir: Path) -> list[str]:
+    """The id of each start of W&B in a run's folder."""
+    folders = (run_dir / "wandb").glob("offline-run-*")
+    return [path.name.rpartition("-")[2] for path in folders]
+
+
+def test_sigterm_to_one_process_stops_all_after_the_same_step(stopped: Run) -> None:
+    assert stopped.statuses == [0, 0], stopped.log.read_text()
+    done = stopped.beat.step
+    line = rf"SIGTERM in the \w+ of rank 1: stopped after step {done} with a checkpoint"
+    assert re.search(line, stopped.line)
+    assert [beat.step for beat in read_beats(stopped.run_dir / "heartbeat")] == [done + 1] * 2
+    checkpoint = stopped.run_dir / "checkpoints" / f"step_{done}"
+    assert (checkpoint / "trainer.ckpt").exists()
+    assert (checkpoint / "hf/model.safetensors").exists()
+    assert not [*stopped.run_dir.rglob("*.partial")]
+    assert len(wandb_starts(stopped.run_dir)) == 1, "only the first process logs"
+
+
+def test_killed_process_is_named_and_its_step_is_done_again_bit_for_bit(
+    two: Runs, stopped: Run
+) -> None:
+    whole = two.start("undisturbed")
+    assert whole.end() == 0, whole.log.read_text()
+    two.copy(stopped, "killed")
+    run = two.start("killed")
+    beat = run.beat_when(lambda b: b.step >= 4 and b.phase in ("logprobs", "update"), rank=1)
+    assert run.send(signal.SIGKILL, rank=1) < 20
+    assert run.statuses == [1, -signal.SIGKILL]
+    assert "rank 0 ends, rank 1 is gone (killed? out of memory?), last seen in " in run.line
+    assert "stopped after step" in run.line
+    sampled = f"rollouts/step_{beat.step:06d}_rank_0.jsonl"
+    assert not (run.run_dir / sampled).exists()
+    again = two.start("killed", logging__wandb="offline")
+    assert again.end() == 0, again.log.read_text()
+    assert two.forks("compare", run.run_dir, whole.run_dir, STEPS) == []
+    first, second = wandb_starts(run.run_dir)
+    assert first == second == (run.run_dir / "wandb/run_id").read_text()
+
+
+def test_failure_and_hang_of_one_process_end_the_other(two: Runs, stopped: Run) -> None:
+    """The hang is in the folder of the failure, whose traces do not end it."""
+    folder = two.copy(stopped, "faults")
+    try:
+        two.planted.write_text("fail")
+        failed = two.start("faults")
+        failed.beat_when(lambda beat: (folder / "heartbeat" / FAILED).exists())
+        began = time.monotonic()
+        failed.end()
+        text = failed.log.read_text()
+        two.planted.write_text("wait")
+        hung = two.start("faults", hang_timeout_s=4)
+        hung.end()
+    finally:
+        two.planted.unlink()
+    assert time.monotonic() - began < 60
+    assert failed.statuses == [1, 1]
+    assert re.search(r"rank 0 ends, rank 1 failed in reward of step \d: ValueError: planted", text)
+    assert text.count("Traceback") == 1, "of the process that failed"
+    assert hung.statuses == [75, 75], hung.log.read_text()
+    stacks = [(folder / f"heartbeat/rank_{rank}.stacks.txt").read_text() for rank in (0, 1)]
+    assert re.search(r'forked_runs.py", line \d+ in __call__', stacks[1])
+    assert "processes.py" in stacks[0], "the first waits for the second"
+    text = hung.log.read_text()
+    assert all(each in text for each in stacks)
+    assert re.search(r"rank 1 in reward of step \d|rank 1 has been silent for 4 s, in rew", text)
+
+
+def test_full_disk_under_two_processes_ends_both_and_loses_nothing(two: Runs, stopped: Run) -> None:
+    folder = two.copy(stopped, "full")
+    [before] = folder.glob("checkpoints/step_*")
+    kept = {path: path.read_bytes() for path in before.rglob("*") if path.is_file()}
+    run = two.start("full", limit=(before / "trainer.ckpt").stat().st_size // 2)
+    run.end()
+    text = run.log.read_text()
+    assert run.statuses == [74, 1], text
+    [line] = re.findall(r"^vlm_rl\.fit: can not write the checkpoint .*$", text, re.MULTILINE)
+    assert "File too large" in line
+    assert f"stopped after step {stopped.beat.step} with a checkpoint" in line
+    assert "rank 1 ends, rank 0 failed in checkpoint of step" in text
+    assert "Traceback" not in text
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert not [*folder.rglob("*.partial")]

@@ -1,0 +1,150 @@
+"""Trainings in processes of their own that begin at once: `python forked_runs.py` imports
+everything, then forks one for each line on stdin, `[what, argument, ...]`, and answers in JSON.
+
+Also the parts that such a training is made to hang or wait with.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import vlm_rl  # noqa: F401  (makes torchvision importable for what follows)
+
+# isort: split
+from torch import Tensor
+
+from measurements.kill_and_resume import Moment, differences, kill_and_resume, start
+from tests.support.run_helpers import EvenTokens
+from vlm_rl import ranks
+from vlm_rl.objectives import LUSPO
+from vlm_rl.records import Completion, Groups, Problem, Prompt
+from vlm_rl.rollout import TransformersEngine
+from vlm_rl.run.heartbeat import Heartbeat
+
+NOBODY = 65534
+
+
+class HangsAtSecondStep(EvenTokens):
+    """The first call is that of the validation, or of step 1 where there is none."""
+
+    calls = 0
+
+    def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
+        type(self).calls += 1
+        if self.calls == 2:
+            time.sleep(1000)
+        return super().__call__(problems, groups)
+
+
+class Planted(EvenTokens):
+    """Does in the second of two processes what the file at `path` says: `fail` or `wait`."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = Path(path)
+
+    def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
+        if ranks.rank() == 1 and self.path.exists():
+            if self.path.read_text() == "wait":
+                time.sleep(1000)
+            raise ValueError("planted")
+        return super().__call__(problems, groups)
+
+
+class SlowTokens(TransformersEngine):
+    """A rollout that takes seconds, but in which something moves all the time."""
+
+    def generate(self, prompts: Sequence[Prompt], **how: Any) -> list[list[Completion]]:
+        assert self._policy is not None
+        hook = self._policy.part("language_model").register_forward_pre_hook(
+            lambda *_: time.sleep(0.3)
+        )
+        try:
+            return super().generate(prompts, **how)
+        finally:
+            hook.remove()
+
+
+class SlowUpdate(LUSPO):
+    def __call__(self, *batch: Any) -> Any:
+        time.sleep(1.0)
+        return super().__call__(*batch)
+
+
+def fork(call: Callable[[], None], log: Path) -> int:
+    process = os.fork()
+    if process:
+        return process
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
+    call()
+    os._exit(0)
+
+
+def two_ranks(folder: Path) -> list[int]:
+    """Rank 1 is silent, rank 0 waits for it and beats."""
+
+    def rank(number: int) -> None:
+        with Heartbeat(folder, 1.0 if number else 60.0, rank=number, processes=2) as heart:
+            while number == 0:
+                heart.touch()
+                time.sleep(0.1)
+            time.sleep(60)
+
+    return [fork(lambda n=n: rank(n), folder / f"{n}.log") for n in range(2)]  # type: ignore[misc]
+
+
+def as_nobody(argv: list[str], log: Path) -> int:
+    process = os.fork()
+    if process:
+        return process
+    log.touch()
+    log.chmod(0o666)
+    os.setuid(NOBODY)
+    status = wait(*start(argv, log))
+    os._exit(status)
+
+
+def wait(process: int) -> int:
+    """Its exit status, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def kills(argv: list[str], run_dir: str, moments: list[float]) -> list[int]:
+    """The steps in which it was killed."""
+    drawn = [Moment(moment, rank=0) for moment in moments]
+    return [kill.beat.step for kill in kill_and_resume(argv, Path(run_dir), drawn)]
+
+
+def start_with_small_files(argv: list[str], log: Path, num_processes: int, limit: int) -> list[int]:
+    """None of them can write a file of more than `limit` bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        return start(argv, log, num_processes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "start": lambda argv, log, number: start(argv, Path(log), number),
+    "start_with_small_files": lambda argv, log, *how: start_with_small_files(argv, Path(log), *how),
+    "wait": wait,
+    "compare": lambda a, b, step: list(differences(Path(a), Path(b), step)),
+    "kills": kills,
+    "two_ranks": lambda folder: two_ranks(Path(folder)),
+    "as_nobody": lambda argv, log: as_nobody(argv, Path(log)),
+}
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    out = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        print(json.dumps(COMMANDS[name](*arguments)), file=out, flush=True)

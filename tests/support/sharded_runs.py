@@ -1,0 +1,365 @@
+"""Trains the same tiny policies under one strategy in several real processes that meet over gloo.
+
+`python sharded_runs.py SPEC_JSON` with `checkpoints` (a folder by family), `out` (a folder) and
+`runs`: a list of {"strategy", "processes", "cases"}. Every process of a run trains its share of
+each case; the first writes `out/STRATEGY_PROCESSES_CASE.pt`. With "argv" in place of "cases" it is
+a command line of `vlm_rl.fit`, and "status" what every process must end with (0); with "weigh", a
+checkpoint, every process writes what memory it takes to begin. One process imports everything and
+forks the others: importing takes longer than such a run.
+"""
+
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import vlm_rl  # noqa: F401  (before anything that imports torchvision)
+
+# isort: split
+import lightning as L
+import torch
+from torch.distributed.tensor import DTensor
+
+from tests.support.run_helpers import build_module
+from tests.support.tiny import problem
+from vlm_rl import advantages, objectives, ranks
+from vlm_rl import fit as command_line
+from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.distributed import strategies
+from vlm_rl.model.logprobs import TokenStats
+from vlm_rl.model.lora import LoraSettings
+from vlm_rl.model.policy import Policy
+from vlm_rl.model.weights import full, is_adapter
+from vlm_rl.records import Batch, Completion, Groups, Problem, Prompt, Scores, Verdict
+from vlm_rl.rollout import Engine, Sampling
+from vlm_rl.training.module import OptimizerSettings, UpdateSettings
+
+SECONDS = int(os.environ.get("SHARDED_RUNS_SECONDS", "240"))
+"""A process that waits for another one longer than this says where, and ends."""
+
+GROUP_SIZE = 4
+MIXED = {
+    "0": ("Count them: <image>", (32, 64)),
+    "1": ("Compute.",),
+    "2": ("Is <image> more than <image>?", (48, 48), (32, 80)),
+    "3": ("No picture here either, but a longer text.",),
+    "4": ("<image>", (64, 64)),
+    "5": ("What is 17 + 4?",),
+}
+"""Of two processes the second has no image."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training run of `steps` steps on replayed rollouts."""
+
+    objective: objectives.Objective
+    advantage: advantages.Advantage = field(default_factory=advantages.Centered)
+    family: str = "qwen2_5_vl"
+    uids: str = "012345"
+    unscored: str = ""
+    steps: int = 3
+    minibatches: int = 1
+    micro_tokens: int = 60
+    dtype: torch.dtype = torch.float64
+    freeze: tuple[str, ...] = ()
+    checkpointing: bool = False
+    lora: LoraSettings | None = None
+    precision: str = "32-true"
+
+
+CASES = {
+    "token_mean": lambda: Case(objectives.DAPO(), advantages.Whitened()),
+    "sequence_mean": lambda: Case(
+        objectives.GRPO(regularizers=[objectives.KL(0.1)]), advantages.RankGaussian(), minibatches=2
+    ),
+    "sequence_sum": lambda: Case(objectives.LUSPO(), family="qwen3_vl", uids="01234"),
+    "constant": lambda: Case(
+        objectives.DrGRPO(constant_tokens=16), advantages.BatchNormalized(), minibatches=4,
+    ),
+    "covariance": lambda: Case(
+        objectives.GRPO(
+            token_weights=[objectives.ClipCov(frac=0.1, low=-1.0, high=1.0)],
+            regularizers=[objectives.EntropyBand(0.01)],
+        ),
+        micro_tokens=10_000,
+    ),
+    "masked_process": lambda: Case(objectives.DAPO(), unscored="135", micro_tokens=1),
+    "text": lambda: Case(objectives.LUSPO(), uids="1355", steps=2),
+    "text_then_images": lambda: Case(objectives.LUSPO(), uids="513024", minibatches=3, steps=2),
+    "frozen_tower": lambda: Case(objectives.LUSPO(), freeze=("vision_tower",), checkpointing=True),
+    "nobody_scored": lambda: Case(objectives.LUSPO(), unscored="012345", steps=1),
+    "lora": lambda: Case(
+        objectives.GRPO(regularizers=[objectives.KL(0.1)]), dtype=torch.float32,
+        lora=LoraSettings(4, 8, ("language_model", "vision_tower")),
+    ),
+    "mixed": lambda: Case(
+        objectives.LUSPO(), minibatches=2, dtype=torch.float32, precision="bf16-mixed"
+    ),
+    "single": lambda: Case(objectives.LUSPO(), minibatches=2, dtype=torch.float32),
+    "twenty": lambda: Case(
+        objectives.LUSPO(regularizers=[objectives.KL(0.1)]), uids="0134", steps=20,
+        dtype=torch.float32,
+    ),
+}  # fmt: skip
+
+
+class Replayed(Engine):
+    """Answers each problem with a group of its own, always the same, of very uneven lengths."""
+
+    def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
+        self.limit = sampling.max_completion_tokens
+
+    def update_weights(self, policy: Policy) -> None:
+        pass
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
+    ) -> list[list[Completion]]:
+        return [self._group(prompt.uid, group_size) for prompt in prompts]
+
+    def _group(self, uid: str, size: int) -> list[Completion]:
+        generator = torch.Generator().manual_seed(zlib.crc32(uid.encode()))
+
+        def draw(number: int) -> Completion:
+            ids = torch.randint(350, (number,), generator=generator)
+            logprobs = -5.8 - 0.2 * torch.rand(number, generator=generator)
+            reason = "length" if number == self.limit else "stop"
+            return Completion(ids, logprobs, reason, "")
+
+        longest = int(torch.randint(2, self.limit + 1, (1,), generator=generator))
+        return [draw(1 + k * (longest - 1) // max(size - 1, 1)) for k in range(size)]
+
+
+class SpoiltOnce(objectives.LUSPO):
+    """The loss of the first update is not a number."""
+
+    first: Any = None
+
+    def __call__(self, stats: TokenStats, batch: Batch, plan: Any) -> objectives.Loss:
+        self.first = plan if self.first is None else self.first
+        loss = super().__call__(stats, batch, plan)
+        factor = torch.nan if plan is self.first else 1.0
+        return loss._replace(terms={name: term * factor for name, term in loss.terms.items()})
+
+
+class Interrupted(Replayed):
+    """Tells its process to end in the second training step after each start."""
+
+    steps = 0
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
+    ) -> list[list[Completion]]:
+        self.steps += group_size > 1
+        if self.steps == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().generate(prompts, group_size=group_size, sampling=sampling, seed=seed)
+
+
+class Frozen(Replayed):
+    """Ends where what this process holds of the frozen parameters has no checksum of its own."""
+
+    def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
+        super().start(policy, encoder, sampling)
+        assert strategies.frozen_checksum(policy) != strategies.checksum([]), "nothing is hashed"
+
+
+class Judge:
+    """Rewards even token ids; those of the problems in `unscored` could not be checked."""
+
+    def __init__(self, unscored: str) -> None:
+        self.unscored = unscored
+
+    def __call__(self, problems: Sequence[Problem], groups: Groups) -> Scores:
+        even = [[float((c.token_ids % 2 == 0).double().mean()) for c in group] for group in groups]
+        reward = torch.tensor(even, dtype=torch.float64)
+        verdicts = [
+            [
+                Verdict.ERROR if p.uid in self.unscored
+                else Verdict.CORRECT if value > 0.5 else Verdict.WRONG
+                for value in row
+            ]
+            for p, row in zip(problems, even, strict=True)
+        ]  # fmt: skip
+        scored = torch.tensor([[verdict.scored for verdict in row] for row in verdicts])
+        return Scores({"even": reward}, torch.where(scored, reward, 0.0), verdicts, {"even": 1.0})
+
+
+class Shared(L.LightningDataModule):
+    """The given prompts at every step, shared out as `ProblemData` does."""
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        super().__init__()
+        self.prompts = prompts
+
+    def train_dataloader(self) -> "Shared":
+        return self
+
+    def __iter__(self) -> Iterator[list[Prompt]]:
+        while True:
+            yield list(self.prompts[ranks.rank() :: ranks.count()])
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, _: int) -> Any:
+        return batch
+
+
+class Scales(L.Callback):
+    """Bytes that this process holds: of weights when the policy has come from its folder
+    (`loaded`) and when it is spread, and, above what it began with, at most until then (`peak`)."""
+
+    def __init__(self) -> None:
+        self.read = {"peak": 0}
+        self._before = self._held()
+        self._done = threading.Event()
+        self._watching = threading.Thread(target=self._watch)
+        self._watching.start()
+
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        self.read["loaded"] = self._weights(module.policy)
+
+    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
+        self._done.set()
+        self._watching.join()
+        self.read["spread"] = self._weights(module.policy)
+        self.read["reference"] = self._weights(module.__dict__["reference"])
+        trainer.should_stop = True  # before the first step
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.001):
+            self.read["peak"] = max(self.read["peak"], self._held() - self._before)
+
+    def _held(self) -> int:
+        # not all that is resident: a forked process finds its libraries again page by page
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+    def _weights(self, policy: Policy) -> int:
+        own = [p.to_local() if isinstance(p, DTensor) else p for p in policy.parameters()]
+        return sum(w.nbytes for w in own if not w.is_meta)
+
+
+def train(
+    case: Case, checkpoint: str, strategy: str, num_processes: int, *callbacks: L.Callback
+) -> dict[str, Any]:
+    """Metrics of each step and the weights at the end, the same on every process."""
+    encoder = PromptEncoder(checkpoint)
+    prompts = [encoder.encode(problem(*MIXED[uid], uid=uid)) for uid in case.uids]
+    trainer = build_trainer(strategy, num_processes, case.precision, callbacks)
+    policy = Policy.from_pretrained(
+        checkpoint, freeze=case.freeze, gradient_checkpointing=case.checkpointing,
+        lora=case.lora, empty=strategies.awaits_weights(trainer.strategy),
+    ).to(case.dtype)  # fmt: skip
+    module = build_module(
+        policy, encoder, engine=Replayed(), reward=Judge(case.unscored), objective=case.objective,
+        advantage=case.advantage, sampling=Sampling(1.0, 14), steps=case.steps,
+        updates=UpdateSettings(
+            num_minibatches=case.minibatches, micro_batch_tokens=case.micro_tokens,
+            max_grad_norm=0.05,
+        ),
+        optimizer=OptimizerSettings(lr=1e-3, weight_decay=0.1), group_size=GROUP_SIZE,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=Shared(prompts))
+    weights = {name: w.detach().clone() for name, w in strategies.whole_weights(policy)}
+    if policy.has_adapters:
+        state = policy.model.state_dict()
+        weights |= {name: full(w).clone() for name, w in state.items() if is_adapter(name)}
+    return {"metrics": module.metrics, "weights": weights, "skipped": module.skipped_updates}
+
+
+def build_trainer(
+    strategy: str, num_processes: int, precision: str, callbacks: Sequence[L.Callback]
+) -> L.Trainer:
+    return L.Trainer(
+        callbacks=list(callbacks),
+        accelerator="cpu", devices=num_processes, precision=precision,  # type: ignore[arg-type]
+        strategy=strategies.build(strategy, precision), max_epochs=-1,
+        logger=False, num_sanity_val_steps=0, limit_val_batches=0, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+
+
+def run(spec: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
+    strategy, num_processes = entry["strategy"], entry["processes"]
+    if "argv" in entry:
+        command_line.fit([
+            *entry["argv"], f"--trainer.devices={num_processes}", f"--trainer.strategy={strategy}"
+        ])  # fmt: skip
+        return
+    if "weigh" in entry:
+        case = Case(CASES["sequence_mean"]().objective, steps=1, dtype=torch.float32)
+        scales = Scales()
+        train(case, entry["weigh"], strategy, num_processes, scales)
+        Path(spec["out"], f"{ranks.rank()}.json").write_text(json.dumps(scales.read))
+        return
+    for name in entry["cases"]:
+        case = CASES[name]()
+        found = train(case, spec["checkpoints"][case.family], strategy, num_processes)
+        if ranks.rank() == 0:
+            torch.save(found, Path(spec["out"], f"{strategy}_{num_processes}_{name}.pt"))
+        for step in found["metrics"]:
+            untimed = {key: v for key, v in step.items() if not key.startswith("time/")}
+            parts = ranks.gather(untimed)
+            assert all(repr(part) == repr(parts[0]) for part in parts), name
+
+
+def forked(num_processes: int, work: Any, expected: int = 0) -> None:
+    """Run `work` in processes that find each other as Lightning's do; raises where one ends with
+    another status than `expected`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(num_processes):
+        child = os.fork()
+        if child == 0:
+            faulthandler.dump_traceback_later(SECONDS, exit=True)
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes)}
+            os._exit(_status(work))
+        children.append(child)
+    left = set(children)
+    while left:
+        child, status = os.wait()
+        left.discard(child)
+        if os.waitstatus_to_exitcode(status) != expected:
+            for other in left:
+                os.kill(other, signal.SIGKILL)
+                os.waitpid(other, 0)
+            raise SystemExit(f"process {children.index(child)} of {num_processes}: {status}")
+
+
+def _status(work: Any) -> int:
+    try:
+        work()
+    except BaseException as error:
+        traceback.print_exc()
+        return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+    sys.stdout.flush()
+    return 0
+
+
+def main() -> None:
+    spec = json.loads(sys.argv[1])
+    if any(entry["strategy"].startswith("zero") for entry in spec["runs"]):
+        import deepspeed  # noqa: F401
+    for entry in spec["runs"]:
+        start = time.perf_counter()
+        work = lambda entry=entry: run(spec, entry)  # noqa: E731
+        forked(entry["processes"], work, entry.get("status", 0))
+        seconds = time.perf_counter() - start
+        print(f"{entry['strategy']} {entry['processes']}: {seconds:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

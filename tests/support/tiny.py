@@ -1,0 +1,118 @@
+"""Tiny real checkpoints, problems and rows that several tests share.
+
+The untrained models are nearly uniform, so that a wrong mask or position would hardly show: their
+matrices are scaled up, which makes every token's distribution depend on all that it should.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import (
+    AutoModelForImageTextToText,
+    Qwen2_5_VLConfig,
+    Qwen2VLConfig,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from data_prep.tiny_policy import CHAT_TEMPLATE, build_tokenizer, build_untrained
+from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.model.policy import Policy
+from vlm_rl.records import Completion, Problem, Prompt, Rows
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+PROBLEMS = {
+    "one image": (("Count them: <image>", (32, 64)),),
+    "several images": (("<image> or <image>, and what of <image>?", (48, 32), (64, 64), (32, 48)),),
+    "no image": (("What is 17 + 4?",),),
+    "mixed": (
+        ("Count them: <image>", (32, 64)),
+        ("Compute.",),
+        ("Is <image> more than <image>?", (48, 48), (32, 80)),
+        ("No picture here either, but a longer text.",),
+    ),
+}
+"""Batches of problems: a question and the heights and widths of its images, in pixels."""
+
+
+def build_checkpoint(family: str, folder: Path) -> Path:
+    """An untrained checkpoint of any family, with its processor."""
+    if family != "qwen2_vl":
+        return build_untrained(family, folder)
+    vision = {
+        "depth": 2, "embed_dim": 64, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2,
+        "patch_size": 8, "in_channels": 3, "spatial_merge_size": 2, "temporal_patch_size": 2,
+    }  # fmt: skip
+    config = Qwen2_5_VLConfig.from_pretrained(build_untrained("qwen2_5_vl", folder)).to_dict()
+    del config["model_type"], config["text_config"]["model_type"], config["architectures"]
+    torch.manual_seed(0)
+    AutoModelForImageTextToText.from_config(
+        Qwen2VLConfig(**(config | {"vision_config": vision})), dtype=torch.float32
+    ).save_pretrained(folder)
+    patches = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2}
+    Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**patches, min_pixels=1024, max_pixels=65536),
+        tokenizer=build_tokenizer(),
+        video_processor=Qwen2VLVideoProcessor(**patches),
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(folder)
+    return folder
+
+
+def sharp_policy(folder: Path, *, scale: float = 1.5, freeze: Sequence[str] = ()) -> Policy:
+    """The policy of a checkpoint with its matrices scaled up."""
+    policy = Policy.from_pretrained(str(folder), freeze=freeze)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(scale)
+    return policy
+
+
+def picture(height: int, width: int, seed: int = 0) -> Image.Image:
+    """Coarse noise in colour: every patch is different, and so is every picture."""
+    pixels = np.random.default_rng((seed, height, width)).integers(0, 256, (height, width, 3))
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def png(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def problem(question: str, *sizes: tuple[int, int], uid: str = "p-7") -> Problem:
+    """A problem with one picture of each size."""
+    images = tuple(png(picture(*size, seed=index)) for index, size in enumerate(sizes))
+    return Problem(uid=uid, question=question, answer="21", images=images)
+
+
+def prompts_of(encoder: PromptEncoder, name: str) -> list[Prompt]:
+    """The prompts of one of `PROBLEMS`; uids are their places."""
+    described = enumerate(PROBLEMS[name])
+    return [encoder.encode(problem(*parts, uid=str(index))) for index, parts in described]
+
+
+def completion_of(token_ids: Sequence[int]) -> Completion:
+    """A completion of which only the ids matter."""
+    ids = torch.tensor(token_ids, dtype=torch.int64)
+    return Completion(ids, torch.zeros(len(ids)), "length", "")
+
+
+def random_rows(prompts: Sequence[Prompt], lengths: Sequence[int], seed: int = 0) -> Rows:
+    """A group of completions of these lengths for each prompt; the group's last row is masked."""
+    generator = torch.Generator().manual_seed(seed)
+    groups = [
+        [completion_of(torch.randint(350, (n,), generator=generator).tolist()) for n in lengths]
+        for _ in prompts
+    ]
+    trained = torch.ones(len(prompts), len(lengths), dtype=torch.bool)
+    trained[:, -1] = False
+    return Rows.build(prompts, groups, trained)

@@ -1,0 +1,387 @@
+"""Prompts in training order: the DataModule that can be resumed.
+
+The prompts of step k are a pure function of (seed, k), so a restart needs nothing but k, and
+another number of processes changes who encodes a prompt, not which prompts a step has.
+"""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from vlm_rl.data.order import Mixture
+from vlm_rl.ranks import say
+from vlm_rl.data.prompts import BadProblem, PromptEncoder
+from vlm_rl.records import Problem, Prompt
+from vlm_rl.data.rows import COLUMNS, ImageStore, Skipped, read_problems
+from vlm_rl.errors import nearest
+from vlm_rl.data.tables import BadRow
+
+SKIPPED_FILE = "skipped.jsonl"
+"""In the run's folder: one line per row that is left out, with its reason."""
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """One data set of a mixture.
+
+    `path` is a `.jsonl` or `.parquet` file, a folder or a hub id `owner/name[:split]`; `split`
+    names a split of a folder or hub data set, or the value of the `split` column of a file.
+    `weight` is relative to the other sources. `columns` maps our column names to theirs
+    ({"answer": "gold"}; a dot reaches into a struct). The first `limit` good problems are used.
+    """
+
+    path: str
+    weight: float = 1.0
+    split: str | None = None
+    columns: dict[str, str] | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"{self.path}: weight must be above 0, got {self.weight}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"{self.path}: limit must be at least 1, got {self.limit}")
+        for name in self.columns or {}:
+            if name not in COLUMNS:
+                close = nearest(name, COLUMNS)
+                raise ValueError(f"{self.path}: columns must map our names, got {name!r}{close}")
+
+
+class ProblemData(LightningDataModule):
+    """Training and validation prompts.
+
+    `setup` reads and checks every row and drops prompts above the encoder's limit; what is left
+    out is in `skipped`, printed, and in `skipped.jsonl` of the run's folder. `on_bad_row` says what
+    a row does that can not be a problem, whether found then or when its image is decoded: "stop"
+    raises ValueError with its line, "skip" goes on without it. Prompts that are too long never
+    stop a run.
+
+    `prompts_per_step` counts over all processes, `val_batch_prompts` in each. With `val_problems`
+    that many validation problems are used, evenly spaced. The run's module must hold the steps done
+    as `completed_steps`, restored before training begins; here it is what the checkpoint says.
+    """
+
+    def __init__(
+        self,
+        train: list[DataSource],
+        val: list[DataSource],
+        encoder: PromptEncoder,
+        *,
+        prompts_per_step: int,
+        val_problems: int | None = None,
+        val_batch_prompts: int = 32,
+        seed: int = 0,
+        on_bad_row: Literal["skip", "stop"] = "stop",
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        counts = {"prompts_per_step": prompts_per_step, "val_batch_prompts": val_batch_prompts}
+        for name, value in (counts | {"val_problems": val_problems}).items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if on_bad_row not in ("skip", "stop"):
+            raise ValueError(f"on_bad_row must be skip or stop, got {on_bad_row!r}")
+        if not train:
+            raise ValueError("train names no data source")
+        for source in val:
+            if source.weight != 1.0:
+                raise ValueError(f"{source.path}: a validation source has no weight, use `limit`")
+        self.train_sources = train
+        self.val_sources = val
+        self.encoder = encoder
+        self.prompts_per_step = prompts_per_step
+        self.val_problems = val_problems
+        self.val_batch_prompts = val_batch_prompts
+        self.seed = seed
+        self.on_bad_row = on_bad_row
+        self.num_workers = num_workers
+        self.completed_steps = 0
+        self.train_set: list[Problem] = []
+        self.val_set: list[Problem] = []
+        self.skipped: list[Skipped] = []
+        self._failed_here: list[Skipped] = []
+        self._where: dict[str, str] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read all sources, once; with a trainer, check its processes and write what is left out.
+
+        Raises ValueError with one line: a source that can not be read or has too few problems,
+        fewer prompts a step than processes, under "stop" a bad row.
+        """
+        if not self.train_set:
+            self._read_all()
+        _, processes = self._place()
+        if self.prompts_per_step < processes:
+            raise ValueError(
+                f"prompts_per_step={self.prompts_per_step} is less than one for each of "
+                f"{processes} processes; raise it, or start fewer"
+            )
+        self._write_skipped()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"completed_steps": self._steps_done(), "order": self._order}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on after the completed steps. Raises ValueError where this run's order is another."""
+        for name, value in self._order.items():
+            before = state_dict["order"].get(name)
+            if before != value:
+                raise ValueError(
+                    f"the checkpoint was made with {name} {before}, this run has {value}: its "
+                    "place would be lost; use the same, or start a new run"
+                )
+        self.completed_steps = state_dict["completed_steps"]
+
+    def train_dataloader(self) -> Iterable[list[Prompt]]:
+        """This process's prompts of each step, without end, from the first step not yet done."""
+        return _Batches(self._train_batches)
+
+    def refill(self, position: int, used: Collection[str]) -> tuple[Prompt, int] | None:
+        """The first prompt at or after `position` of a second endless order whose uid is not in
+        `used`, and the position after it; None where `used` has all that can be encoded.
+
+        A pure function of the seed and its arguments. The order is mixed as that of the steps.
+        """
+        encoded = _Encoded(self.train_set, self.encoder, self._where)
+        failed: set[int] = set()
+        while len(used) + len(failed) < len(self.train_set):
+            (index,) = self.refill_order.batch(position)
+            position += 1
+            if self.train_set[index].uid in used or index in failed:
+                continue
+            item = encoded[index]
+            if isinstance(item, Prompt):
+                return item, position
+            self._failed(item)
+            failed.add(index)
+        return None
+
+    def val_dataloader(self) -> Iterable[list[Prompt]]:
+        """Every world-size-th problem in order. All processes have equally many batches, so the
+        last may be shorter in some, or empty."""
+        return _Batches(self._val_batches, len(self._val_indices()))
+
+    def transfer_batch_to_device(
+        self, batch: list[Prompt], device: torch.device, dataloader_idx: int
+    ) -> list[Prompt]:
+        """Prompts stay on the CPU: policy and engine move the parts that they need."""
+        return batch
+
+    def _read_all(self) -> None:
+        images = ImageStore()
+        by_source = [*self._read(self.train_sources, images)]
+        val = [problem for part in self._read(self.val_sources, images) for problem in part]
+        wanted = min(self.val_problems or len(val), len(val))
+        self.val_set = [val[i * len(val) // wanted] for i in range(wanted)]
+        sizes = [len(part) for part in by_source]
+        self.mixture = self._mixture(sizes)
+        self.refill_order = Mixture(
+            sizes, self.mixture.shares, prompts_per_step=1, seed=_refill_seed(self.seed)
+        )
+        self.train_set = [problem for part in by_source for problem in part]
+        self._order = self._describe_order(by_source)
+        shared = {p.uid for p in self.train_set} & {p.uid for p in self.val_set}
+        if shared:
+            say(f"{len(shared)} validation problems are trained on too: {_first(sorted(shared))}")
+
+    def _read(self, sources: Sequence[DataSource], images: ImageStore) -> Iterator[list[Problem]]:
+        owners: dict[str, str] = {}
+        for source in sources:
+            rows = read_problems(
+                source.path, images, owners=owners,
+                split=source.split, columns=source.columns, limit=source.limit,
+            )  # fmt: skip
+            self._where |= owners
+            unfit = {p.uid: found for p in rows.problems if (found := self._unfit(p))}
+            problems = [problem for problem in rows.problems if problem.uid not in unfit]
+            say(f"{rows.mapping}; {len(problems)} problems")
+            self._leave_out([*rows.skipped, *unfit.values()])
+            if not problems:
+                raise ValueError(f"{source.path}: no row is a problem that can be used")
+            yield problems
+
+    def _unfit(self, problem: Problem) -> Skipped | None:
+        where, limit = self._where[problem.uid], self.encoder.max_prompt_tokens
+        try:
+            tokens = self.encoder.count_tokens(problem)
+        except BadProblem as error:
+            return Skipped(where, problem.uid, "not encodable", f"{where}: {error}")
+        if tokens <= limit:
+            return None
+        message = f"{where}: a prompt of {tokens} tokens, above max_prompt_tokens={limit}"
+        return Skipped(where, problem.uid, "prompt too long", message)
+
+    def _leave_out(self, skipped: Sequence[Skipped]) -> None:
+        """Record, show and, under "stop", raise for bad rows."""
+        self.skipped += skipped
+        too_long = [str(s.uid) for s in skipped if s.reason == "prompt too long"]
+        bad = [s for s in skipped if s.reason != "prompt too long"]
+        if too_long:
+            limit = self.encoder.max_prompt_tokens
+            say(f"{len(too_long)} prompts above {limit} tokens left out: {_first(too_long)}")
+        for row in bad[:_SHOWN]:
+            say(row.message)
+        if len(bad) > _SHOWN:
+            say(f"... in all {dict(Counter(row.reason for row in bad))}")
+        self._write_skipped()
+        if bad and self.on_bad_row == "stop":
+            more = f" (and {len(bad) - 1} more bad rows)" if len(bad) > 1 else ""
+            raise BadRow(bad[0].reason, f"{bad[0].message}{more}; on_bad_row=skip leaves it out")
+
+    def _write_skipped(self) -> None:
+        """The first process writes what all leave out, each other one what it alone has found."""
+        rank, _ = self._place()
+        rows = self._failed_here if rank else self.skipped
+        if not rows or self.trainer is None:
+            return
+        lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
+        name = f"skipped_rank_{rank}.jsonl" if rank else SKIPPED_FILE
+        target = Path(self.trainer.default_root_dir, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("".join(lines), encoding="utf-8")
+
+    def _mixture(self, sizes: Sequence[int]) -> Mixture:
+        weights = [source.weight for source in self.train_sources]
+        mixture = Mixture(sizes, weights, prompts_per_step=self.prompts_per_step, seed=self.seed)
+        for index, source in enumerate(self.train_sources):
+            if sizes[index] < mixture.most_draws(index):
+                raise ValueError(
+                    f"{source.path} has {sizes[index]} problems, but a step may need "
+                    f"{mixture.most_draws(index)} of it; lower prompts_per_step or its weight"
+                )
+        return mixture
+
+    def _describe_order(self, by_source: Sequence[Sequence[Problem]]) -> dict[str, object]:
+        """All that decides which problems a step has, to be compared after a restart."""
+        digest = hashlib.sha256()
+        for problems, source in zip(by_source, self.train_sources, strict=True):
+            digest.update(json.dumps([source.weight, [p.uid for p in problems]]).encode())
+        return {
+            "training data": f"{len(self.train_set)} problems ({digest.hexdigest()[:12]})",
+            "prompts_per_step": self.prompts_per_step,
+            "seed": self.seed,
+        }
+
+    def _steps_done(self) -> int:
+        if self.trainer is None:
+            return self.completed_steps
+        return cast(int, self.trainer.lightning_module.completed_steps)
+
+    def _place(self) -> tuple[int, int]:
+        """Number of this process and of all."""
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def _train_batches(self) -> Iterator[list[Prompt]]:
+        rank, processes = self._place()
+        # every so-manieth: the minibatches, cut in this order, are then those of one process
+        slots = range(rank, self.prompts_per_step, processes)
+        start = self._steps_done()
+        indices = ([self.mixture.batch(step)[slot] for slot in slots] for step in count(start))
+        encoded = _Encoded(self.train_set, self.encoder, self._where)
+        for step, batch in enumerate(encoded.batches(indices, self.num_workers), start):
+            yield [
+                self._sound_prompt(item, encoded, step, slot)
+                for item, slot in zip(batch, slots, strict=True)
+            ]
+
+    def _sound_prompt(
+        self, item: Prompt | Skipped, encoded: "_Encoded", step: int, slot: int
+    ) -> Prompt:
+        """`item`, or where it failed the prompt in the same slot of the next step that has one:
+        a choice each process makes alone. A set of few steps may so have a step with one twice."""
+        for later in range(step + 1, step + 2 + len(encoded)):
+            if isinstance(item, Prompt):
+                return item
+            self._failed(item)
+            item = encoded[self.mixture.batch(later)[slot]]
+        raise ValueError(f"no image of {len(encoded)} problems in a row can be decoded")
+
+    def _val_indices(self) -> list[list[int]]:
+        rank, processes = self._place()
+        own, size = range(rank, len(self.val_set), processes), self.val_batch_prompts
+        starts = range(0, math.ceil(len(self.val_set) / processes), size)
+        return [list(own[start : start + size]) for start in starts]
+
+    def _val_batches(self) -> Iterator[list[Prompt]]:
+        encoded = _Encoded(self.val_set, self.encoder, self._where)
+        for batch in encoded.batches(self._val_indices(), self.num_workers):
+            for item in batch:
+                if isinstance(item, Skipped):
+                    self._failed(item)
+            yield [item for item in batch if isinstance(item, Prompt)]
+
+    def _failed(self, row: Skipped) -> None:
+        """Only this process has tried that picture, so that it speaks for itself."""
+        if row not in self.skipped:
+            self._failed_here.append(row)
+            if self._place()[0]:
+                print(row.message)
+            self._leave_out([row])
+
+
+@dataclass(frozen=True)
+class _Encoded(Dataset[Prompt | Skipped]):
+    """Encodes in a worker process; a failure is returned, so that the run's process decides."""
+
+    problems: Sequence[Problem]
+    encoder: PromptEncoder
+    where: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    def __getitem__(self, index: int) -> Prompt | Skipped:
+        problem = self.problems[index]
+        try:
+            return self.encoder.encode(problem)
+        except BadProblem as error:
+            where = self.where[problem.uid]
+            return Skipped(where, problem.uid, "not encodable", f"{where}: {error}")
+
+    def batches(
+        self, indices: Iterable[list[int]], num_workers: int
+    ) -> Iterable[list[Prompt | Skipped]]:
+        return DataLoader(
+            self, batch_sampler=indices, collate_fn=list, num_workers=num_workers,
+            generator=torch.Generator(),  # each start would otherwise draw a global random number
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """Batches to go through again. Lightning would give a DataLoader a sampler of its own."""
+
+    start: Callable[[], Iterator[list[Prompt]]]
+    length: int | None = None
+
+    def __iter__(self) -> Iterator[list[Prompt]]:
+        return self.start()
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise TypeError("training batches have no end")
+        return self.length
+
+
+def _refill_seed(seed: int) -> int:
+    """Another order than that of the steps, which the same seed decides."""
+    return int(np.random.SeedSequence([seed, *b"refill"]).generate_state(1)[0])
+
+
+def _first(uids: Sequence[str]) -> str:
+    more = f", ... (all in {SKIPPED_FILE})" if len(uids) > _SHOWN else ""
+    return ", ".join(uids[:_SHOWN]) + more

@@ -1,0 +1,301 @@
+"""Rows on disk or on the hub -> `Problem` records.
+
+Three forms: a `.jsonl` or `.parquet` file with its images in the rows or beside it; a folder, saved
+by `datasets` or of parquet files; a hub id `owner/name[:split]`. Columns are named as in `COLUMNS`;
+the names that other projects use for question, images and answer are found without being told. An
+optional column that stands beside columns unknown to us is left alone unless `DataSource.columns`
+maps it: its meaning is then not ours (`choices` beside a free answer). In JSONL, which is typed by
+hand, an unknown column is an error of its row.
+
+A row that can not be a problem becomes one `Skipped` line; the caller decides what follows.
+"""
+
+import hashlib
+import io
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from PIL import Image, UnidentifiedImageError
+
+from vlm_rl.records import IMAGE_MARK, AnswerType, Problem
+from vlm_rl.errors import nearest
+from vlm_rl.data.tables import BadRow, Reason, Table, open_table, parsed
+from vlm_rl.verification.extraction import ANSWER_STYLES, boxes
+
+OPTIONAL_COLUMNS = (
+    "uid", "answer_type", "choices", "unit", "tolerance", "answer_style", "source", "task",
+    "split", "meta",
+)  # fmt: skip
+COLUMNS = ("problem", "answer", "images", *OPTIONAL_COLUMNS)
+_ALIASES = {
+    "problem": ("problem", "question", "prompt", "query", "messages", "conversations"),
+    # where both stand, `image` is only a path and `decoded_image` the picture
+    "images": ("images", "decoded_image", "image"),
+    # `ground_truth` comes last: beside `answer` it is a letter
+    "answer": (
+        "answer", "solution", "reward_model.ground_truth", "ground_truth", "messages",
+        "conversations",
+    ),
+}  # fmt: skip
+_ROLES = {"user": ("user", "human"), "assistant": ("assistant", "gpt")}
+_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold one, UTF-8 and tokenizers can not
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that is left out. `where` is its file and row, counted from 1 (in JSONL the line)."""
+
+    where: str
+    uid: str | None
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """What a source came to; `mapping` is one line to show."""
+
+    problems: list[Problem]
+    skipped: list[Skipped]
+    mapping: str
+
+
+class ImageStore:
+    """Reads every image file once to check it, and keeps equal image bytes once in memory."""
+
+    def __init__(self) -> None:
+        self._digests: dict[Path, str] = {}
+        self._kept: dict[str, bytes] = {}
+
+    def add(self, item: object, folder: Path) -> tuple[bytes | Path, str]:
+        """The image as a problem holds it, and the digest of its bytes.
+
+        `item` is bytes, a path relative to `folder`, or {"bytes": ..., "path": ...}. The header is
+        checked, the pixels are not decoded. Raises BadRow.
+        """
+        if isinstance(item, Mapping):
+            item = item.get("path") if item.get("bytes") is None else item["bytes"]
+        if isinstance(item, bytes):
+            digest = _checked_digest(item, f"of {len(item)} bytes")
+            return self._kept.setdefault(digest, item), digest
+        if not isinstance(item, str):
+            kind = type(item).__name__
+            raise BadRow("wrong type", f"an image is of type {kind}, not a path or {{bytes, path}}")
+        path = folder / item
+        if path not in self._digests:
+            try:
+                content = path.read_bytes()
+            except (OSError, ValueError) as error:
+                raise BadRow("no image file", f"image {item!r}: {error}") from error
+            self._digests[path] = _checked_digest(content, str(path))
+        return path, self._digests[path]
+
+
+def read_problems(
+    path: str,
+    images: ImageStore,
+    *,
+    owners: dict[str, str],
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+) -> SourceRows:
+    """Read and check the rows of one source, up to `limit` good ones.
+
+    `owners` holds the row of each uid read so far, over all sources, and is added to. `split` names
+    a split of a folder or hub data set, or the value of the `split` column of a file. `columns`
+    maps our column names to theirs; a dot reaches into a struct. Raises ValueError where the source
+    as a whole can not be read: no such file, an ambiguous split, no column for the answer.
+    """
+    table = open_table(path, split)
+    mapping = _map_columns(table, columns or {})
+    problems: list[Problem] = []
+    skipped: list[Skipped] = []
+    for where, row in table.rows:
+        uid = None
+        try:
+            values = _values(row, mapping, table.strict)
+            if table.split is not None and values.get("split") != table.split:
+                continue
+            problem = _problem(values, table.folder, images, path)
+            uid = problem.uid
+            if uid in owners:
+                raise BadRow("duplicate uid", f"uid {uid!r} is already that of {owners[uid]}")
+        except BadRow as error:
+            skipped.append(Skipped(where, uid, error.reason, f"{where}: {error}"))
+            continue
+        owners[uid] = where
+        problems.append(problem)
+        if len(problems) == limit:
+            break
+    return SourceRows(problems, skipped, _mapping_line(table, mapping))
+
+
+def _values(row: object, mapping: Mapping[str, str], strict: bool) -> dict[str, Any]:
+    """Our columns of a row; an empty one counts as absent."""
+    if isinstance(row, BadRow):
+        raise row
+    if not isinstance(row, Mapping):
+        raise BadRow("not an object", f"the row is of type {type(row).__name__}, not an object")
+    known = {*COLUMNS, *map(_root, (*mapping.values(), *chain(*_ALIASES.values())))}
+    for column in row if strict else ():
+        if column not in known:
+            raise BadRow(
+                "unknown column",
+                f"unknown column {column!r}: rename it, map it by `columns`, or move it into "
+                f"'meta'{nearest(column, COLUMNS)}",
+            )
+    values = {name: _lookup(row, column) for name, column in mapping.items()}
+    return {name: value for name, value in values.items() if not _empty(value)}
+
+
+def _problem(values: dict[str, Any], folder: Path, images: ImageStore, source: str) -> Problem:
+    question = _text(values.get("problem"), "problem", "no question", "user")
+    answer = _answer(values.get("answer"))
+    listed = values.get("images", [])
+    pictures = [
+        images.add(item, folder) for item in (listed if isinstance(listed, list) else [listed])
+    ]
+    marks = question.count(IMAGE_MARK)
+    # without images a mark is text, without marks the images come first: both are the encoder's
+    if pictures and marks not in (0, len(pictures)):
+        raise BadRow(
+            "marks and images differ",
+            f"{marks} {IMAGE_MARK} marks for {len(pictures)} images; write one each, or none",
+        )
+    optional = {name: _optional(name, values[name]) for name in OPTIONAL_COLUMNS if name in values}
+    content = "\0".join([question, *(digest for _, digest in pictures), answer])
+    return Problem(
+        question=question,
+        answer=answer,
+        images=tuple(image for image, _ in pictures),
+        **{"uid": _digest(content.encode()), "source": source} | optional,
+    )
+
+
+def _text(value: object, name: str, absent: Reason, role: Literal["user", "assistant"]) -> str:
+    if isinstance(value, list):
+        value = _turn(value, role)
+    if _empty(value):
+        raise BadRow(absent, f"{name} is missing or empty")
+    if not isinstance(value, str):
+        raise BadRow("wrong type", f"{name} is of type {type(value).__name__}, not text")
+    if _SURROGATE.search(value):
+        raise BadRow("wrong value", f"{name} holds half a character (a lone surrogate)")
+    return value
+
+
+def _empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _turn(turns: list[Any], role: Literal["user", "assistant"]) -> object:
+    """The one turn of `role`; a system turn is left out, since the run's template has its own."""
+    if not all(isinstance(turn, Mapping) for turn in turns):
+        raise BadRow("wrong type", "a list here must be a chat of objects with role and content")
+    contents = [
+        turn.get("content", turn.get("value"))
+        for turn in turns
+        if turn.get("role", turn.get("from")) in _ROLES[role]
+    ]
+    if len(contents) > 1:
+        raise BadRow("wrong value", f"the chat has {len(contents)} {role} turns; one is supported")
+    content = contents[0] if contents else None
+    if not isinstance(content, list):
+        return content
+    return "".join(
+        IMAGE_MARK if part.get("type") == "image" else part.get("text") or "" for part in content
+    )
+
+
+def _answer(value: object) -> str:
+    """Numbers as text; out of a worked solution only the last `<answer>` or box."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    text = _text(value, "answer", "no answer", "assistant")
+    cut = _TAG.findall(text)[-1:] or [text]
+    cut = list(boxes(cut[0]))[-1:] or cut
+    return _text(cut[0].strip(), "answer", "no answer", "assistant")
+
+
+def _optional(name: str, value: Any) -> Any:
+    if name == "meta" and isinstance(value, str):
+        value = parsed(value.encode())
+        if isinstance(value, BadRow):
+            raise value
+    if name == "uid" and isinstance(value, int):
+        value = str(value)
+    expected: type[Any] = {"choices": list, "tolerance": dict, "meta": dict}.get(name, str)
+    if not isinstance(value, expected):
+        kinds = f"{type(value).__name__}, not {expected.__name__}"
+        raise BadRow("wrong type", f"{name} is of type {kinds}")
+    if name == "choices":
+        return tuple(_text(choice, "a choice", "wrong value", "user") for choice in value)
+    if name == "tolerance":
+        # parquet gives every row all keys of the struct
+        value = {rule: size for rule, size in value.items() if size is not None}
+        if not all(isinstance(size, int | float) for size in value.values()):
+            raise BadRow("wrong type", f"tolerance must hold numbers, got {value}")
+    known = {"answer_type": get_args(AnswerType), "answer_style": ANSWER_STYLES}.get(name)
+    if known is not None and value not in known:
+        raise BadRow("wrong value", f"{name} {value!r} is unknown{nearest(value, known)}")
+    return value
+
+
+def _checked_digest(content: bytes, name: str) -> str:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow's own text for an unknown format names an object in memory
+        why = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        raise BadRow("broken image", f"image {name} can not be read: {why}") from error
+    return _digest(content)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _map_columns(table: Table, given: Mapping[str, str]) -> dict[str, str]:
+    """Our column names -> theirs."""
+    mapping = ({} if table.split is None else {"split": "split"}) | dict(given)
+    there_are = f"; there are {', '.join(table.columns)}"
+    for name, column in mapping.items():
+        if _root(column) not in table.columns:
+            raise ValueError(f"{table.label}: no column {column!r} for {name}{there_are}")
+    for name, aliases in _ALIASES.items():
+        found = [alias for alias in aliases if _root(alias) in table.columns]
+        if found:
+            mapping.setdefault(name, found[0])
+        elif name not in mapping and name != "images" and table.columns:
+            raise ValueError(
+                f"{table.label}: no column for {name} (any of {', '.join(aliases)}){there_are}; "
+                f"name it with `columns`, as in {{{name}: {table.columns[0]}}}"
+            )
+    if table.strict or {*COLUMNS, *map(_root, mapping.values())}.issuperset(table.columns):
+        mapping = {name: name for name in OPTIONAL_COLUMNS if name in table.columns} | mapping
+    return mapping
+
+
+def _mapping_line(table: Table, mapping: Mapping[str, str]) -> str:
+    pairs = [ours if ours == theirs else f"{ours} <- {theirs}" for ours, theirs in mapping.items()]
+    ignored = [column for column in table.columns if column not in map(_root, mapping.values())]
+    return f"{table.label}: {', '.join(pairs)}; ignored: {', '.join(ignored) or 'nothing'}"
+
+
+def _root(column: str) -> str:
+    return column.split(".")[0]
+
+
+def _lookup(row: Mapping[str, Any], column: str) -> Any:
+    value: Any = row
+    for key in column.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value

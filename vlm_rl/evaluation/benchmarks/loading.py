@@ -1,0 +1,207 @@
+"""A benchmark's problems out of its hub data set or a copy on disk."""
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vlm_rl.data.rows import ImageStore
+from vlm_rl.data.tables import BadRow, Table, open_table
+from vlm_rl.errors import nearest
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Part, cluster_of
+from vlm_rl.evaluation.benchmarks.percentages import percent_type
+from vlm_rl.records import Problem
+
+_logger = logging.getLogger(__name__)
+_SHOWN = 5
+
+
+def load(
+    benchmark: Benchmark,
+    source: str | None = None,
+    split: str | None = None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    images: bool = True,
+    max_bad_rows: int | None = None,
+) -> list[Problem]:
+    """The problems of a split (default: the benchmark's first) of the hub data set or of `source`,
+    in their published order.
+
+    `limit` keeps at most that many: whole clusters, drawn by `seed`, so that a smaller limit is a
+    subset of a larger one. Without `images` no picture is looked for, to score responses made
+    elsewhere. Rows that can not be problems are named in a warning; raises ValueError for more of
+    them than `max_bad_rows` (default: the benchmark's known flaws), for a missing column, an
+    unknown split, and an id that stands twice.
+    """
+    split = _split(benchmark, source, split)
+    problems: list[Problem] = []
+    bad: list[str] = []
+    store = ImageStore() if images else None
+    for part in benchmark.parts(source or benchmark.hub_id, split):
+        for where, problem in _problems(benchmark, part, store):
+            if isinstance(problem, BadRow):
+                bad.append(f"{where}: {problem}")
+            else:
+                problems.append(replace(problem, task=benchmark.name, split=split))
+    _report(benchmark, bad, benchmark.flawed_rows if max_bad_rows is None else max_bad_rows)
+    _check_ids(benchmark, problems)
+    return problems if limit is None else _limited(problems, limit, seed)
+
+
+def problem_of(
+    benchmark: Benchmark, row: Mapping[str, Any], images: tuple[bytes | Path, ...] = ()
+) -> Problem:
+    """The problem of a raw row, whichever of its published names the columns have. A number that is
+    asked for as a percentage has the type percent. Raises BadRow."""
+    values = _renamed(benchmark, row)
+    if _blank(values.get("answer")):
+        raise BadRow("no answer", "the answer is empty")
+    try:
+        problem = benchmark.problem(values, images)
+    except (LookupError, TypeError, AttributeError, SyntaxError) as error:
+        raise BadRow("wrong value", f"{type(error).__name__}: {error}") from error
+    except ValueError as error:
+        raise error if isinstance(error, BadRow) else BadRow("wrong value", str(error)) from error
+    return replace(problem, answer_type=percent_type(problem))
+
+
+def rows_of(benchmark: Benchmark, part: Part) -> Iterator[tuple[Table, str, object]]:
+    """The raw rows of a part with their table and place, the part's columns added to each; a row
+    that can not be read is a BadRow. `row`, the place in its table, serves sets without ids.
+
+    Raises ValueError for a table without the benchmark's columns.
+    """
+    table = open_table(part.source, part.split, part.config)
+    _check_columns(benchmark, table, part)
+    by_split = table.split is not None and "split" in table.columns
+    for number, (where, row) in enumerate(table.rows):
+        if not isinstance(row, Mapping):
+            kind = type(row).__name__
+            bad = BadRow("not an object", f"the row is of type {kind}, not an object")
+            yield table, where, row if isinstance(row, BadRow) else bad
+        elif not by_split or row.get("split") == table.split:
+            yield table, where, {**row, **part.columns, "row": number}
+
+
+def _split(benchmark: Benchmark, source: str | None, split: str | None) -> str:
+    """A copy may name its splits as it likes; the table says so where it has no such split."""
+    if source is None and split is not None and split not in benchmark.splits:
+        known = ", ".join(benchmark.splits)
+        raise ValueError(
+            f"{benchmark.name} has the splits {known}, got split={split!r}"
+            f"{nearest(split, benchmark.splits)}"
+        )
+    return split or benchmark.splits[0]
+
+
+def _problems(
+    benchmark: Benchmark, part: Part, store: ImageStore | None
+) -> Iterator[tuple[str, Problem | BadRow]]:
+    for table, where, row in rows_of(benchmark, part):
+        try:
+            yield where, _problem(benchmark, table, row, store)
+        except BadRow as error:
+            yield where, error
+
+
+def _problem(benchmark: Benchmark, table: Table, row: object, store: ImageStore | None) -> Problem:
+    if isinstance(row, BadRow):
+        raise row
+    assert isinstance(row, Mapping), "rows_of gives nothing else"
+    pictures = () if store is None else _pictures(benchmark, table.folder, row, store)
+    problem = problem_of(benchmark, row, pictures)
+    style = problem.answer_style or benchmark.answer_style
+    return replace(problem, answer_style=style, source=table.label)
+
+
+def pictures_of(benchmark: Benchmark, row: Mapping[str, Any]) -> Sequence[object]:
+    """The pictures of a raw row, as they are stored; raises BadRow."""
+    try:
+        return benchmark.images(_renamed(benchmark, row))
+    except (LookupError, TypeError, AttributeError, SyntaxError, ValueError) as error:
+        raise (
+            error
+            if isinstance(error, BadRow)
+            else BadRow("wrong value", f"{type(error).__name__}: {error}")
+        ) from error
+
+
+def _renamed(benchmark: Benchmark, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {benchmark.aliases.get(name, name): value for name, value in row.items()}
+
+
+def _blank(answer: object) -> bool:
+    """Tables write a cell that is missing as nothing, as white space or as NaN."""
+    if isinstance(answer, float):
+        return not math.isfinite(answer)
+    return answer is None or (isinstance(answer, str) and not answer.strip())
+
+
+def _pictures(
+    benchmark: Benchmark, folder: Path, row: Mapping[str, Any], store: ImageStore
+) -> tuple[bytes | Path, ...]:
+    return tuple(store.add(item, folder)[0] for item in pictures_of(benchmark, row))
+
+
+def _check_columns(benchmark: Benchmark, table: Table, part: Part) -> None:
+    found = {benchmark.aliases.get(name, name) for name in table.columns} | {*part.columns}
+    for column in benchmark.columns:
+        if column not in found:
+            raise ValueError(
+                f"{table.label}: no column {column!r} that {benchmark.name} needs; there are "
+                f"{', '.join(table.columns) or 'none'}"
+            )
+
+
+def _report(benchmark: Benchmark, bad: Sequence[str], allowed: int) -> None:
+    if not bad:
+        return
+    more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    message = f"{len(bad)} rows are no problems: {'; '.join(bad[:_SHOWN])}{more}"
+    if len(bad) > allowed:
+        raise ValueError(
+            f"{benchmark.name}: {message}; mend them, or allow them with max_bad_rows={len(bad)}"
+        )
+    _logger.warning("%s: %s", benchmark.name, message)
+
+
+def _check_ids(benchmark: Benchmark, problems: Sequence[Problem]) -> None:
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.uid in seen:
+            raise ValueError(
+                f"{benchmark.name}: the id {problem.uid!r} stands twice in {problem.source}; "
+                "responses could not be told apart"
+            )
+        seen.add(problem.uid)
+    if not problems:
+        raise ValueError(f"{benchmark.name}: no problem was found")
+
+
+def _limited(problems: list[Problem], limit: int, seed: int) -> list[Problem]:
+    sizes: dict[str, int] = {}
+    for problem in problems:
+        sizes[cluster_of(problem)] = sizes.get(cluster_of(problem), 0) + 1
+    kept: set[str] = set()
+    total = 0
+    for cluster in sorted(sizes, key=lambda name: _lot(name, seed)):
+        total += sizes[cluster]
+        if total > limit:
+            break
+        kept.add(cluster)
+    if not kept:
+        raise ValueError(
+            f"limit={limit} is too small: a question has up to {max(sizes.values())} versions, "
+            "which stay together"
+        )
+    return [problem for problem in problems if cluster_of(problem) in kept]
+
+
+def _lot(cluster: str, seed: int) -> bytes:
+    """A draw that does not depend on which other clusters there are."""
+    return hashlib.sha256(f"{seed}:{cluster}".encode()).digest()

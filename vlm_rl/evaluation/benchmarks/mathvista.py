@@ -1,0 +1,151 @@
+"""MathVista (Lu et al. 2024, https://arxiv.org/abs/2310.02255), CC BY-SA 4.0; its 31 sources have
+their own licences.
+
+Columns as in `AI4Math/MathVista` and in data/testmini.json of github.com/lupantech/MathVista, where
+`image` is a path and the hub adds `decoded_image`. The answers of the split `test` are not public.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from vlm_rl.data.tables import BadRow
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Published, Ruling
+from vlm_rl.evaluation.benchmarks.cutting import cut, letter_of, short
+from vlm_rl.evaluation.benchmarks.edit_distance import edit_distance
+from vlm_rl.records import AnswerType, Problem
+from vlm_rl.verification.notation import plain_text
+from vlm_rl.verification.quantities import plain_number
+from vlm_rl.verification.units import split_unit
+
+_CATEGORIES = ("category", "task", "context", "grade", "language")
+_HINTS = {
+    "integer": "The answer is an integer.",
+    "list": "The answer is a list such as [1, 2, 3].",
+}
+
+
+class MathVista(Benchmark):
+    name = "mathvista"
+    hub_id = "AI4Math/MathVista"
+    splits = ("testmini",)
+    columns = (
+        "pid", "question", "image", "choices", "unit", "precision", "answer", "question_type",
+        "answer_type", "metadata",
+    )  # fmt: skip
+    sizes: ClassVar[Mapping[str, int]] = {"testmini": 1000}
+    instruction = (
+        "Answer the question; for a choice give the letter of the option. Put the final answer in "
+        "one \\boxed{}."
+    )
+    published = (
+        Published("Qwen2.5-VL-3B-Instruct", 62.3, "Qwen2.5-VL README"),
+        Published("Qwen2.5-VL-7B-Instruct", 68.2, "Qwen2.5-VL README"),
+        Published("Qwen2.5-VL-72B-Instruct", 74.8, "Qwen2.5-VL README"),
+        Published("MM-Eureka-7B", 73.0, "MM-Eureka README"),
+        Published("Qwen2.5-VL-3B-Instruct", 52.3, "AReaL with VLMEvalKit"),
+        Published("OpenMMReasoner-7B", 79.5, "OpenMMReasoner, lmms-eval"),
+    )
+    notes = (
+        "The authors let a model extract the answer and then apply a rule; without that extraction "
+        "the official figure rests on our cut. One checkpoint is published with 62.3 and 52.3: "
+        "prompt and extraction matter more than most gains."
+    )
+
+    def images(self, row: Mapping[str, Any]) -> Sequence[object]:
+        return [row.get("decoded_image") or row["image"]]
+
+    def problem(self, row: Mapping[str, Any], images: tuple[bytes | Path, ...]) -> Problem:
+        choices = tuple(row["choices"] or ())
+        kind, gold = row["answer_type"], str(row["answer"])
+        digits = None if row["precision"] is None else int(row["precision"])
+        if choices and gold not in choices:
+            raise BadRow("wrong value", f"the answer {gold!r} is none of the choices")
+        unit = row["unit"] or None
+        hint = _HINTS.get(kind, f"The answer has {digits} decimals." if kind == "float" else "")
+        question = row["question"] + (f" (Unit: {unit})" if unit else "")
+        return Problem(
+            uid=str(row["pid"]),
+            question=question if choices or not hint else f"{question}\n{hint}",
+            # as a letter, since the text of an option may look like the letter of another
+            answer=_letters(choices)[choices.index(gold)] if choices else gold,
+            images=images,
+            answer_type=_type(kind, bool(choices), bool(unit)),
+            choices=choices or None,
+            unit=unit,
+            tolerance=None if kind != "float" or digits is None else {"decimals": digits},
+            meta={
+                "categories": {"answer_type": kind}
+                | {name: row["metadata"][name] for name in _CATEGORIES},
+                "gold": gold,
+                "kind": kind,
+                "precision": digits,
+                "num_options": len(choices),
+            },
+        )
+
+    def official(self, problem: Problem, response: str) -> Ruling:
+        found = short(cut(response))
+        if found is None:
+            return Ruling(False, None, "no answer that a rule can cut")
+        extraction = _extraction(found.answer, problem)
+        if extraction is None:
+            return Ruling(False, found.answer, f"our cut ({found.how}), no option")
+        ruling = self.official_of_extraction(problem, extraction)
+        return Ruling(ruling.correct, ruling.answer, f"our cut ({found.how}), {ruling.rule}")
+
+    def official_of_extraction(self, problem: Problem, extraction: object) -> Ruling:
+        """evaluation/calculate_score.py of the authors: the option of a letter, else the option at
+        the smallest edit distance; an integer cut towards 0; a float rounded; text as it is; then
+        equal as strings."""
+        if problem.choices:
+            answer, rule = _option(str(extraction), problem.choices)
+            return Ruling(answer == problem.meta["gold"], answer, rule)
+        kind = problem.meta["kind"]
+        number = _number(extraction, kind, problem.meta["precision"])
+        return Ruling(number == problem.meta["gold"], number, kind)
+
+
+def _letters(choices: Sequence[str]) -> str:
+    return "".join(chr(ord("A") + index) for index in range(len(choices)))
+
+
+def _option(extraction: str, choices: Sequence[str]) -> tuple[str, str]:
+    text = extraction.strip()
+    bracketed = re.search(r"\(([a-zA-Z])\)", text)
+    letter = bracketed[1].upper() if bracketed else text
+    if len(letter) == 1 and letter in _letters(choices):
+        return choices[ord(letter) - ord("A")], "option letter"
+    distances = [edit_distance(letter, choice) for choice in choices]
+    return choices[distances.index(min(distances))], "nearest option"
+
+
+def _number(extraction: object, kind: str, precision: int | None) -> str | None:
+    if kind not in ("integer", "float"):
+        return str(extraction)
+    try:
+        value = float(str(extraction))
+        return str(int(value)) if kind == "integer" else str(round(value, precision))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _extraction(answer: str, problem: Problem) -> str | None:
+    """A cut answer as the authors' extracting model would give it. None where a choice is neither
+    a letter nor an option: the nearest one would be a guess."""
+    if not problem.choices:
+        number = plain_number(split_unit(answer)[0])
+        return answer if number is None else str(float(number))
+    options = [plain_text(choice) for choice in problem.choices]
+    if plain_text(answer) in options:
+        return problem.choices[options.index(plain_text(answer))]
+    return letter_of(answer)
+
+
+def _type(kind: str, is_choice: bool, has_unit: bool) -> AnswerType:
+    if is_choice:
+        return "choice"
+    if kind == "list":
+        return "list"
+    return "number_unit" if has_unit else "number"

@@ -1,0 +1,149 @@
+r"""MMMU (Yue et al. 2024, https://arxiv.org/abs/2311.16502), Apache 2.0.
+
+Columns as in `MMMU/MMMU`, where each of the 30 subjects is a configuration; a merged copy such as
+`lmms-lab/MMMU` is one table. `options` is a list written as a string. Question and options say
+`<image 1>` where a picture stands.
+"""
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from vlm_rl.data.tables import BadRow
+from vlm_rl.evaluation.benchmarks.arithmetic import arithmetic
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Part, Published, Ruling
+from vlm_rl.evaluation.benchmarks.cutting import Cut, cut, has_words, letter_of, named_option, short
+from vlm_rl.records import IMAGE_MARK, Problem
+
+SUBJECTS = (
+    "Accounting", "Agriculture", "Architecture_and_Engineering", "Art", "Art_Theory",
+    "Basic_Medical_Science", "Biology", "Chemistry", "Clinical_Medicine", "Computer_Science",
+    "Design", "Diagnostics_and_Laboratory_Medicine", "Economics", "Electronics",
+    "Energy_and_Power", "Finance", "Geography", "History", "Literature", "Manage", "Marketing",
+    "Materials", "Math", "Mechanical_Engineering", "Music", "Pharmacy", "Physics", "Psychology",
+    "Public_Health", "Sociology",
+)  # fmt: skip
+_MARK = re.compile(r"<image (\d)>")
+
+
+class MMMU(Benchmark):
+    name = "mmmu"
+    hub_id = "MMMU/MMMU"
+    splits = ("validation", "dev")
+    columns = ("id", "question", "options", "answer", "question_type", "image_1")
+    sizes: ClassVar[Mapping[str, int]] = {"validation": 900, "dev": 150}
+    instruction = (
+        "Put the final answer in one \\boxed{}: the letter of the option where there are options, "
+        "else a word, phrase or number."
+    )
+    published = (
+        Published("Qwen2.5-VL-3B-Instruct", 53.1, "Qwen2.5-VL README"),
+        Published("Qwen2.5-VL-7B-Instruct", 58.6, "Qwen2.5-VL README"),
+        Published("Qwen2.5-VL-72B-Instruct", 70.2, "Qwen2.5-VL README"),
+        Published("MM-Eureka-7B", 54.4, "OpenMMReasoner, lmms-eval"),
+        Published("OpenVLThinker-7B", 55.1, "OpenMMReasoner, lmms-eval"),
+        Published("OpenMMReasoner-7B", 57.8, "OpenMMReasoner, lmms-eval"),
+    )
+    notes = (
+        "Where no option can be found the authors draw one at random; here that is wrong. Of an "
+        "open question only the cut answer is compared, and of several golds our verifier knows "
+        "the first. Pictures that stand in the options are shown in the question."
+    )
+
+    def parts(self, source: str, split: str) -> Sequence[Part]:
+        if source != self.hub_id:
+            return super().parts(source, split)
+        return [Part(source, split, subject) for subject in SUBJECTS]
+
+    def images(self, row: Mapping[str, Any]) -> Sequence[object]:
+        """In the order in which they stand in the question; those it does not name come first."""
+        there = [number for number in range(1, 8) if row.get(f"image_{number}")]
+        return [row[f"image_{number}"] for number in _in_order(_whole_text(row), there)]
+
+    def problem(self, row: Mapping[str, Any], images: tuple[bytes | Path, ...]) -> Problem:
+        options = _options(row)
+        text = _whole_text(row)
+        there = [number for number in range(1, 8) if row.get(f"image_{number}")]
+        golds = _golds(str(row["answer"]))
+        shown = options and not any(_MARK.search(option) for option in options)
+        return Problem(
+            uid=row["id"],
+            question=_marked(text, there) if images else text,
+            answer=golds[0],
+            images=images,
+            answer_type="choice" if options else None,
+            choices=options if shown else None,
+            meta={
+                "categories": {
+                    "subject": re.sub(r"^[a-z]+_|_\d+$", "", row["id"]),
+                    "kind": "choice" if options else "open",
+                    "difficulty": row.get("topic_difficulty") or "not given",
+                },
+                "golds": golds,
+                "options": options,
+                "num_options": len(options),
+            },
+        )
+
+    def official(self, problem: Problem, response: str) -> Ruling:
+        found = cut(response)
+        if not problem.meta["options"]:
+            return _open_ruling(short(found, words=12), problem.meta["golds"])
+        letter = letter_of(found.answer) if found and found.how != "text" else None
+        letter = letter or named_option(response, problem.meta["options"])
+        return Ruling(letter == problem.answer, letter, "option" if letter else "no option named")
+
+
+def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
+    options = row["options"]
+    if isinstance(options, str):
+        options = ast.literal_eval(options)
+    if not isinstance(options, list):
+        raise BadRow("wrong type", f"options {options!r:.50} are no list")
+    return tuple(str(option) for option in options)
+
+
+def _golds(answer: str) -> list[str]:
+    """An open question may have several: `['24/7', '3.429']`."""
+    if re.fullmatch(r"\[\s*['\"].*\]", answer):
+        return [str(gold) for gold in ast.literal_eval(answer)]
+    return [answer]
+
+
+def _whole_text(row: Mapping[str, Any]) -> str:
+    """The question; with its options where pictures stand in these."""
+    options = _options(row)
+    if not any(_MARK.search(option) for option in options):
+        return str(row["question"])
+    lines = (f"({chr(ord('A') + index)}) {option}" for index, option in enumerate(options))
+    return "\n".join((row["question"], "Choices:", *lines))
+
+
+def _in_order(text: str, there: Sequence[int]) -> list[int]:
+    named = [number for number in dict.fromkeys(map(int, _MARK.findall(text))) if number in there]
+    return [number for number in there if number not in named] + named
+
+
+def _marked(text: str, there: Sequence[int]) -> str:
+    """The first mention of a picture becomes its mark; a later one stays text."""
+    for number in there:
+        text = text.replace(f"<image {number}>", IMAGE_MARK, 1)
+    return IMAGE_MARK * (len(there) - text.count(IMAGE_MARK)) + text
+
+
+def _open_ruling(found: Cut | None, golds: Sequence[str]) -> Ruling:
+    """Numbers are equal to two decimals; a text holds the words of a gold."""
+    if found is None:
+        return Ruling(False, None, "no answer")
+    value = arithmetic(found.answer)
+    for gold in golds:
+        expected = arithmetic(gold)
+        if expected is not None:
+            same = value is not None and round(value, 2) == round(expected, 2)
+        else:
+            same = has_words(found.answer, gold)
+        if same:
+            return Ruling(True, found.answer, "open answer")
+    return Ruling(False, found.answer, "open answer")

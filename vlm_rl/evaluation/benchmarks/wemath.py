@@ -1,0 +1,141 @@
+r"""We-Math (Qiao et al. 2024, https://arxiv.org/abs/2407.01284), for research only.
+
+Columns as in `We-Math/We-Math` and in data/testmini.json of github.com/We-Math/We-Math: chains of
+two or three one-step rows and one row that needs all their knowledge at once. `ID` names the chain,
+`key` the row's place in it (`2steps_1`, `2steps_2`, `2steps_multi`).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from vlm_rl.data.tables import BadRow
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Judged, Published, Ruling
+from vlm_rl.evaluation.benchmarks.cutting import cut, labels_in, letter_of, short
+from vlm_rl.evaluation.benchmarks.samples import Outcome, over_samples
+from vlm_rl.records import Problem
+from vlm_rl.verification.extraction import after_thinking
+
+_ANSWER_LETTER = re.compile(r"[\s<>:.*(]*([A-H])(?![A-Za-z])")
+
+
+class WeMath(Benchmark):
+    name = "wemath"
+    hub_id = "We-Math/We-Math"
+    splits = ("testmini",)
+    columns = ("ID", "question", "option", "answer", "image_path", "key", "knowledge concept")
+    sizes: ClassVar[Mapping[str, int]] = {"testmini": 1740}
+    instruction = (
+        "First give the thought process, then the letter of the right option in one \\boxed{}."
+    )
+    published = (
+        Published("MM-Eureka-7B", 59.8, "OpenMMReasoner, lmms-eval", "score_loose"),
+        Published("OpenVLThinker-7B", 61.9, "OpenMMReasoner, lmms-eval", "score_loose"),
+        Published("OpenMMReasoner-7B", 79.0, "OpenMMReasoner, lmms-eval", "score_loose"),
+    )
+    notes = (
+        "The measures are over the chains all of whose rows were judged (their share is given); "
+        "the authors divide by 525, which holds for the whole split only. The rate of rote "
+        "memorisation is over the chains whose last row is right, 0 where there is none."
+    )
+
+    def images(self, row: Mapping[str, Any]) -> Sequence[object]:
+        return [row["image_path"]]
+
+    def problem(self, row: Mapping[str, Any], images: tuple[bytes | Path, ...]) -> Problem:
+        key = re.fullmatch(r"(\d)steps_(\d|multi)", row["key"])
+        if key is None:
+            raise BadRow(
+                "wrong value", f"the key {row['key']!r} is not like 2steps_1, 2steps_multi"
+            )
+        steps, place = key.groups()
+        choices = options_of(row["option"])
+        whole = row["question"] if choices else f"{row['question']}\n{row['option']}"
+        return Problem(
+            uid=f"{row['ID']}/{place}",
+            question=whole,
+            answer=row["answer"].strip(),
+            images=images,
+            answer_type="choice",
+            choices=choices or None,
+            meta={
+                "cluster": row["ID"],
+                "categories": {"steps": steps if place == "multi" else "1"},
+                "place": place,
+                "steps": int(steps),
+                "num_options": len(choices) or labels_in(row["option"]),
+            },
+        )
+
+    def official(self, problem: Problem, response: str) -> Ruling:
+        """The letter right after the last "Answer", as the authors read it; a box goes first, and a
+        word that starts with a letter is none."""
+        found = short(cut(response))
+        if found and found.how == "box":
+            letter = letter_of(found.answer)
+        else:
+            _, named, rest = after_thinking(response).rpartition("Answer")
+            match = _ANSWER_LETTER.match(rest) if named else None
+            letter = match[1] if match else letter_of(found.answer) if found else None
+        return Ruling(letter == problem.answer, letter, "letter")
+
+    def measures(self, judged: Sequence[Judged]) -> Mapping[str, float]:
+        return over_samples(judged, four_measures)
+
+
+def options_of(text: str) -> tuple[str, ...]:
+    """`A. 3; B. 4` as ("3", "4"); empty where the letters leave a gap or stand inside an option."""
+    found: list[str] = []
+    while marks := re.match(rf"[;\s]*{'ABCDEFGH'[len(found)]}\s*\.\s*", text):
+        text = text[marks.end() :]
+        # `Shape ;B.; B. ...` names a point B in the option before
+        following = re.search(rf";\s*{'ABCDEFGH'[len(found) + 1]}\s*\.(?!\s*;)", text)
+        end = following.start() if following else len(text)
+        found.append(text[:end].strip(" ;"))
+        text = text[end:]
+        if not text or len(found) == 7:
+            break
+    hidden = re.search(r";\s*[A-H]\s*\.(?!\s*;)", "".join(found[-1:]))
+    return () if hidden or text or len(found) < 2 or not all(found) else tuple(found)
+
+
+def four_measures(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """The formulas of evaluation/four_dimensional_metrics.py, as fractions, and S1, S2, S3.
+
+    Of the chains: insufficient knowledge, a step wrong and the last row wrong; inadequate
+    generalisation, all steps right and the last wrong; complete mastery, the last right and all
+    steps (strict) or one (loose) right; rote memorisation, the last right and some step (strict) or
+    every step (loose) wrong. The score is mastery and half of generalisation.
+    """
+    chains: dict[str, dict[str, bool]] = {}
+    lengths: dict[str, int] = {}
+    by_steps: dict[str, list[bool]] = {}
+    for problem, correct in outcomes:
+        chains.setdefault(problem.meta["cluster"], {})[problem.meta["place"]] = correct
+        lengths[problem.meta["cluster"]] = problem.meta["steps"]
+        by_steps.setdefault(problem.meta["categories"]["steps"], []).append(correct)
+    whole = [rows for name, rows in chains.items() if len(rows) == lengths[name] + 1]
+    accuracy = {f"S{steps}": sum(found) / len(found) for steps, found in sorted(by_steps.items())}
+    return accuracy | {"whole_chains": len(whole) / len(chains)} | _rates(whole)
+
+
+def _rates(chains: Sequence[Mapping[str, bool]]) -> dict[str, float]:
+    if not chains:
+        return {}
+    ends = [
+        (chain["multi"], [chain[place] for place in chain if place != "multi"]) for chain in chains
+    ]
+    knowledge = sum(not end and not all(steps) for end, steps in ends) / len(ends)
+    generalisation = sum(not end and all(steps) for end, steps in ends) / len(ends)
+    figures = {
+        "insufficient_knowledge": knowledge,
+        "inadequate_generalization": generalisation,
+    }
+    right = sum(end for end, _ in ends)
+    for name, mastered in (("strict", all), ("loose", any)):
+        mastery = sum(end and mastered(steps) for end, steps in ends)
+        figures[f"complete_mastery_{name}"] = mastery / len(ends)
+        figures[f"rote_memorization_{name}"] = (right - mastery) / right if right else 0.0
+        figures[f"score_{name}"] = mastery / len(ends) + 0.5 * generalisation
+    return figures

@@ -1,0 +1,301 @@
+"""Two evaluations of the same questions side by side: is the difference more than noise?
+
+Both sides answer the same questions, so the difference is taken question by question: most of what
+makes an accuracy uncertain is which questions were asked, and that cancels.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from vlm_rl.evaluation.intervals import Difference, Estimate, clustered, difference, holm, paired
+from vlm_rl.evaluation.markdown import interval, p_text, percent, table
+from vlm_rl.evaluation.report import SAMPLES, Sample, read_samples
+
+COMPARISON = "comparison.md"
+FIGURES = "comparison.json"
+
+HOW = (
+    "Second minus first, in percentage points and tokens, with the 95 % interval in brackets, over "
+    "the same questions; questions that are versions of one another count as one draw. p is "
+    "two-sided; *Holm* is p after Holm's correction for comparing on several benchmarks. McNemar's "
+    "exact test takes questions as independent and needs one sample per question."
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Both sides on one benchmark. `holm_p` is the p-value adjusted over all benchmarks compared.
+
+    `length` is None where a side does not know its lengths. `only_first` and `only_second` count
+    questions that were left out because one side alone answered them, `without_verdict` those where
+    checking failed on every sample of a side.
+    """
+
+    benchmark: str
+    first: Estimate
+    second: Estimate
+    accuracy: Difference
+    holm_p: float
+    length: Difference | None
+    only_first: int
+    only_second: int
+    without_verdict: int
+
+    @property
+    def sentence(self) -> str:
+        """What the figures say, for a person."""
+        points, p_value = 100 * self.accuracy.mean, p_text(self.holm_p)
+        start = f"{self.benchmark}: second {points:+.1f} points {_points(self.accuracy)}"
+        if self.accuracy.within_noise:
+            return f"{start}: the difference is within noise."
+        if self.holm_p >= 0.05:
+            return (
+                f"{start}: more than noise on its own, but not after correcting for the number of "
+                f"benchmarks (Holm p = {p_value})."
+            )
+        side = "second" if points > 0 else "first"
+        return f"{start}: the {side} is better (Holm p = {p_value})."
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`only_first` and `only_second` name benchmarks that only one folder has."""
+
+    names: tuple[str, str]
+    benchmarks: tuple[Compared, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+
+    def plain(self) -> dict[str, Any]:
+        sentences = [{"sentence": one.sentence} for one in self.benchmarks]
+        found = dataclasses.asdict(self)
+        parts = zip(found["benchmarks"], sentences, strict=True)
+        return {**found, "benchmarks": [{**one, **more} for one, more in parts]}
+
+
+def compare(first: Path, second: Path, *, common_only: bool = False) -> Comparison:
+    """Compare the samples of two evaluation folders.
+
+    Raises ValueError where they share no benchmark, and where the questions of a shared benchmark
+    differ, unless `common_only` asks for those that both sides answered.
+    """
+    sides = (_benchmarks(first), _benchmarks(second))
+    shared = [name for name in sides[0] if name in sides[1]]
+    if not shared:
+        raise ValueError(
+            f"{first} has {', '.join(sides[0])} and {second} has {', '.join(sides[1])}: "
+            "there is no benchmark in common to compare"
+        )
+    found = [
+        _compare_benchmark(name, sides[0][name], sides[1][name], common_only) for name in shared
+    ]
+    adjusted = holm([one.holm_p for one in found])
+    return Comparison(
+        (str(first), str(second)),
+        tuple(dataclasses.replace(one, holm_p=p) for one, p in zip(found, adjusted, strict=True)),
+        tuple(name for name in sides[0] if name not in shared),
+        tuple(name for name in sides[1] if name not in shared),
+    )
+
+
+def write_comparison(found: Comparison, folder: Path) -> None:
+    """Write comparison.md and comparison.json into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / COMPARISON).write_text(comparison_markdown(found), encoding="utf-8")
+    plain = json.dumps(found.plain(), indent=1, ensure_ascii=False)
+    (folder / FIGURES).write_text(plain + "\n", encoding="utf-8")
+
+
+def comparison_markdown(found: Comparison) -> str:
+    sentences = "\n".join(f"* {sentence}" for sentence in _sentences(found))
+    parts = (
+        "# Comparison",
+        f"First: `{found.names[0]}`. Second: `{found.names[1]}`.",
+        sentences,
+        HOW,
+        table(HEADINGS, [_row(one) for one in found.benchmarks]),
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def print_comparison(found: Comparison) -> None:
+    """On the screen: what fits into 80 columns, and the sentences."""
+    console = Console()
+    shown = Table(title="second minus first, in percent and tokens")
+    for heading in SCREEN:
+        shown.add_column(heading, justify="right" if heading != SCREEN[0] else "left")
+    for one in found.benchmarks:
+        row = dict(zip(HEADINGS, _row(one), strict=True))
+        row |= {"first": percent(one.first.mean), "second": percent(one.second.mean)}
+        row["tokens"] = "-" if one.length is None else f"{one.length.mean:+,.0f}"
+        shown.add_row(*(row[heading] for heading in SCREEN))
+    for side, name in zip(("first", "second"), found.names, strict=True):
+        console.print(f"{side}: {name}", soft_wrap=True, highlight=False, markup=False)
+    console.print(shown)
+    for sentence in _sentences(found):
+        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+
+
+HEADINGS = (
+    "benchmark", "questions", "first", "second", "difference", "p", "Holm", "McNemar", "tokens",
+)  # fmt: skip
+SCREEN = ("benchmark", "first", "second", "difference", "p", "Holm", "tokens")
+
+
+def _row(one: Compared) -> tuple[str, ...]:
+    return (
+        one.benchmark,
+        str(one.accuracy.num_questions),
+        interval(dataclasses.asdict(one.first)),
+        interval(dataclasses.asdict(one.second)),
+        f"{100 * one.accuracy.mean:+.1f} {_points(one.accuracy)}",
+        p_text(one.accuracy.p_value),
+        p_text(one.holm_p),
+        p_text(one.accuracy.mcnemar_p),
+        _tokens(one.length),
+    )
+
+
+def _points(found: Difference) -> str:
+    assert found.low is not None
+    assert found.high is not None
+    return f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+
+
+def _tokens(found: Difference | None) -> str:
+    if found is None:
+        return "-"
+    if found.low is None or found.high is None:
+        return f"{found.mean:+,.0f}"
+    return f"{found.mean:+,.0f} [{found.low:+,.0f}, {found.high:+,.0f}]"
+
+
+def _sentences(found: Comparison) -> list[str]:
+    sentences = [one.sentence for one in found.benchmarks]
+    for one in found.benchmarks:
+        if one.only_first or one.only_second:
+            sentences.append(
+                f"{one.benchmark}: {one.only_first} questions of the first side only and "
+                f"{one.only_second} of the second only are left out."
+            )
+        if one.without_verdict:
+            sentences.append(
+                f"{one.benchmark}: {one.without_verdict} questions are left out because checking "
+                "failed on every sample of a side."
+            )
+    for side, names in (("first", found.only_first), ("second", found.only_second)):
+        if names:
+            sentences.append(f"Only the {side} has {', '.join(names)}: not compared.")
+    return sentences
+
+
+_KEYS: Mapping[str, Callable[[Sample], str]] = {
+    "questions": lambda sample: sample.question_sha256,
+    "golds": lambda sample: sample.gold,
+}
+"""What must be the same on both sides."""
+
+Questions = Mapping[str, Sequence[Sample]]
+
+
+def _benchmarks(folder: Path) -> dict[str, Path]:
+    found = {path.parent.name: path for path in sorted(folder.glob(f"*/{SAMPLES}"))}
+    if not found:
+        raise ValueError(
+            f"{folder} holds no <benchmark>/{SAMPLES}; name the folder that evaluate wrote"
+        )
+    return found
+
+
+def _by_question(path: Path) -> Questions:
+    found: dict[str, list[Sample]] = {}
+    for sample in read_samples(path):
+        found.setdefault(sample.uid, []).append(sample)
+    return found
+
+
+def _compare_benchmark(name: str, first: Path, second: Path, common_only: bool) -> Compared:
+    """With the p-value not yet adjusted."""
+    a, b = _by_question(first), _by_question(second)
+    shared = [uid for uid in a if uid in b]
+    alone = (len(a) - len(shared), len(b) - len(shared))
+    if any(alone) and not common_only:
+        raise ValueError(
+            f"{name}: {alone[0]} questions stand in {first} only and {alone[1]} in {second} only, "
+            f"{len(shared)} in both; compare the {len(shared)} with common_only"
+        )
+    _check_same(name, a, b, shared)
+    judged = [uid for uid in shared if _scored(a[uid]) and _scored(b[uid])]
+    if not judged:
+        raise ValueError(f"{name}: no question has a verdict in both {first} and {second}")
+    clusters = [_cluster(uid, a, b) for uid in judged]
+    values = [[_share(side[uid]) for uid in judged] for side in (a, b)]
+    accuracy = paired(values[0], values[1], clusters)
+    assert accuracy.p_value is not None, "differences of fractions are bounded"
+    return Compared(
+        name,
+        clustered(values[0], clusters),
+        clustered(values[1], clusters),
+        accuracy,
+        accuracy.p_value,
+        _length_difference(a, b, shared),
+        *alone,
+        without_verdict=len(shared) - len(judged),
+    )
+
+
+def _check_same(name: str, a: Questions, b: Questions, shared: Sequence[str]) -> None:
+    """Raises ValueError where an id stands for different questions or golds: data of another
+    version or split has the same ids."""
+    differing = {
+        what: [uid for uid in shared if len({key(one) for one in (*a[uid], *b[uid])}) > 1]
+        for what, key in _KEYS.items()
+    }
+    for what, uids in differing.items():
+        if uids:
+            first = a[uids[0]][0], b[uids[0]][0]
+            golds = f" ({first[0].gold!r} and {first[1].gold!r})" if what == "golds" else ""
+            raise ValueError(
+                f"{name}: {len(uids)} of {len(shared)} ids have different {what} in the two "
+                f"folders, the first is {uids[0]!r}{golds}; evaluate both again on the same data"
+            )
+
+
+def _cluster(uid: str, a: Questions, b: Questions) -> str:
+    """Raises ValueError where the sides disagree: then they asked different things."""
+    found = {sample.cluster for side in (a, b) for sample in side[uid]}
+    if len(found) > 1:
+        raise ValueError(
+            f"question {uid!r} is a version of {' and of '.join(sorted(found))}: the folders were "
+            "written for different versions of the benchmark; evaluate both again on one of them"
+        )
+    return found.pop()
+
+
+def _scored(samples: Sequence[Sample]) -> list[Sample]:
+    return [sample for sample in samples if sample.verdict.scored]
+
+
+def _share(samples: Sequence[Sample]) -> float:
+    return float(np.mean([sample.correct for sample in _scored(samples)]))
+
+
+def _length_difference(a: Questions, b: Questions, shared: Sequence[str]) -> Difference | None:
+    """Of the mean length of each question, where both sides know lengths."""
+    known = [uid for uid in shared if _lengths(a[uid]) and _lengths(b[uid])]
+    if not known:
+        return None
+    deltas = [float(np.mean(_lengths(b[uid])) - np.mean(_lengths(a[uid]))) for uid in known]
+    return difference(deltas, [_cluster(uid, a, b) for uid in known])
+
+
+def _lengths(samples: Sequence[Sample]) -> list[int]:
+    return [sample.length_tokens for sample in samples if sample.length_tokens is not None]

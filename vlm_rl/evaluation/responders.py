@@ -1,0 +1,224 @@
+"""Who answers the problems of an evaluation: a policy through an engine, or a server that chats."""
+
+import base64
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+from PIL import Image
+
+from vlm_rl.data.prompts import BadProblem, PromptEncoder, PromptTooLong, text_parts
+from vlm_rl.evaluation.benchmarks.benchmark import Response
+from vlm_rl.records import Groups, Problem, Prompt
+from vlm_rl.rollout import Engine, EngineError, Sampling
+from vlm_rl.rollout.engine import WHOLE_SOFTMAX
+
+_OF_OPENAI = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+_WEB_FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
+
+
+class Responder(ABC):
+    """Answers problems."""
+
+    @abstractmethod
+    def respond(
+        self, problems: Sequence[Problem], *, samples: int, seed: int
+    ) -> list[list[Response]]:
+        """[P][samples]. A problem that can not be asked has responses that say why.
+
+        Raises EngineError where no answer can be had.
+        """
+
+
+class PolicyResponder(Responder):
+    """A started engine; `encoder` says how a problem is put."""
+
+    def __init__(self, engine: Engine, encoder: PromptEncoder, sampling: Sampling) -> None:
+        self._engine = engine
+        self._encoder = encoder
+        self._sampling = sampling
+
+    def respond(
+        self, problems: Sequence[Problem], *, samples: int, seed: int
+    ) -> list[list[Response]]:
+        asked = Asked.of(problems, self._encoder)
+        if not asked.prompts:
+            return asked.responses([], samples)
+        groups = self._engine.generate(
+            asked.prompts, group_size=samples, sampling=self._sampling, seed=seed
+        )
+        return asked.responses(groups, samples)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Problems as prompts, but for those that can not be: `refused` says why, by uid."""
+
+    problems: Sequence[Problem]
+    prompts: Sequence[Prompt]
+    refused: Mapping[str, str]
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem], encoder: PromptEncoder) -> "Asked":
+        prompts, refused = [], {}
+        for problem in problems:
+            try:
+                prompts.append(encoder.encode(problem))
+            except (BadProblem, PromptTooLong) as error:
+                refused[problem.uid] = str(error)
+        return cls(problems, prompts, refused)
+
+    def responses(self, groups: Groups, samples: int) -> list[list[Response]]:
+        """[P][samples] of all problems; `groups` are the completions of the prompts."""
+        given = iter(groups)
+        return [
+            [Response(p.uid, sample, "", refused=self.refused[p.uid]) for sample in range(samples)]
+            if p.uid in self.refused
+            else [
+                Response(p.uid, sample, completion.text, len(completion), completion.truncated)
+                for sample, completion in enumerate(next(given))
+            ]
+            for p in self.problems
+        ]
+
+
+class ChatServer:
+    """Any server of OpenAI's chat completions, vLLM's and others', at `url` (such as
+    http://127.0.0.1:8000/v1).
+
+    `concurrent` requests are under way at a time, each given up after `timeout_s` and tried again
+    up to `max_retries` times. A key, where the server wants one, is read from the environment
+    variable `key_variable`. The server has its own chat template and image limits.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        concurrent: int = 32,
+        timeout_s: float = 600.0,
+        max_retries: int = 3,
+        key_variable: str = "OPENAI_API_KEY",
+    ) -> None:
+        for name, value in {"concurrent": concurrent, "timeout_s": timeout_s}.items():
+            if not value > 0:
+                raise ValueError(f"ChatServer.{name} must be above 0, got {value}")
+        self.url = url
+        self.concurrent = concurrent
+        self._client = openai.OpenAI(
+            base_url=url,
+            api_key=os.environ.get(key_variable, "none"),
+            timeout=timeout_s,
+            max_retries=max_retries,
+        )
+
+    def model_name(self) -> str:
+        """The one model that it serves. Raises ValueError where there is no answer, or several."""
+        try:
+            names = [model.id for model in self._client.models.list()]
+        except openai.OpenAIError as error:
+            raise ValueError(f"no server answers at {self.url}: {error}; is it started?") from error
+        if len(names) != 1:
+            raise ValueError(f"{self.url} serves {', '.join(names)}; name one of them by --model")
+        return names[0]
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        """One chat completion."""
+        return self._client.chat.completions.create(**request)
+
+
+class ChatResponder(Responder):
+    """A server's model, asked with the text and the pictures of each problem."""
+
+    def __init__(
+        self,
+        server: ChatServer,
+        model: str,
+        *,
+        instruction: str,
+        system: str | None,
+        sampling: Sampling,
+    ) -> None:
+        self._server = server
+        self._model = model
+        self._instruction = instruction
+        self._system = system
+        self._sampling = sampling
+
+    def respond(
+        self, problems: Sequence[Problem], *, samples: int, seed: int
+    ) -> list[list[Response]]:
+        asked = [(problem, sample) for problem in problems for sample in range(samples)]
+        with ThreadPoolExecutor(self._server.concurrent) as threads:
+            flat = list(
+                threads.map(
+                    self._response, *zip(*asked, strict=True), range(seed, seed + len(asked))
+                )
+            )
+        return [flat[i : i + samples] for i in range(0, len(flat), samples)]
+
+    def _response(self, problem: Problem, sample: int, seed: int) -> Response:
+        try:
+            completion = self._server.ask(self._request(problem, seed % 2**31))
+        except (BadProblem, openai.BadRequestError) as error:  # this problem, not the server
+            return Response(problem.uid, sample, "", refused=str(error))
+        except openai.OpenAIError as error:
+            raise EngineError(f"{self._server.url}: {error}") from error
+        choice, usage = completion.choices[0], completion.usage
+        return Response(
+            uid=problem.uid,
+            sample=sample,
+            text=legal(choice.message.content or ""),
+            length_tokens=usage.completion_tokens if usage else None,
+            truncated=choice.finish_reason == "length",
+        )
+
+    def _request(self, problem: Problem, seed: int) -> dict[str, Any]:
+        content: list[dict[str, Any]] = []
+        for index, text in enumerate(text_parts(problem, self._instruction)):
+            if index:
+                url = _data_url(problem, problem.images[index - 1])
+                content.append({"type": "image_url", "image_url": {"url": url}})
+            content += [{"type": "text", "text": text}] if text else []
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        if self._system is not None:
+            messages.insert(0, {"role": "system", "content": self._system})
+        return {
+            "model": self._model,
+            "messages": messages,
+            "seed": seed,
+            # what a server does not know it would refuse, so only what is asked for
+            "max_tokens": self._sampling.max_completion_tokens,
+            **{name: getattr(self._sampling, name) for name in _OF_OPENAI},
+            "extra_body": {
+                name: getattr(self._sampling, name)
+                for name in WHOLE_SOFTMAX
+                if name not in _OF_OPENAI and name in self._sampling.undescribed
+            },
+        }
+
+
+def legal(text: str) -> str:
+    """Without halves of characters, which JSON can hold and UTF-8 can not."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _data_url(problem: Problem, source: bytes | Path) -> str:
+    """The very bytes where every browser can show them, else the same picture as PNG."""
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            kind = image.format
+            if kind not in _WEB_FORMATS:
+                kind, buffer = "PNG", io.BytesIO()
+                image.save(buffer, kind)
+                content = buffer.getvalue()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadProblem(f"problem {problem.uid}: a picture can not be read: {error}") from error
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,198 @@
+"""Responses on disk: gathered batch by batch, so that a killed evaluation goes on, or brought.
+
+A file that somebody else made has a JSON object a line with `id` and `response`, and where known
+`sample`, `length_tokens`, `truncated` and `extraction` (the answer as they cut it out). Several
+lines of one id without `sample` are its samples in order.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlm_rl.evaluation.benchmarks.benchmark import Response
+from vlm_rl.evaluation.responders import Responder, legal
+from vlm_rl.records import Problem
+from vlm_rl.rollout import EngineError
+
+_FIELDS: dict[str, type] = {
+    "sample": int, "length_tokens": int, "truncated": bool, "extraction": object
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Problems that are answered together: which numbers are drawn depends on the whole batch."""
+
+    number: int
+    problems: tuple[Problem, ...]
+    samples: int
+
+    def seed(self, seed: int) -> int:
+        entropy = np.random.SeedSequence([seed, self.number])
+        return int(entropy.generate_state(1, np.uint64)[0] >> 1)
+
+
+def batches_of(problems: Sequence[Problem], size: int, samples: int) -> list[Batch]:
+    starts = range(0, len(problems), size)
+    return [Batch(n, tuple(problems[i : i + size]), samples) for n, i in enumerate(starts)]
+
+
+class Gathered:
+    """The responses of one benchmark in `path`, a line each; whole batches only are kept.
+
+    What is there already, from a run that was stopped, is taken as it is: answered again with the
+    same weights and seed it would be the same.
+    """
+
+    def __init__(self, path: Path, batches: Sequence[Batch]) -> None:
+        self._path = path
+        self._batches = {batch.number: batch for batch in batches}
+        self._found: dict[int, list[Response]] = {}
+        self._whole: list[str] | None = None
+        if path.exists():
+            self._read()
+
+    @property
+    def missing(self) -> list[Batch]:
+        return [batch for number, batch in self._batches.items() if number not in self._found]
+
+    @property
+    def groups(self) -> list[list[Response]]:
+        """[P][samples], in the order of the problems; complete once nothing is missing."""
+        by_problem: dict[str, list[Response]] = defaultdict(list)
+        for number in self._batches:
+            for response in self._found[number]:
+                by_problem[response.uid].append(response)
+        return list(by_problem.values())
+
+    def answer(self, responder: Responder, seed: int, done: Callable[[], object]) -> None:
+        """Have the missing batches answered; `done` is called after each is on disk.
+
+        Raises EngineError where not one problem of the first batch can be asked: that is a fault of
+        the settings, and no answer.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._leave_out_what_is_torn()
+        with self._path.open("a", encoding="utf-8") as lines:
+            for batch in self.missing:
+                groups = responder.respond(
+                    batch.problems, samples=batch.samples, seed=batch.seed(seed)
+                )
+                found = [response for group in groups for response in group]
+                if not self._found and all(response.refused for response in found):
+                    raise EngineError(f"no problem can be asked; the first: {found[0].refused}")
+                rows = ({"batch": batch.number} | asdict(response) for response in found)
+                lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                lines.flush()
+                self._found[batch.number] = found
+                done()
+
+    def _read(self) -> None:
+        """Take up whole batches."""
+        # not splitlines: a response may hold a separator such as U+2028, which ends no line
+        *lines, torn = self._path.read_text(encoding="utf-8", errors="replace").split("\n")
+        kept: dict[int, list[str]] = defaultdict(list)
+        for line in lines:
+            row = _object(line)
+            if row is not None and row.get("batch") in self._batches:
+                kept[row["batch"]].append(line)
+        for number, batch in self._batches.items():
+            found = [Response(**_without_batch(line)) for line in kept[number]]
+            expected = [(p.uid, sample) for p in batch.problems for sample in range(batch.samples)]
+            if [(r.uid, r.sample) for r in found] == expected:
+                self._found[number] = found
+        whole = [line for number in self._found for line in kept[number]]
+        if torn or len(whole) < len(lines):
+            self._whole = whole
+
+    def _leave_out_what_is_torn(self) -> None:
+        """Write the file anew where a kill has left part of a batch."""
+        if self._whole is not None:
+            partial = self._path.with_suffix(".partial")
+            partial.write_text("".join(line + "\n" for line in self._whole), encoding="utf-8")
+            partial.replace(self._path)
+            self._whole = None
+
+
+def read_responses(path: Path, problems: Sequence[Problem]) -> dict[str, list[Response]]:
+    """Responses made elsewhere, by uid; `id` is a problem's `meta` id or its uid.
+
+    Raises ValueError with file and line for what is no response, for an id that no problem has, and
+    where problems have different numbers of responses.
+    """
+    if not path.is_file():
+        raise ValueError(f"no responses file {path}")
+    known = {p.uid: p.uid for p in problems}
+    known |= {str(p.meta["id"]): p.uid for p in problems if "id" in p.meta}
+    found: dict[str, list[Response]] = defaultdict(list)
+    for place, row in _rows(path):
+        if str(row["id"]) not in known:
+            example = problems[0].meta.get("id", problems[0].uid)
+            raise ValueError(
+                f"{place}: no problem of this benchmark and split has the id {row['id']!r} (one "
+                f"that is there: {example!r}); is it another split?"
+            )
+        uid = known[str(row["id"])]
+        values: dict[str, Any] = {"sample": len(found[uid]), "text": legal(row["response"])}
+        values |= {name: row[name] for name in _FIELDS if row.get(name) is not None}
+        found[uid].append(Response(uid=uid, **values))
+    if not found:
+        raise ValueError(f"{path} holds no response")
+    for uid, responses in found.items():
+        twice = [n for n, count in Counter(r.sample for r in responses).items() if count > 1]
+        if twice:
+            raise ValueError(f"{path}: {uid!r} has its sample {twice[0]} twice")
+    numbers = Counter(map(len, found.values()))
+    if len(numbers) > 1:
+        odd = next(uid for uid, r in found.items() if len(r) != numbers.most_common(1)[0][0])
+        raise ValueError(
+            f"{path}: most problems have {numbers.most_common(1)[0][0]} responses, {odd!r} has "
+            f"{len(found[odd])}; give each as many, or score them apart"
+        )
+    return {uid: sorted(responses, key=lambda r: r.sample) for uid, responses in found.items()}
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place, row = f"{path}, line {number}", _object(line)
+        if row is None:
+            raise ValueError(f"{place} is no JSON object")
+        if "id" not in row or not isinstance(row.get("response"), str):
+            raise ValueError(f"{place} needs `id` and the text `response`, it has {', '.join(row)}")
+        for name, kind in _FIELDS.items():
+            if row.get(name) is not None and kind is not object and type(row[name]) is not kind:
+                raise ValueError(f"{place}: {name} must be of type {kind.__name__}")
+        yield place, row
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _without_batch(line: str) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads(line)
+    del row["batch"]
+    return row
+
+
+@dataclass(frozen=True)
+class Brought:
+    """Responses [P][samples] that are there already."""
+
+    groups: list[list[Response]]
+    missing: tuple[Batch, ...] = ()

@@ -1,0 +1,213 @@
+"""How far the rollout engine's log-probabilities are from the policy's own at the same weights.
+
+d = `old_logprobs` - `sampling_logprobs`, float64, on the tokens that are trained on. Both describe
+the same weights, so d is what an update is off-policy by before the policy has moved: rounding,
+and every fault of the engine. By set of rows, `drift/<measure>` for all, `drift/image/...` and
+`drift/text/...` by whether the prompt has images, `drift/length_decile_01/...` to `_10` from the
+shortest completions to the longest:
+
+    abs_mean          mean of |d| over tokens, nats
+    abs_max           largest |d| of a token, nats
+    k3                mean of exp(d) - 1 - d over tokens, an estimate of KL(engine, policy), nats
+    perplexity_ratio  perplexity of a completion under the policy over that under the engine,
+                      exp(-mean d over its tokens), geometric mean over rows
+    ess               effective sample size (sum w)^2 / (N sum w^2), a share in (0, 1], of N rows
+                      with w = exp(sum of d over the row): what their importance weights would leave
+    token_ess         the same of N tokens with w = exp(d)
+
+Weights are capped at exp(-20) and exp(20). A row without a trained token counts nowhere. A
+difference that is not finite counts as -inf, with which the first four are inf.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vlm_rl import ranks
+from vlm_rl.metrics.rollout import Statistics
+from vlm_rl.records import Batch, Statistic
+
+WEIGHT_CAP_LOG = 20.0
+NUM_DECILES = 10
+DECILES = tuple(f"drift/length_decile_{decile:02}/" for decile in range(1, NUM_DECILES + 1))
+SETS = ("drift/", "drift/image/", "drift/text/", *DECILES)
+MOMENTS = (
+    "log_perplexity_ratio", "weight", "weight_squared", "token_weight", "token_weight_squared",
+)  # fmt: skip
+"""Means from which `measures` makes what is not a mean itself."""
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The row with the largest mean |d|: `value` in nats per token, over so many `tokens`, of a
+    completion of the problem `uid`."""
+
+    uid: str
+    value: float
+    tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class Drift:
+    """The drift of one batch, on the CPU.
+
+    `sums` add over batches; `measures` reads their means. `maxima` are combined by max. Both have
+    the same names whatever the batch: a set without rows has counts of 0 and a
+    maximum of -inf. `worst` is None where no token is trained.
+    """
+
+    sums: Statistics
+    maxima: dict[str, Tensor]
+    worst: Worst | None
+
+
+class _Table(NamedTuple):
+    """By row [B]: the place of its prompt in the step, tokens, whether the prompt has images,
+    largest |d|, all that is averaged as sums and counts, and the problem's uid."""
+
+    place: Tensor
+    tokens: Tensor
+    pictured: Tensor
+    largest: Tensor
+    columns: dict[str, tuple[Tensor, Tensor]]
+    uids: list[str]
+
+
+def measure(batch: Batch) -> Drift:
+    """The drift of the rows of `batch` on all processes; the same on each of them."""
+    table = _joined(ranks.gather(_table(batch)))
+    sums: Statistics = {}
+    maxima: dict[str, Tensor] = {}
+    for prefix, rows in _rows_by_set(table).items():
+        for name, (values, counts) in table.columns.items():
+            sums[prefix + name] = Statistic(values[rows].sum(), counts[rows].sum())
+        maximum = max(table.largest[rows].tolist(), default=-math.inf)
+        maxima[f"{prefix}abs_max"] = torch.tensor(maximum, dtype=torch.float64)
+    return Drift(sums, maxima, _worst(table))
+
+
+def _table(batch: Batch) -> _Table:
+    tokens = batch.lengths.cpu()
+    difference = batch.old_logprobs.double() - batch.sampling_logprobs.double()
+    difference = difference[batch.completion_mask].cpu()
+    difference = torch.where(difference.isfinite(), difference, -math.inf)
+    owner = torch.arange(len(batch)).repeat_interleave(tokens)
+    largest = torch.full((len(batch),), -math.inf, dtype=torch.float64)
+    largest = largest.scatter_reduce(0, owner, difference.abs(), "amax")
+    of_prompt = torch.tensor([bool(prompt.images) for prompt in batch.prompts], dtype=torch.bool)
+    owners = batch.row_prompt.tolist()
+    return _Table(
+        ranks.own_places(len(batch.prompts))[batch.row_prompt],
+        tokens,
+        of_prompt[batch.row_prompt],
+        largest,
+        _columns(difference, owner, tokens),
+        [batch.prompts[owner].uid for owner in owners],
+    )
+
+
+def _joined(parts: Sequence[_Table]) -> _Table:
+    """In the order of the step's prompts: of rows of one length it decides on the decile."""
+    order = torch.cat([part.place for part in parts]).argsort(stable=True)
+    columns = {
+        name: (
+            torch.cat([part.columns[name][0] for part in parts])[order],
+            torch.cat([part.columns[name][1] for part in parts])[order],
+        )
+        for name in parts[0].columns
+    }
+    place, tokens, pictured, largest = (
+        torch.cat(column)[order] for column in zip(*(part[:4] for part in parts), strict=True)
+    )
+    uids = [uid for part in parts for uid in part.uids]
+    return _Table(place, tokens, pictured, largest, columns, [uids[row] for row in order.tolist()])
+
+
+def measures(reduced: Mapping[str, float]) -> dict[str, float]:
+    """The named measures from `reduced`: the mean (sum over count) of each of `sums`, where the
+    count is above 0, and possibly the maxima and metrics of other kinds, which stay as they are.
+    A set without rows has no measure, and no maximum either."""
+    final = dict(reduced)
+    for prefix in SETS:
+        if f"{prefix}abs_mean" not in final:
+            final.pop(f"{prefix}abs_max", None)
+            continue
+        log_ratio, *moments = (final.pop(prefix + name) for name in MOMENTS)
+        weight, weight_squared, token_weight, token_weight_squared = moments
+        # not math.exp, which raises where the result is inf
+        ratio = torch.tensor(log_ratio, dtype=torch.float64).exp()
+        final[f"{prefix}perplexity_ratio"] = float(ratio)
+        final[f"{prefix}ess"] = weight**2 / weight_squared
+        final[f"{prefix}token_ess"] = token_weight**2 / token_weight_squared
+    return final
+
+
+def metrics(found: Drift) -> dict[str, float]:
+    """The measures of one step's drift; none where it trains no token."""
+    means = {n: float(s.sum / s.count) for n, s in found.sums.items() if s.count > 0}
+    return measures(means | {name: float(largest) for name, largest in found.maxima.items()})
+
+
+def alarm(worst: Worst | None, limit: float) -> str | None:
+    """A line for a person where the worst row is more than `limit` nats per token off."""
+    if worst is None or worst.value <= limit:
+        return None
+    return (
+        f"the engine's log-probabilities of a completion of problem {worst.uid!r} are "
+        f"{worst.value:.3g} nats per token from the policy's, over {worst.tokens} tokens; the "
+        f"limit is {limit:g}. Look at the engine's image handling, weights and sampler; "
+        "drift_alarm raises the limit"
+    )
+
+
+def _columns(difference: Tensor, owner: Tensor, tokens: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """All that is averaged, as sums and counts [B] by row, from the `difference` [N] of all trained
+    tokens and the row that each belongs to."""
+
+    def by_row(values: Tensor) -> Tensor:
+        return torch.zeros(len(tokens), dtype=torch.float64).index_add(0, owner, values)
+
+    one = torch.ones_like(tokens)
+    total = by_row(difference)
+    weight = _weight(total)
+    token_weight = _weight(difference)
+    return {
+        "abs_mean": (by_row(difference.abs()), tokens),
+        "k3": (by_row(torch.expm1(difference) - difference), tokens),
+        "log_perplexity_ratio": (-total / tokens, one),
+        "weight": (weight, one),
+        "weight_squared": (weight.square(), one),
+        "token_weight": (by_row(token_weight), tokens),
+        "token_weight_squared": (by_row(token_weight.square()), tokens),
+    }
+
+
+def _weight(log_weight: Tensor) -> Tensor:
+    return log_weight.clamp(-WEIGHT_CAP_LOG, WEIGHT_CAP_LOG).exp()
+
+
+def _rows_by_set(table: _Table) -> dict[str, Tensor]:
+    """The rows of each set, ascending; only rows with trained tokens."""
+    tokens = table.tokens
+    trained = tokens.nonzero()[:, 0]
+    pictured = table.pictured[trained]
+    ranked = trained[tokens[trained].argsort(stable=True)]
+    # by quantile, so that few rows spread over all deciles
+    decile = torch.arange(len(ranked)) * NUM_DECILES // max(len(ranked), 1)
+    by_length = [ranked[decile == index] for index in range(NUM_DECILES)]
+    parts = [trained, trained[pictured], trained[~pictured], *by_length]
+    return dict(zip(SETS, parts, strict=True))
+
+
+def _worst(table: _Table) -> Worst | None:
+    """Of equal rows the first."""
+    trained = table.tokens.nonzero()[:, 0].tolist()
+    if not trained:
+        return None
+    means = (table.columns["abs_mean"][0] / table.tokens).tolist()
+    row = max(trained, key=means.__getitem__)
+    return Worst(table.uids[row], means[row], int(table.tokens[row]))

@@ -1,0 +1,108 @@
+"""Metrics of rollouts and updates: pure functions from records to sums and counts."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vlm_rl import ranks
+from vlm_rl.records import Rollout, Scores, Statistic, Verdict
+
+Statistics = dict[str, Statistic]
+
+
+def mean_of(values: Tensor, where: Tensor | None = None) -> Statistic:
+    """Sum and count of `values` (numbers or truth values) where `where` is True."""
+    where = torch.ones_like(values, dtype=torch.bool) if where is None else where
+    return Statistic(torch.where(where, values.double(), 0.0).sum(), where.sum())
+
+
+def add_up(total: Statistics, more: Mapping[str, Statistic]) -> Statistics:
+    """The sums and counts of both, by name."""
+    return total | {name: total[name] + s if name in total else s for name, s in more.items()}
+
+
+def means(statistics: Mapping[str, Statistic]) -> dict[str, float]:
+    """Over all processes; a metric that a process lacks has no count there, and one without a
+    single count is left out."""
+    own = {name: (float(s.sum), float(s.count)) for name, s in statistics.items()}
+    sums: dict[str, tuple[float, float]] = {}
+    for part in ranks.gather(own):
+        for name, (total, count) in part.items():
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = (before[0] + total, before[1] + count)
+    return {name: total / count for name, (total, count) in sums.items() if count > 0}
+
+
+def answer_statistics(rollout: Rollout) -> Statistics:
+    """Accuracy, verdicts and length in tokens; what training and validation report alike.
+
+    Completions that could not be scored are in no accuracy, but in the lengths and verdicts.
+    """
+    scored, correct = rollout.scores.scored, rollout.scores.correct
+    lengths, truncated = rollout.lengths, rollout.truncated
+    statistics = {
+        "accuracy": mean_of(correct, scored),
+        "length_tokens": mean_of(lengths),
+        "length_correct_tokens": mean_of(lengths, correct),
+        "length_wrong_tokens": mean_of(lengths, scored & ~correct),
+        "length_truncated_tokens": mean_of(lengths, truncated),
+        # all that was written, right or wrong, for each right answer
+        "length_per_correct_tokens": Statistic(lengths[scored].sum(), correct.sum()),
+        "truncated_frac": mean_of(truncated),
+    }
+    for verdict in Verdict:
+        hits = [[v is verdict for v in row] for row in rollout.scores.verdicts]
+        statistics[f"{verdict}_frac"] = mean_of(torch.tensor(hits))
+    return statistics
+
+
+def task_statistics(rollout: Rollout) -> Statistics:
+    """Accuracy by the problems' task, `<task>/accuracy`."""
+    statistics: Statistics = {}
+    scored, correct = rollout.scores.scored, rollout.scores.correct
+    for row, prompt in enumerate(rollout.prompts):
+        if prompt.problem.task:
+            name = f"{prompt.problem.task}/accuracy"
+            statistics = add_up(statistics, {name: mean_of(correct[row], scored[row])})
+    return statistics
+
+
+def rollout_statistics(rollout: Rollout, advantages: Tensor) -> Statistics:
+    """Metrics of a training step's rollout: rewards, groups, lengths. `advantages` [P, G]."""
+    scores = rollout.scores
+    statistics = {"reward/mean": mean_of(scores.total, scores.scored)}
+    for name, term in scores.terms.items():
+        statistics[f"reward/{name}"] = mean_of(term, scores.scored)
+    statistics |= _group_statistics(scores)
+    spread = [
+        total[scored].std(correction=0) if scored.any() else total.new_zeros(())
+        for total, scored in zip(scores.total, scores.scored, strict=True)
+    ]
+    statistics["reward/group_std"] = mean_of(torch.stack(spread))
+    for name, value in answer_statistics(rollout).items():
+        kind = "completion" if "length" in name or "truncated" in name else "reward"
+        statistics[f"{kind}/{name}"] = value
+    learning = (advantages != 0).any(dim=1)
+    statistics["group/without_signal_frac"] = mean_of(~learning)
+    return statistics
+
+
+def _group_statistics(scores: Scores) -> Statistics:
+    """Shares of groups that are all right, all wrong, or mixed, by verdict, not by reward."""
+    right, wrong = all_right(scores), all_wrong(scores)
+    return {
+        "group/all_right_frac": mean_of(right),
+        "group/all_wrong_frac": mean_of(wrong),
+        "group/mixed_frac": mean_of(~(right | wrong)),
+    }
+
+
+def all_right(scores: Scores) -> Tensor:
+    """[P] bool: some completions could be scored, and all of these are correct."""
+    return (scores.correct | ~scores.scored).all(dim=1) & scores.scored.any(dim=1)
+
+
+def all_wrong(scores: Scores) -> Tensor:
+    """[P] bool: some completions could be scored, and none of these is correct."""
+    return ~scores.correct.any(dim=1) & scores.scored.any(dim=1)

@@ -1,0 +1,289 @@
+"""vLLM inside the trainer's process: `class_path: vlm_rl.rollout.VLLMEngine`.
+
+What vLLM changes in its host is put back: random states, the environment but for its own
+variables, torch's thread setter. The trainer's autocast is off inside. With one GPU for both,
+`sleep` hands its memory to the trainer between rollouts.
+
+Where training runs in several processes, each has its own vLLM for its share of the prompts. vLLM
+would take a process group of the trainer for its own, and destroy it at its end, so that its model
+then runs in a child, as its tensor-parallel workers always do, and weights go through a socket.
+"""
+
+import gc
+import os
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlm_rl import ranks
+from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.model.policy import Policy
+from vlm_rl.records import Completion, Prompt
+from vlm_rl.rollout.engine import Sampling
+from vlm_rl.rollout.faults import EngineError, EngineFault, refused
+from vlm_rl.rollout.vllm.agreement import agreed
+from vlm_rl.rollout.vllm.base import VLLMBase, child_path, environment
+from vlm_rl.rollout.vllm.placement import outside_the_run, own_gpus
+from vlm_rl.rollout.vllm.protocol import Answer, RawCompletion, Request
+from vlm_rl.rollout.vllm.weight_sender import WeightSender
+from vlm_rl.rollout.watchdog import Watchdog
+
+
+class VLLMEngine(VLLMBase):
+    """vLLM in the trainer's process; its workers are children with `tensor_parallel_size` above 1,
+    and where the trainer's processes form a group; each of these needs that many GPUs.
+
+    `sleep` frees vLLM's GPU memory after each rollout and takes it back for the next. Other
+    arguments: see VLLMBase. A hang can not be undone inside a process: the run ends with exit
+    status 75, and started again it goes on from its last checkpoint.
+    """
+
+    def __init__(self, *, sleep: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.sleep = sleep
+        self._llm: Any = None
+        self._apart = False
+        self._asleep: set[str] = set()
+        self._adapter: Any = None
+
+    def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
+        self._apart = ranks.have_met()  # before vLLM, which may make a group of its own
+        super().start(policy, encoder, sampling)
+
+    def check_gpus(self, num_processes: int) -> None:
+        """Refuse more engines than this machine has GPUs for. Raises ValueError."""
+        present = torch.cuda.device_count()
+        if present and num_processes * self.tensor_parallel_size > present:
+            raise ValueError(
+                f"engine.init_args.tensor_parallel_size={self.tensor_parallel_size} for each of "
+                f"{num_processes} processes of this machine needs "
+                f"{num_processes * self.tensor_parallel_size} GPUs, there are {present}; lower it, "
+                "or take vlm_rl.rollout.VLLMServer, which all processes share"
+            )
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
+    ) -> list[list[Completion]]:
+        groups = super().generate(prompts, group_size=group_size, sampling=sampling, seed=seed)
+        if self.sleep:
+            self._fall_asleep()
+        return groups
+
+    def _launch(self) -> WeightSender:
+        # the engine's loop in this process; vLLM reads its settings whenever it needs them
+        os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} | environment()
+        place: dict[str, Any] = {"distributed_executor_backend": "mp"} if self._apart else {}
+        variables = {"PYTHONPATH": child_path(self.folder)}
+        if self._apart:
+            variables |= own_gpus(self.tensor_parallel_size)
+            # vLLM would bind the worker of every process to the same cores
+            variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        try:
+            with self._vllm(self.startup_timeout_s), _environment(variables):
+                from vllm import LLM
+
+                _leave_room()
+                # a CPU has no memory to hand over, but goes through the same calls
+                frees_memory = self.sleep and torch.cuda.is_available()
+                self._llm = LLM(**self.arguments(), enable_sleep_mode=frees_memory, **place)
+        except EngineError as error:
+            # what it took before it will take again, once memory is free
+            raise EngineFault(str(error)) if self._restarts_in_a_row else error from None
+        return WeightSender(
+            self,
+            num_workers=self.tensor_parallel_size,
+            host="127.0.0.1" if self._apart or self.tensor_parallel_size > 1 else "",
+            dtype=getattr(torch, self.precision),
+            chunk_bytes=self.chunk_bytes,
+            timeout_s=self.silence_timeout_s,
+        )
+
+    def _stop(self) -> None:
+        if self._llm is not None:
+            # now, and not when it is collected: that would end the groups of the next one
+            with suppress(Exception):  # it may be broken in any way
+                client = self._llm.llm_engine.engine_core
+                if self._apart:
+                    client._finalizer.detach()  # that, too, would destroy the trainer's group
+                    client.engine_core.model_executor.shutdown()
+                    gc.unfreeze()  # what vLLM holds was frozen at its start
+                else:
+                    client.shutdown()
+        self._llm = None
+        self._asleep.clear()
+        gc.collect()
+
+    def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
+        with self._vllm():
+            self._llm.init_weight_transfer_engine({"init_info": dict(init_info)})
+
+    def start_weight_update(self) -> None:
+        with self._vllm():
+            self._llm.start_weight_update()
+
+    def update_weights_chunk(self, update_info: Mapping[str, Any]) -> None:
+        with self._vllm():
+            self._llm.update_weights({"update_info": dict(update_info)})
+
+    def finish_weight_update(self) -> None:
+        with self._vllm():
+            self._llm.finish_weight_update()
+
+    def _ask(self, requests: Sequence[Request]) -> list[Answer]:
+        prompts = [_prompt(request) for request in requests]
+        parameters = [_parameters(request) for request in requests]
+        with self._vllm() as dog:
+            self._wake("weights", "kv_cache")
+            with _each_step(self._llm.llm_engine, dog.touch):
+                outputs = self._llm.generate(
+                    prompts, parameters, use_tqdm=False, lora_request=self._adapter
+                )
+        return [
+            Answer(
+                list(output.prompt_token_ids),
+                [
+                    RawCompletion(list(c.token_ids), list(c.logprobs.logprobs), c.finish_reason)
+                    for c in output.outputs
+                ],
+            )
+            for output in outputs
+        ]
+
+    def _load_adapter(self, number: int, folder: Path) -> None:
+        from vllm.lora.request import LoRARequest
+
+        self._adapter = LoRARequest(f"policy-{number}", number, str(folder))
+
+    def _fall_asleep(self) -> None:
+        try:
+            agreed(self._put_to_sleep)
+        except EngineFault as fault:
+            message, own = str(fault), fault.own
+        else:
+            return
+        self._restart(message, own)
+
+    def _put_to_sleep(self) -> None:
+        with self._vllm():
+            self._llm.sleep(level=1)
+        self._asleep = {"weights", "kv_cache"}
+
+    def _wake(self, *parts: str) -> None:
+        due = [part for part in parts if part in self._asleep]
+        if due:  # a part that is awake must not be woken again
+            _leave_room()
+            self._llm.wake_up(tags=due)
+            self._asleep -= set(due)
+
+    def _before_weights(self) -> None:
+        with self._vllm():
+            self._wake("weights")  # weights of before are copied back now, not over new ones
+
+    def _empty_caches(self) -> None:
+        with self._vllm():
+            if not self._llm.reset_prefix_cache():
+                raise EngineFault("its prefix cache could not be emptied")
+            self._llm.reset_mm_cache()
+            self._llm.llm_engine.reset_encoder_cache()
+
+    @contextmanager
+    def _vllm(self, limit_s: float | None = None) -> Iterator[Watchdog]:
+        """Around every call: the host is afterwards as before, what goes wrong is a fault, to be
+        tried again, but for what vLLM refuses; silence of `limit_s` ends this process."""
+        limit = self.silence_timeout_s if limit_s is None else limit_s
+        with _host_unchanged(), Watchdog(limit, "the rollout engine") as dog:
+            try:
+                yield dog
+            except EngineError:
+                raise
+            except Exception as error:  # a failed step of vLLM raises whatever its layers raise
+                from vllm.exceptions import VLLMClientError
+
+                if isinstance(error, ValueError | VLLMClientError):
+                    raise refused(str(error)) from error
+                raise EngineFault(f"{type(error).__name__}: {error}") from error
+
+
+def _leave_room() -> None:
+    """Give back what the trainer's allocator keeps in reserve: vLLM may be another process."""
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def _each_step(engine: Any, done: Callable[[], None]) -> Iterator[None]:
+    """`done` is called whenever the engine has done a step."""
+    step = engine.step
+
+    def watched() -> Any:
+        outputs = step()
+        done()
+        return outputs
+
+    engine.step = watched
+    try:
+        yield
+    finally:
+        del engine.step
+
+
+def _prompt(request: Request) -> dict[str, Any]:
+    """Unexpanded ids, since vLLM would expand expanded ones once more without a word."""
+    prompt: dict[str, Any] = {"prompt_token_ids": request.prompt.unexpanded_ids.tolist()}
+    if request.prompt.images:
+        prompt["multi_modal_data"] = {"image": list(request.prompt.images)}
+    return prompt
+
+
+def _parameters(request: Request) -> Any:
+    from vllm import SamplingParams
+
+    bias = {int(token): value for token, value in request.parameters["logit_bias"].items()}
+    return SamplingParams(**request.parameters | {"logit_bias": bias, "flat_logprobs": True})
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """For vLLM's own children, which are none of the run's processes; afterwards only what vLLM
+    reads itself stays."""
+    before = dict(os.environ)
+    inside = outside_the_run(before) | variables
+    os.environ.clear()
+    os.environ.update(inside)
+    try:
+        yield
+    finally:
+        own = {name: value for name, value in os.environ.items() if name.startswith("VLLM_")}
+        os.environ.clear()
+        os.environ.update(before | own)
+
+
+@contextmanager
+def _host_unchanged() -> Iterator[None]:
+    """Random states and torch's thread setter as before: vLLM reseeds the ones, draws from them
+    also where each request has a seed, and replaces the other. Inside, no autocast: vLLM computes
+    in the precision of its weights."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    on_gpu = torch.cuda.is_available()
+    gpu_states = torch.cuda.get_rng_state_all() if on_gpu else []
+    set_num_threads = torch.set_num_threads
+    try:
+        with (
+            warnings.catch_warnings(action="ignore", category=FutureWarning),
+            torch.autocast("cuda" if on_gpu else "cpu", enabled=False),
+        ):
+            yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+        if on_gpu:
+            torch.cuda.set_rng_state_all(gpu_states)
+        torch.set_num_threads = set_num_threads

@@ -1,0 +1,307 @@
+"""vLLM as a server of its own: `class_path: vlm_rl.rollout.VLLMServer`.
+
+Without a `url` the run starts a server on this machine, on the GPUs that `devices` names. With one
+it uses a server that `python -m vlm_rl.serve` started, on this or another machine. Rollouts are
+asked for over HTTP (vLLM's token-in, token-out endpoint), weights go by vLLM's weight-transfer API.
+
+All processes of a run ask the same server, each for its share. The first one starts it and sends
+the weights.
+"""
+
+import base64
+import io
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from PIL import Image
+
+from vlm_rl import ranks
+from vlm_rl.rollout.faults import EngineFault, EngineMismatch
+from vlm_rl.rollout.vllm import die_with_parent
+from vlm_rl.rollout.vllm.base import VLLMBase, child_path, environment
+from vlm_rl.rollout.vllm.client import Http, Silence
+from vlm_rl.rollout.vllm.placement import outside_the_run
+from vlm_rl.rollout.vllm.plugin import NAME
+from vlm_rl.rollout.vllm.protocol import Answer, RawCompletion, Request
+from vlm_rl.rollout.vllm.weight_group import address_towards
+from vlm_rl.rollout.vllm.weight_sender import WeightSender
+from vlm_rl.rollout.watchdog import moved
+
+AHEAD = 8
+"""Requests, each for a whole group, that wait at the server while others are decoded."""
+
+
+class VLLMServer(VLLMBase):
+    """A vLLM server; with `url` one that runs already, which the run waits for and never stops.
+
+    `devices` are the GPUs of the run's own server, by number; without them it sees those of the
+    trainer and needs room beside it. When its process dies this is noticed within a second; a
+    server of a `url` that can not be reached, and a hung one, after `silence_timeout_s`. Other
+    arguments: see VLLMBase; for a server that runs already they are those it must have been started
+    with.
+    """
+
+    def __init__(
+        self, *, url: str | None = None, devices: Sequence[int] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if url is not None and urlsplit(url).port is None:
+            raise ValueError(f"VLLMServer.url must be like http://host:8000, got {url!r}")
+        if devices is not None and (url is not None or len(devices) < self.tensor_parallel_size):
+            raise ValueError(
+                f"VLLMServer.devices={list(devices)} are those of a server without url, one for "
+                f"each of its tensor_parallel_size={self.tensor_parallel_size} workers"
+            )
+        self.url = url
+        self.devices = devices
+        if url is not None and self.adapter_rank:
+            raise ValueError(
+                "VLLMServer.adapter_rank needs a folder that both sides see; leave it at 0 for a "
+                "server of its own `url`, adapters are then merged on their way"
+            )
+        self._process: subprocess.Popen[bytes] | None = None
+        self._adapter: dict[str, str] = {}
+
+    def command(self, host: str, port: int) -> list[str]:
+        """What starts the server."""
+        program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        options = {"host": host, "port": port, "enable_scale_out": True}
+        if self.tensor_parallel_size == 1:
+            options["distributed_executor_backend"] = "uni"  # one process less, but on a CPU
+        return [*program, *_flags(self.arguments() | options)]
+
+    def environment(self) -> dict[str, str]:
+        """What the server's process needs in its environment."""
+        # the weight-transfer API is among vLLM's development endpoints
+        own = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": child_path(self.folder)}
+        if self.devices is not None:
+            own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.devices))
+        if self.adapter_rank:
+            own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+        return outside_the_run(os.environ | environment() | own)
+
+    @property
+    def _has_engine(self) -> bool:
+        return ranks.rank() == 0
+
+    def _is_hit(self, own: bool) -> bool:
+        return True  # it is the same server for all
+
+    def _launch(self) -> WeightSender | None:
+        base = self._own_address() if self.url is None else self.url.rstrip("/")
+        self._http = Http(base, self.silence_timeout_s)
+        if not self._has_engine:
+            return None
+        if self.url is None:
+            self._process = self._spawn(base)
+        self._await_health()
+        self._check_settings()
+        hostname = urlsplit(base).hostname
+        assert hostname is not None, "a base has a host"
+        return WeightSender(
+            self._http,
+            num_workers=int(self._http.get("get_world_size")["world_size"]),
+            host=address_towards(hostname, _port(base)),
+            dtype=getattr(torch, self.precision),
+            chunk_bytes=self.chunk_bytes,
+            timeout_s=self.silence_timeout_s,
+        )
+
+    def _own_address(self) -> str:
+        """Chosen by the first process, for all of this machine."""
+        return f"http://127.0.0.1:{ranks.gather(_free_port())[0]}"
+
+    def _spawn(self, base: str) -> subprocess.Popen[bytes]:
+        self._log = self.folder / "server.log"
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, die_with_parent.__file__, *self.command("127.0.0.1", _port(base))],
+                stdin=subprocess.PIPE,  # the tether: it closes when this process ends, however
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environment(),
+                start_new_session=True,  # so that its own children can be ended with it
+            )
+
+    def _await_health(self) -> None:
+        end = time.monotonic() + self.startup_timeout_s
+        while not self._http.healthy():
+            moved()  # this wait has a limit of its own
+            self._check_process()
+            if time.monotonic() > end:
+                raise EngineFault(
+                    f"the server at {self._http.base} is not up after {self.startup_timeout_s:g} s"
+                )
+            time.sleep(0.2)
+
+    def _check_process(self) -> None:
+        """Raises EngineFault where the run's own server has ended."""
+        if self._process is not None and self._process.poll() is not None:
+            tail = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise EngineFault(f"the server ended with status {self._process.returncode}: {tail}")
+
+    def _check_settings(self) -> None:
+        """Raises EngineMismatch with the name of what the server does otherwise than we do."""
+        info = self._http.get("server_info?config_format=json", needed=True)["vllm_config"]
+        wrong = [
+            f"{name} is {found!r}, must be {wanted!r}"
+            for name, found, wanted in self._settings(info)
+            if found != wanted
+        ]
+        longest = info["model_config"]["max_model_len"]
+        if longest < self.max_model_len:
+            wrong.append(f"max_model_len is {longest}, must be at least {self.max_model_len}")
+        if wrong:
+            raise EngineMismatch(
+                f"the server at {self._http.base} can not serve this run: {'; '.join(wrong)}; "
+                "start it with `python -m vlm_rl.serve` and the run's own config"
+            )
+
+    def _settings(self, info: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+        """(name, the server's, ours) of what decides which distribution is sampled and recorded."""
+        model = info["model_config"]
+        transfer = info["weight_transfer_config"] or {}
+        return [
+            ("logprobs_mode", model["logprobs_mode"], "processed_logprobs"),
+            ("generation_config", model["generation_config"], "vllm"),
+            ("dtype", str(model["dtype"]).removeprefix("torch."), self.precision),
+            ("weight_transfer_config.backend", transfer.get("backend"), NAME),
+        ]
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        self._adapter = {}
+        if process is None:
+            return
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(5)
+        with suppress(ProcessLookupError):  # also what a server left behind when it died
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def _ask(self, requests: Sequence[Request]) -> list[Answer]:
+        todo = deque(enumerate(requests))
+        results: Queue[tuple[int, Answer | BaseException]] = Queue()
+        completions = max(request.parameters["n"] for request in requests)
+        for _ in range(min(len(requests), math.ceil(self.max_concurrent / completions) + AHEAD)):
+            # daemons, so that a server that never answers does not keep this process from ending
+            Thread(target=self._work, args=(todo, results), daemon=True).start()
+        answers: dict[int, Answer] = {}
+        try:
+            silence = Silence(self._http, self.silence_timeout_s)
+            while len(answers) < len(requests):
+                moved()  # silence of the server has a limit of its own
+                self._check_process()
+                with suppress(Empty):
+                    index, result = results.get(timeout=1.0)
+                    if isinstance(result, BaseException):
+                        raise result
+                    answers[index] = result
+                    silence.end()
+                silence.check()
+        finally:
+            if len(answers) < len(requests):  # also by Ctrl-C: a server would go on with them
+                todo.clear()
+                with suppress(EngineFault):
+                    Http(self._http.base, 5.0).post("abort_requests", {})
+        return [answers[index] for index in range(len(requests))]
+
+    def _work(
+        self,
+        todo: deque[tuple[int, Request]],
+        results: Queue[tuple[int, Answer | BaseException]],
+    ) -> None:
+        while todo:
+            with suppress(IndexError):  # another thread has taken the last one
+                index, request = todo.popleft()
+                try:
+                    results.put((index, self._answer(request)))
+                except BaseException as error:  # whatever it is, the run's thread waits for it
+                    results.put((index, error))
+
+    def _answer(self, request: Request) -> Answer:
+        body = {
+            "token_ids": request.prompt.unexpanded_ids.tolist(),
+            "content_parts": [
+                {"type": "image_url", "url": _data_url(image)} for image in request.prompt.images
+            ],
+            "sampling_params": request.parameters,
+            "return_token_ids": True,
+            **self._adapter,
+        }
+        # no limit for a request: it may wait behind many, and silence is that of the whole server
+        answer = self._http.post("inference/v1/generate", body, patient=True)
+        return Answer(answer["prompt_token_ids"] or [], [_raw(c) for c in answer["choices"]])
+
+    def _load_adapter(self, number: int, folder: Path) -> None:
+        name = f"policy-{number}"
+        if self._has_engine:
+            named = {"lora_name": name, "lora_path": str(folder)}
+            self._http.post("v1/load_lora_adapter", named)
+            if before := self._adapter.get("model"):
+                self._http.post("v1/unload_lora_adapter", {"lora_name": before})
+        self._adapter = {"model": name}
+
+    def _before_weights(self) -> None:
+        if self._has_engine:
+            self._http.post("abort_requests", {})  # what a failed attempt may have left
+
+    def _empty_caches(self) -> None:
+        if not self._has_engine:
+            return
+        if not self._http.post("reset_prefix_cache")["success"]:
+            raise EngineFault("its prefix cache could not be emptied")
+        self._http.post("reset_mm_cache")
+        self._http.post("reset_encoder_cache")
+
+
+def _flags(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Arguments of `vllm.LLM` as options of its server."""
+    for name, value in arguments.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{option}" if value else f"--no-{option}"
+        else:
+            yield f"--{option}"
+            yield json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def _raw(choice: Mapping[str, Any]) -> RawCompletion:
+    content = (choice["logprobs"] or {}).get("content") or []
+    return RawCompletion(
+        choice["token_ids"] or [], [item["logprob"] for item in content], choice["finish_reason"]
+    )
+
+
+def _data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)  # lossless: the very pixels of the trainer
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _port(base: str) -> int:
+    port = urlsplit(base).port
+    assert port is not None, "a base has a port"
+    return port
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,148 @@
+"""The receiving end of the weight stream, inside each vLLM worker.
+
+A backend of vLLM's weight-transfer API (`WeightTransferEngine`, vLLM 0.32). Its own backends need
+GPUs and take whatever comes: a layer that no weight arrives for silently keeps its old values. Here
+every name of the stream must find its place, and every weight of the model must arrive.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+)
+
+from vlm_rl.rollout.faults import WEIGHT_STREAM
+from vlm_rl.rollout.vllm.weight_group import WeightGroup, unflatten
+
+TIED_HEAD = "lm_head.weight"
+"""Not among a tied model's parameters, yet wanted: the CPU backend keeps a packed copy of it."""
+
+
+@dataclass
+class InitInfo(WeightTransferInitInfo):
+    """Where the trainer waits for its workers; nothing where both are one process."""
+
+    host: str = ""
+    port: int = 0
+    world_size: int = 1
+    timeout_s: float = 600.0
+
+
+@dataclass
+class UpdateInfo(WeightTransferUpdateInfo):
+    """One chunk: its `tensors` themselves within one process, else what the group will send.
+
+    `one_by_one` looks for each name by itself, to find those that the model silently ignores.
+    `partial` says that the update leaves other weights alone on purpose.
+    """
+
+    names: list[str]
+    dtypes: list[str] = field(default_factory=list)
+    shapes: list[list[int]] = field(default_factory=list)
+    tensors: list[Tensor] | None = None
+    one_by_one: bool = False
+    partial: bool = False
+
+
+class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
+    """Loads chunks in checkpoint format; raises ValueError for a name that does not fit."""
+
+    init_info_cls = InitInfo
+    update_info_cls = UpdateInfo
+    supports_draft_weight_update = False
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._group: WeightGroup | None = None
+        self._names: set[str] = set()
+        self._loaded: set[str] = set()
+        self._partial = False
+
+    def init_transfer_engine(self, init_info: InitInfo) -> None:
+        self.shutdown()
+        if init_info.host:
+            parallel = self.parallel_config
+            rank = 1 + parallel.data_parallel_index * parallel.world_size + parallel.rank
+            self._group = WeightGroup.join(
+                init_info.host,
+                init_info.port,
+                rank=rank,
+                world_size=init_info.world_size,
+                timeout_s=init_info.timeout_s,
+            )
+
+    def start_weight_update(self) -> None:
+        self._names, self._loaded, self._partial = set(), set(), False
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: UpdateInfo) -> None:
+        tensors = update_info.tensors
+        if tensors is None:
+            assert self._group is not None, "init_weight_transfer_engine comes first"
+            tensors = unflatten(self._group.receive(), update_info.dtypes, update_info.shapes)
+        named = list(zip(update_info.names, tensors, strict=True))
+        self._partial |= update_info.partial
+        for part in ([pair] for pair in named) if update_info.one_by_one else [named]:
+            loaded = self._load(part)
+            if not loaded:
+                raise ValueError(f"{WEIGHT_STREAM}the rollout engine has no {part[0][0]!r}")
+            self._names.update(name for name, _ in part)
+            self._loaded |= loaded
+
+    def _load(self, named: Sequence[tuple[str, Tensor]]) -> set[str]:
+        """The engine's own names of what was loaded."""
+        model: Any = self.model
+        try:
+            loaded: set[str] = model.load_weights(iter(named))
+        except torch.OutOfMemoryError:
+            raise  # says nothing about the weights
+        except (ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
+            names = named[0][0] if len(named) == 1 else f"one of {len(named)} from {named[0][0]} on"
+            raise ValueError(f"{WEIGHT_STREAM}{names} does not fit: {error}") from error
+        return loaded
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+        missing = sorted(self._expected() - self._loaded)
+        if self.model_config.hf_text_config.tie_word_embeddings and TIED_HEAD not in self._names:
+            missing.append(TIED_HEAD)
+        if missing and not self._partial:
+            raise ValueError(
+                f"{WEIGHT_STREAM}{len(missing)} weights of the rollout engine were not sent, the "
+                f"first of them {missing[0]!r}"
+            )
+
+    def _expected(self) -> set[str]:
+        # an engine with adapters wraps the layers that may have one
+        names = (name for name, _ in self.model.named_parameters() if ".lora_" not in name)
+        return {name.replace(".base_layer.", ".") for name in names}
+
+    def shutdown(self) -> None:
+        self._group = None
+
+
+class EmptyLoader(BaseModelLoader):
+    """Reads nothing: all weights come by the stream. Parameters are zero until then.
+
+    vLLM's own `load_format="dummy"` gives random values to buffers too, such as the rotary
+    frequencies of a vision tower, which no stream of weights would put right.
+    """
+
+    def download_model(self, model_config: Any) -> None:
+        """Nothing to fetch."""
+
+    def load_weights(self, model: torch.nn.Module, model_config: Any) -> None:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()

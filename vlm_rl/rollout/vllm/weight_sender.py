@@ -1,0 +1,115 @@
+"""The sending end of the weight stream: chunks, one after the other, to an engine's workers."""
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from threading import Thread
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from vlm_rl.model.weights import chunks
+from vlm_rl.rollout.faults import EngineFault
+from vlm_rl.rollout.vllm.weight_group import WeightGroup, flatten, meeting_point
+
+
+class Control(Protocol):
+    """The calls of vLLM's weight-transfer API, in process or over HTTP."""
+
+    def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None: ...
+
+    def start_weight_update(self) -> None: ...
+
+    def update_weights_chunk(self, update_info: Mapping[str, Any]) -> None: ...
+
+    def finish_weight_update(self) -> None: ...
+
+
+class WeightSender:
+    """Sends weights to one engine; within one process the tensors themselves, else their bytes.
+
+    `host` is this machine's address as the engine's workers see it, "" within one process.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        *,
+        num_workers: int,
+        host: str,
+        dtype: torch.dtype,
+        chunk_bytes: int,
+        timeout_s: float,
+    ) -> None:
+        """Meets the workers. Raises EngineFault where they do not come within `timeout_s`."""
+        self._control = control
+        self._dtype = dtype
+        self._chunk_bytes = chunk_bytes
+        self._group: WeightGroup | None = None
+        if not host:
+            control.init_weight_transfer_engine({})
+            return
+        store = meeting_point(host)
+        size = num_workers + 1
+        meeting = {
+            "host": host, "port": store.port, "world_size": size, "timeout_s": timeout_s
+        }  # fmt: skip
+        self._group = _meanwhile(
+            lambda: WeightGroup(store, rank=0, world_size=size, own_host=host, timeout_s=timeout_s),
+            lambda: control.init_weight_transfer_engine(meeting),
+        )
+
+    def send(
+        self,
+        weights: Iterable[tuple[str, Tensor]],
+        *,
+        one_by_one: bool = False,
+        partial: bool = False,
+    ) -> None:
+        """Replace the engine's weights by `weights`, in its own precision, chunk by chunk.
+
+        Raises EngineFault where the engine is gone, and what the engine says of a name that it does
+        not have, or has and did not get (unless `partial`).
+        """
+        self._control.start_weight_update()
+        cast = ((name, tensor.to(self._dtype)) for name, tensor in weights)
+        for chunk in chunks(cast, self._chunk_bytes):
+            names, tensors = [name for name, _ in chunk], [tensor for _, tensor in chunk]
+            update = {"names": names, "one_by_one": one_by_one, "partial": partial}
+            if self._group is None:
+                self._control.update_weights_chunk(update | {"tensors": tensors})
+            else:
+                self._send_bytes(self._group, update, tensors)
+        self._control.finish_weight_update()
+
+    def _send_bytes(
+        self, group: WeightGroup, update: dict[str, Any], tensors: list[Tensor]
+    ) -> None:
+        update["dtypes"] = [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
+        update["shapes"] = [list(tensor.shape) for tensor in tensors]
+        buffer = flatten(tensors)
+        _meanwhile(lambda: group.send(buffer), lambda: self._control.update_weights_chunk(update))
+
+
+T = TypeVar("T")
+
+
+def _meanwhile(here: Callable[[], T], there: Callable[[], None]) -> T:
+    """Do `here` in a thread while `there` is asked for the other half of it.
+
+    Where `there` fails, its error is raised at once, and `here` is left to its own time limit.
+    """
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(here())
+        except BaseException as error:  # whatever it is, the other thread waits for it
+            result.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    there()
+    try:
+        return result.result()
+    except (RuntimeError, OSError) as error:
+        raise EngineFault(f"the weight stream broke: {error}") from error

@@ -1,0 +1,175 @@
+"""Benchmarks inside training: a fixed subset, asked of the live engine every so many steps.
+
+Of several processes each asks its share, and the first judges and writes all. Greedy answers are
+those of one process; random numbers are each process's own.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_only
+
+from vlm_rl import ranks
+from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Response
+from vlm_rl.evaluation.benchmarks.loading import load
+from vlm_rl.evaluation.judging import judge
+from vlm_rl.evaluation.report import SAMPLES, write_samples
+from vlm_rl.evaluation.responders import Asked
+from vlm_rl.evaluation.results import Evaluation, figures, metrics
+from vlm_rl.evaluation.tasks import label, named
+from vlm_rl.rollout import Sampling
+from vlm_rl.training.module import RLModule
+
+_logger = logging.getLogger(__name__)
+_warn = rank_zero_only(_logger.warning)
+_BATCH_PROMPTS = 64
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """Which benchmarks (`name[:split]`, local copies in `data`), how often, how many problems of
+    each. Problems are put as in training; greedy unless `temperature` is above 0."""
+
+    benchmark: list[str]
+    every_n_steps: int = 50
+    data: dict[str, str] = field(default_factory=dict)
+    limit: int | None = 128
+    samples_per_problem: int = 1
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("every_n_steps", "samples_per_problem"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"benchmarks.{name} must be >= 1, got {getattr(self, name)}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"benchmarks.limit must be >= 1, got {self.limit}; null for all")
+        for name in self.data:
+            if name not in [named(item)[0].name for item in self.benchmark]:
+                raise ValueError(
+                    f"benchmarks.data.{name} is for a benchmark that benchmarks.benchmark does not "
+                    "name"
+                )
+        if self.samples_per_problem > 1 and self.temperature == 0:
+            raise ValueError(
+                f"benchmarks.samples_per_problem={self.samples_per_problem} at temperature 0 gives "
+                "equal answers; set benchmarks.temperature"
+            )
+
+
+class _Subset(NamedTuple):
+    benchmark: Benchmark
+    split: str
+    asked: Asked
+
+
+class BenchmarkRuns(L.Callback):
+    """Before the first step, every `every_n_steps` steps and at the end: `eval/NAME/...` metrics,
+    and every response in `evaluations/step_N/NAME-SPLIT/samples.jsonl`, where
+    `vlm_rl.evaluate --compare` reads them.
+
+    Raises ValueError for benchmarks that can not be read, in the constructor.
+    """
+
+    def __init__(
+        self,
+        settings: BenchmarkSettings,
+        *,
+        run_dir: Path,
+        encoder: PromptEncoder,
+        answer_style: str,
+        seed: int,
+    ) -> None:
+        self._settings = settings
+        self._run_dir = run_dir
+        self._subsets = []
+        for name in settings.benchmark:
+            benchmark, split = named(name)
+            source = settings.data.get(benchmark.name)
+            found = load(benchmark, source, split, limit=settings.limit, seed=seed)
+            problems = [replace(problem, answer_style=answer_style) for problem in found]
+            subset = _Subset(benchmark, split, Asked.of(problems, encoder))
+            for uid, reason in subset.asked.refused.items():
+                _warn("%s: %s is not asked and counts as wrong: %s", name, uid, reason)
+            self._subsets.append(subset)
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        """Also what a run that was stopped in the benchmarks of its last step still owes."""
+        if module.completed_steps == 0:
+            self._run(module, self._subsets)
+        elif self._is_due(module):
+            missing = [not self._has(module, subset) for subset in self._subsets]
+            missing = ranks.gather(missing)[0]  # which only the first writes
+            self._run(module, [s for s, owed in zip(self._subsets, missing, strict=True) if owed])
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._is_due(module):
+            self._run(module, self._subsets)
+
+    def _is_due(self, module: RLModule) -> bool:
+        step = module.completed_steps
+        return step % self._settings.every_n_steps == 0 or step == module.steps
+
+    def _run(self, module: RLModule, subsets: Sequence[_Subset]) -> None:
+        with module.stages("benchmarks"):
+            for subset in subsets:
+                self._run_one(module, subset)
+
+    def _has(self, module: RLModule, subset: _Subset) -> bool:
+        name = label(subset.benchmark, subset.split)
+        return (self._folder(module, name) / SAMPLES).exists()
+
+    def _folder(self, module: RLModule, name: str) -> Path:
+        return self._run_dir / "evaluations" / f"step_{module.completed_steps}" / name
+
+    def _run_one(self, module: RLModule, subset: _Subset) -> None:
+        own = _share(subset.asked)
+        samples = self._settings.samples_per_problem
+        limit = module.sampling.max_completion_tokens
+        sampling = Sampling(self._settings.temperature, limit)
+        groups: list[Any] = []
+        # every process samples equally often, also with nothing to ask
+        for start in range(0, max(ranks.gather(len(own.prompts))), _BATCH_PROMPTS):
+            part = own.prompts[start : start + _BATCH_PROMPTS]
+            groups += module.sample(part, samples, sampling, f"{subset.benchmark.name} {start}")
+        shares: list[list[Sequence[Response]]] = ranks.gather([*own.responses(groups, samples)])
+        self._record(module, subset, ranks.round_robin(shares))
+
+    @rank_zero_only
+    def _record(
+        self, module: RLModule, subset: _Subset, responses: Sequence[Sequence[Response]]
+    ) -> None:
+        benchmark, split, asked = subset
+        judged = judge(benchmark, asked.problems, responses, module.reward.accuracy)
+        name = label(benchmark, split)
+        evaluation = Evaluation(
+            benchmark=name,
+            split=split,
+            source=asked.problems[0].source,
+            model=f"step {module.completed_steps}",
+            judged=judged,
+            measures=benchmark.measures(judged),
+        )
+        found = metrics(figures(evaluation))
+        folder = self._folder(module, name)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{SAMPLES}.partial"  # half of it would be taken for done
+        with module.stages("report"):  # both or neither
+            write_samples(judged, partial)
+            partial.replace(folder / SAMPLES)
+            module.log_metrics(found)
+        accuracy = found[f"eval/{name}/accuracy"]
+        print(f"step {module.completed_steps}  {name}: accuracy {accuracy:.1%}")
+
+
+def _share(asked: Asked) -> Asked:
+    """Every so-manieth problem, as many as there are processes."""
+    problems = asked.problems[ranks.rank() :: ranks.count()]
+    own = {problem.uid for problem in problems}
+    return Asked(problems, [p for p in asked.prompts if p.uid in own], asked.refused)

@@ -1,0 +1,74 @@
+"""How a run ends other than with its last step: one line and an exit status.
+
+0    SIGTERM or SIGUSR1: saved; the same command goes on
+1    another process has failed or is gone; also an error that is none of these, with its traceback
+2    the configuration or its data are wrong, nothing was trained
+3    the rollout engine gave up: saved
+74   the run's folder can not be written, a full disk above all (EX_IOERR)
+75   a hang (EX_TEMPFAIL)
+130  Ctrl-C: saved
+
+After 1, 3, 74, 75 and 130 the same command goes on from the last complete checkpoint as well. Of
+several processes the one that meets the engine's or the disk's fault has its status, and the others
+1; an engine's fault then is not saved, which would be the work of all.
+"""
+
+import errno
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vlm_rl import ranks
+from vlm_rl.errors import joined
+from vlm_rl.rollout import EngineError
+from vlm_rl.run import folder as run_folder
+from vlm_rl.run.checkpoints import Unwritable
+from vlm_rl.run.heartbeat import OtherEnded
+from vlm_rl.run.signals import Preempted
+
+OTHER, ENGINE, UNWRITABLE, CTRL_C = 1, 3, 74, 130
+_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+@contextmanager
+def one_line_endings(program: str, run_dir: Path | None = None) -> Iterator[None]:
+    """Turn an engine that gave up, a signal and a full disk into their line and status; `run_dir`
+    is for what happens in training."""
+    try:
+        yield
+    except EngineError as error:
+        if error.together and not ranks.is_first():
+            raise SystemExit(ENGINE) from None  # all stop for it, and one says so
+        raise _end(program, ENGINE, f"{joined(str(error))}; {_stopped(run_dir)}") from error
+    except Preempted as stop:
+        status = CTRL_C if stop.signal == signal.SIGINT else 0
+        if not ranks.is_first():
+            raise SystemExit(status) from None  # all stop for it, and one says so
+        raise _end(program, status, f"{stop}: {_stopped(run_dir)}") from None
+    except OtherEnded as error:
+        raise _end(program, OTHER, f"{joined(str(error))}; {_stopped(run_dir)}") from error
+    except Unwritable as error:
+        raise _end(program, UNWRITABLE, f"{joined(str(error))}; {_stopped(run_dir)}") from error
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        where = error.filename or run_dir or "a file"
+        reason = f"can not write {where}: {error.strerror}; {_stopped(run_dir)}"
+        raise _end(program, UNWRITABLE, reason) from error
+
+
+def _end(program: str, status: int, line: str) -> SystemExit:
+    print(f"{program}: {line}", file=sys.stderr)
+    return SystemExit(status)
+
+
+def _stopped(run_dir: Path | None) -> str:
+    if run_dir is None:
+        return "stopped before training, nothing was changed"
+    complete = run_folder.checkpoints(run_dir)
+    if not complete:
+        return "stopped before the first checkpoint, the same command starts from the beginning"
+    step = complete[-1][0]
+    return f"stopped after step {step} with a checkpoint, the same command goes on from there"

@@ -1,0 +1,160 @@
+"""What a person sees of length fairness: metrics, a file, one picture per validation, W&B."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from vlm_rl.metrics.length import LengthBin, LengthReport, LengthWindow
+from vlm_rl.training.dynamic_sampling import of_all_processes
+from vlm_rl.training.module import RLModule
+
+PICTURE = "length_fairness.png"
+REPORTS = "length_fairness.json"
+
+
+class LengthFairness(L.Callback):
+    """After every validation: `length/...` metrics over the last `window_steps` steps, one more
+    report in `length_fairness.json`, `plots/step_N/length_fairness.png`, and the same in W&B.
+
+    The window and the reports so far are part of the checkpoint.
+    """
+
+    def __init__(self, run_dir: Path, window_steps: int = 100) -> None:
+        if window_steps < 1:
+            raise ValueError(f"length_fairness.window_steps must be >= 1, got {window_steps}")
+        self.run_dir = run_dir
+        self.window = LengthWindow(window_steps)
+        self.reports: list[dict[str, Any]] = []
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if outputs["sequences"]:  # those of all processes: each has the same window
+            dropped = of_all_processes(outputs["dropped"])
+            self.window.add(outputs["sequences"], outputs["everyone"], dropped)
+
+    def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
+        """At the start, so that the checkpoint after the validation has the report."""
+        assert isinstance(module, RLModule)
+        step = module.completed_steps
+        if any(report["step"] == step for report in self.reports):
+            return  # this validation was begun before the run was stopped
+        report = None if trainer.sanity_checking else self.window.report()
+        if report is None:
+            return
+        self.reports.append({"step": step, **report.plain()})
+        module.log_metrics(report.metrics)
+        self._write(trainer, report, step)
+
+    @rank_zero_only
+    def _write(self, trainer: L.Trainer, report: LengthReport, step: int) -> None:
+        (self.run_dir / REPORTS).write_text(json.dumps(self.reports, indent=1) + "\n")
+        picture = self.run_dir / "plots" / f"step_{step}" / PICTURE
+        plot_length_fairness(report, self.window.lengths(), picture)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                _show_in_wandb(logger, report, picture)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"window": self.window.state_dict(), "reports": self.reports}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.window.load_state_dict(state_dict["window"])
+        self.reports = list(state_dict["reports"])
+
+
+def _show_in_wandb(logger: WandbLogger, report: LengthReport, picture: Path) -> None:
+    """A picture, a table, and a panel that draws the table's newest state."""
+    import wandb
+
+    columns = list(report.plain()["bins"][0])
+    rows = [list(part.values()) for part in report.plain()["bins"]]
+    table = wandb.Table(columns=columns, data=rows)
+    logger.experiment.log({
+        "length/fairness": wandb.Image(str(picture)),
+        "length/bins": table,
+        "length/acceptance": wandb.plot.line(
+            table, "mean_length", "accepted", title="share of gradients kept, by length"
+        ),
+    })  # fmt: skip
+
+
+def plot_length_fairness(report: LengthReport, lengths: Mapping[str, Tensor], target: Path) -> None:
+    """Four panels: acceptance, clipping and gradient weight by length; lengths by verdict."""
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
+    _plot_acceptance(axes[0, 0], report)
+    _plot_clipping(axes[0, 1], report.bins)
+    _plot_weights(axes[1, 0], report.bins)
+    _plot_lengths(axes[1, 1], lengths)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=110)
+    plt.close(figure)
+
+
+def _plot_acceptance(axis: Axes, report: LengthReport) -> None:
+    labels = {
+        "inside": "inside the band" + _lre(report.lre_inside, report.lre_inside_floor),
+        "accepted": "gradient kept" + _lre(report.lre_accepted, report.lre_accepted_floor),
+    }
+    for name, label in labels.items():
+        _curve(axis, report.bins, name, label)
+    counts = [part.num_sequences for part in report.bins]
+    axis.set_title(f"acceptance q(L), {min(counts)} to {max(counts)} sequences a bin")
+    _finish(axis, "length in tokens", bottom=0)
+
+
+def _lre(value: float | None, floor: float | None) -> str:
+    return "" if value is None or floor is None else f", LRE {value:.3f} (floor {floor:.3f})"
+
+
+def _plot_clipping(axis: Axes, bins: Sequence[LengthBin]) -> None:
+    for name, label in {
+        "clipped_low": "lower end, A < 0",
+        "clipped_high": "upper end, A > 0",
+        "clipped_dual": "dual clip, A < 0",
+    }.items():
+        _curve(axis, bins, name, label)
+    axis.set_title("share of tokens cut off from the gradient")
+    _finish(axis, "length in tokens", bottom=0)
+
+
+def _plot_weights(axis: Axes, bins: Sequence[LengthBin]) -> None:
+    _curve(axis, bins, "weight_first", "at ratio 1")
+    _curve(axis, bins, "weight", "later updates, clipped tokens at 0")
+    axis.set_title("gradient weight of a token")
+    _finish(axis, "length in tokens", bottom=0)
+
+
+def _plot_lengths(axis: Axes, lengths: Mapping[str, Tensor]) -> None:
+    longest = max((int(part.max()) for part in lengths.values() if len(part)), default=1)
+    for kind, part in lengths.items():
+        if len(part):
+            label = f"{kind}: {len(part)}, mean {part.double().mean():.1f} tokens"
+            axis.hist(part.numpy(), bins=40, range=(0, longest), histtype="step", label=label)
+    axis.set_title("lengths of the completions")
+    _finish(axis, "length in tokens")
+
+
+def _curve(axis: Axes, bins: Sequence[LengthBin], name: str, label: str) -> None:
+    points = [(b.mean_length, v) for b in bins if (v := getattr(b, name)) is not None]
+    if points:
+        axis.plot(*zip(*points, strict=True), marker="o", linewidth=1.4, label=label)
+
+
+def _finish(axis: Axes, xlabel: str, bottom: float | None = None) -> None:
+    axis.set_xlabel(xlabel)
+    axis.set_ylim(bottom=bottom)
+    axis.grid(alpha=0.3)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend()

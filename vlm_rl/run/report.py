@@ -1,0 +1,220 @@
+"""What a run leaves to read: metrics.csv, plots, summary.json and the last screen."""
+
+import csv
+import io
+import json
+import resource
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import lightning as L
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+from vlm_rl import ranks
+from vlm_rl.run import folder as run_folder
+from vlm_rl.run.length_report import PICTURE
+from vlm_rl.training.module import Metrics, RLModule
+
+METRICS = "metrics.csv"
+
+
+class MetricsCsv(Logger):
+    """One row per call in `metrics.csv`, with a column for every metric seen so far.
+
+    A run that goes on from step `resume_step` first drops the rows of later steps: they were
+    computed after the checkpoint and will be computed again.
+    """
+
+    def __init__(self, run_dir: Path, resume_step: int = 0) -> None:
+        super().__init__()
+        self.path = run_dir / METRICS
+        self._columns: list[str] = ["step"]
+        rows = _whole_rows(self.path) if self.path.exists() else []
+        kept = [row for row in rows if row["step"] <= resume_step] if resume_step else []
+        self._rewrite(kept)
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run's config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {"step": float(step or 0), **metrics}
+        if row.keys() <= set(self._columns):
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+        else:
+            self._rewrite([*read_metrics(self.path), row])
+
+    def _rewrite(self, rows: list[Metrics]) -> None:
+        names = {name for row in rows for name in row} | set(self._columns)
+        self._columns = ["step", *sorted(names - {"step"})]
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.rename(self.path)
+
+
+def _whole_rows(path: Path) -> list[Metrics]:
+    """Without the last line where a kill or a full disk has cut it short: its number would be
+    another one."""
+    whole, newline, _ = path.read_text().rpartition("\n")
+    return _parsed(io.StringIO(whole + newline, newline=""))
+
+
+def read_metrics(path: Path) -> list[Metrics]:
+    """Rows of a metrics.csv without their empty cells."""
+    with path.open(newline="") as file:
+        return _parsed(file)
+
+
+def _parsed(file: TextIO) -> list[Metrics]:
+    return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+PANELS: dict[str, dict[str, str]] = {
+    "reward": {"reward/mean": "mean reward"},
+    "accuracy": {
+        "reward/accuracy": "training rollouts",
+        "val/accuracy": "held out, sampled",
+        "val_greedy/accuracy": "held out, greedy",
+    },
+    "length in tokens": {
+        "completion/length_tokens": "all",
+        "completion/length_correct_tokens": "correct",
+        "completion/length_wrong_tokens": "wrong",
+    },
+    "share of tokens clipped": {
+        "policy/clip_frac_low": "at the lower end",
+        "policy/clip_frac_high": "at the upper end",
+    },
+}
+
+
+def plot_training(metrics: list[Metrics], target: Path) -> None:
+    """Draw the four panels that tell how a run went into one PNG."""
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+    for axis, (title, curves) in zip(axes.flat, PANELS.items(), strict=True):
+        for name, label in curves.items():
+            points = [(row["step"], row[name]) for row in metrics if name in row]
+            marker = "o" if name.startswith("val") else None
+            if points:
+                axis.plot(*zip(*points, strict=True), label=label, marker=marker, linewidth=1.4)
+        axis.set_title(title)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        if axis.has_data():
+            axis.legend()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=110)
+    plt.close(figure)
+
+
+class Summary(L.Callback):
+    """Writes plots and summary.json when training ends and prints the last screen."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+
+    def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
+        assert isinstance(module, RLModule)
+        # a picture that can not be decoded is known to the process that tried it alone
+        own = getattr(getattr(trainer, "datamodule", None), "skipped", [])
+        skipped = dict.fromkeys(row for rows in ranks.gather([*own]) for row in rows)
+        if trainer.is_global_zero:
+            self._write(module, Counter(row.reason for row in skipped))
+
+    def _write(self, module: RLModule, skipped: Mapping[str, int]) -> None:
+        metrics = read_metrics(self.run_dir / METRICS)
+        plot = self.run_dir / "plots" / "training.png"
+        plot_training(metrics, plot)
+        summary = _summarise(self.run_dir, module, skipped)
+        summary["files"]["plots"] = str(plot)
+        lengths = self.run_dir / "plots" / f"step_{module.completed_steps}" / PICTURE
+        if lengths.exists():
+            summary["files"]["lengths"] = str(lengths)
+        if (self.run_dir / "wandb").exists():
+            summary["files"]["wandb"] = str(self.run_dir / "wandb")
+        target = self.run_dir / run_folder.SUMMARY
+        partial = target.with_suffix(".partial")  # half of it would be a finished run
+        partial.write_text(json.dumps(summary, indent=2) + "\n")
+        partial.replace(target)
+        print_summary(summary, target)
+
+
+def _summarise(run_dir: Path, module: RLModule, skipped: Mapping[str, int]) -> dict[str, Any]:
+    history = module.validation_history
+    complete, best = run_folder.checkpoints(run_dir), run_folder.best_checkpoint(run_dir)
+    return {
+        "steps": module.completed_steps,
+        "validation_before": history[0] if history else {},
+        "validation_after": history[-1] if history else {},
+        "stage_seconds": {k: round(v, 2) for k, v in module.stages.seconds.items()},
+        "skipped_rows": dict(skipped),
+        "skipped_updates": module.skipped_updates,
+        "peak_memory_gb": round(_peak_memory_gb(), 2),
+        "files": {
+            "checkpoint": str(complete[-1][1] / "hf") if complete else None,
+            "best_checkpoint": str(best[1] / "hf") if best else None,
+            "metrics": str(run_dir / METRICS),
+            "rollouts": str(run_dir / "rollouts"),
+        },
+    }
+
+
+def _peak_memory_gb() -> float:
+    """Largest resident memory so far of this process, or of its largest child if that is more."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(who).ru_maxrss for who in whose) * unit / 1e9
+
+
+ROWS = {
+    "accuracy, sampled": ("val/accuracy", "{:.1%}"),
+    "accuracy, greedy": ("val_greedy/accuracy", "{:.1%}"),
+    "length, sampled (tokens)": ("val/length_tokens", "{:.1f}"),
+    "length, greedy (tokens)": ("val_greedy/length_tokens", "{:.1f}"),
+    "truncated, sampled": ("val/truncated_frac", "{:.1%}"),
+}
+
+
+def print_summary(summary: Mapping[str, Any], target: Path) -> None:
+    """The last screen: held-out numbers before and after, time by stage, where everything is."""
+    console = Console()
+    before, after = summary["validation_before"], summary["validation_after"]
+    table = Table(title=f"{summary['steps']} steps, held-out problems")
+    for heading in ("", "before", "after"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for label, (name, form) in ROWS.items():
+        if name in before and name in after:
+            table.add_row(label, form.format(before[name]), form.format(after[name]))
+    console.print(table)
+    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in summary["stage_seconds"].items())
+    console.print(f"time: {seconds}; peak memory {summary['peak_memory_gb']} GB", soft_wrap=True)
+    for reason, count in summary["skipped_rows"].items():
+        console.print(f"skipped rows: {count} x {reason}")
+    if summary["skipped_updates"]:
+        console.print(f"skipped updates: {len(summary['skipped_updates'])}")
+    for name, path in {**summary["files"], "summary": str(target)}.items():
+        if path is not None:
+            console.print(f"{name.replace('_', ' ')}: {path}", soft_wrap=True)

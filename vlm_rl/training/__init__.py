@@ -1,0 +1,9 @@
+"""In which order: the training step, its updates, dynamic sampling and the settings of all three.
+
+May import everything but `evaluation`, `run` and the entry points. A new group filter is a subclass
+of `GroupFilter`.
+"""
+
+from vlm_rl.training.dynamic_sampling import GroupFilter, MixedVerdicts
+
+__all__ = ["GroupFilter", "MixedVerdicts"]
