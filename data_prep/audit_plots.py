@@ -107,9 +107,13 @@ def _tokens(axis: Axes, found: Figures, title: str, *, color: str = "C0") -> Non
         if limit < 1.1 * found["max"]:
             axis.axvline(limit, color="C3", linestyle="--", linewidth=1)
             axis.text(
-                limit, 0.97, f" {limit}", color="C3", transform=axis.get_xaxis_transform(),
+                limit,
+                0.97,
+                f" {limit}",
+                color="C3",
+                transform=axis.get_xaxis_transform(),
                 va="top",
-            )  # fmt: skip
+            )
     axis.set_title(title)
     axis.set_xlabel(f"median {found['p50']}, 95 % up to {found['p95']}, most {found['max']}")
 

@@ -28,9 +28,14 @@ class CompetitionMath(Converter):
         ("problem", "solution", "level", "subject"),
     )
     configs = (
-        "algebra", "counting_and_probability", "geometry", "intermediate_algebra",
-        "number_theory", "prealgebra", "precalculus",
-    )  # fmt: skip
+        "algebra",
+        "counting_and_probability",
+        "geometry",
+        "intermediate_algebra",
+        "number_theory",
+        "prealgebra",
+        "precalculus",
+    )
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
         return Draft(

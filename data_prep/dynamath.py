@@ -40,11 +40,17 @@ class DynaMath(Converter):
     split = "all"
     layouts = (
         (
-            "id", "question", "image", "decoded_image", "ground_truth", "answer_type", "subject",
+            "id",
+            "question",
+            "image",
+            "decoded_image",
+            "ground_truth",
+            "answer_type",
+            "subject",
             "knowledge_level",
         ),
         ("id", "question", "image", "answer", "answer_type", "subject", "level"),
-    )  # fmt: skip
+    )
     keeps_repeats = True
 
     def open(self, source: str, split: str) -> Source:

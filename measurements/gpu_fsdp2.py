@@ -166,25 +166,39 @@ def train(
     scale = SCALES[arguments.scale]
     config = build_config(scale)
     module = RLModule(
-        policy=build_policy(config, scale.num_parameters), encoder=encoder, engine=Replayed(),
-        reward=coins, advantage=Centered(), 
+        policy=build_policy(config, scale.num_parameters),
+        encoder=encoder,
+        engine=Replayed(),
+        reward=coins,
+        advantage=Centered(),
         # at ratio 1 and one length the policy term is 0: a loss to look at
         objective=LUSPO(regularizers=[EntropyBonus(1e-3)]),
         sampling=Sampling(1.0, arguments.tokens),
         updates=UpdateSettings(micro_batch_tokens=arguments.micro_batch_tokens),
-        optimizer=OptimizerSettings(), validation=ValidationSettings(),
-        group_size=arguments.group_size, steps=arguments.steps, seed=0,
-    )  # fmt: skip
+        optimizer=OptimizerSettings(),
+        validation=ValidationSettings(),
+        group_size=arguments.group_size,
+        steps=arguments.steps,
+        seed=0,
+    )
     meter = Meter(config)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     trainer = L.Trainer(
-        accelerator="auto", devices=here,
+        accelerator="auto",
+        devices=here,
         num_nodes=int(os.environ.get("WORLD_SIZE", "1")) // here,
-        strategy=strategies.build(strategy), precision=arguments.precision, callbacks=[meter],
-        max_epochs=-1, logger=False, num_sanity_val_steps=0, limit_val_batches=0,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        strategy=strategies.build(strategy),
+        precision=arguments.precision,
+        callbacks=[meter],
+        max_epochs=-1,
+        logger=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         use_distributed_sampler=False,
-    )  # fmt: skip
+    )
     trainer.fit(module, datamodule=Prompts(prompts))
     return meter
 

@@ -26,18 +26,30 @@ from vlm_rl.model.policy import Policy
 from vlm_rl.records import Problem, Prompt
 
 TEXT = {
-    "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
-    "num_attention_heads": 16, "num_key_value_heads": 2, "max_position_embeddings": 128000,
-    "tie_word_embeddings": True, "use_sliding_window": False,
-    "rope_parameters": {
-        "rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]
-    },
-}  # fmt: skip
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128000,
+    "tie_word_embeddings": True,
+    "use_sliding_window": False,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+}
 VISION = {
-    "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
-    "out_hidden_size": 2048, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
-    "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31], "tokens_per_second": 2,
-}  # fmt: skip
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "out_hidden_size": 2048,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+    "tokens_per_second": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -54,32 +66,53 @@ class Scale:
 SCALES = {
     # config.json of Qwen/Qwen2.5-VL-3B-Instruct
     "3b": Scale(
-        {}, {}, 3_754_622_976, ((1280, 960), (640, 480), (1920, 1080)),
+        {},
+        {},
+        3_754_622_976,
+        ((1280, 960), (640, 480), (1920, 1080)),
         {
-            "prompts": 8, "group_size": 8, "tokens": 512, "max_pixels": 1280 * 28 * 28,
+            "prompts": 8,
+            "group_size": 8,
+            "tokens": 512,
+            "max_pixels": 1280 * 28 * 28,
             "micro_batch_tokens": 8192,
         },
     ),
     "tiny": Scale(
         {
-            "vocab_size": 448, "bos_token_id": None, "eos_token_id": None,
-            "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "num_key_value_heads": 1,
+            "vocab_size": 448,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
             "rope_parameters": {
-                "rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [4, 6, 6],
             },
         },
         {
-            "depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2,
-            "out_hidden_size": 64, "fullatt_block_indexes": [1],
+            "depth": 2,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 2,
+            "out_hidden_size": 64,
+            "fullatt_block_indexes": [1],
         },
-        343_872, ((128, 96), (64, 48), (192, 108)),
+        343_872,
+        ((128, 96), (64, 48), (192, 108)),
         {
-            "prompts": 4, "group_size": 2, "tokens": 16, "max_pixels": 16 * 28 * 28,
+            "prompts": 4,
+            "group_size": 2,
+            "tokens": 16,
+            "max_pixels": 16 * 28 * 28,
             "micro_batch_tokens": 64,
         },
     ),
-}  # fmt: skip
+}
 
 
 def build_config(scale: Scale) -> Qwen2_5_VLConfig:
@@ -88,9 +121,11 @@ def build_config(scale: Scale) -> Qwen2_5_VLConfig:
     )
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     return Qwen2_5_VLConfig(
-        text_config=TEXT | scale.text, vision_config=VISION | scale.vision,
-        tie_word_embeddings=True, **dict(zip(names, ids, strict=True)),
-    )  # fmt: skip
+        text_config=TEXT | scale.text,
+        vision_config=VISION | scale.vision,
+        tie_word_embeddings=True,
+        **dict(zip(names, ids, strict=True)),
+    )
 
 
 def build_policy(config: Qwen2_5_VLConfig, expected: int) -> Policy:

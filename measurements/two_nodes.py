@@ -90,9 +90,13 @@ def on_two_nodes(settings: Sequence[str], per_node: int, output: Path) -> list[i
         started = []
         for number, name in enumerate(names):
             command = torchrun(
-                "--nnodes=2", f"--node_rank={number}", f"--nproc_per_node={per_node}",
-                f"--master_addr={ADDRESSES[0]}", f"--master_port={PORT}", settings=settings,
-            )  # fmt: skip
+                "--nnodes=2",
+                f"--node_rank={number}",
+                f"--nproc_per_node={per_node}",
+                f"--master_addr={ADDRESSES[0]}",
+                f"--master_port={PORT}",
+                settings=settings,
+            )
             with (output / f"node_{number}.log").open("w") as log:
                 started.append(_start(["ip", "netns", "exec", name, *command], log))
         while all(process.poll() in (None, 0) for process in started):

@@ -104,12 +104,23 @@ def test_picture_is_given_by_its_name(monkeypatch, capsys, picture):
             "sampling.temperature must be finite and >= 0, got -1.0",
         ),
         (["--quetsion", "x"], "unknown key quetsion; did you mean question?"),
-        (["--style", "boxed"], "style must be one of 'plain', 'boxed_think', 'think_answer', "
-         "'answer_line', got boxed; did you mean boxed_think?"),
+        (
+            ["--style", "boxed"],
+            "style must be one of 'plain', 'boxed_think', 'think_answer', "
+            "'answer_line', got boxed; did you mean boxed_think?",
+        ),
     ],
-    ids=["no image", "text as image", "no question", "no folder", "no checkpoint", "temperature",
-         "unknown option", "unknown style"],
-)  # fmt: skip
+    ids=[
+        "no image",
+        "text as image",
+        "no question",
+        "no folder",
+        "no checkpoint",
+        "temperature",
+        "unknown option",
+        "unknown style",
+    ],
+)
 def test_what_can_not_be_asked_is_answered_in_one_line(
     monkeypatch, capsys, tmp_path, options, line
 ):

@@ -285,11 +285,14 @@ def test_wrong_option_is_answered_in_one_line(capsys, options, line):
             "data:\n  train:\n  - path: a\n    path: b\n",
             "{path} line 4: 'path' is given twice; keep one",
         ),
-        (b"\xff\xfe\x00", "{path} is not a text file: 'utf-8' codec can't decode byte 0xff in "
-         "position 0: invalid start byte"),
+        (
+            b"\xff\xfe\x00",
+            "{path} is not a text file: 'utf-8' codec can't decode byte 0xff in "
+            "position 0: invalid start byte",
+        ),
     ],
     ids=["syntax", "empty", "a list", "twice", "twice inside", "binary"],
-)  # fmt: skip
+)
 def test_broken_file_is_named(tmp_path, capsys, content, line):
     path = tmp_path / "run.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -76,9 +76,15 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_figures_are_those_of_the_samples_counted_by_hand(whole: Path) -> None:
     found, samples = figures(whole), lines(whole / "mathvision" / "samples.jsonl")
     assert {
-        "config.yaml", "report.md", "report.json", "overview.png", "mathvision/samples.jsonl",
-        "mathvision/responses.jsonl", "mathvision/responses.png", "mathvision/disagreements.jsonl",
-    } <= content(whole).keys()  # fmt: skip
+        "config.yaml",
+        "report.md",
+        "report.json",
+        "overview.png",
+        "mathvision/samples.jsonl",
+        "mathvision/responses.jsonl",
+        "mathvision/responses.png",
+        "mathvision/disagreements.jsonl",
+    } <= content(whole).keys()
     assert [row["uid"] for row in samples] == [*map(str, range(NUM_ROWS)), TOO_LONG, BROKEN]
     right = [row for row in samples if row["verdict"] == "correct"]
     assert 0 < len(right) < NUM_ROWS

@@ -184,8 +184,9 @@ def test_optimizer_is_as_configured(changed: Changed, policy_folder: Path) -> No
     assert len(state["param_groups"]) == 1, "the vision tower is frozen"
     group = state["param_groups"][0]
     assert (group["betas"], group["weight_decay"]) == ((0.8, 0.95), 0.03)
-    rates = [row["optim/lr"] for row in read_metrics(changed.folder / "metrics.csv") if
-             "optim/lr" in row]  # fmt: skip
+    rates = [
+        row["optim/lr"] for row in read_metrics(changed.folder / "metrics.csv") if "optim/lr" in row
+    ]
     # of 12 updates 2 warm up: 0, 1/2, then 10/10, 9/10, ... 1/10; three a step
     factors = [[0, 0.5, 1.0], [0.9, 0.8, 0.7], [0.6, 0.5, 0.4], [0.3, 0.2, 0.1]]
     assert rates == pytest.approx([5e-4 * sum(three) / 3 for three in factors])

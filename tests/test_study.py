@@ -78,8 +78,9 @@ def test_study_reports_what_fails_and_goes_on(config: Path, tmp_path: Path, capf
     assert (folder / "coin" / "LUSPO-0" / "summary.json").stat().st_mtime_ns == finished
     results = json.loads((folder / "results.json").read_text())
     assert [(cell["condition"], cell["variant"], cell["seeds"]) for cell in results] == [
-        ("coin", "GSPO", [0]), ("coin", "LUSPO", [0]),
-    ]  # fmt: skip
+        ("coin", "GSPO", [0]),
+        ("coin", "LUSPO", [0]),
+    ]
     table = (folder / "table.md").read_text().splitlines()
     assert table[0] == "| coin | GSPO | LUSPO |"
     # untrained answers are never right: there are no tokens per right one

@@ -15,15 +15,28 @@ from vlm_rl.verify import main, verify
 
 LINES = [
     {"id": 7, "gold": "5 m", "prediction": "500 cm", "answer_type": "number_unit"},
-    {"id": "b", "gold": "B", "prediction": r"<think>\boxed{A}</think> \boxed{B}",
-     "prediction_kind": "response", "answer_type": "choice", "options": ["1", "2"],
-     "expected": True, "why": "other fields are left alone"},
-    {"gold": "5", "prediction": "5 <answer>6</answer>", "prediction_kind": "response",
-     "answer_style": "tag", "expected": False, "tolerance": None},
+    {
+        "id": "b",
+        "gold": "B",
+        "prediction": r"<think>\boxed{A}</think> \boxed{B}",
+        "prediction_kind": "response",
+        "answer_type": "choice",
+        "options": ["1", "2"],
+        "expected": True,
+        "why": "other fields are left alone",
+    },
+    {
+        "gold": "5",
+        "prediction": "5 <answer>6</answer>",
+        "prediction_kind": "response",
+        "answer_style": "tag",
+        "expected": False,
+        "tolerance": None,
+    },
     {"gold": "7.1", "prediction": r"5\sqrt{2}", "tolerance": {"abs": 0.05}, "expected": False},
     {"gold": "5", "unit": "cm", "prediction": "5 kg", "answer_type": "number_unit"},
     {"gold": "5", "prediction": "no box", "prediction_kind": "response"},
-]  # fmt: skip
+]
 
 
 def written(tmp_path, lines):
@@ -47,7 +60,7 @@ def test_each_line_has_answer_verdict_and_rule(tmp_path, capsys):
         (4, r"5\sqrt{2}", "correct", "number: equal within the tolerance"),
         (5, "5 kg", "wrong", "number_unit: another unit"),
         (6, None, "unparsable", "no answer slot"),
-    ]  # fmt: skip
+    ]
     assert counts == {Verdict.CORRECT: 3, Verdict.WRONG: 2, Verdict.UNPARSABLE: 1}
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "3 correct, 2 wrong, 1 unparsable, 0 timeout, 0 error"
@@ -81,7 +94,7 @@ def test_at_most_twenty_disagreements_are_printed(tmp_path, capsys):
         ('{"gold": "5", "prediction": "5", "tolerance": {"x": 1}}', "tolerance must be such as"),
         ('{"gold": "5", "prediction": "5", "tolerance": {"abs": NaN}}', "must be such as"),
     ],
-)  # fmt: skip
+)
 def test_malformed_line_is_named_in_one_line(tmp_path, capsys, line, message):
     path = tmp_path / "answers.jsonl"
     path.write_text('{"gold": "5", "prediction": "5"}\n' + line + "\n")

@@ -70,12 +70,27 @@ OURS = {
     "gradient_clip_val": "updates.max_grad_norm",
     "gradient_clip_algorithm": "updates.max_grad_norm",
     "default_root_dir": "run_dir",
-} | dict.fromkeys((
-    "callbacks", "min_epochs", "min_steps", "limit_test_batches", "limit_predict_batches",
-    "num_sanity_val_steps", "log_every_n_steps", "enable_progress_bar", "enable_model_summary",
-    "use_distributed_sampler", "reload_dataloaders_every_n_epochs", "fast_dev_run", "barebones",
-    "inference_mode", "model_registry", "enable_autolog_hparams",
-), "")  # fmt: skip
+} | dict.fromkeys(
+    (
+        "callbacks",
+        "min_epochs",
+        "min_steps",
+        "limit_test_batches",
+        "limit_predict_batches",
+        "num_sanity_val_steps",
+        "log_every_n_steps",
+        "enable_progress_bar",
+        "enable_model_summary",
+        "use_distributed_sampler",
+        "reload_dataloaders_every_n_epochs",
+        "fast_dev_run",
+        "barebones",
+        "inference_mode",
+        "model_registry",
+        "enable_autolog_hparams",
+    ),
+    "",
+)
 """Arguments of the Trainer that the training step decides itself, and what to set instead."""
 
 PRECISIONS = ("32-true", "bf16-mixed", "32", 32, None)
@@ -111,9 +126,11 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--benchmarks", type=BenchmarkSettings | None, default=None)
     parser.add_class_arguments(Checkpoints, "checkpoint", skip={"run_dir"}, instantiate=False)
     parser.add_argument(
-        "--hang_timeout_s", type=PositiveFloat, default=1800.0,
+        "--hang_timeout_s",
+        type=PositiveFloat,
+        default=1800.0,
         help="without a sign of life for so long the run ends with status 75",
-    )  # fmt: skip
+    )
     parser.add_argument("--logging.wandb", type=WandbMode, default="offline")
     parser.add_argument("--logging.project", type=str, default="vlm_rl")
     parser.add_class_arguments(L.Trainer, "trainer", skip=set(OURS), instantiate=False)
@@ -165,9 +182,11 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
         at = next(i for i, callback in enumerate(callbacks) if isinstance(callback, Checkpoints))
         callbacks[at:at] = _benchmarks(config, parts, encoder)
         heartbeat = Heartbeat(
-            Path(config.run_dir), config.hang_timeout_s,
-            rank=trainer.global_rank, processes=trainer.world_size,
-        )  # fmt: skip
+            Path(config.run_dir),
+            config.hang_timeout_s,
+            rank=trainer.global_rank,
+            processes=trainer.world_size,
+        )
         callbacks += [preemption, heartbeat]
         module = _module(config, parts, encoder, data, trainer.strategy)
         if resume:
@@ -297,9 +316,12 @@ def _check_refill(data: ProblemData, dynamic_sampling: GroupFilter | None) -> No
 
 
 def _module(
-    config: Namespace, parts: Namespace, encoder: PromptEncoder, data: ProblemData,
+    config: Namespace,
+    parts: Namespace,
+    encoder: PromptEncoder,
+    data: ProblemData,
     strategy: Strategy,
-) -> RLModule:  # fmt: skip
+) -> RLModule:
     empty = strategies.awaits_weights(strategy)
     return RLModule(
         policy=Policy.from_pretrained(**vars(parts.policy), seed=config.seed, empty=empty),

@@ -19,9 +19,21 @@ IMAGE_MARK = "<image>"
 """Where an image stands in the text of a question."""
 
 AnswerType = Literal[
-    "number", "number_unit", "percent", "latex", "expression", "interval", "set", "tuple",
-    "matrix", "ratio", "time", "list", "text", "choice",
-]  # fmt: skip
+    "number",
+    "number_unit",
+    "percent",
+    "latex",
+    "expression",
+    "interval",
+    "set",
+    "tuple",
+    "matrix",
+    "ratio",
+    "time",
+    "list",
+    "text",
+    "choice",
+]
 FinishReason = Literal["stop", "length"]
 
 

@@ -64,9 +64,11 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--config", action="config", help="a YAML file; may be given several times")
     parser.add_argument("--output", type=str, required=True, help="the folder of the study")
     parser.add_argument(
-        "--prepare", type=dict[str, str], default={},
+        "--prepare",
+        type=dict[str, str],
+        default={},
         help="path -> arguments of python -m that make it, run where the path is missing",
-    )  # fmt: skip
+    )
     parser.add_argument("--base", type=list[str], required=True, help="configs of vlm_rl.fit")
     parser.add_argument(
         "--shared", type=dict[str, Any], default={}, help="what all runs change in the base"
@@ -154,11 +156,15 @@ def _run_all(cells: Sequence[Run], parallel: int) -> list[str]:
     failed = []
     with (
         Progress(
-            TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), console=Console(),
+            TextColumn("runs"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(),
         ) as bar,
         ThreadPoolExecutor(parallel) as pool,
-    ):  # fmt: skip
+    ):
         task = bar.add_task("", total=len(cells))
         for cell, code in zip(cells, pool.map(_run, cells), strict=True):
             bar.advance(task)

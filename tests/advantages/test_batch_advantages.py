@@ -39,19 +39,36 @@ from vlm_rl.advantages import (
 from vlm_rl.records import Completion, Problem, Prompt, Rollout, Scores, Verdict
 
 ALL = [
-    Normalized(), Normalized("population"), Centered(), LeaveOneOut(), LengthWeightedBaseline(),
-    OneWinner(), MaxRL(), CANON(), CANON("batch_error", 0.9), BatchNormalized(), Whitened(),
-    ComponentNormalized(), RankGaussian(), RankGaussian("task"), RankGaussian("group"),
-]  # fmt: skip
+    Normalized(),
+    Normalized("population"),
+    Centered(),
+    LeaveOneOut(),
+    LengthWeightedBaseline(),
+    OneWinner(),
+    MaxRL(),
+    CANON(),
+    CANON("batch_error", 0.9),
+    BatchNormalized(),
+    Whitened(),
+    ComponentNormalized(),
+    RankGaussian(),
+    RankGaussian("task"),
+    RankGaussian("group"),
+]
 every_advantage = pytest.mark.parametrize("advantage", ALL, ids=lambda a: type(a).__name__)
 
 
 def prompt_of(uid: str, task: str) -> Prompt:
     plain = text_prompt(uid)
     return Prompt(
-        Problem(uid, "question", "answer", task=task), plain.token_ids, plain.unexpanded_ids,
-        plain.positions, None, None, (),
-    )  # fmt: skip
+        Problem(uid, "question", "answer", task=task),
+        plain.token_ids,
+        plain.unexpanded_ids,
+        plain.positions,
+        None,
+        None,
+        (),
+    )
 
 
 def rollout_of(

@@ -36,7 +36,7 @@ def encoder() -> PromptEncoder:
 def write(folder: Path, rows: int, name: str = "t", **columns: Any) -> str:
     path = folder / f"{name}.jsonl"
     lines = [{"uid": f"{name}{i}", "problem": f"{i} + {i}?", "answer": 2 * i} | columns
-             for i in range(rows)]  # fmt: skip
+             for i in range(rows)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(path)
 
@@ -45,7 +45,7 @@ def write_image_rows(folder: Path, images: dict[str, bytes]) -> str:
     for name, content in images.items():
         (folder / name).write_bytes(content)
     lines = [{"uid": name, "problem": "<image>?", "answer": "1", "images": [name]}
-             for name in images]  # fmt: skip
+             for name in images]
     path = folder / "images.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(path)
@@ -87,7 +87,7 @@ def on_rank(module: ProblemData, rank: int, ranks: int, folder: Path, steps: int
     module.trainer = SimpleNamespace(
         global_rank=rank, world_size=ranks, is_global_zero=rank == 0, default_root_dir=folder,
         lightning_module=SimpleNamespace(completed_steps=steps),
-    )  # fmt: skip
+    )
     module.setup()
 
 
@@ -165,7 +165,7 @@ def fit(module: CountingModule, prompts: ProblemData, folder: Path, **options: A
         accelerator="cpu", max_epochs=-1, default_root_dir=folder, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         val_check_interval=2, check_val_every_n_epoch=None,
-    )  # fmt: skip
+    )
     trainer.fit(module, datamodule=prompts, weights_only=False, **options)
     return trainer
 
@@ -263,7 +263,7 @@ def test_too_long_prompts_are_left_out_counted_and_named(
     assert len(module.train_set) == 8
     assert Counter(row.reason for row in module.skipped) == {"prompt too long": 12}
     assert re.search(r"row 9: a prompt of \d{3,} tokens, above max_prompt_tokens=400",
-                     module.skipped[0].message)  # fmt: skip
+                     module.skipped[0].message)
     shown = capsys.readouterr().out
     assert "12 prompts above 400 tokens left out: long0, long1" in shown
     assert "long10" not in shown
@@ -377,7 +377,7 @@ def test_reading_prompts_leaves_the_global_random_numbers_alone(
     ({"on_bad_row": "sotp"}, "on_bad_row must be skip or stop, got 'sotp'"),
     ({"prompts_per_step": 16}, "has 8 problems, but a step may need 16"),
     ({"train": []}, "no data source"),
-])  # fmt: skip
+])
 def test_wrong_options_are_one_clear_line(
     tmp_path: Path, encoder: PromptEncoder, options: dict[str, Any], message: str
 ):

@@ -95,7 +95,7 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize(("row", "reason", "words"), [(r, n, w) for r, n, *w in BAD_ROWS.values()],
-                         ids=BAD_ROWS)  # fmt: skip
+                         ids=BAD_ROWS)
 def test_a_bad_row_gets_its_one_line(tmp_path: Path, row: Any, reason: str, words: list[str]):
     last = {"problem": "And now?", "answer": 4}
     found = read(write_jsonl(tmp_path / "train.jsonl", [GOOD, row, last]))
@@ -128,7 +128,7 @@ BAD_IMAGES = {
         encoded(Image.new("RGB", (9, 9)), "JPEG")[:30], "broken image", "bad.png",
     ),
     "decompression_bomb": (bomb(), "broken image", "exceeds limit"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("content", "reason", "word"), BAD_IMAGES.values(), ids=BAD_IMAGES)
@@ -160,7 +160,7 @@ def test_a_bad_image_list_gets_its_one_line(
 
 def test_broken_bytes_in_parquet_get_their_one_line(tmp_path: Path):
     rows = [{"problem": f"q{i}", "answer": "1", "images": [{"bytes": content, "path": "x.png"}]}
-            for i, content in enumerate([PICTURE, PICTURE[:50]])]  # fmt: skip
+            for i, content in enumerate([PICTURE, PICTURE[:50]])]
     found = read(write_parquet(tmp_path / "t.parquet", rows))
     assert_one_line(found, "broken image", "t.parquet, row 2", "50 bytes")
 
@@ -170,9 +170,9 @@ def test_all_columns_of_our_own_format_are_read(tmp_path: Path):
         **GOOD, "uid": 17, "answer_type": "number_unit", "choices": ["2 cm", "3 cm"], "unit": "cm",
         "tolerance": {"abs": 0.1}, "answer_style": "box", "source": "mine", "task": "count",
         "split": "train", "meta": {"level": 2},
-    }  # fmt: skip
+    }
     for path in (write_jsonl(tmp_path / "t.jsonl", [row]),
-                 write_parquet(tmp_path / "t.parquet", [row | {"uid": "17"}])):  # fmt: skip
+                 write_parquet(tmp_path / "t.parquet", [row | {"uid": "17"}])):
         problem = read(path).problems[0]
         assert problem.uid == "17"
         assert problem.images == (tmp_path / "ok.png",)
@@ -182,12 +182,12 @@ def test_all_columns_of_our_own_format_are_read(tmp_path: Path):
         fields = ("question", "answer", "answer_type", "unit", "answer_style", "source", "task")
         assert [getattr(problem, name) for name in fields] == [
             "<image>How many?", "3", "number_unit", "cm", "box", "mine", "count",
-        ]  # fmt: skip
+        ]
 
 
 def test_a_mark_without_images_is_text_and_images_without_marks_are_kept(tmp_path: Path):
     rows = [{"problem": "What does <image> mean in HTML?", "answer": "a"},
-            {"problem": "How many?", "answer": "b", "images": ["ok.png", "ok.png"]}]  # fmt: skip
+            {"problem": "How many?", "answer": "b", "images": ["ok.png", "ok.png"]}]
     plain, unmarked = read(write_jsonl(tmp_path / "t.jsonl", rows)).problems
     assert plain.question == "What does <image> mean in HTML?"
     assert (unmarked.question, len(unmarked.images)) == ("How many?", 2)
@@ -220,7 +220,7 @@ def test_equal_image_bytes_are_kept_once(tmp_path: Path):
     (("query", "decoded_image", "ground_truth"), 0, "3",
      "problem <- query, images <- decoded_image, answer <- ground_truth"),
     (("problem", "image", "solution"), 0, r"so \boxed{2} no, \boxed{3}", "answer <- solution"),
-])  # fmt: skip
+])
 def test_columns_of_peers_are_found_and_shown(
     tmp_path: Path, columns: tuple[str, str, str], image: int, answer: str, shown: str
 ):
@@ -239,7 +239,7 @@ def test_columns_of_peers_are_found_and_shown(
 
 def test_geometry3k_answer_wins_over_its_letter_and_choices_stay_out(tmp_path: Path):
     row = {"id": 5, "images": [{"bytes": PICTURE, "path": None}], "problem": "<image>Find x.",
-           "answer": r"2 \sqrt { 221 }", "choices": ["1", "2"], "ground_truth": "C"}  # fmt: skip
+           "answer": r"2 \sqrt { 221 }", "choices": ["1", "2"], "ground_truth": "C"}
     path = write_parquet(tmp_path / "t.parquet", [row])
     found = read(path)
     assert found.problems[0].answer == r"2 \sqrt { 221 }"
@@ -258,7 +258,7 @@ def test_verl_nested_row_is_read(tmp_path: Path):
                    {"role": "user", "content": "<image>Find x."}],
         "images": [{"bytes": PICTURE, "path": "a.png"}],
         "reward_model": {"ground_truth": "140°", "style": "rule"},
-    }  # fmt: skip
+    }
     problem = read(write_parquet(tmp_path / "t.parquet", [row])).problems[0]
     assert (problem.question, problem.answer) == ("<image>Find x.", "140°")
     assert problem.images == (PICTURE,)
@@ -271,7 +271,7 @@ def test_chats_of_both_spellings_are_read(tmp_path: Path):
     ]
     conversations = [
         {"from": "human", "value": "<image>Find y."}, {"from": "gpt", "value": "So \\boxed{8}."},
-    ]  # fmt: skip
+    ]
     for name, chat, expected in (
         ("messages", messages, ("<image>Find x.", "7")),
         ("conversations", conversations, ("<image>Find y.", "8")),
@@ -293,7 +293,7 @@ def test_explicit_columns_win_and_reach_into_structs(tmp_path: Path):
 def test_splits_are_chosen_and_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     parts = {name: datasets.Dataset.from_list([{"problem": name, "answer": "1"}])
-             for name in ("train", "test")}  # fmt: skip
+             for name in ("train", "test")}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
     for name, part in parts.items():
         (tmp_path / "files").mkdir(exist_ok=True)
@@ -339,7 +339,7 @@ def from_mathvision(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "uid": row["id"], "problem": re.sub(r"<image\d+>", "", question), "images": [row["image"]],
         "answer": row["answer"], "choices": row["options"] or None, "task": row["subject"],
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("name", ["dynamath", "mathvision"])
@@ -347,7 +347,7 @@ def test_real_benchmarks_are_read_and_encoded(shared: Path, tmp_path: Path, name
     if name == "dynamath":
         folder = shared / "data" / name / "trial1"
         rows = [from_dynamath(row)
-                for row in json.loads((folder / "dataset.json").read_text()).values()]  # fmt: skip
+                for row in json.loads((folder / "dataset.json").read_text()).values()]
     else:
         folder = shared / "data" / name
         lines = (folder / "testmini.jsonl").read_text().splitlines()

@@ -62,9 +62,17 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_all_ten_sets_have_a_script() -> None:
     assert {converter.name for converter in CONVERTERS} >= {
-        "geometry3k", "geoqa", "virl39k", "mmk12", "mathvision", "dynamath", "clevr", "open_r1",
-        "dapo_math", "competition_math",
-    }  # fmt: skip
+        "geometry3k",
+        "geoqa",
+        "virl39k",
+        "mmk12",
+        "mathvision",
+        "dynamath",
+        "clevr",
+        "open_r1",
+        "dapo_math",
+        "competition_math",
+    }
 
 
 @pytest.mark.parametrize("converter", CONVERTERS, ids=lambda converter: converter.__name__)
@@ -116,8 +124,12 @@ def test_images_are_kept_byte_for_byte_whatever_their_mode(tmp_path: Path) -> No
         assert path.read_bytes() == content
         assert path.stem == hashlib.sha256(content).hexdigest()
     assert sorted(p.suffix for p in (tmp_path / "out" / "images").iterdir()) == [
-        ".jpg", ".png", ".png", ".png", ".png",
-    ]  # fmt: skip
+        ".jpg",
+        ".png",
+        ".png",
+        ".png",
+        ".png",
+    ]
 
 
 def test_rows_that_can_not_be_problems_are_counted_and_named(tmp_path: Path) -> None:
@@ -219,8 +231,9 @@ def test_splits_share_a_folder_and_another_set_is_refused(tmp_path: Path) -> Non
         convert(Geometry3K(), Options(str(folder), split, output))
     splits = json.loads((output / "manifest.json").read_text())["splits"]
     assert [(name, entry["written"]) for name, entry in splits.items()] == [
-        ("test", 1), ("train", 1),
-    ]  # fmt: skip
+        ("test", 1),
+        ("train", 1),
+    ]
     for split in splits:
         found = read_problems(str(output / f"{split}.jsonl"), ImageStore(), owners={})
         assert not found.skipped

@@ -33,8 +33,12 @@ def test_converter_and_benchmark_agree_on_every_real_row(
     drafts = [converter.draft(row) for table in tables for _, row in table.rows]  # type: ignore[arg-type]
     for draft, problem in zip(drafts, problems, strict=True):
         assert (draft.id, draft.answer, draft.answer_type, draft.choices, draft.unit) == (
-            problem.uid, problem.answer, problem.answer_type, problem.choices, problem.unit,
-        )  # fmt: skip
+            problem.uid,
+            problem.answer,
+            problem.answer_type,
+            problem.choices,
+            problem.unit,
+        )
         assert draft.tolerance == problem.tolerance
 
 

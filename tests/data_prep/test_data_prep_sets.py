@@ -119,8 +119,12 @@ def test_clevr_is_read_in_both_forms(tmp_path: Path) -> None:
 
 def test_mmk12_rows_without_a_picture_or_with_too_many_marks(tmp_path: Path) -> None:
     features = {
-        "id": STRING, "question": STRING, "answer": STRING, "subject": STRING, "image": PICTURE,
-    }  # fmt: skip
+        "id": STRING,
+        "question": STRING,
+        "answer": STRING,
+        "subject": STRING,
+        "image": PICTURE,
+    }
     rows = [
         {"id": "a", "question": "<image>Angle?", "answer": "$60°$", "image": RED},
         {"id": "b", "question": "Half of 14?", "answer": "7", "image": None},
@@ -265,8 +269,14 @@ def check_mathvision(problems: list[Problem]) -> None:
         ("How steep?\n<image>", "69"),
     ]
     assert [problem.choices for problem in problems] == [
-        None, None, ("1", "2", "3", "4", "5"), None, None, None, None,
-    ]  # fmt: skip
+        None,
+        None,
+        ("1", "2", "3", "4", "5"),
+        None,
+        None,
+        None,
+        None,
+    ]
     assert [problem.unit for problem in problems] == [None] * 4 + ["°", None, "°"]
     kinds = [problem.answer_type for problem in problems]
     assert kinds == [None, "choice", "choice", None, None, "choice", None]
@@ -274,8 +284,10 @@ def check_mathvision(problems: list[Problem]) -> None:
 
 def test_mathvision_is_read_from_the_hub_and_from_the_repository(tmp_path: Path) -> None:
     features = dict.fromkeys(MATHVISION_TEXTS, STRING) | {
-        "options": List(STRING), "decoded_image": PICTURE, "level": INT,
-    }  # fmt: skip
+        "options": List(STRING),
+        "decoded_image": PICTURE,
+        "level": INT,
+    }
     rows = [row | {"decoded_image": RED} for row in mathvision_rows()]
     source = parquet(tmp_path / "hub" / "testmini.parquet", features, rows)
     check_mathvision(converted(MathVision(), source.parent, tmp_path / "a", "testmini")[1])

@@ -132,8 +132,16 @@ def test_rows_on_disk_follow_the_format(tmp_path):
     assert len({row["uid"] for row in rows}) == 9
     for row in rows:
         assert set(row) == {
-            "uid", "problem", "answer", "images", "answer_type", "source", "task", "split", "meta",
-        }  # fmt: skip
+            "uid",
+            "problem",
+            "answer",
+            "images",
+            "answer_type",
+            "source",
+            "task",
+            "split",
+            "meta",
+        }
         assert row["problem"].count("<image>") == 1
         assert (row["answer_type"], row["source"], row["split"]) == ("number", "synthetic", "val")
         assert row["task"] in FAMILIES

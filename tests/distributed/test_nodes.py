@@ -64,10 +64,12 @@ def _launched(*runs: list[list[str]]) -> subprocess.CompletedProcess[str]:
         ports = [free.getsockname()[1] for free in (first, second)]
     return subprocess.run(
         [sys.executable, "-c", LAUNCHED],
-        input=json.dumps(list(zip(ports, runs, strict=True))), timeout=200,
+        input=json.dumps(list(zip(ports, runs, strict=True))),
+        timeout=200,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.mark.long
@@ -92,9 +94,12 @@ def test_slurm_run_is_one_run_and_needs_one_folder(
 
 
 def test_other_number_of_processes_than_launched_is_refused(
-    policy_folder: Path, data_folder: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    policy_folder: Path,
+    data_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Two runs in one folder otherwise: one device needs no strategy that would ask."""
     launch = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
     for name, value in launch.items():

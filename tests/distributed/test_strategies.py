@@ -39,9 +39,17 @@ from vlm_rl.model.policy import Policy
 from vlm_rl.ranks import round_robin
 
 EXACT = (
-    "token_mean", "sequence_mean", "sequence_sum", "constant", "covariance", "masked_process",
-    "text", "text_then_images", "frozen_tower", "nobody_scored",
-)  # fmt: skip
+    "token_mean",
+    "sequence_mean",
+    "sequence_sum",
+    "constant",
+    "covariance",
+    "masked_process",
+    "text",
+    "text_then_images",
+    "frozen_tower",
+    "nobody_scored",
+)
 SOME = ("sequence_mean", "sequence_sum")
 FLOAT32 = ("twenty", "lora", "mixed")
 TOGETHER: tuple[dict[tuple[str, int], tuple[str, ...]], ...] = (
@@ -71,9 +79,12 @@ def launch(spec: dict[str, Any], seconds: int = 280) -> str:
     """Run `sharded_runs.py`; what it printed, which shows where it fails."""
     script = SUPPORT / "sharded_runs.py"
     done = subprocess.run(
-        [sys.executable, str(script), json.dumps(spec)], capture_output=True, text=True,
-        timeout=seconds, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-    )  # fmt: skip
+        [sys.executable, str(script), json.dumps(spec)],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     return done.stdout + done.stderr
 
@@ -237,10 +248,13 @@ def test_only_the_first_process_ever_holds_the_whole_model(tmp_path: Path) -> No
     model.save_pretrained(tmp_path)
     whole = sum(p.nbytes for p in model.parameters())
     assert whole > 115e6
-    launch({
-        "checkpoints": {}, "out": str(tmp_path),
-        "runs": [{"strategy": "fsdp2", "processes": 2, "weigh": str(tmp_path)}],
-    })  # fmt: skip
+    launch(
+        {
+            "checkpoints": {},
+            "out": str(tmp_path),
+            "runs": [{"strategy": "fsdp2", "processes": 2, "weigh": str(tmp_path)}],
+        }
+    )
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert (first["loaded"], second["loaded"]) == (whole, 0)
     for one in (first, second):

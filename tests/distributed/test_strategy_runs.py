@@ -118,9 +118,10 @@ def test_sharded_policy_samples_what_a_whole_one_samples(commands: Commands) -> 
     validate: nobody waits for the others in vain, and both see the same weights."""
     terms = REWARD_TERMS | {"accuracy": {"class_path": "tests.support.run_helpers.FirstTokenEven"}}
     live = {
-        "dynamic_sampling": "vlm_rl.training.MixedVerdicts", "reward.terms": json.dumps(terms),
+        "dynamic_sampling": "vlm_rl.training.MixedVerdicts",
+        "reward.terms": json.dumps(terms),
         "sampling.temperature": 1.5,
-    }  # fmt: skip
+    }
     commands.run(commands("whole", "ddp", 2, **live), commands("sharded", "fsdp2", 2, **live))
     whole, sharded = (rollouts(commands.root / name) for name in ("whole", "sharded"))
     assert list(whole) == [f"step_00000{s}_rank_{r}.jsonl" for s in (1, 2) for r in (0, 1)]
@@ -142,8 +143,10 @@ def test_command_line_starts_its_processes(commands: Commands) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "vlm_rl.fit", *argv],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True, text=True, timeout=250,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("step 1/1") == 1
     assert (commands.root / "launched" / "checkpoints" / "step_1" / "hf").is_dir()

@@ -31,9 +31,10 @@ pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs De
 
 TERMS = REWARD_TERMS | {"accuracy": {"class_path": "tests.support.run_helpers.FirstTokenEven"}}
 LIVE = {
-    "dynamic_sampling": "vlm_rl.training.MixedVerdicts", "reward.terms": json.dumps(TERMS),
+    "dynamic_sampling": "vlm_rl.training.MixedVerdicts",
+    "reward.terms": json.dumps(TERMS),
     "sampling.temperature": 1.5,
-}  # fmt: skip
+}
 REPLAYED = {"engine": "tests.support.sharded_runs.Replayed"}
 INTERRUPTED = {"engine": "tests.support.sharded_runs.Interrupted", "steps": 5}
 NO_DATA: Any = None

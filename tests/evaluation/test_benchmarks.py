@@ -168,8 +168,10 @@ def test_mathvision_leaves_out_labels_and_mends_golds(write):
     assert choices == [None, None, ("x", "y", "z", "u", "v")]
     marks = ["<image2>", "<image3>", "<image4>"]
     more = [["$a$", "$b$", "$C$", "$d$", "$e$"], marks, ["$A$", "$B$", "$C$", "$D$", "No pocket"]]
-    rows = [rows[2] | {"id": str(n), "options": options, "answer": "A"}
-            for n, options in enumerate(more)]  # fmt: skip
+    rows = [
+        rows[2] | {"id": str(n), "options": options, "answer": "A"}
+        for n, options in enumerate(more)
+    ]
     problems = load(BENCHMARKS["mathvision"], write(rows))
     assert [p.choices for p in problems] == [None, None, tuple(more[2])]
     assert [num_options(p) for p in problems] == [5, 3, 5]
@@ -245,13 +247,23 @@ def test_answer_to_a_percent_question_may_have_the_sign(write, accuracy):
 
 
 def test_number_of_options_is_known_also_where_they_are_not_shown(write):
-    counts = {name: [num_options(p) for p in load(BENCHMARKS[name], write(rows))]
-              for name, rows in ROWS.items()}  # fmt: skip
+    counts = {
+        name: [num_options(p) for p in load(BENCHMARKS[name], write(rows))]
+        for name, rows in ROWS.items()
+    }
     assert counts == {
-        "mathvista": [0, 0, 2], "mathvision": [5, 0, 0], "mathverse": [4, None], "wemath": [3],
-        "logicvista": [None, None], "mmmu": [2, 0], "geometry3k": [0], "aime24": [0],
-        "aime25": [0], "amc23": [0], "math500": [0],
-    }  # fmt: skip
+        "mathvista": [0, 0, 2],
+        "mathvision": [5, 0, 0],
+        "mathverse": [4, None],
+        "wemath": [3],
+        "logicvista": [None, None],
+        "mmmu": [2, 0],
+        "geometry3k": [0],
+        "aime24": [0],
+        "aime25": [0],
+        "amc23": [0],
+        "math500": [0],
+    }
     assert labels_in("Which?\nA: [4, 7]\nB: [4]\nC: [3]") == 3
     assert labels_in("choice: (A) + (B) - (C) * (D) /") == 4
     assert labels_in("Angle ABC. And B.") is None
@@ -263,8 +275,9 @@ def test_dynamath_golds_of_the_kind_text_have_their_own_types(tmp_path):
     source = Path(dynamath_folder(tmp_path, num_seeds=1)) / "trial1" / "dataset.json"
     row = json.loads(source.read_text())["0"]
     golds = {"G": "text", "Product C": "text", "(1.0, -2.0)": "tuple", "x = 0": None, "275": None}
-    rows = {str(n): row | {"answer": f"{gold} ", "answer_type": "text"} for n, gold in
-            enumerate(golds)}  # fmt: skip
+    rows = {
+        str(n): row | {"answer": f"{gold} ", "answer_type": "text"} for n, gold in enumerate(golds)
+    }
     question = "Even or odd? choice: (A) odd (B) even (C) neither"
     rows["9"] = row | {"answer": "B", "answer_type": "multiple choice", "question": question}
     source.write_text(json.dumps(rows))
@@ -321,8 +334,10 @@ def test_dynamath_folder_is_ten_variants_of_each_question(tmp_path, accuracy):
     assert len(problems) == 30
     assert {cluster_of(problem) for problem in problems} == {"0", "1", "2"}
     assert problems[0].meta["categories"]["subject"] == "analytic geometry"
-    texts = [[f"\\boxed{{{given}}}" for given in row] for row in
-             [("2.0948", "2.0952"), ("(B)", "A"), ("jul", "Jun")]]  # fmt: skip
+    texts = [
+        [f"\\boxed{{{given}}}" for given in row]
+        for row in [("2.0948", "2.0952"), ("(B)", "A"), ("jul", "Jun")]
+    ]
     verdicts = [[r.verdict for r in row] for row in accuracy.read(problems[:3], texts)]
     assert verdicts == [[Verdict.CORRECT, Verdict.WRONG]] * 3
 

@@ -54,13 +54,20 @@ TABLE = [
     *chain("insufficient knowledge, no step", (0, 0, 0), 0),
 ]
 FIGURES = {
-    "S1": 7 / 14, "S2": 2 / 4, "S3": 1 / 2, "whole_chains": 1.0,
-    "insufficient_knowledge": 2 / 6, "inadequate_generalization": 1 / 6,
-    "complete_mastery_strict": 1 / 6, "complete_mastery_loose": 2 / 6,
-    "rote_memorization_strict": 2 / 3, "rote_memorization_loose": 1 / 3,
+    "S1": 7 / 14,
+    "S2": 2 / 4,
+    "S3": 1 / 2,
+    "whole_chains": 1.0,
+    "insufficient_knowledge": 2 / 6,
+    "inadequate_generalization": 1 / 6,
+    "complete_mastery_strict": 1 / 6,
+    "complete_mastery_loose": 2 / 6,
+    "rote_memorization_strict": 2 / 3,
+    "rote_memorization_loose": 1 / 3,
     # the authors': (6 - 0.5 * 1 - 2 - 2) / 6 and (6 - 0.5 * 1 - 1 - 2) / 6
-    "score_strict": 1.5 / 6, "score_loose": 2.5 / 6,
-}  # fmt: skip
+    "score_strict": 1.5 / 6,
+    "score_loose": 2.5 / 6,
+}
 
 
 def test_wemath_measures_equal_the_formulas_on_a_table_by_hand():

@@ -88,10 +88,18 @@ def test_long_text_without_a_mark_has_no_answer():
 @pytest.mark.parametrize(
     ("answer", "letter"),
     [
-        ("B", "B"), ("(b)", "B"), ("B. 14", "B"), ("(C) 3 cm", "C"), ("option D holds", "D"),
-        (r"\text{(E)}", "E"), ("**A**", "A"), ("Ball", None), ("A cube", None), ("14", None),
+        ("B", "B"),
+        ("(b)", "B"),
+        ("B. 14", "B"),
+        ("(C) 3 cm", "C"),
+        ("option D holds", "D"),
+        (r"\text{(E)}", "E"),
+        ("**A**", "A"),
+        ("Ball", None),
+        ("A cube", None),
+        ("14", None),
     ],
-)  # fmt: skip
+)
 def test_letter_of_an_answer_is_never_that_of_a_word(answer, letter):
     assert letter_of(answer) == letter
 
@@ -108,13 +116,28 @@ def test_option_named_last_counts_and_none_is_guessed():
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        (r"6\sqrt{3}+4\pi", 22.958675459772437), (r"\frac{3^{1008}-1}{3^{1009}}", 1 / 3),
-        ("-2^2", -4), ("2^-1", 0.5), ("10,000", 10000), ("8:5", 1.6), (r"\sqrt[3]{8}", 2),
-        (r"2(\sqrt{2}-1)", 0.8284271247461903), (r"\frac{360}7", 51.42857142857143), (".5", 0.5),
-        ("2x", None), ("1/0", None), ("5 5", None), ("", None), ("3)", None), ("(3", None),
-        (r"(-8)^{0.5}", None), ("0^0", None), ("__import__('os')", None), ("1,2", None),
+        (r"6\sqrt{3}+4\pi", 22.958675459772437),
+        (r"\frac{3^{1008}-1}{3^{1009}}", 1 / 3),
+        ("-2^2", -4),
+        ("2^-1", 0.5),
+        ("10,000", 10000),
+        ("8:5", 1.6),
+        (r"\sqrt[3]{8}", 2),
+        (r"2(\sqrt{2}-1)", 0.8284271247461903),
+        (r"\frac{360}7", 51.42857142857143),
+        (".5", 0.5),
+        ("2x", None),
+        ("1/0", None),
+        ("5 5", None),
+        ("", None),
+        ("3)", None),
+        ("(3", None),
+        (r"(-8)^{0.5}", None),
+        ("0^0", None),
+        ("__import__('os')", None),
+        ("1,2", None),
     ],
-)  # fmt: skip
+)
 def test_arithmetic_is_exact_and_only_arithmetic(text, value):
     assert arithmetic(text) == (None if value is None else pytest.approx(value, rel=1e-14))
 
@@ -261,9 +284,16 @@ def test_mmmu_open_answers_match_any_gold():
 
 def test_disagreements_are_written_with_both_sides(tmp_path, capsys):
     rows = [
-        {"id": "1", "question": "q", "options": [], "answer": "6", "image": "x", "level": 1,
-         "subject": "s"},
-    ]  # fmt: skip
+        {
+            "id": "1",
+            "question": "q",
+            "options": [],
+            "answer": "6",
+            "image": "x",
+            "level": 1,
+            "subject": "s",
+        },
+    ]
     source, stored, out = (tmp_path / name for name in ("test.jsonl", "out.jsonl", "differ.jsonl"))
     source.write_text(json.dumps(rows[0]))
     stored.write_text(json.dumps({"id": "1", "response": r"\boxed{6}", "correct": False}))

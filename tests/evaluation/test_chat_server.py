@@ -68,20 +68,30 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     options = {
-        "model": WARM_START, "served-model-name": "tiny", "host": "127.0.0.1", "port": port,
-        "dtype": "float32", "max-model-len": 240, "max-num-seqs": 16,
-        "max-num-batched-tokens": 8192, "kv-cache-memory-bytes": 2**26, "generation-config": "vllm",
+        "model": WARM_START,
+        "served-model-name": "tiny",
+        "host": "127.0.0.1",
+        "port": port,
+        "dtype": "float32",
+        "max-model-len": 240,
+        "max-num-seqs": 16,
+        "max-num-batched-tokens": 8192,
+        "kv-cache-memory-bytes": 2**26,
+        "generation-config": "vllm",
         "distributed-executor-backend": "uni",
-    }  # fmt: skip
+    }
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += [f"--{name}={value}" for name, value in options.items()]
     command += ["--enforce-eager", "--no-enable-chunked-prefill"]
     paths = {"PYTHONPATH": child_path(folder)}
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            command, env=os.environ | environment() | paths, start_new_session=True,
-            stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            command,
+            env=os.environ | environment() | paths,
+            start_new_session=True,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     try:
         end = time.monotonic() + 200
         while not healthy(port):

@@ -90,12 +90,23 @@ def test_stored_extraction_decides_the_official_ruling_only(accuracy: Accuracy) 
 
 def mathvista_meta() -> dict[str, object]:
     row = {
-        "pid": "1", "question": "Which?", "image": "0.png", "choices": ["15 cm", "18 cm"],
-        "unit": None, "precision": None, "answer": "18 cm", "question_type": "multi_choice",
-        "answer_type": "text", "metadata": {
-            "category": "c", "task": "t", "context": "x", "grade": "g", "language": "english",
+        "pid": "1",
+        "question": "Which?",
+        "image": "0.png",
+        "choices": ["15 cm", "18 cm"],
+        "unit": None,
+        "precision": None,
+        "answer": "18 cm",
+        "question_type": "multi_choice",
+        "answer_type": "text",
+        "metadata": {
+            "category": "c",
+            "task": "t",
+            "context": "x",
+            "grade": "g",
+            "language": "english",
         },
-    }  # fmt: skip
+    }
     return dict(BENCHMARKS["mathvista"].problem(row, ()).meta)
 
 

@@ -28,9 +28,12 @@ from vlm_rl.evaluation.screen import print_overview
 from vlm_rl.records import Problem, Verdict
 
 MARKS = {
-    "r": Verdict.CORRECT, "w": Verdict.WRONG, "u": Verdict.UNPARSABLE, "t": Verdict.TIMEOUT,
+    "r": Verdict.CORRECT,
+    "w": Verdict.WRONG,
+    "u": Verdict.UNPARSABLE,
+    "t": Verdict.TIMEOUT,
     "e": Verdict.ERROR,
-}  # fmt: skip
+}
 
 
 def question(
@@ -218,9 +221,12 @@ def written(tmp_path_factory) -> Path:
     judged = question("a", "rrwt", lengths=[5, 6, 7, 8], official="rrrr", meta=CATEGORY)
     judged += question("b", "-wwr", lengths=[9, 99, 99, 8], official="wwww", meta=OTHER)
     rich = evaluation(
-        judged, published=(Published("Other | model", 14.34, "arXiv 1, table 2"),),
-        settings={"temperature": 0.7}, measures={"consistency": 0.25}, skipped={"no image": 3},
-    )  # fmt: skip
+        judged,
+        published=(Published("Other | model", 14.34, "arXiv 1, table 2"),),
+        settings={"temperature": 0.7},
+        measures={"consistency": 0.25},
+        skipped={"no image": 3},
+    )
     poor = Evaluation("aime24", "train", "c/d", "tiny", question("x", "w"))
     found = write_report([rich, poor], folder)
     assert json.loads((folder / "report.json").read_text()) == {"benchmarks": found}
@@ -256,8 +262,9 @@ def test_disagreements_are_kept_to_look_at(written: Path):
     rows = [json.loads(line) for line in lines]
     # a's third sample is right by the official rule only, b's last by ours only; a's last timed out
     assert [(row["uid"], row["sample"], row["official"]) for row in rows] == [
-        ("a", 2, True), ("b", 3, False),
-    ]  # fmt: skip
+        ("a", 2, True),
+        ("b", 3, False),
+    ]
     assert rows[0]["official_rule"] == "box"
 
 
@@ -277,18 +284,28 @@ def test_samples_are_read_as_written(tmp_path: Path):
     judged = question("a", "r-", lengths=[5, 99], official="w ", meta=CATEGORY)
     row = sample_row(judged[0])
     expected = {
-        "uid": "a", "sample": 0, "cluster": "a", "categories": {"subject": "algebra"},
-        "verdict": "correct", "rule": "number", "answer": "7", "answer_class": 0,
-        "official": False, "length_tokens": 5, "truncated": False, "response": "text 0",
-    }  # fmt: skip
+        "uid": "a",
+        "sample": 0,
+        "cluster": "a",
+        "categories": {"subject": "algebra"},
+        "verdict": "correct",
+        "rule": "number",
+        "answer": "7",
+        "answer_class": 0,
+        "official": False,
+        "length_tokens": 5,
+        "truncated": False,
+        "response": "text 0",
+    }
     assert expected.items() <= row.items()
     assert sample_row(judged[1])["official"] is None
     path = tmp_path / "samples.jsonl"
     write_samples(judged, path)
     found = read_samples(path)
     assert [(one.uid, one.sample, one.correct, one.length_tokens) for one in found] == [
-        ("a", 0, True, 5), ("a", 1, False, 99),
-    ]  # fmt: skip
+        ("a", 0, True, 5),
+        ("a", 1, False, 99),
+    ]
 
 
 @pytest.mark.parametrize(

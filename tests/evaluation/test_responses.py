@@ -138,7 +138,7 @@ MALFORMED = {
         (GOOD, GOOD, {"id": "2", "response": "r"}, {"id": "3", "response": "r"}),
         "most problems have 1 responses, 'set-1' has 2",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("rows", "message"), MALFORMED.values(), ids=MALFORMED)

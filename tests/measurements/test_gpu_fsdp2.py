@@ -63,12 +63,20 @@ def test_tiny_scale_runs_and_its_figures_agree(tmp_path: Path) -> None:
     root, target = REPOSITORY, tmp_path / "figures.json"
     done = subprocess.run(
         [
-            sys.executable, "-m", "measurements.gpu_fsdp2", "--scale=tiny", "--compare",
-            "--peak_tflops=0.5", f"--json={target}",
+            sys.executable,
+            "-m",
+            "measurements.gpu_fsdp2",
+            "--scale=tiny",
+            "--compare",
+            "--peak_tflops=0.5",
+            f"--json={target}",
         ],
-        cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
         timeout=200,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     assert "step 3: " in done.stdout
     assert "343,872 parameters, fsdp2 bf16-mixed, 1 x CPU" in " ".join(done.stdout.split())

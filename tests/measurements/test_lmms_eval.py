@@ -111,9 +111,11 @@ def test_a_local_task_includes_the_official_one_under_a_name_of_its_own(official
 
 @pytest.mark.parametrize(
     ("name", "folder", "message"),
-    [("bench", "nowhere", "no folder .*nowhere with the data of bench"),
-     ("other", ".", "--data is for 'other', which is not among --tasks")],
-)  # fmt: skip
+    [
+        ("bench", "nowhere", "no folder .*nowhere with the data of bench"),
+        ("other", ".", "--data is for 'other', which is not among --tasks"),
+    ],
+)
 def test_wrong_local_data_is_refused(official, tmp_path, name, folder, message):
     found = tasks.find(official, ["bench"])
     with pytest.raises(ValueError, match=message):
@@ -138,10 +140,16 @@ def test_a_benchmark_without_such_a_rule_is_refused(capsys, tmp_path, monkeypatc
 
 def test_the_summary_has_figures_without_errors_and_format_score():
     results = {
-        "results": {"t": {"alias": "t", "acc_score,none": 0.25, "acc_score_stderr,none": 0.1,
-                          "format_score,none": 0.0}},
+        "results": {
+            "t": {
+                "alias": "t",
+                "acc_score,none": 0.25,
+                "acc_score_stderr,none": 0.1,
+                "format_score,none": 0.0,
+            }
+        },
         "n-samples": {"t": {"original": 304, "effective": 4}},
-    }  # fmt: skip
+    }
     assert _summary(results) == "t acc_score 0.2500 (4 problems)"
 
 
@@ -149,8 +157,10 @@ def test_lmms_eval_compares_with_the_letter_of_a_choice_and_else_with_the_publis
     choice = Problem("1", "q", "B", choices=("x", "y"), meta={"gold": "y"})
     damaged = Problem("2", "q", r"4 \pi", meta={"gold": r"$4 \pi$"})
     assert [their_gold(p) for p in (choice, damaged, Problem("3", "q", "7"))] == [
-        "B", r"$4 \pi$", "7",
-    ]  # fmt: skip
+        "B",
+        r"$4 \pi$",
+        "7",
+    ]
 
 
 A_AND_B = ("1", "2")
@@ -159,32 +169,63 @@ A_AND_B = ("1", "2")
 @pytest.mark.parametrize(
     ("ours", "their", "kind"),
     [
-        (judged(None, rule="no answer slot"), theirs("5", correct=True, place="end of a line"),
-         "theirs reads the number at the end of a line, ours finds no answer slot"),
-        (judged(None, rule="hedge: 2 different answers"), theirs("5", correct=True),
-         "theirs reads the last box, ours refuses several different answers"),
-        (judged("A and B", gold="A", choices=A_AND_B),
-         theirs("A and B", correct=True, rule="letter"),
-         "theirs finds the gold's letter within other text"),
-        (judged("{A}", gold="A", choices=A_AND_B), theirs("(A)", correct=True, rule="letter"),
-         "math-verify calls it equal, ours not"),
-        (judged("long text.", gold="long text"),
-         theirs("long text.", correct=True, rule="nearly the same text"),
-         "theirs has the same text to 90 %, ours not"),
-        (judged(r"5\pi"), theirs(r"5\pi", correct=True, rule="math-verify", partly=True),
-         r"math-verify, given bare LaTeX, reads a part of it such as the 18 of 18\pi"),
-        (judged("5", correct=True), theirs("", correct=False, place="nowhere"),
-         "theirs reads no answer"),
-        (judged("(a)", gold="A", correct=True), theirs("(a)", correct=False),
-         "ours takes a small letter for a capital"),
-        (judged("1", gold="A", choices=A_AND_B, correct=True), theirs("1", correct=False),
-         "ours takes the value of the gold's option, theirs only its letter"),
-        (judged("4", gold="4", published="$4$", correct=True), theirs("4", correct=False),
-         "ours mends a damaged gold"),
-        (judged("3 + x", gold="x+3", correct=True), theirs("3 + x", correct=False),
-         "math-verify calls it different, ours not"),
+        (
+            judged(None, rule="no answer slot"),
+            theirs("5", correct=True, place="end of a line"),
+            "theirs reads the number at the end of a line, ours finds no answer slot",
+        ),
+        (
+            judged(None, rule="hedge: 2 different answers"),
+            theirs("5", correct=True),
+            "theirs reads the last box, ours refuses several different answers",
+        ),
+        (
+            judged("A and B", gold="A", choices=A_AND_B),
+            theirs("A and B", correct=True, rule="letter"),
+            "theirs finds the gold's letter within other text",
+        ),
+        (
+            judged("{A}", gold="A", choices=A_AND_B),
+            theirs("(A)", correct=True, rule="letter"),
+            "math-verify calls it equal, ours not",
+        ),
+        (
+            judged("long text.", gold="long text"),
+            theirs("long text.", correct=True, rule="nearly the same text"),
+            "theirs has the same text to 90 %, ours not",
+        ),
+        (
+            judged(r"5\pi"),
+            theirs(r"5\pi", correct=True, rule="math-verify", partly=True),
+            r"math-verify, given bare LaTeX, reads a part of it such as the 18 of 18\pi",
+        ),
+        (
+            judged("5", correct=True),
+            theirs("", correct=False, place="nowhere"),
+            "theirs reads no answer",
+        ),
+        (
+            judged("(a)", gold="A", correct=True),
+            theirs("(a)", correct=False),
+            "ours takes a small letter for a capital",
+        ),
+        (
+            judged("1", gold="A", choices=A_AND_B, correct=True),
+            theirs("1", correct=False),
+            "ours takes the value of the gold's option, theirs only its letter",
+        ),
+        (
+            judged("4", gold="4", published="$4$", correct=True),
+            theirs("4", correct=False),
+            "ours mends a damaged gold",
+        ),
+        (
+            judged("3 + x", gold="x+3", correct=True),
+            theirs("3 + x", correct=False),
+            "math-verify calls it different, ours not",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_difference_has_the_kind_that_explains_it(ours, their, kind):
     gold = ours.problem.meta.get("published", ours.problem.answer)
     assert kind_of(ours, their, gold) == kind
@@ -208,17 +249,23 @@ def test_the_agreement_counts_each_verdict_once():
 def test_lmms_evals_rules_on_answers_with_known_outcomes():
     asked = {
         ("5", r"<think>\boxed{4}</think>It is 5"): (
-            True, "end of a line", "nearly the same text", False,
+            True,
+            "end of a line",
+            "nearly the same text",
+            False,
         ),
         ("18", r"\boxed{18\pi}"): (True, "box", "math-verify", True),
         ("0.5", r"\boxed{\frac{1}{2}}"): (True, "box", "math-verify", False),
         ("A", r"\boxed{All of the above}"): (True, "box", "letter", False),
         ("3", "behind Kim 3.\nSo there are 9 children."): (
-            True, "end of a line", "nearly the same text", False,
+            True,
+            "end of a line",
+            "nearly the same text",
+            False,
         ),
         ("3", "<answer>3</answer>"): (True, "tag", "nearly the same text", False),
         ("3", "three"): (False, "nowhere", "none", False),
-    }  # fmt: skip
+    }
     ours = [
         Judged(Problem("1", "q", gold), Response("1", 0, text), None, Verdict.WRONG, "", None, None)
         for gold, text in asked
@@ -248,11 +295,24 @@ def test_a_checkpoint_goes_through_lmms_evals_own_class_and_task(tmp_path, capfd
     data = datasets.Dataset.from_dict(rows, features=features)
     datasets.DatasetDict({"testmini": data}).save_to_disk(tmp_path / "data")
     task = "mathvision_reason_testmini_reasoning"
-    run([
-        "--model", str(ROOT / "data_prep" / "warm_start"), "--tasks", task,
-        "--data", f"{task}={tmp_path / 'data'}", "--output", str(tmp_path / "out"),
-        "--gen_kwargs", "max_new_tokens=4", "--device", "cpu", "--environment", str(INSTALLED),
-    ])  # fmt: skip
+    run(
+        [
+            "--model",
+            str(ROOT / "data_prep" / "warm_start"),
+            "--tasks",
+            task,
+            "--data",
+            f"{task}={tmp_path / 'data'}",
+            "--output",
+            str(tmp_path / "out"),
+            "--gen_kwargs",
+            "max_new_tokens=4",
+            "--device",
+            "cpu",
+            "--environment",
+            str(INSTALLED),
+        ]
+    )
     last = capfd.readouterr().out.strip().splitlines()[-1]
     assert last.startswith(f"{task}_local acc_score 0.0000 (2 problems); {tmp_path / 'out'}")
     (results,) = (tmp_path / "out").rglob("*results.json")

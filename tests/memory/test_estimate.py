@@ -42,8 +42,10 @@ def measured(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     done = subprocess.run(
         [sys.executable, SUPPORT / "measured_runs.py", policy_folder, out],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True, text=True, timeout=250,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return {name: json.loads((out / f"{name}.json").read_text()) for name in CASES}
 
@@ -109,9 +111,12 @@ def test_activations_are_near_what_autograd_saves(
         policy = Policy.from_pretrained(str(tmp_path), gradient_checkpointing=checkpointing)
         if stream == 2:
             policy.to(torch.bfloat16)
-        found = activations(anatomy, Forward(
-            packed.token_ids.shape[1], len(packed.pixel_values), compute, stream, checkpointing
-        ))  # fmt: skip
+        found = activations(
+            anatomy,
+            Forward(
+                packed.token_ids.shape[1], len(packed.pixel_values), compute, stream, checkpointing
+            ),
+        )
         estimated = sum(found.values()) - found["layer at work"] - found["logits"]
         assert 1 < estimated / _saved(policy, packed, half=compute == 2) < 1.4
 
@@ -187,11 +192,12 @@ def test_vllm_takes_its_share_of_the_gpu_in_its_phases_only() -> None:
 def test_own_engine_gathers_the_whole_policy_for_a_rollout() -> None:
     anatomy = dissect(QWEN2_5_VL["3B"].config())
     fsdp2, ddp = (
-        {item.name: item.nbytes for item in estimate(anatomy, Run(
-            8, strategy=strategy, engine=Transformers(64)
-        )).gpu}
+        {
+            item.name: item.nbytes
+            for item in estimate(anatomy, Run(8, strategy=strategy, engine=Transformers(64))).gpu
+        }
         for strategy in ("fsdp2", "ddp")
-    )  # fmt: skip
+    )
     assert fsdp2["whole policy"] == 2 * count(anatomy.weights)
     assert "whole policy" not in ddp
     # 36 layers x 2 heads of 128, keys and values, bfloat16

@@ -144,9 +144,13 @@ def test_measures_golden():
     rows = [row([math.log(2), -math.log(2)], 0), row([], 1), row([math.log(3)], 2)]
     found = measured(rows)
     expected = {
-        "abs_mean": 0.828302, "abs_max": 1.098612, "k3": 0.467129,
-        "perplexity_ratio": 0.577350, "ess": 0.8, "token_ess": 0.761006,
-    }  # fmt: skip
+        "abs_mean": 0.828302,
+        "abs_max": 1.098612,
+        "k3": 0.467129,
+        "perplexity_ratio": 0.577350,
+        "ess": 0.8,
+        "token_ess": 0.761006,
+    }
     for name, value in expected.items():
         assert found[f"drift/{name}"] == pytest.approx(value, abs=1e-6)
         assert found[f"drift/text/{name}"] == found[f"drift/{name}"]

@@ -94,8 +94,10 @@ def test_equal_lengths_share_a_bin():
     assert equal_mass_edges(lengths, 10).tolist() == [5, 6, 20]
     report = report_of(sequences(lengths.tolist(), [1.0] * 60 + [0.5] * 40), None)
     assert [(b.least, b.most, b.num_sequences) for b in report.bins] == [
-        (5, 5, 60), (6, 6, 10), (20, 20, 30),
-    ]  # fmt: skip
+        (5, 5, 60),
+        (6, 6, 10),
+        (20, 20, 30),
+    ]
     assert [b.inside for b in report.bins] == [1.0, 0.5, 0.5]
     # q = 0.8: 1/2 (0.6 * 0.25 + 0.4 * 0.375)
     assert report.lre_inside == pytest.approx(0.15)
@@ -132,8 +134,10 @@ def test_window_forgets_old_steps_and_survives_a_restart():
         window.add([part, part], rollout([step, 10 * step]))
     assert [b.least for b in window.report().bins] == [2, 3, 20, 30]
     assert {kind: part.tolist() for kind, part in window.lengths().items()} == {
-        "correct": [2, 3], "wrong": [20, 30], "truncated": [20, 30],
-    }  # fmt: skip
+        "correct": [2, 3],
+        "wrong": [20, 30],
+        "truncated": [20, 30],
+    }
     again = LengthWindow(window_steps=2)
     again.load_state_dict(window.state_dict())
     assert again.report() == window.report()

@@ -44,9 +44,14 @@ from vlm_rl.objectives import (
 from vlm_rl.records import Batch
 
 REGULARIZERS = [
-    KL(0.1), CorrectedKL(0.1), AdaptiveKL(0.1, target=0.05), EntropyBonus(0.01),
-    EntropyBand(0.3, 0.2, 0.6, entropy="sampled"), EntropyBand(0.3, 0.2, 0.6), KLCov(1.0, 0.2),
-]  # fmt: skip
+    KL(0.1),
+    CorrectedKL(0.1),
+    AdaptiveKL(0.1, target=0.05),
+    EntropyBonus(0.01),
+    EntropyBand(0.3, 0.2, 0.6, entropy="sampled"),
+    EntropyBand(0.3, 0.2, 0.6),
+    KLCov(1.0, 0.2),
+]
 every_regularizer = pytest.mark.parametrize(
     "regularizer", REGULARIZERS, ids=lambda r: type(r).__name__
 )

@@ -45,9 +45,15 @@ from vlm_rl.objectives import (
 from vlm_rl.objectives.covariance import token_uniforms
 
 WEIGHTS = [
-    TokenTIS(), SequenceTIS(2.0), TokenMIS(), SequenceMIS(), GeometricRejection(0.8, 1.2),
-    K3Rejection(0.1), OffPolicyMask(0.05), ClipCov(0.1, 0.1, 3.0),
-]  # fmt: skip
+    TokenTIS(),
+    SequenceTIS(2.0),
+    TokenMIS(),
+    SequenceMIS(),
+    GeometricRejection(0.8, 1.2),
+    K3Rejection(0.1),
+    OffPolicyMask(0.05),
+    ClipCov(0.1, 0.1, 3.0),
+]
 every_weight = pytest.mark.parametrize("weight", WEIGHTS, ids=lambda w: w.name)
 UNIT = (1.0, -1.0, -1.0, 1.0)
 TOKEN_FIELDS = ("logprobs", "old", "ref", "sampling", "entropy")
@@ -96,22 +102,33 @@ def test_weight_golden(weight, expected):
         # 1.161834 x 1.221403: (-3.410342 / 2 + 3.378442 / 4 + 3.239068 / 3 - 0.818731) / 4
         # gradient: those that are not cut off, over 4 L: -1.105171 x 2 / 8, 0.951229 / 16, ...
         (
-            GRPO(token_weights=[TokenTIS(2.0)]), -0.149883,
-            [[-0.276293, 0], [0.059452, 0.032628, 0, 0.069073],
-             [0.085017, 0, 0.118256], [-0.204683]],
+            GRPO(token_weights=[TokenTIS(2.0)]),
+            -0.149883,
+            [
+                [-0.276293, 0],
+                [0.059452, 0.032628, 0, 0.069073],
+                [0.085017, 0, 0.118256],
+                [-0.204683],
+            ],
         ),
         (
-            GRPO(token_weights=[SequenceTIS(2.0)]), -0.372242,
-            [[-0.276293, 0], [0.024171, 0.032628, 0, 0.028083],
-             [0.10384, 0, 0.118256], [-0.204683]],
+            GRPO(token_weights=[SequenceTIS(2.0)]),
+            -0.372242,
+            [
+                [-0.276293, 0],
+                [0.024171, 0.032628, 0, 0.028083],
+                [0.10384, 0, 0.118256],
+                [-0.204683],
+            ],
         ),
         # LUSPO's golden: (-2.2 x 2 + 3.90124 x 0.40657 + 2.872776 x 1.221403 - 0.818731) / 4
         (
-            LUSPO(0.1, 0.1, token_weights=[SequenceTIS(2.0)]), -0.030947,
+            LUSPO(0.1, 0.1, token_weights=[SequenceTIS(2.0)]),
+            -0.030947,
             [[0, 0], [0.099133] * 4, [0.292401] * 3, [-0.204683]],
         ),
     ],
-)  # fmt: skip
+)
 def test_weighted_loss_golden(objective, loss, gradient):
     result = evaluate(objective, fixture(UNIT))
     assert result.loss == pytest.approx(loss, abs=1e-6)
@@ -273,9 +290,14 @@ def test_clip_cov_leaves_out_about_its_share():
     draw = torch.randn(ids.shape, generator=generator, dtype=torch.float64)
     other = torch.randn(ids.shape, generator=generator, dtype=torch.float64)
     batch = replace(
-        batch, completion_mask=torch.ones_like(ids, dtype=torch.bool), completion_ids=ids,
-        old_logprobs=3 * draw, sampling_logprobs=draw, ref_logprobs=draw, advantages=other,
-    )  # fmt: skip
+        batch,
+        completion_mask=torch.ones_like(ids, dtype=torch.bool),
+        completion_ids=ids,
+        old_logprobs=3 * draw,
+        sampling_logprobs=draw,
+        ref_logprobs=draw,
+        advantages=other,
+    )
     weight = ClipCov(0.01)
     tokens = Tokens.of(batch.old_logprobs, batch)
     values = weight(tokens, batch, weight.prepare(batch, lambda tensor: tensor))

@@ -46,7 +46,8 @@ KEEP = [0, 1, 3, 4, 5, 6, 8, 9, 10, 11]
 CASES: dict[str, tuple[Objective, dict[str, Any]]] = {
     "grpo": (GRPO(), {"loss_type": "grpo"}),
     "grpo with dual clip": (
-        GRPO(dual_clip=1.5), {"loss_type": "grpo", "delta": 1.5, "epsilon_high": 0.2},
+        GRPO(dual_clip=1.5),
+        {"loss_type": "grpo", "delta": 1.5, "epsilon_high": 0.2},
     ),
     "grpo with k3": (GRPO(regularizers=[KL(0.1)]), {"loss_type": "grpo", "beta": 0.1}),
     "grpo with corrected k3": (
@@ -61,20 +62,34 @@ CASES: dict[str, tuple[Objective, dict[str, Any]]] = {
     "dr_grpo": (DrGRPO(CONSTANT), {"loss_type": "dr_grpo"}),
     "dapo": (DAPO(), {"loss_type": "dapo", "epsilon_high": 0.28}),
     "gspo": (
-        GSPO(), {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4,
-                 "epsilon_high": 4e-4},
-    ),
-    "luspo": (
-        LUSPO(), {"loss_type": "luspo", "importance_sampling_level": "sequence", "epsilon": 2e-3,
-                  "epsilon_high": 2.5e-3},
-    ),
-    "luspo with k3": (
-        LUSPO(regularizers=[KL(0.1)]), {
-            "loss_type": "luspo", "importance_sampling_level": "sequence", "epsilon": 2e-3,
-            "epsilon_high": 2.5e-3, "beta": 0.1,
+        GSPO(),
+        {
+            "loss_type": "grpo",
+            "importance_sampling_level": "sequence",
+            "epsilon": 3e-4,
+            "epsilon_high": 4e-4,
         },
     ),
-}  # fmt: skip
+    "luspo": (
+        LUSPO(),
+        {
+            "loss_type": "luspo",
+            "importance_sampling_level": "sequence",
+            "epsilon": 2e-3,
+            "epsilon_high": 2.5e-3,
+        },
+    ),
+    "luspo with k3": (
+        LUSPO(regularizers=[KL(0.1)]),
+        {
+            "loss_type": "luspo",
+            "importance_sampling_level": "sequence",
+            "epsilon": 2e-3,
+            "epsilon_high": 2.5e-3,
+            "beta": 0.1,
+        },
+    ),
+}
 
 
 def trl_loss(folder: Path, settings: dict[str, Any], logprobs: Tensor, seed: int) -> Tensor:
@@ -89,33 +104,49 @@ def trl_loss(folder: Path, settings: dict[str, Any], logprobs: Tensor, seed: int
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=1,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
     arguments = GRPOConfig(
-        output_dir=str(folder), report_to=[], use_cpu=True, bf16=False, num_generations=2,
-        per_device_train_batch_size=2, max_completion_length=CONSTANT, disable_tqdm=True,
+        output_dir=str(folder),
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        num_generations=2,
+        per_device_train_batch_size=2,
+        max_completion_length=CONSTANT,
+        disable_tqdm=True,
         **{"beta": 0.0, "use_bias_correction_kl": False} | settings,
-    )  # fmt: skip
+    )
     Qwen2ForCausalLM(config).save_pretrained(folder / "text")
     trainer = Given(
         # a path: with a KL it loads the reference from there
-        str(folder / "text"), lambda completions, **_: [0.0] * len(completions),
-        args=arguments, processing_class=tokenizer,
+        str(folder / "text"),
+        lambda completions, **_: [0.0] * len(completions),
+        args=arguments,
+        processing_class=tokenizer,
         train_dataset=Dataset.from_dict({"prompt": ["a", "b"]}),
-    )  # fmt: skip
+    )
     trainer.current_gradient_accumulation_steps = 1
     batch = batch_of(_rows(seed))
     mask = batch.completion_mask.long()
     return trainer._compute_loss(
         trainer.model,
         {
-            "prompt_ids": batch.completion_ids[:, :1], "prompt_mask": mask[:, :1],
-            "completion_ids": batch.completion_ids, "completion_mask": mask,
-            "advantages": batch.advantages[:, 0], "old_per_token_logps": batch.old_logprobs,
-            "ref_per_token_logps": batch.ref_logprobs, "num_items_in_batch": mask.sum(),
+            "prompt_ids": batch.completion_ids[:, :1],
+            "prompt_mask": mask[:, :1],
+            "completion_ids": batch.completion_ids,
+            "completion_mask": mask,
+            "advantages": batch.advantages[:, 0],
+            "old_per_token_logps": batch.old_logprobs,
+            "ref_per_token_logps": batch.ref_logprobs,
+            "num_items_in_batch": mask.sum(),
         },
-    )  # fmt: skip
+    )
 
 
 def _rows(seed: int) -> list[Any]:

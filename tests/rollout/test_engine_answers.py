@@ -118,11 +118,22 @@ def test_every_sampling_parameter_is_explicit(
     encoder: PromptEncoder, vocabulary: Vocabulary
 ) -> None:
     assert request_of(vocabulary, encoder).parameters | {"seed": 0} == {
-        "n": 2, "temperature": 1.0, "max_tokens": 4, "top_p": 1.0, "top_k": 0, "min_p": 0.0,
-        "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
-        "logit_bias": {"9": -100.0}, "stop_token_ids": [7], "ignore_eos": True,
-        "logprobs": 0, "detokenize": False, "seed": 0,
-    }  # fmt: skip
+        "n": 2,
+        "temperature": 1.0,
+        "max_tokens": 4,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "logit_bias": {"9": -100.0},
+        "stop_token_ids": [7],
+        "ignore_eos": True,
+        "logprobs": 0,
+        "detokenize": False,
+        "seed": 0,
+    }
 
 
 def test_seeds_differ_by_prompt_and_never_meet_within_groups(

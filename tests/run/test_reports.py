@@ -76,14 +76,31 @@ def test_metrics_have_a_row_for_every_step_and_validation(report: Report) -> Non
     assert "length/num_bins" in rows[3]
     for row in rows[1:3]:
         wanted = {
-            "reward/mean", "reward/accuracy", "reward/even", "reward/group_std",
-            "reward/timeout_frac", "reward/error_frac", "reward/unparsable_frac",
-            "completion/length_tokens", "completion/truncated_frac", "group/mixed_frac",
-            "group/without_signal_frac", "policy/clip_frac_low", "policy/clip_frac_high",
-            "policy/loss", "policy/entropy", "drift/k3", "policy/old_kl",
-            "optim/grad_norm", "optim/lr", "optim/skipped_updates", "time/rollout_s",
-            "time/reward_s", "time/logprobs_s", "time/update_s",
-        }  # fmt: skip
+            "reward/mean",
+            "reward/accuracy",
+            "reward/even",
+            "reward/group_std",
+            "reward/timeout_frac",
+            "reward/error_frac",
+            "reward/unparsable_frac",
+            "completion/length_tokens",
+            "completion/truncated_frac",
+            "group/mixed_frac",
+            "group/without_signal_frac",
+            "policy/clip_frac_low",
+            "policy/clip_frac_high",
+            "policy/loss",
+            "policy/entropy",
+            "drift/k3",
+            "policy/old_kl",
+            "optim/grad_norm",
+            "optim/lr",
+            "optim/skipped_updates",
+            "time/rollout_s",
+            "time/reward_s",
+            "time/logprobs_s",
+            "time/update_s",
+        }
         assert wanted <= row.keys()
         # a stage that is not part of a step has no time in it
         assert "time/checkpoint_s" not in row
@@ -107,9 +124,19 @@ def test_metrics_agree_with_the_rollout_files(report: Report) -> None:
 
 def test_rollout_files_hold_every_completion(report: Report) -> None:
     fields = {
-        "uid", "question", "answer", "completion", "verdict", "reward", "terms", "advantage",
-        "length_tokens", "finish_reason", "token_ids", "trained",
-    }  # fmt: skip
+        "uid",
+        "question",
+        "answer",
+        "completion",
+        "verdict",
+        "reward",
+        "terms",
+        "advantage",
+        "length_tokens",
+        "finish_reason",
+        "token_ids",
+        "trained",
+    }
     files = rollouts(report.folder)
     assert list(files) == ["step_000001.jsonl", "step_000002.jsonl"]
     tokenizer = report.module.encoder.tokenizer
@@ -159,8 +186,14 @@ def test_summary_tells_how_it_went_and_where_everything_is(report: Report) -> No
     assert 0.1 < summary["peak_memory_gb"] < 8
     assert summary["skipped_updates"] == []
     assert summary["files"].keys() == {
-        "checkpoint", "best_checkpoint", "metrics", "rollouts", "plots", "lengths", "wandb",
-    }  # fmt: skip
+        "checkpoint",
+        "best_checkpoint",
+        "metrics",
+        "rollouts",
+        "plots",
+        "lengths",
+        "wandb",
+    }
     assert all(Path(path).exists() for path in summary["files"].values())
 
 

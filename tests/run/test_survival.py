@@ -42,9 +42,12 @@ class Forks:
         own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
         self.process = subprocess.Popen(
             [sys.executable, str(SUPPORT / "forked_runs.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=own | {"PYTHONPATH": paths}, cwd=REPOSITORY,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=own | {"PYTHONPATH": paths},
+            cwd=REPOSITORY,
+        )
 
     def __call__(self, *request: Any) -> Any:
         assert self.process.stdin
@@ -194,9 +197,14 @@ def test_other_signals_save_too(number: signal.Signals, status: int, start: Star
 def test_hang_names_itself_and_ends_the_run(start: Start) -> None:
     terms = REWARD_TERMS | {"even": {"class_path": "tests.support.forked_runs.HangsAtSecondStep"}}
     run = start(
-        "hang", "--reward.terms", json.dumps(terms), engine="tests.support.forked_runs.SlowTokens",
-        hang_timeout_s=2, data__val_problems=1, validation__greedy="false",
-    )  # fmt: skip
+        "hang",
+        "--reward.terms",
+        json.dumps(terms),
+        engine="tests.support.forked_runs.SlowTokens",
+        hang_timeout_s=2,
+        data__val_problems=1,
+        validation__greedy="false",
+    )
     assert run.end() == 75
     text = run.log.read_text()
     assert "rank 0 has been silent for 2 s, in reward of step 1; stacks in" in text
@@ -273,11 +281,17 @@ def test_best_checkpoint_is_kept_and_linked(
     terms = REWARD_TERMS | {"accuracy": {"class_path": "tests.support.run_helpers.FirstTokenEven"}}
     module = fit(
         command(
-            policy_folder, data_folder, run_dir, "--reward.terms", json.dumps(terms),
-            checkpoint__every_n_steps=100, checkpoint__keep_last=1, validation__every_n_steps=1,
+            policy_folder,
+            data_folder,
+            run_dir,
+            "--reward.terms",
+            json.dumps(terms),
+            checkpoint__every_n_steps=100,
+            checkpoint__keep_last=1,
+            validation__every_n_steps=1,
             optimizer__lr=1e-2,
         )
-    )  # fmt: skip
+    )
     scores = {int(row["step"]): row["val/accuracy"] for row in module.validation_history}
     trained = {step: score for step, score in scores.items() if step > 0}
     best = max(trained, key=lambda step: trained[step])  # of equal ones the first

@@ -43,9 +43,12 @@ class Runs:
         accuracy = {"class_path": "tests.support.run_helpers.FirstTokenEven"}
         terms = REWARD_TERMS | {"accuracy": accuracy, "even": even}
         values = {
-            "steps": STEPS, "data.prompts_per_step": 4, "data.val_problems": 6,
-            "trainer.devices": 2, "trainer.strategy": "ddp",
-        }  # fmt: skip
+            "steps": STEPS,
+            "data.prompts_per_step": 4,
+            "data.val_problems": 6,
+            "trainer.devices": 2,
+            "trainer.strategy": "ddp",
+        }
         folder = self.root / name
         more = (*STATEFUL, "--reward.terms", json.dumps(terms))
         argv = command(self.policy, self.data, folder, *more, **values | overrides)

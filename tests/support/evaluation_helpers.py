@@ -30,12 +30,18 @@ def rows(count: int) -> list[dict[str, Any]]:
         options, answer = [], row["answer"]
         if number % 3 == 2:
             options, answer = [str(int(answer) + shift) for shift in (1, 0, 2)], "B"
-        found.append({
-            "id": str(number), "question": row["problem"].replace("<image>", "<image1>"),
-            "options": options, "answer": answer, "image": f"images/{number}.jpg",
-            "decoded_image": {"bytes": png(problem.image), "path": None},
-            "level": number % 2 + 1, "subject": "counting" if number % 2 else "charts",
-        })  # fmt: skip
+        found.append(
+            {
+                "id": str(number),
+                "question": row["problem"].replace("<image>", "<image1>"),
+                "options": options,
+                "answer": answer,
+                "image": f"images/{number}.jpg",
+                "decoded_image": {"bytes": png(problem.image), "path": None},
+                "level": number % 2 + 1,
+                "subject": "counting" if number % 2 else "charts",
+            }
+        )
     return found
 
 

@@ -75,16 +75,27 @@ def train(checkpoint: str, out: Path, case: str) -> None:
     strategy, num_processes, arguments = CASES[case]
     encoder = PromptEncoder(checkpoint)
     module = build_module(
-        Policy.from_pretrained(checkpoint, **arguments), encoder, engine=Replayed(),
-        reward=Judge(""), objective=GRPO(regularizers=[KL(0.1)]), steps=2,
-    )  # fmt: skip
+        Policy.from_pretrained(checkpoint, **arguments),
+        encoder,
+        engine=Replayed(),
+        reward=Judge(""),
+        objective=GRPO(regularizers=[KL(0.1)]),
+        steps=2,
+    )
     trainer = L.Trainer(
-        accelerator="cpu", devices=num_processes, strategy=strategies.build(strategy),
-        max_epochs=-1, logger=False, num_sanity_val_steps=0, limit_val_batches=0,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu",
+        devices=num_processes,
+        strategy=strategies.build(strategy),
+        max_epochs=-1,
+        logger=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         use_distributed_sampler=False,
         callbacks=[Measure(out / f"{case}.json")],
-    )  # fmt: skip
+    )
     prompts = [encoder.encode(problem(*MIXED[uid], uid=uid)) for uid in "013"]
     trainer.fit(module, datamodule=Shared(prompts))
 

@@ -225,10 +225,17 @@ def build_module(policy: Policy, encoder: PromptEncoder, **changes: Any) -> Reco
 def run_module(module: Recorder, prompts: Sequence[Prompt], *callbacks: L.Callback) -> Recorder:
     """Train for the module's number of steps, on the same prompts at each."""
     trainer = L.Trainer(
-        accelerator="cpu", devices=1, max_epochs=-1, logger=False, num_sanity_val_steps=0,
-        limit_val_batches=0, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=list(callbacks),
-    )  # fmt: skip
+        accelerator="cpu",
+        devices=1,
+        max_epochs=-1,
+        logger=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+    )
     with module.reward:
         trainer.fit(module, datamodule=FixedPrompts(prompts))
     return module

@@ -85,7 +85,9 @@ CASES = {
     ),
     "sequence_sum": lambda: Case(objectives.LUSPO(), family="qwen3_vl", uids="01234"),
     "constant": lambda: Case(
-        objectives.DrGRPO(constant_tokens=16), advantages.BatchNormalized(), minibatches=4,
+        objectives.DrGRPO(constant_tokens=16),
+        advantages.BatchNormalized(),
+        minibatches=4,
     ),
     "covariance": lambda: Case(
         objectives.GRPO(
@@ -100,7 +102,8 @@ CASES = {
     "frozen_tower": lambda: Case(objectives.LUSPO(), freeze=("vision_tower",), checkpointing=True),
     "nobody_scored": lambda: Case(objectives.LUSPO(), unscored="012345", steps=1),
     "lora": lambda: Case(
-        objectives.GRPO(regularizers=[objectives.KL(0.1)]), dtype=torch.float32,
+        objectives.GRPO(regularizers=[objectives.KL(0.1)]),
+        dtype=torch.float32,
         lora=LoraSettings(4, 8, ("language_model", "vision_tower")),
     ),
     "mixed": lambda: Case(
@@ -108,10 +111,12 @@ CASES = {
     ),
     "single": lambda: Case(objectives.LUSPO(), minibatches=2, dtype=torch.float32),
     "twenty": lambda: Case(
-        objectives.LUSPO(regularizers=[objectives.KL(0.1)]), uids="0134", steps=20,
+        objectives.LUSPO(regularizers=[objectives.KL(0.1)]),
+        uids="0134",
+        steps=20,
         dtype=torch.float32,
     ),
-}  # fmt: skip
+}
 
 
 class Replayed(Engine):
@@ -186,12 +191,15 @@ class Judge:
         reward = torch.tensor(even, dtype=torch.float64)
         verdicts = [
             [
-                Verdict.ERROR if p.uid in self.unscored
-                else Verdict.CORRECT if value > 0.5 else Verdict.WRONG
+                Verdict.ERROR
+                if p.uid in self.unscored
+                else Verdict.CORRECT
+                if value > 0.5
+                else Verdict.WRONG
                 for value in row
             ]
             for p, row in zip(problems, even, strict=True)
-        ]  # fmt: skip
+        ]
         scored = torch.tensor([[verdict.scored for verdict in row] for row in verdicts])
         return Scores({"even": reward}, torch.where(scored, reward, 0.0), verdicts, {"even": 1.0})
 
@@ -257,18 +265,29 @@ def train(
     prompts = [encoder.encode(problem(*MIXED[uid], uid=uid)) for uid in case.uids]
     trainer = build_trainer(strategy, num_processes, case.precision, callbacks)
     policy = Policy.from_pretrained(
-        checkpoint, freeze=case.freeze, gradient_checkpointing=case.checkpointing,
-        lora=case.lora, empty=strategies.awaits_weights(trainer.strategy),
-    ).to(case.dtype)  # fmt: skip
+        checkpoint,
+        freeze=case.freeze,
+        gradient_checkpointing=case.checkpointing,
+        lora=case.lora,
+        empty=strategies.awaits_weights(trainer.strategy),
+    ).to(case.dtype)
     module = build_module(
-        policy, encoder, engine=Replayed(), reward=Judge(case.unscored), objective=case.objective,
-        advantage=case.advantage, sampling=Sampling(1.0, 14), steps=case.steps,
+        policy,
+        encoder,
+        engine=Replayed(),
+        reward=Judge(case.unscored),
+        objective=case.objective,
+        advantage=case.advantage,
+        sampling=Sampling(1.0, 14),
+        steps=case.steps,
         updates=UpdateSettings(
-            num_minibatches=case.minibatches, micro_batch_tokens=case.micro_tokens,
+            num_minibatches=case.minibatches,
+            micro_batch_tokens=case.micro_tokens,
             max_grad_norm=0.05,
         ),
-        optimizer=OptimizerSettings(lr=1e-3, weight_decay=0.1), group_size=GROUP_SIZE,
-    )  # fmt: skip
+        optimizer=OptimizerSettings(lr=1e-3, weight_decay=0.1),
+        group_size=GROUP_SIZE,
+    )
     trainer.fit(module, datamodule=Shared(prompts))
     weights = {name: w.detach().clone() for name, w in strategies.whole_weights(policy)}
     if policy.has_adapters:
@@ -282,19 +301,27 @@ def build_trainer(
 ) -> L.Trainer:
     return L.Trainer(
         callbacks=list(callbacks),
-        accelerator="cpu", devices=num_processes, precision=precision,  # type: ignore[arg-type]
-        strategy=strategies.build(strategy, precision), max_epochs=-1,
-        logger=False, num_sanity_val_steps=0, limit_val_batches=0, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
+        accelerator="cpu",
+        devices=num_processes,
+        precision=precision,  # type: ignore[arg-type]
+        strategy=strategies.build(strategy, precision),
+        max_epochs=-1,
+        logger=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
 
 
 def run(spec: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
     strategy, num_processes = entry["strategy"], entry["processes"]
     if "argv" in entry:
-        command_line.fit([
-            *entry["argv"], f"--trainer.devices={num_processes}", f"--trainer.strategy={strategy}"
-        ])  # fmt: skip
+        command_line.fit(
+            [*entry["argv"], f"--trainer.devices={num_processes}", f"--trainer.strategy={strategy}"]
+        )
         return
     if "weigh" in entry:
         case = Case(CASES["sequence_mean"]().objective, steps=1, dtype=torch.float32)

@@ -46,9 +46,16 @@ def build_checkpoint(family: str, folder: Path) -> Path:
     if family != "qwen2_vl":
         return build_untrained(family, folder)
     vision = {
-        "depth": 2, "embed_dim": 64, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2,
-        "patch_size": 8, "in_channels": 3, "spatial_merge_size": 2, "temporal_patch_size": 2,
-    }  # fmt: skip
+        "depth": 2,
+        "embed_dim": 64,
+        "hidden_size": 64,
+        "num_heads": 2,
+        "mlp_ratio": 2,
+        "patch_size": 8,
+        "in_channels": 3,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
     config = Qwen2_5_VLConfig.from_pretrained(build_untrained("qwen2_5_vl", folder)).to_dict()
     del config["model_type"], config["text_config"]["model_type"], config["architectures"]
     torch.manual_seed(0)

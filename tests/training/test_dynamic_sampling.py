@@ -141,16 +141,18 @@ def test_each_round_asks_for_exactly_the_missing_groups() -> None:
             assert list(row) == [LETTERS[letter] for letter in verdicts[uid]]
             assert total.tolist() == [float(letter == "C") for letter in verdicts[uid]]
     sampling = {n: v for n, v in step.metrics.items() if n.startswith("sampling/")}
-    assert sampling == pytest.approx({
-        "sampling/rounds": 3,
-        "sampling/prompts_spent": 6,
-        "sampling/missing_groups": 0,
-        "sampling/empty_step": 0,
-        "sampling/dropped_all_right_frac": 1 / 6,  # b of a to f
-        "sampling/dropped_all_wrong_frac": 2 / 6,  # c and e
-        "sampling/trained_accuracy": 0.5,
-        "sampling/trained_length_tokens": 2,
-    })  # fmt: skip
+    assert sampling == pytest.approx(
+        {
+            "sampling/rounds": 3,
+            "sampling/prompts_spent": 6,
+            "sampling/missing_groups": 0,
+            "sampling/empty_step": 0,
+            "sampling/dropped_all_right_frac": 1 / 6,  # b of a to f
+            "sampling/dropped_all_wrong_frac": 2 / 6,  # c and e
+            "sampling/trained_accuracy": 0.5,
+            "sampling/trained_length_tokens": 2,
+        }
+    )
 
 
 def test_full_step_asks_for_nothing_more() -> None:
@@ -198,9 +200,12 @@ RIGHT = [r"\boxed{5}", r"\boxed{5}!", r"a \boxed{5}", r"it is \boxed{5}"]
 
 
 def _run(
-    policy_folder: Path, encoder: PromptEncoder, prompts: Sequence[Prompt],
-    texts: Sequence[list[str]], **changes: Any,
-) -> Recorder:  # fmt: skip
+    policy_folder: Path,
+    encoder: PromptEncoder,
+    prompts: Sequence[Prompt],
+    texts: Sequence[list[str]],
+    **changes: Any,
+) -> Recorder:
     policy = Policy.from_pretrained(str(policy_folder)).double()
     engine = Scripted({p.uid: group for p, group in zip(prompts, texts, strict=True)})
     chosen = changes.pop("chosen", prompts)
@@ -221,8 +226,14 @@ def test_step_without_a_dropped_group_is_the_step_of_the_others(
     assert not same(run.gradients, everything.gradients)
     assert run.metrics[0]["policy/loss"] == alone.metrics[0]["policy/loss"]
     got = run.metrics[0]
-    for name in ("reward/accuracy", "reward/mean", "reward/even", "completion/length_tokens",
-                 "group/all_right_frac", "reward/group_std"):  # fmt: skip
+    for name in (
+        "reward/accuracy",
+        "reward/mean",
+        "reward/even",
+        "completion/length_tokens",
+        "group/all_right_frac",
+        "reward/group_std",
+    ):
         assert got[name] == pytest.approx(everything.metrics[0][name], rel=1e-12), name
     assert got["sampling/trained_accuracy"] == alone.metrics[0]["reward/accuracy"] == 0.25
     assert got["group/without_signal_frac"] == pytest.approx(2 / 3)
@@ -271,9 +282,15 @@ def test_rounds_and_steps_draw_numbers_of_their_own(
     engine = Listening()
     reward = Reward({"accuracy": FirstTokenEven(), "even": EvenTokens()})
     module = build_module(
-        Policy.from_pretrained(str(policy_folder)), encoder, engine=engine, reward=reward,
-        dynamic_sampling=MixedVerdicts(max_rounds=3), refill=refill, group_size=2, steps=4,
-    )  # fmt: skip
+        Policy.from_pretrained(str(policy_folder)),
+        encoder,
+        engine=engine,
+        reward=reward,
+        dynamic_sampling=MixedVerdicts(max_rounds=3),
+        refill=refill,
+        group_size=2,
+        steps=4,
+    )
     run_module(module, prompts)
     seeds = [how["seed"] for _, how in engine.calls]
     assert len(seeds) == sum(metrics["sampling/rounds"] for metrics in module.metrics) > 6
@@ -303,11 +320,13 @@ DYNAMIC = {
     "group_size": 2,
     "data.prompts_per_step": 4,
     "engine": "tests.support.run_helpers.Listening",
-    "reward.terms": json.dumps({
-        "accuracy": {"class_path": "tests.support.run_helpers.FirstTokenEven"},
-        "even": {"class_path": "tests.support.run_helpers.EvenTokens"},
-    }),
-}  # fmt: skip
+    "reward.terms": json.dumps(
+        {
+            "accuracy": {"class_path": "tests.support.run_helpers.FirstTokenEven"},
+            "even": {"class_path": "tests.support.run_helpers.EvenTokens"},
+        }
+    ),
+}
 
 
 class Run(NamedTuple):
@@ -366,14 +385,21 @@ def test_extended_run_with_refills_equals_the_undisturbed_one_bit_for_bit(
     assert rollouts(folder) == rollouts(whole.folder)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"dynamic_sampling.init_args.max_rounds": 0}, "max_rounds must be >= 1, got 0"),
-    ({"data.prompts_per_step": 24}, "takes all 24 training problems at once"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dynamic_sampling.init_args.max_rounds": 0}, "max_rounds must be >= 1, got 0"),
+        ({"data.prompts_per_step": 24}, "takes all 24 training problems at once"),
+    ],
+)
 def test_dynamic_sampling_that_can_not_work_is_one_clear_line(
-    policy_folder: Path, data_folder: Path, tmp_path: Path, changes: dict[str, object],
-    message: str, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    policy_folder: Path,
+    data_folder: Path,
+    tmp_path: Path,
+    changes: dict[str, object],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         fit(command(policy_folder, data_folder, tmp_path / "run", **DYNAMIC | changes))
     assert message in capsys.readouterr().err

@@ -32,9 +32,11 @@ from vlm_rl.records import Batch
 TASKS = {0: "chart", 1: "", 2: "geometry"}
 BANDS = {"chart": [0.1, 0.3], "geometry": [2.0, 3.0], "absent": [0.1, 0.2]}
 PARTS = [
-    ClipCov(0.1, 0.1, 3.0), KLCov(1.0, 0.2), EntropyBand(0.3, 0.2, 0.6, BANDS),
+    ClipCov(0.1, 0.1, 3.0),
+    KLCov(1.0, 0.2),
+    EntropyBand(0.3, 0.2, 0.6, BANDS),
     EntropyBand(0.3, 0.2, 0.6, BANDS, "sampled"),
-]  # fmt: skip
+]
 
 
 def with_part(preset: type[GRPO] | type[LUSPO], part: TokenWeight | Regularizer) -> Objective:

@@ -97,13 +97,26 @@ def test_no_completion_makes_extraction_slow(text, style):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1,000", 1000), (r"12\,345", 12345), (r"10{,}000", 10000), ("025", 25),
-        ("\N{MINUS SIGN}3", -3), ("\N{FULLWIDTH DIGIT EIGHT}", 8), ("5.", 5), ("1.5e-3", 0.0015),
-        (".5", 0.5), (r"\frac12", 0.5), (r"-\dfrac{1}{2}", -0.5), (r"3\frac{1}{2}", 3.5),
+        ("1,000", 1000),
+        (r"12\,345", 12345),
+        (r"10{,}000", 10000),
+        ("025", 25),
+        ("\N{MINUS SIGN}3", -3),
+        ("\N{FULLWIDTH DIGIT EIGHT}", 8),
+        ("5.", 5),
+        ("1.5e-3", 0.0015),
+        (".5", 0.5),
+        (r"\frac12", 0.5),
+        (r"-\dfrac{1}{2}", -0.5),
+        (r"3\frac{1}{2}", 3.5),
         (r"1.2 \times 10^{5}", 120000),
-        ("1,5", None), ("1 2", None), ("2x", None), (r"\frac{1}{0}", None), ("2020-05-01", None),
+        ("1,5", None),
+        ("1 2", None),
+        ("2x", None),
+        (r"\frac{1}{0}", None),
+        ("2020-05-01", None),
     ],
-)  # fmt: skip
+)
 def test_plain_numbers_are_read(text, value):
     assert (None if value is None else pytest.approx(value, abs=1e-15)) == plain_number(text)
 
@@ -111,13 +124,19 @@ def test_plain_numbers_are_read(text, value):
 @pytest.mark.parametrize(
     ("answer", "has_choices", "expected"),
     [
-        ("B", True, "choice"), ("14", True, "choice"), ("E", False, "choice"),
+        ("B", True, "choice"),
+        ("14", True, "choice"),
+        ("E", False, "choice"),
         ("5", False, "number"),
-        (r"\frac{1}{2}", False, "number"), ("140°", False, "number_unit"),
-        (r"50\%", False, "percent"), ("listen", False, "text"), ("x", False, "latex"),
-        (r"2\sqrt{3}", False, "latex"), ("(1, 2)", False, "tuple"),
+        (r"\frac{1}{2}", False, "number"),
+        ("140°", False, "number_unit"),
+        (r"50\%", False, "percent"),
+        ("listen", False, "text"),
+        ("x", False, "latex"),
+        (r"2\sqrt{3}", False, "latex"),
+        ("(1, 2)", False, "tuple"),
     ],
-)  # fmt: skip
+)
 def test_missing_answer_type_is_inferred(answer, has_choices, expected):
     assert infer_type(answer, has_choices) == expected
 
@@ -174,7 +193,7 @@ LABELS = ("(c)", "(a)", "(b)")
         (Gold("5", "number"), "5" + "0" * 2000, "unparsable"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.answer,
-)  # fmt: skip
+)
 def test_outcome_without_or_with_algebra(algebra, gold, prediction, expected):
     assert decide(gold, prediction, algebra)[0] == expected
 
@@ -201,10 +220,17 @@ def test_expressions_need_a_process():
 @pytest.mark.parametrize(
     "text",
     [
-        "9^{9^{9^{9}}}", "10^{10^{10}}", "2^{100000000}", "10000000!", "9!!",
-        r"\binom{10^7}{5}", r"\int_0^{100} x^x dx", "(" * 100 + "5" + ")" * 100, "1 2",
+        "9^{9^{9^{9}}}",
+        "10^{10^{10}}",
+        "2^{100000000}",
+        "10000000!",
+        "9!!",
+        r"\binom{10^7}{5}",
+        r"\int_0^{100} x^x dx",
+        "(" * 100 + "5" + ")" * 100,
+        "1 2",
     ],
-)  # fmt: skip
+)
 def test_hazards_are_refused_unread(text):
     with pytest.raises(Unparsable):
         refuse_hazard(text)

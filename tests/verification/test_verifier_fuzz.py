@@ -56,11 +56,31 @@ HONEST = [
 """Golds, answers and verdicts; the golds are also asked about the adversarial text."""
 
 BESIDE = [
-    r"\text{ or 7}", r"\mbox{ or 7}", r"\text{, not 7}", r"\text{ but maybe }7", r"\text{, 7}",
-    r"\hbox{ and }7", r"\textbf{, 7, 8}", r"\mathrm{ or }\frac{7}{9}", r"\text{ or seven}",
-    r"\text{ (not 7)}", r"\text{\mbox{ or 7}}", r"\lor 7", r"\text{ }7", "; 7", " = 7", r" \neq 7",
-    r" \approx 70", r"\parallel 7", r" \mid 7", "_7", "_{7}", r"_{\text{seven}}", "或7", " <7",
-]  # fmt: skip
+    r"\text{ or 7}",
+    r"\mbox{ or 7}",
+    r"\text{, not 7}",
+    r"\text{ but maybe }7",
+    r"\text{, 7}",
+    r"\hbox{ and }7",
+    r"\textbf{, 7, 8}",
+    r"\mathrm{ or }\frac{7}{9}",
+    r"\text{ or seven}",
+    r"\text{ (not 7)}",
+    r"\text{\mbox{ or 7}}",
+    r"\lor 7",
+    r"\text{ }7",
+    "; 7",
+    " = 7",
+    r" \neq 7",
+    r" \approx 70",
+    r"\parallel 7",
+    r" \mid 7",
+    "_7",
+    "_{7}",
+    r"_{\text{seven}}",
+    "或7",
+    " <7",
+]
 """What makes a right answer wrong when it stands behind it."""
 
 ALTERED = [
@@ -77,11 +97,60 @@ ALTERED = [
 """Golds and what is not them, though the same letters or digits stand in it."""
 
 COMMANDS = [
-    r"\frac", r"\sqrt", r"\log", r"\sin", r"\binom", r"\left(", r"\right)", r"\cup", r"\pm",
-    r"\infty", r"\text{or}", r"\begin{pmatrix}", r"\end{pmatrix}", r"\\", "&", r"\{", r"\}", "{",
-    "}", "(", ")", "[", "]", "^", "_", "=", "<", ",", ";", ":", "/", "*", "!", "|", "'", "%", "$",
-    "x", "y", "2", "9", "37", "0.5", "e", r"\pi", "°", "√", "cm", "h", "min", "pm", "\x0c", " ",
-]  # fmt: skip
+    r"\frac",
+    r"\sqrt",
+    r"\log",
+    r"\sin",
+    r"\binom",
+    r"\left(",
+    r"\right)",
+    r"\cup",
+    r"\pm",
+    r"\infty",
+    r"\text{or}",
+    r"\begin{pmatrix}",
+    r"\end{pmatrix}",
+    r"\\",
+    "&",
+    r"\{",
+    r"\}",
+    "{",
+    "}",
+    "(",
+    ")",
+    "[",
+    "]",
+    "^",
+    "_",
+    "=",
+    "<",
+    ",",
+    ";",
+    ":",
+    "/",
+    "*",
+    "!",
+    "|",
+    "'",
+    "%",
+    "$",
+    "x",
+    "y",
+    "2",
+    "9",
+    "37",
+    "0.5",
+    "e",
+    r"\pi",
+    "°",
+    "√",
+    "cm",
+    "h",
+    "min",
+    "pm",
+    "\x0c",
+    " ",
+]
 
 
 def tower(rng):
@@ -144,9 +213,17 @@ def heavy(rng):
 
 
 KINDS = [
-    tower, power_of_powers, factorial, nesting, megabytes, control_characters,
-    marks_and_surrogates, boxes, digits, commands,
-]  # fmt: skip
+    tower,
+    power_of_powers,
+    factorial,
+    nesting,
+    megabytes,
+    control_characters,
+    marks_and_surrogates,
+    boxes,
+    digits,
+    commands,
+]
 
 
 def asked(count, seed):

@@ -202,7 +202,7 @@ class ProblemData(LightningDataModule):
             rows = read_problems(
                 source.path, images, owners=owners,
                 split=source.split, columns=source.columns, limit=source.limit,
-            )  # fmt: skip
+            )
             self._where |= owners
             unfit = {p.uid: found for p in rows.problems if (found := self._unfit(p))}
             problems = [problem for problem in rows.problems if problem.uid not in unfit]
@@ -358,7 +358,7 @@ class _Encoded(Dataset[Prompt | Skipped]):
         return DataLoader(
             self, batch_sampler=indices, collate_fn=list, num_workers=num_workers,
             generator=torch.Generator(),  # each start would otherwise draw a global random number
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)

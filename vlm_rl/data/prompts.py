@@ -265,7 +265,7 @@ def _load_processor(path: str) -> Any:
         processor = AutoProcessor.from_pretrained(path)
     except (
         OSError, ValueError, TypeError, LookupError, AttributeError, StrictDataclassError
-    ) as error:  # fmt: skip
+    ) as error:
         reason = str(error).partition("\n")[0].rstrip(":")
         raise ValueError(f"{path}: tokenizer or image processor is broken: {reason}") from error
     if not hasattr(processor, "image_processor"):

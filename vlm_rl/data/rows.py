@@ -30,7 +30,7 @@ from vlm_rl.verification.extraction import ANSWER_STYLES, boxes
 OPTIONAL_COLUMNS = (
     "uid", "answer_type", "choices", "unit", "tolerance", "answer_style", "source", "task",
     "split", "meta",
-)  # fmt: skip
+)
 COLUMNS = ("problem", "answer", "images", *OPTIONAL_COLUMNS)
 _ALIASES = {
     "problem": ("problem", "question", "prompt", "query", "messages", "conversations"),
@@ -41,7 +41,7 @@ _ALIASES = {
         "answer", "solution", "reward_model.ground_truth", "ground_truth", "messages",
         "conversations",
     ),
-}  # fmt: skip
+}
 _ROLES = {"user": ("user", "human"), "assistant": ("assistant", "gpt")}
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold one, UTF-8 and tokenizers can not

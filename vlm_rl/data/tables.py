@@ -21,7 +21,7 @@ Reason = Literal[
     "bad json", "not an object", "unknown column", "wrong type", "wrong value", "no question",
     "no answer", "no image file", "broken image", "marks and images differ", "duplicate uid",
     "not encodable", "prompt too long",
-]  # fmt: skip
+]
 
 
 class BadRow(ValueError):

@@ -45,9 +45,16 @@ from vlm_rl.model.weights import named_parameters, named_weights
 from vlm_rl.records import Prompt
 
 NAMES = (
-    "auto", "ddp", "fsdp2", "fsdp2_offload", "zero1", "zero2", "zero3", "zero2_offload",
+    "auto",
+    "ddp",
+    "fsdp2",
+    "fsdp2_offload",
+    "zero1",
+    "zero2",
+    "zero3",
+    "zero2_offload",
     "zero3_offload",
-)  # fmt: skip
+)
 
 
 def build(name: Any, precision: Any = "32-true") -> Strategy | str:

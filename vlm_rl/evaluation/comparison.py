@@ -145,8 +145,16 @@ def print_comparison(found: Comparison) -> None:
 
 
 HEADINGS = (
-    "benchmark", "questions", "first", "second", "difference", "p", "Holm", "McNemar", "tokens",
-)  # fmt: skip
+    "benchmark",
+    "questions",
+    "first",
+    "second",
+    "difference",
+    "p",
+    "Holm",
+    "McNemar",
+    "tokens",
+)
 SCREEN = ("benchmark", "first", "second", "difference", "p", "Holm", "tokens")
 
 

@@ -167,9 +167,15 @@ def paired(
         low, high, p_value = _bounded_difference(b - a, found.num_clusters)
     exact = mcnemar(a, b) if np.isin((a, b), (0, 1)).all() else None
     return Difference(
-        found.mean, max(low, -1.0), min(high, 1.0), p_value, found.standard_error, exact,
-        found.num_questions, found.num_clusters,
-    )  # fmt: skip
+        found.mean,
+        max(low, -1.0),
+        min(high, 1.0),
+        p_value,
+        found.standard_error,
+        exact,
+        found.num_questions,
+        found.num_clusters,
+    )
 
 
 def difference(deltas: Sequence[float] | FloatArray, clusters: Sequence[Hashable]) -> Difference:

@@ -71,19 +71,30 @@ def _picture(path: str) -> str:
 
 def _overview(found: Sequence[Figures]) -> str:
     headings = (
-        "benchmark", "questions", "samples", "strict", "official", "most samples",
-        "no answer read", "truncated", "tokens",
-    )  # fmt: skip
+        "benchmark",
+        "questions",
+        "samples",
+        "strict",
+        "official",
+        "most samples",
+        "no answer read",
+        "truncated",
+        "tokens",
+    )
     rows = [
         (
-            one["benchmark"], asked(one), _samples(one), interval(one["accuracy"]),
-            interval(one["official"] and one["official"]["accuracy"]), _most_samples(one),
+            one["benchmark"],
+            asked(one),
+            _samples(one),
+            interval(one["accuracy"]),
+            interval(one["official"] and one["official"]["accuracy"]),
+            _most_samples(one),
             percent(one["extraction"]["frac"]),
             percent(one["truncated"] and one["truncated"]["frac"]),
             _tokens(one["length_tokens"] and one["length_tokens"]["all"]["mean"]),
         )
         for one in found
-    ]  # fmt: skip
+    ]
     return table(headings, rows)
 
 

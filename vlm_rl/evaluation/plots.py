@@ -75,9 +75,14 @@ def plot_categories(found: Figures, target: Path) -> bool:
         return False
     heights = [1 + _BAR_INCHES * min(len(values), _MOST_VALUES) for values in shown.values()]
     figure, axes = plt.subplots(
-        len(shown), 1, figsize=(9, sum(heights) + 0.3), layout="constrained", squeeze=False,
-        height_ratios=heights, sharex=True,
-    )  # fmt: skip
+        len(shown),
+        1,
+        figsize=(9, sum(heights) + 0.3),
+        layout="constrained",
+        squeeze=False,
+        height_ratios=heights,
+        sharex=True,
+    )
     for axis, (name, values) in zip(axes[:, 0], shown.items(), strict=True):
         _plot_category(axis, name, values)
         axis.axvline(100 * found["accuracy"]["mean"], color="0.3", linestyle="--", linewidth=1)
@@ -164,9 +169,15 @@ def _points(
         below = [mean - 100 * one["low"] for mean, (_, one) in zip(means, known, strict=True)]
         above = [100 * one["high"] - mean for mean, (_, one) in zip(means, known, strict=True)]
         axis.errorbar(
-            means, [p for p, _ in known], xerr=(below, above), fmt="o", color=color, capsize=3,
-            markersize=5, label=label,
-        )  # fmt: skip
+            means,
+            [p for p, _ in known],
+            xerr=(below, above),
+            fmt="o",
+            color=color,
+            capsize=3,
+            markersize=5,
+            label=label,
+        )
 
 
 def _mark(value: Any) -> float | None:

@@ -20,8 +20,11 @@ from vlm_rl.records import Problem
 from vlm_rl.rollout import EngineError
 
 _FIELDS: dict[str, type] = {
-    "sample": int, "length_tokens": int, "truncated": bool, "extraction": object
-}  # fmt: skip
+    "sample": int,
+    "length_tokens": int,
+    "truncated": bool,
+    "extraction": object,
+}
 
 
 @dataclass(frozen=True)

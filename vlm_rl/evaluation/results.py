@@ -291,13 +291,15 @@ def _by_length(scored: Sequence[Judged]) -> list[dict[str, Any]]:
         part = list(compress(known, inside))
         values = [float(one.correct) for one in part]
         estimate = clustered(values, [cluster_of(one.problem) for one in part])
-        found.append({
-            "least": int(lengths[inside].min()),
-            "most": int(lengths[inside].max()),
-            "mean_length": float(lengths[inside].double().mean()),
-            "num_responses": len(part),
-            **{name: getattr(estimate, name) for name in ("mean", "low", "high")},
-        })  # fmt: skip
+        found.append(
+            {
+                "least": int(lengths[inside].min()),
+                "most": int(lengths[inside].max()),
+                "mean_length": float(lengths[inside].double().mean()),
+                "num_responses": len(part),
+                **{name: getattr(estimate, name) for name in ("mean", "low", "high")},
+            }
+        )
     return found
 
 

@@ -28,10 +28,15 @@ CUT = {
     "weights": ("fsdp2", "fsdp2_offload", "zero3", "zero3_offload"),
     "gradients": ("fsdp2", "fsdp2_offload", "zero2", "zero2_offload", "zero3", "zero3_offload"),
     "moments": (
-        "fsdp2", "fsdp2_offload",
-        "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload",
+        "fsdp2",
+        "fsdp2_offload",
+        "zero1",
+        "zero2",
+        "zero2_offload",
+        "zero3",
+        "zero3_offload",
     ),
-}  # fmt: skip
+}
 """Strategies that share each of them out among all processes."""
 
 ZERO_BUCKET = 500_000_000
@@ -210,13 +215,24 @@ def _held(run: Run, anatomy: Anatomy) -> list[tuple[Item, bool]]:
     # DDP's buckets are the gradients, and stay
     with_gradients = PHASES if run.is_ddp else ("update", "step")
     items = [
-        (Item("weights", own_bytes(run, "weights", all_weights), PHASES, "float32"),
-         weights_on_cpu),
-        (Item("gradients", own_bytes(run, "gradients", trained), with_gradients,
-              "float32, of what is trained"), state_on_cpu),
-        (Item("moments", 2 * own_bytes(run, "moments", trained), PHASES, "AdamW's two, float32"),
-         state_on_cpu),
-    ]  # fmt: skip
+        (
+            Item("weights", own_bytes(run, "weights", all_weights), PHASES, "float32"),
+            weights_on_cpu,
+        ),
+        (
+            Item(
+                "gradients",
+                own_bytes(run, "gradients", trained),
+                with_gradients,
+                "float32, of what is trained",
+            ),
+            state_on_cpu,
+        ),
+        (
+            Item("moments", 2 * own_bytes(run, "moments", trained), PHASES, "AdamW's two, float32"),
+            state_on_cpu,
+        ),
+    ]
     if zero and (run.offloads or not run.is_cut("weights")):
         copy = own_bytes(run, "moments", trained)
         why = "DeepSpeed's own, of what this process steps"
@@ -342,9 +358,8 @@ def _node(run: Run, anatomy: Anatomy, on_cpu: Sequence[Item]) -> tuple[Item, ...
     processes = f"in {each} processes"
     whole = FLOAT * count(anatomy.weights)
     items = [
-        Item(item.name, each * item.nbytes, ("run",), f"{item.why}, {processes}")
-        for item in on_cpu
-    ]  # fmt: skip
+        Item(item.name, each * item.nbytes, ("run",), f"{item.why}, {processes}") for item in on_cpu
+    ]
     if run.is_fsdp:
         items.append(Item("loading", whole, ("start",), "the first process, float32"))
         saved = whole + 2 * FLOAT * count(anatomy.trained)

@@ -36,8 +36,12 @@ NUM_DECILES = 10
 DECILES = tuple(f"drift/length_decile_{decile:02}/" for decile in range(1, NUM_DECILES + 1))
 SETS = ("drift/", "drift/image/", "drift/text/", *DECILES)
 MOMENTS = (
-    "log_perplexity_ratio", "weight", "weight_squared", "token_weight", "token_weight_squared",
-)  # fmt: skip
+    "log_perplexity_ratio",
+    "weight",
+    "weight_squared",
+    "token_weight",
+    "token_weight_squared",
+)
 """Means from which `measures` makes what is not a mean itself."""
 
 

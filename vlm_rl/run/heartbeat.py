@@ -244,9 +244,7 @@ class Heartbeat(L.Callback, Watchdog):
     def _write(self) -> None:
         now = time.time() - self.silent_s
         host = socket.gethostname()
-        beat = Beat(
-            self._rank, self._processes, self._phase, self._step(), now, os.getpid(), host
-        )  # fmt: skip
+        beat = Beat(self._rank, self._processes, self._phase, self._step(), now, os.getpid(), host)
         self._put(self._file("json"), json.dumps(beat._asdict()))
 
     def _put(self, target: Path, text: str) -> None:

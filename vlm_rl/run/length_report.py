@@ -81,13 +81,15 @@ def _show_in_wandb(logger: WandbLogger, report: LengthReport, picture: Path) -> 
     columns = list(report.plain()["bins"][0])
     rows = [list(part.values()) for part in report.plain()["bins"]]
     table = wandb.Table(columns=columns, data=rows)
-    logger.experiment.log({
-        "length/fairness": wandb.Image(str(picture)),
-        "length/bins": table,
-        "length/acceptance": wandb.plot.line(
-            table, "mean_length", "accepted", title="share of gradients kept, by length"
-        ),
-    })  # fmt: skip
+    logger.experiment.log(
+        {
+            "length/fairness": wandb.Image(str(picture)),
+            "length/bins": table,
+            "length/acceptance": wandb.plot.line(
+                table, "mean_length", "accepted", title="share of gradients kept, by length"
+            ),
+        }
+    )
 
 
 def plot_length_fairness(report: LengthReport, lengths: Mapping[str, Tensor], target: Path) -> None:

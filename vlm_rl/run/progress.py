@@ -202,12 +202,16 @@ class SampleTable(L.Callback):
             [
                 module.completed_steps,
                 wandb.Image(_strip(prompt)) if prompt.images else None,
-                fields["question"], fields["answer"], fields["completion"], fields["verdict"],
-                fields["reward"], fields["length_tokens"],
+                fields["question"],
+                fields["answer"],
+                fields["completion"],
+                fields["verdict"],
+                fields["reward"],
+                fields["length_tokens"],
             ]
             for row, prompt, _, fields in _samples(outputs["rollout"])
             if row < self.num_problems
-        ]  # fmt: skip
+        ]
         for logger in loggers:
             logger.log_table("samples", columns=list(self.COLUMNS), data=rows)
 

@@ -66,11 +66,13 @@ def read_outcome(folder: Path, condition: str, variant: str, seed: int) -> Outco
     rows = read_metrics(folder / METRICS)
     reports = json.loads((folder / REPORTS).read_text())
     return Outcome(
-        condition, variant, seed,
+        condition,
+        variant,
+        seed,
         validations=[row for row in rows if "val/accuracy" in row],
         steps=[row for row in rows if "completion/length_tokens" in row],
         lengths=reports[-1],
-    )  # fmt: skip
+    )
 
 
 Measure = Callable[[Outcome], float]

@@ -55,9 +55,12 @@ from vlm_rl.training.settings import (
 
 Metrics = dict[str, float]
 STATE = (
-    "completed_steps", "skipped_updates", "skipped_in_a_row", "refill_position",
+    "completed_steps",
+    "skipped_updates",
+    "skipped_in_a_row",
+    "refill_position",
     "validation_history",
-)  # fmt: skip
+)
 """What a checkpoint holds of the module itself; the same on all processes."""
 R = TypeVar("R", bound=Rows)
 
@@ -153,10 +156,14 @@ class RLModule(L.LightningModule):
         metrics["rollout/engine_restarts"] = sum(ranks.gather(self.engine.restarts))
         self.log_metrics(metrics)
         return {
-            "rollout": rollout, "everyone": everyone, "dropped": sampled.dropped,
-            "advantages": advantages, "sequences": sequences, "metrics": metrics,
+            "rollout": rollout,
+            "everyone": everyone,
+            "dropped": sampled.dropped,
+            "advantages": advantages,
+            "sequences": sequences,
+            "metrics": metrics,
             "alarm": drift.alarm(found.worst, self.drift_alarm),
-        }  # fmt: skip
+        }
 
     def _sampled(self, prompts: Sequence[Prompt]) -> Sampled:
         """The groups of a step; with dynamic sampling new ones in place of the useless."""
@@ -166,9 +173,12 @@ class RLModule(L.LightningModule):
             return self._rollout(prompts, self.group_size, self.sampling, kind)
 
         return sample_groups(
-            prompts, sample, group_filter=self.dynamic_sampling,
-            refill=self.refill, refill_position=self.refill_position,
-        )  # fmt: skip
+            prompts,
+            sample,
+            group_filter=self.dynamic_sampling,
+            refill=self.refill,
+            refill_position=self.refill_position,
+        )
 
     def _rollout(
         self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, kind: str
@@ -265,9 +275,9 @@ class RLModule(L.LightningModule):
                 value = stats.logprobs.sum()  # 0, of no rows
                 if isinstance(part, Batch):
                     loss = self.objective(stats, part, plan)
-                    value = torch.stack([
-                        sums.sum() / norms[name].clamp(min=1) for name, sums in loss.terms.items()
-                    ]).sum()  # fmt: skip
+                    value = torch.stack(
+                        [sums.sum() / norms[name].clamp(min=1) for name, sums in loss.terms.items()]
+                    ).sum()
                     statistics = add_up(statistics, loss.statistics)
                     sequences.append(loss.sequences)
                 self.manual_backward(value * rank_factor)
@@ -286,9 +296,12 @@ class RLModule(L.LightningModule):
         loss = ranks.all_sum(loss)
         lr = optimizer.param_groups[0]["lr"]
         norm = strategies.step(
-            self.trainer.strategy, optimizer, [*self.policy.parameters()],
-            limit=self.updates.max_grad_norm, loss=loss,
-        )  # fmt: skip
+            self.trainer.strategy,
+            optimizer,
+            [*self.policy.parameters()],
+            limit=self.updates.max_grad_norm,
+            loss=loss,
+        )
         finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
         if finite:
             self.skipped_in_a_row = 0

@@ -6,14 +6,35 @@ from collections.abc import Callable
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _SYMBOLS = {
-    "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{FRACTION SLASH}": "/", "÷": r"\div ",
-    "\N{MULTIPLICATION SIGN}": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
-    "°": r"^\circ", "º": r"^\circ", "\N{RING ABOVE}": r"^\circ",
-    "℃": r"^\circ C", "℉": r"^\circ F", "π": r"\pi ", "∞": r"\infty ",
-    "≤": r"\le ", "≥": r"\ge ", "±": r"\pm ", "\N{UNION}": r"\cup ", "∅": r"\emptyset ",
-    "∠": r"\angle ", "△": r"\triangle ", "∥": r"\parallel ", "⊥": r"\perp ", "≠": r"\ne ",
-    "∛": r"\sqrt[3]", "\N{PRIME}": "'", "\u2019": "'", "\N{DOUBLE PRIME}": "''",
-}  # fmt: skip
+    "\N{MINUS SIGN}": "-",
+    "\N{EN DASH}": "-",
+    "\N{FRACTION SLASH}": "/",
+    "÷": r"\div ",
+    "\N{MULTIPLICATION SIGN}": r"\times ",
+    "·": r"\cdot ",
+    "⋅": r"\cdot ",
+    "°": r"^\circ",
+    "º": r"^\circ",
+    "\N{RING ABOVE}": r"^\circ",
+    "℃": r"^\circ C",
+    "℉": r"^\circ F",
+    "π": r"\pi ",
+    "∞": r"\infty ",
+    "≤": r"\le ",
+    "≥": r"\ge ",
+    "±": r"\pm ",
+    "\N{UNION}": r"\cup ",
+    "∅": r"\emptyset ",
+    "∠": r"\angle ",
+    "△": r"\triangle ",
+    "∥": r"\parallel ",
+    "⊥": r"\perp ",
+    "≠": r"\ne ",
+    "∛": r"\sqrt[3]",
+    "\N{PRIME}": "'",
+    "\u2019": "'",
+    "\N{DOUBLE PRIME}": "''",
+}
 _DAMAGED = re.compile(
     "[\f\b\a\v](?=[A-Za-z])|\t(?=(?:ext|imes|heta|frac|an|au)(?![a-z]))"
     "|\r(?=(?:ight|angle|floor|ceil|ho|m)(?![a-z]))"

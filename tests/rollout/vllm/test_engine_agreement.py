@@ -38,10 +38,16 @@ def test_engine_that_fails_in_the_middle_of_a_stream(
         how |= {"max_restarts": max_restarts}
         engine = {"class_path": "tests.support.copied_engine.Copied", "init_args": how}
         argv = command(
-            policy_folder, data_folder, tmp_path / name, engine=json.dumps(engine), steps=2,
-            data__prompts_per_step=3, data__val_problems=3, validation__every_n_steps=2,
+            policy_folder,
+            data_folder,
+            tmp_path / name,
+            engine=json.dumps(engine),
+            steps=2,
+            data__prompts_per_step=3,
+            data__val_problems=3,
+            validation__every_n_steps=2,
             checkpoint__every_n_steps=9,
-        )  # fmt: skip
+        )
         return {"strategy": strategy, "processes": 2, "argv": argv, "status": status}
 
     runs = [entry("well", []), entry("faulty", [5, 100, 330]), entry("given_up", [250], 3, 0)]

@@ -46,11 +46,17 @@ def runs(policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPa
         name: str, engine: str, *, every: int = 2, status: int = 0, lora: str = "null", **of: Any
     ) -> Any:
         argv = command(
-            policy_folder, data_folder, root / name, steps=3, data__prompts_per_step=3,
-            data__val_problems=3, validation__every_n_steps=3, checkpoint__every_n_steps=every,
+            policy_folder,
+            data_folder,
+            root / name,
+            steps=3,
+            data__prompts_per_step=3,
+            data__val_problems=3,
+            validation__every_n_steps=3,
+            checkpoint__every_n_steps=every,
             policy__lora=lora,
             engine=json.dumps({"class_path": engine, "init_args": SMALL | of}),
-        )  # fmt: skip
+        )
         return {"strategy": "fsdp2", "processes": 2, "argv": argv, "status": status}
 
     monkeypatch.setenv("SHARDED_RUNS_SECONDS", str(SECONDS))

@@ -17,7 +17,17 @@ from vlm_rl.evaluation.benchmarks.mmmu import MMMU
 from vlm_rl.evaluation.benchmarks.wemath import WeMath
 
 _CLASSES: tuple[type[Benchmark], ...] = (
-    MathVista, MathVision, MathVerse, WeMath, LogicVista, DynaMath, MMMU, Geometry3K,
-    AIME24, AIME25, AMC23, Math500,
-)  # fmt: skip
+    MathVista,
+    MathVision,
+    MathVerse,
+    WeMath,
+    LogicVista,
+    DynaMath,
+    MMMU,
+    Geometry3K,
+    AIME24,
+    AIME25,
+    AMC23,
+    Math500,
+)
 BENCHMARKS: Mapping[str, Benchmark] = {each.name: each() for each in _CLASSES}

@@ -25,9 +25,15 @@ class MathVerse(Benchmark):
     hub_id = "AI4Math/MathVerse"
     splits = ("testmini", "testmini_text_only")
     columns = (
-        "sample_index", "problem_index", "problem_version", "question", "image", "answer",
-        "question_type", "metadata",
-    )  # fmt: skip
+        "sample_index",
+        "problem_index",
+        "problem_version",
+        "question",
+        "image",
+        "answer",
+        "question_type",
+        "metadata",
+    )
     sizes: ClassVar[Mapping[str, int]] = {"testmini": 3940, "testmini_text_only": 788}
     instruction = (
         "First reason, then put the final answer in one \\boxed{}; where there are options, the "

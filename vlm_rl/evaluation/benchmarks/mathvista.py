@@ -31,9 +31,17 @@ class MathVista(Benchmark):
     hub_id = "AI4Math/MathVista"
     splits = ("testmini",)
     columns = (
-        "pid", "question", "image", "choices", "unit", "precision", "answer", "question_type",
-        "answer_type", "metadata",
-    )  # fmt: skip
+        "pid",
+        "question",
+        "image",
+        "choices",
+        "unit",
+        "precision",
+        "answer",
+        "question_type",
+        "answer_type",
+        "metadata",
+    )
     sizes: ClassVar[Mapping[str, int]] = {"testmini": 1000}
     instruction = (
         "Answer the question; for a choice give the letter of the option. Put the final answer in "

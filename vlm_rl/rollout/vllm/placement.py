@@ -6,9 +6,14 @@ import torch
 
 LAUNCHERS = ("TORCHELASTIC_", "ROLE_", "GROUP_")
 PLACE = (
-    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR",
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "NODE_RANK",
+    "MASTER_ADDR",
     "MASTER_PORT",
-)  # fmt: skip
+)
 
 
 def outside_the_run(environment: dict[str, str]) -> dict[str, str]:

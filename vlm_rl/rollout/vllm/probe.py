@@ -59,8 +59,9 @@ def _picture() -> bytes:
 def _longest(encoder: PromptEncoder, uid: str, images: tuple[bytes, ...]) -> Prompt:
     words = WORDS
     while True:
-        problem = Problem(uid=uid, question="what is shown? " * words + "answer:", answer="-",
-                          images=images)  # fmt: skip
+        problem = Problem(
+            uid=uid, question="what is shown? " * words + "answer:", answer="-", images=images
+        )
         if words == 0 or encoder.count_tokens(problem) <= encoder.max_prompt_tokens:
             return encoder.encode(problem)
         words //= 2

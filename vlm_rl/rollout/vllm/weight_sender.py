@@ -51,9 +51,7 @@ class WeightSender:
             return
         store = meeting_point(host)
         size = num_workers + 1
-        meeting = {
-            "host": host, "port": store.port, "world_size": size, "timeout_s": timeout_s
-        }  # fmt: skip
+        meeting = {"host": host, "port": store.port, "world_size": size, "timeout_s": timeout_s}
         self._group = _meanwhile(
             lambda: WeightGroup(store, rank=0, world_size=size, own_host=host, timeout_s=timeout_s),
             lambda: control.init_weight_transfer_engine(meeting),
