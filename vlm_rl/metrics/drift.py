@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from vlm_rl import ranks
-from vlm_rl.metrics.rollout import Statistics
+from vlm_rl.metrics.statistic import Statistics
 from vlm_rl.records import Batch, Statistic
 
 WEIGHT_CAP_LOG = 20.0

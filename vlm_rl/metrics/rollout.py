@@ -1,37 +1,10 @@
-"""Metrics of rollouts and updates: pure functions from records to sums and counts."""
-
-from collections.abc import Mapping
+"""Metrics of rollouts: pure functions from records to sums and counts."""
 
 import torch
 from torch import Tensor
 
-from vlm_rl import ranks
+from vlm_rl.metrics.statistic import Statistics, add_up, mean_of
 from vlm_rl.records import Rollout, Scores, Statistic, Verdict
-
-Statistics = dict[str, Statistic]
-
-
-def mean_of(values: Tensor, where: Tensor | None = None) -> Statistic:
-    """Sum and count of `values` (numbers or truth values) where `where` is True."""
-    where = torch.ones_like(values, dtype=torch.bool) if where is None else where
-    return Statistic(torch.where(where, values.double(), 0.0).sum(), where.sum())
-
-
-def add_up(total: Statistics, more: Mapping[str, Statistic]) -> Statistics:
-    """The sums and counts of both, by name."""
-    return total | {name: total[name] + s if name in total else s for name, s in more.items()}
-
-
-def means(statistics: Mapping[str, Statistic]) -> dict[str, float]:
-    """Over all processes; a metric that a process lacks has no count there, and one without a
-    single count is left out."""
-    own = {name: (float(s.sum), float(s.count)) for name, s in statistics.items()}
-    sums: dict[str, tuple[float, float]] = {}
-    for part in ranks.gather(own):
-        for name, (total, count) in part.items():
-            before = sums.get(name, (0.0, 0.0))
-            sums[name] = (before[0] + total, before[1] + count)
-    return {name: total / count for name, (total, count) in sums.items() if count > 0}
 
 
 def answer_statistics(rollout: Rollout) -> Statistics:

@@ -16,13 +16,8 @@ import torch
 from torch import Tensor
 
 from vlm_rl import ranks
-from vlm_rl.metrics.rollout import (
-    Statistics,
-    all_right,
-    all_wrong,
-    mean_of,
-    rollout_statistics,
-)
+from vlm_rl.metrics.rollout import all_right, all_wrong, rollout_statistics
+from vlm_rl.metrics.statistic import Statistics, mean_of
 from vlm_rl.objectives import Sequences
 from vlm_rl.records import Prompt, Rollout
 

@@ -18,15 +18,8 @@ from vlm_rl.advantages import Advantage
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed import lockstep, strategies
 from vlm_rl.metrics import drift
-from vlm_rl.metrics.rollout import (
-    Statistics,
-    add_up,
-    answer_statistics,
-    mean_of,
-    means,
-    rollout_statistics,
-    task_statistics,
-)
+from vlm_rl.metrics.rollout import answer_statistics, rollout_statistics, task_statistics
+from vlm_rl.metrics.statistic import Statistics, add_up, mean_of, means
 from vlm_rl.model.lora import check_base
 from vlm_rl.model.policy import AdaptersOff, Policy
 from vlm_rl.model.weights import is_adapter
