@@ -101,6 +101,20 @@ class Engine(ABC):
                 f"{', '.join(sampling.undescribed)}; leave it out, or take VLLMEngine"
             )
 
+    def check_ranks(  # noqa: B027  (most engines can serve any number)
+        self,
+        *,
+        world_size: int,
+        num_nodes: int,
+        devices_per_node: int,
+        gathers_within_step: str | None,
+    ) -> None:
+        """Check, before any model is loaded, that this engine can serve all ranks.
+
+        `gathers_within_step` names the training strategy if that can gather whole weights within a
+        training step only; otherwise it is None. Raises ValueError.
+        """
+
     @abstractmethod
     def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
         """Take up the policy's weights and the tokenizer that both sides share.

@@ -122,7 +122,7 @@ def test_engine_beyond_its_ceiling_stops_all_processes_with_one_line_and_a_check
     [
         (
             {"engine": "vlm_rl.rollout.VLLMServer", "trainer.num_nodes": 2},
-            "VLLMServer without url is for the processes of one machine",
+            "VLLMServer without url is for the",
         ),
     ],
     ids=["server of another machine"],

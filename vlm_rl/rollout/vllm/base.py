@@ -130,6 +130,25 @@ class VLLMBase(Engine):
                 "'Rollouts with vLLM', says how, or take vlm_rl.rollout.TransformersEngine"
             )
 
+    def check_ranks(
+        self,
+        *,
+        world_size: int,
+        num_nodes: int,
+        devices_per_node: int,
+        gathers_within_step: str | None,
+    ) -> None:
+        if gathers_within_step is not None:
+            raise ValueError(
+                f"trainer.strategy={gathers_within_step} gathers weights within a training step "
+                f"only, so {type(self).__name__} cannot compare its weights with the policy's at "
+                "the start; take fsdp2, which also shards them"
+            )
+        self._check_placement(world_size, num_nodes, devices_per_node)
+
+    def _check_placement(self, world_size: int, num_nodes: int, devices_per_node: int) -> None:
+        """Check that there is an engine for every rank. Raises ValueError."""
+
     def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
         """Launch, give it the weights, prove block by block that it computes what they say.
 

@@ -56,15 +56,14 @@ class VLLMEngine(VLLMBase):
         self._apart = ranks.have_met()  # before vLLM, which may make a group of its own
         super().start(policy, encoder, sampling)
 
-    def check_gpus(self, num_processes: int) -> None:
-        """Refuse more engines than this machine has GPUs for. Raises ValueError."""
-        present = torch.cuda.device_count()
-        if present and num_processes * self.tensor_parallel_size > present:
+    def check_gpus(self, num_ranks: int) -> None:
+        """Refuse more engines than this node has GPUs for. Raises ValueError."""
+        needed, present = num_ranks * self.tensor_parallel_size, torch.cuda.device_count()
+        if present and needed > present:
             raise ValueError(
-                f"engine.init_args.tensor_parallel_size={self.tensor_parallel_size} for each of "
-                f"{num_processes} processes of this machine needs "
-                f"{num_processes * self.tensor_parallel_size} GPUs, there are {present}; lower it, "
-                "or take vlm_rl.rollout.VLLMServer, which all processes share"
+                f"engine.init_args.tensor_parallel_size={self.tensor_parallel_size} needs {needed} "
+                f"GPUs for the {num_ranks} ranks of this node, which has {present}; lower it, or "
+                "take vlm_rl.rollout.VLLMServer, which all ranks share"
             )
 
     def generate(
@@ -74,6 +73,10 @@ class VLLMEngine(VLLMBase):
         if self.sleep:
             self._fall_asleep()
         return groups
+
+    def _check_placement(self, world_size: int, num_nodes: int, devices_per_node: int) -> None:
+        if world_size > 1:
+            self.check_gpus(devices_per_node)
 
     def _launch(self) -> WeightSender:
         # the engine's loop in this process; vLLM reads its settings whenever it needs them

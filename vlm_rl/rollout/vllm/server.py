@@ -95,6 +95,14 @@ class VLLMServer(VLLMBase):
             own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
         return outside_the_run(os.environ | environment() | own)
 
+    def _check_placement(self, world_size: int, num_nodes: int, devices_per_node: int) -> None:
+        if self.url is None and num_nodes > 1:
+            raise ValueError(
+                f"trainer.num_nodes={num_nodes}: VLLMServer without url is for the ranks of one "
+                "node; start it with `python -m vlm_rl.serve` and set engine.init_args.url, or "
+                "take vlm_rl.rollout.VLLMEngine"
+            )
+
     @property
     def _has_engine(self) -> bool:
         return ranks.rank() == 0
