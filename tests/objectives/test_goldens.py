@@ -131,7 +131,7 @@ GOLDEN = {
         [[0, 0], [0.243827] * 4, [0.239398] * 3, [-0.204683]],
     ),
     "luspo .1/.1 + 0.1*k3 correct": Golden(
-        LUSPO(0.1, 0.1, [KL(0.1, "k3")]),
+        LUSPO(0.1, 0.1, regularizers=[KL(0.1, "k3")]),
         UNIT,
         0.947226,
         [
@@ -309,7 +309,7 @@ def test_bnpo_golden_over_micro_batches():
 
 def test_luspo_with_kl_is_neither_of_the_width_mean_forms():
     # mean over the padded width times L: masks the KL but not the policy term (0.945455), or both
-    objective = LUSPO(0.1, 0.1, [KL(0.1)])
+    objective = LUSPO(0.1, 0.1, regularizers=[KL(0.1)])
     rows = fixture(UNIT)
     for extra in (0, 20):
         loss = evaluate(objective, rows, extra=extra).loss

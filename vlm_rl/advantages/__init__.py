@@ -1,4 +1,8 @@
-"""Advantages: rewards [P, G] of a step's completions, relative to each other."""
+"""How good is each completion beside the others: rewards [P, G] to advantages [P, G].
+
+A new estimator subclasses `Advantage`, or `PerGroup` if it sees one group at a time. May import:
+records.
+"""
 
 from vlm_rl.advantages.advantage import Advantage
 from vlm_rl.advantages.canon import CANON

@@ -1,8 +1,8 @@
-"""What an advantage estimator is, and which groups say nothing.
+"""The interface of advantage estimators, and the test for groups without a signal.
 
-Everything is float64, and groups that say nothing are found by comparing, not by a standard
-deviation: eight rewards of 0.9 have a float32 deviation of 6e-8, and dividing by it makes noise
-into advantages.
+All is float64. A group without a signal is found by comparison, not by its standard deviation:
+eight rewards of 0.9 have a float32 deviation of 6e-8, and dividing by it turns noise into
+advantages.
 """
 
 from abc import ABC, abstractmethod
@@ -13,14 +13,14 @@ from vlm_rl.records import Rollout
 
 
 class Advantage(ABC):
-    """Rewards of a step's completions, relative to each other."""
+    """Maps the rewards of a step's completions to advantages, relative to each other."""
 
     @abstractmethod
     def __call__(self, rollout: Rollout) -> Tensor:
-        """Advantages [P, G] float64 of a whole step's completions.
+        """Return the advantages [P, G] float64 of a whole step's completions.
 
-        Completions that could not be scored are in no statistic and get 0. A group whose scored
-        rewards are all equal, or that has fewer than two, gets exactly 0.
+        Completions without a score are in no statistic and get 0. A group gets exactly 0 if it has
+        fewer than two scored rewards, or if these are all equal.
         """
 
 
@@ -30,6 +30,6 @@ def tells_apart(values: Tensor) -> bool:
 
 
 def refuse_epsilon(epsilon: float) -> None:
-    """Raise ValueError for what can not be added to a deviation."""
+    """Raise ValueError if `epsilon` cannot be added to a deviation."""
     if not epsilon >= 0:
-        raise ValueError(f"epsilon must be >= 0, got {epsilon}; usual values are 1e-6, 1e-4")
+        raise ValueError(f"epsilon must be >= 0, got {epsilon}; take 1e-6 or 1e-4")

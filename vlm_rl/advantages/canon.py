@@ -1,4 +1,4 @@
-"""CANON (arXiv:2509.23962): a group compared by halves of short and long answers."""
+"""CANON (arXiv:2509.23962): compare the short and the long half of a group."""
 
 from typing import Literal
 
@@ -14,11 +14,11 @@ class CANON(Advantage):
 
     inter: R_i - mean of the other half; intra: R_i - mean of its own half.
 
-    `mu` 0.5 is the plain mean where n is even; "batch_accuracy" takes the share of the step's
-    completions that are right, "batch_error" 1 minus that ("first inter, later intra").
-    `long_weight` alpha compares the halves at another rate: inter is R_i - alpha mean(long) for the
-    short half and alpha R_i - mean(short) for the long one, so that below 1 long answers count for
-    less (0.88 to 0.96 in the paper). Equal lengths keep their order in the group.
+    `mu` 0.5 is the plain mean if n is even. "batch_accuracy" takes the share of the step's
+    completions that are correct, "batch_error" 1 minus that ("first inter, later intra").
+    `long_weight` alpha discounts long answers: inter is R_i - alpha mean(long) for the short half
+    and alpha R_i - mean(short) for the long half. The paper has 0.88 to 0.96. Completions of equal
+    length keep their order in the group.
     """
 
     def __init__(
@@ -27,9 +27,9 @@ class CANON(Advantage):
         long_weight: float = 1.0,
     ) -> None:
         if not isinstance(mu, str) and not 0 <= mu <= 1:
-            raise ValueError(f"CANON.mu must be in [0, 1], got {mu}; 0.5 is the group's mean")
+            raise ValueError(f"CANON.mu must be in [0, 1], got {mu}; take 0.5 for the group's mean")
         if not 0 < long_weight <= 1:
-            raise ValueError(f"CANON.long_weight must be in (0, 1], got {long_weight}")
+            raise ValueError(f"CANON.long_weight must be in (0, 1], got {long_weight}; take 1")
         self.mu = mu
         self.long_weight = long_weight
 

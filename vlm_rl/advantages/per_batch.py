@@ -1,4 +1,4 @@
-"""Advantages that also look at the other groups of the step."""
+"""Advantages that also read the other groups of the step."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -31,9 +31,9 @@ class Whitened(Advantage):
     """R_i - mean of the group, then whitened over all tokens of the step: minus their mean, over
     sqrt(their variance + 1e-8) (REINFORCE++-baseline, arXiv:2501.03262).
 
-    Mean and unbiased variance weigh a completion by its length and are over every scored one, as
-    published. Groups that say nothing get exactly 0 all the same, where whitening alone would give
-    them minus the mean.
+    Mean and unbiased variance are over all scored completions, each weighted by its length, as
+    published. Groups without a signal still get exactly 0; whitening alone would give them minus
+    the mean.
     """
 
     def __call__(self, rollout: Rollout) -> Tensor:
@@ -51,9 +51,9 @@ class Whitened(Advantage):
 
 class ComponentNormalized(Advantage):
     """Every reward term normalised within its group, summed by weight, then normalised over the
-    step: terms of different scale or frequency count alike (GDPO, arXiv:2601.05242).
+    step, so terms of different scale or frequency count alike (GDPO, arXiv:2601.05242).
 
-    A term whose values in a group are all equal adds 0 to it. Deviations are the sample's.
+    A term whose values in a group are all equal adds 0 there. Deviations are sample deviations.
     """
 
     def __init__(self, epsilon: float = 1e-6) -> None:
@@ -79,10 +79,10 @@ class RankGaussian(Advantage):
     """Ranks mapped to Gaussian quantiles (G2RPO, arXiv:2604.08539): of n values, the k-th smallest
     gets z = sqrt(2) erfinv(2 (k - 1/2) / n - 1); equal values share the mean of their z.
 
-    `across` says over what: "group_then_task" maps within the group and then all results of a task
-    in the step once more, as the official code does and as the default; "task" maps the raw rewards
-    of a task, as the paper writes; "group" maps within the group alone. Groups that say nothing are
-    left out of every map and get exactly 0: a second map would rank their zeros among the others.
+    `across` is what is ranked. "group_then_task", the default and the official code, ranks within
+    the group and then ranks all results of a task in the step. "task" ranks the raw rewards of a
+    task, as the paper writes. "group" ranks within the group only. Groups without a signal are in
+    no ranking and get exactly 0; a second one would rank their zeros among the others.
     """
 
     def __init__(
@@ -108,8 +108,10 @@ class RankGaussian(Advantage):
 
 
 def gaussian_ranks(values: Tensor, tolerance: float = 1e-9) -> Tensor:
-    """Gaussian quantiles [n] of the ranks of `values` [n]; 0 for fewer than two. Values closer than
-    `tolerance` are equal: the same quantile comes out of different sums otherwise."""
+    """Return Gaussian quantiles [n] of the ranks of `values` [n]; 0 for fewer than two.
+
+    Values closer than `tolerance` are ties: equal values may differ by the rounding of their sums.
+    """
     count = len(values)
     if count < 2:
         return torch.zeros_like(values)
@@ -119,13 +121,13 @@ def gaussian_ranks(values: Tensor, tolerance: float = 1e-9) -> Tensor:
     ties = torch.cat([ordered.new_zeros(1), (ordered.diff() > tolerance).double()]).cumsum(0).long()
     sums = torch.zeros(count, dtype=torch.float64).index_add(0, ties, quantiles)
     shared = sums[ties] / torch.bincount(ties, minlength=count)[ties]
-    found = torch.empty_like(values)
-    found[order] = shared
-    return found
+    unsorted = torch.empty_like(values)
+    unsorted[order] = shared
+    return unsorted
 
 
 def _learning(rollout: Rollout) -> Tensor:
-    """[P, G] bool: scored completions of groups that tell some apart."""
+    """Return [P, G] bool: the scored completions of groups with a signal."""
     scores = rollout.scores
     groups = zip(scores.total, scores.scored, strict=True)
     apart = [tells_apart(total[scored]) for total, scored in groups]

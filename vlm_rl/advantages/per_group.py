@@ -1,4 +1,4 @@
-"""Advantages within each group alone."""
+"""Advantages within each group."""
 
 from abc import abstractmethod
 from typing import Literal
@@ -18,7 +18,7 @@ class PerGroup(Advantage):
         return self.of_rewards(scores.total, scores.scored, rollout.lengths)
 
     def of_rewards(self, rewards: Tensor, scored: Tensor, lengths: Tensor) -> Tensor:
-        """`rewards` float64, `scored` bool, `lengths` int64, all [P, G] -> [P, G] float64."""
+        """Map `rewards` float64, `scored` bool, `lengths` int64, all [P, G], to [P, G] float64."""
         assert rewards.dtype == torch.float64
         advantages = torch.zeros_like(rewards)
         for row, (group, valid) in enumerate(zip(rewards, scored, strict=True)):
@@ -28,7 +28,7 @@ class PerGroup(Advantage):
 
     @abstractmethod
     def of_group(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """At least two rewards [n], not all equal, and lengths in tokens [n] -> advantages [n]."""
+        """Map at least two rewards [n], not all equal, and lengths [n], to advantages [n]."""
 
 
 class Normalized(PerGroup):
@@ -50,7 +50,7 @@ class Normalized(PerGroup):
 
 
 class Centered(PerGroup):
-    """A_i = R_i - mean, without a deviation that would favour easy and hard problems
+    """A_i = R_i - mean, without the deviation, which favours easy and hard problems
     (Dr.GRPO, arXiv:2503.20783)."""
 
     def of_group(self, values: Tensor, lengths: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class LeaveOneOut(PerGroup):
 
 
 class LengthWeightedBaseline(PerGroup):
-    """A_i = R_i - sum_j L_j R_j / sum_j L_j: the baseline of least variance where a gradient's
+    """A_i = R_i - sum_j L_j R_j / sum_j L_j: the baseline of least variance if a gradient's
     squared norm grows like the length (OPO)."""
 
     def of_group(self, values: Tensor, lengths: Tensor) -> Tensor:
@@ -75,9 +75,9 @@ class LengthWeightedBaseline(PerGroup):
 
 class OneWinner(PerGroup):
     """Only the best gets (R_max - R_second) / (std + epsilon), the others 0: the gradient of the
-    best of G (pass@k training, arXiv:2503.19595). Where several are best nobody gets anything.
+    best of G (pass@k training, arXiv:2503.19595). If several are best, all get 0.
 
-    The standard deviation is the sample's; published code adds 1e-6.
+    The standard deviation is the sample deviation; published code adds 1e-6.
     """
 
     def __init__(self, epsilon: float = 1e-6) -> None:
@@ -94,7 +94,7 @@ class OneWinner(PerGroup):
 class MaxRL(PerGroup):
     """A_i = (R_i - mean) / mean (arXiv:2602.02710): hard problems, with a small mean, weigh more.
 
-    For rewards that are never negative. Raises ValueError at the first negative one.
+    For rewards that are never negative. Raises ValueError at the first negative reward.
     """
 
     def of_group(self, values: Tensor, lengths: Tensor) -> Tensor:

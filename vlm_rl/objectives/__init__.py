@@ -1,5 +1,8 @@
-"""Objectives: compositions of ratio, surrogate, token weights, aggregation and regularizers, and
-their presets."""
+"""What is learned from a batch: the objective, and its parts.
+
+An objective composes ratio, surrogate, token weights, aggregation and regularizers. A method of
+the literature is a `Preset` in a file of its own. May import: records, model.
+"""
 
 from vlm_rl.objectives.aggregations import (
     Aggregation,
@@ -30,6 +33,7 @@ from vlm_rl.objectives.mismatch import (
     TokenTIS,
 )
 from vlm_rl.objectives.objective import POLICY_TERM, Loss, Objective, Plan, Sequences
+from vlm_rl.objectives.preset import Preset
 from vlm_rl.objectives.ratios import (
     EngineSequenceSumRatio,
     PrefixSumRatio,
@@ -89,6 +93,7 @@ __all__ = [
     "Plan",
     "PositionBand",
     "PrefixSumRatio",
+    "Preset",
     "ProbabilityBand",
     "Ratio",
     "Regularizer",

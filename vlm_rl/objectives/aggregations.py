@@ -1,8 +1,8 @@
 """From per-token losses to one number: which sums are taken, and what they are divided by.
 
-An aggregation does not divide by a count of the batch: it returns a sum per row, and separately the
-count. The module adds both over micro-batches and processes and divides once, so that no split of
-the batch can change the objective. `LocalTokenMean` is the exception that its definition demands.
+An aggregation never divides by a count of the batch. It returns a sum per row and, separately, the
+count. The training step adds both over micro-batches and ranks and divides once, so no split of the
+batch can change the objective. `LocalTokenMean` is the exception, by definition.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +12,8 @@ from torch import Tensor
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum of `values` [B, T] where `mask` is True, per row [B]; NaN in the padding is harmless."""
+    """Return the sum of `values` [B, T] where `mask` is True, per row [B]. NaN in the padding is
+    harmless."""
     return torch.where(mask, values, 0.0).sum(-1)
 
 
@@ -21,11 +22,11 @@ class Aggregation(ABC):
 
     @abstractmethod
     def sums(self, values: Tensor, mask: Tensor) -> Tensor:
-        """[B]: each row's share of the numerator."""
+        """Return each row's share of the numerator, [B]."""
 
     @abstractmethod
     def count(self, mask: Tensor) -> Tensor:
-        """Scalar int64: these rows' share of the denominator."""
+        """Return these rows' share of the denominator, a scalar int64."""
 
 
 def _num_sequences(mask: Tensor) -> Tensor:
@@ -45,9 +46,9 @@ class TokenMean(Aggregation):
 class LocalTokenMean(Aggregation):
     """(1/M) sum_m (sum_{i in m} sum_t x_it / sum_{i in m} L_i) over M micro-batches (BNPO).
 
-    The only one that depends, by definition, on how the rows are cut into micro-batches and spread
-    over processes: a token weighs more where its micro-batch has few. A micro-batch without a
-    token is not counted. Take `TokenMean` unless older results are to be repeated.
+    The only one that depends, by definition, on how rows are cut into micro-batches and spread
+    over ranks: a token weighs more in a micro-batch of few tokens. A micro-batch without a token
+    is not counted. Take `TokenMean` unless you repeat older results.
     """
 
     def sums(self, values: Tensor, mask: Tensor) -> Tensor:

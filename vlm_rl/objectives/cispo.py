@@ -1,25 +1,23 @@
 """CISPO (MiniMax-M1, arXiv:2506.13585): the weight is clipped, and no token loses its gradient."""
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from vlm_rl.objectives.aggregations import TokenMean
-from vlm_rl.objectives.objective import Objective
+from vlm_rl.objectives.preset import Parts, Preset
 from vlm_rl.objectives.ratios import TokenRatio
-from vlm_rl.objectives.regularizers import Regularizer
 from vlm_rl.objectives.surrogates import MAX_LOG_RATIO, Surrogate, SurrogateLoss
-from vlm_rl.objectives.token_weights import TokenWeight
 from vlm_rl.objectives.tokens import Tokens
 
 
 class CappedWeight(Surrogate):
     """-sg[clip(r, 1 - clip_low, 1 + clip_high)] A log pi; sg stops the gradient.
 
-    `clip_low` None is no lower bound. Conventions of the upper one differ: TRL's `epsilon_high` is
-    the cap itself, 1 + `clip_high` here; verl and EasyR1 count from 1, as here. Their lower bound
-    of 0 holds the weight at 1 or above; it does not mean none.
+    `clip_low` None means no lower bound. Conventions for the upper bound differ. TRL's
+    `epsilon_high` is the cap itself, 1 + `clip_high` here. verl and EasyR1 count from 1, as here;
+    their lower bound of 0 keeps the weight at 1 or above and does not mean "none".
     """
 
     through_ratio = False
@@ -46,24 +44,16 @@ class CappedWeight(Surrogate):
         return SurrogateLoss.unclipped(loss, inside=(log_ratio >= low) & (log_ratio <= high))
 
 
-class CISPO(Objective):
+@dataclass(eq=False)
+class CISPO(Preset):
     """sum_it -sg[clip(r_it)] A_i log pi_it / sum_i L_i.
 
-    Published: no lower bound. The upper one is not in the paper; 4 is the cap of 5 of ScaleRL
+    Published: no lower bound. The upper bound is not in the paper; 4 is the cap of 5 of ScaleRL
     (arXiv:2510.13786).
     """
 
-    def __init__(
-        self,
-        clip_low: float | None = None,
-        clip_high: float = 4.0,
-        regularizers: Sequence[Regularizer] = (),
-        token_weights: Sequence[TokenWeight] = (),
-    ) -> None:
-        super().__init__(
-            TokenRatio(),
-            CappedWeight(clip_low, clip_high),
-            TokenMean(),
-            regularizers,
-            token_weights,
-        )
+    clip_low: float | None = None
+    clip_high: float = 4.0
+
+    def parts(self) -> Parts:
+        return TokenRatio(), CappedWeight(self.clip_low, self.clip_high), TokenMean()

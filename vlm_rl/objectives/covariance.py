@@ -1,9 +1,9 @@
 """Clip-Cov and KL-Cov (arXiv:2505.22617): hold back the few tokens that make entropy collapse.
 
-The covariance of a token is cov_t = (A_t - mean A) (log pi_t - mean log pi), means over the tokens
-of the minibatch. The official code takes the current log pi; here it is log pi_old, which is the
-same in the first update, and is known for the whole minibatch before its first forward: so no cut
-of the minibatch can change which tokens are chosen.
+The covariance of a token is cov_t = (A_t - mean A) (log pi_t - mean log pi), with means over the
+tokens of the minibatch. The official code takes the current log pi. Here it is log pi_old, which is
+the same in the first update. It is known for the whole minibatch before its first forward, so no
+cut of the minibatch can change which tokens are chosen.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from vlm_rl.records import Batch
 
 _BISECTIONS = 60
 _MULTIPLIERS = (-7046029254386353131, -4658895280553007687, -7723592293110705685)
-"""Odd numbers of 64 bits, as in splitmix64 and murmur3; written as int64."""
+"""Odd 64-bit numbers, as in splitmix64 and murmur3, written as int64."""
 
 
 class ClipCov(TokenWeight):
@@ -28,7 +28,7 @@ class ClipCov(TokenWeight):
 
     The choice is a hash of the problem's uid and the completion's tokens up to this one, so it does
     not depend on the order or the cut of the minibatch. Each token in the range is chosen with the
-    same probability, instead of an exact number of them. Published: 2e-4, 1 and 5.
+    same probability; their number is not exact. Published: 2e-4, 1 and 5.
     """
 
     name = "clip_cov"
@@ -56,7 +56,7 @@ class ClipCov(TokenWeight):
 
 class KLCov(Regularizer):
     """|log pi_t - log pi_old,t| on the share `frac` of the minibatch's tokens with the largest
-    cov_t, 0 on the others; in a first update all of it is 0. The official loss beside it has no
+    cov_t, 0 on the others. In the first update all of it is 0. The official loss beside it has no
     clip. Published: 2e-4 (DOT, arXiv:2601.03969: 2e-3), coefficient 1."""
 
     name = "kl_cov"
@@ -66,13 +66,15 @@ class KLCov(Regularizer):
         self, coef: float = 1.0, frac: float = 2e-4, aggregation: Aggregation | None = None
     ) -> None:
         if not coef > 0:
-            raise ValueError(f"KLCov.coef must be > 0, got {coef}; to do without, leave it out")
+            raise ValueError(
+                f"KLCov.coef must be > 0, got {coef}; leave the term out to train without"
+            )
         _refuse_frac("KLCov", frac)
         self.coef, self.frac, self.aggregation = coef, frac, aggregation
 
     def prepare(self, batch: Batch, all_sum: AllSum) -> Scalars:
-        """The least covariance among the chosen, by bisection on counts: no process needs the
-        tokens of another."""
+        """Find the least covariance among the chosen tokens, by bisection on counts: no rank needs
+        the tokens of another."""
         means = _means(batch, all_sum)
         covariance = _covariance(batch, means)[batch.completion_mask]
         bound = all_sum(covariance.abs().sum())  # no covariance is larger
@@ -91,18 +93,18 @@ class KLCov(Regularizer):
 
 
 def token_uniforms(batch: Batch) -> Tensor:
-    """[B, T] float64 in [0, 1): a hash of the problem's uid and the tokens up to each place."""
+    """Hash the problem's uid and the tokens up to each position, to [B, T] float64 in [0, 1)."""
     ids = batch.completion_ids
     hashes = torch.tensor([_hash_text(prompt.uid) for prompt in batch.prompts])
     uids = hashes[batch.row_prompt.cpu()][:, None].to(ids.device)
     places = torch.arange(1, ids.shape[1] + 1, device=ids.device) * _MULTIPLIERS[0]
-    # a sum over the prefix, wrapping: each token is mixed with its place, so that order counts
+    # a wrapping sum over the prefix; each token is mixed with its position, so that order counts
     prefix = _mix(ids ^ _mix(places ^ uids)).cumsum(1)
     return _shifted(_mix(prefix), 11).double() / (1 << 53)
 
 
 def _hash_text(text: str) -> int:
-    """FNV-1a in 64 bits, as int64; Python's own hash differs between processes."""
+    """Return the 64-bit FNV-1a hash as int64; Python's own hash differs between processes."""
     value = 0xCBF29CE484222325
     for byte in text.encode():
         value = (value ^ byte) * 0x100000001B3 & (1 << 64) - 1
@@ -110,14 +112,14 @@ def _hash_text(text: str) -> int:
 
 
 def _mix(value: Tensor) -> Tensor:
-    """Every bit of the result depends on every bit of `value`; int64 products wrap."""
+    """Mix bits: each bit of the result depends on each bit of `value`; int64 products wrap."""
     value = (value ^ _shifted(value, 30)) * _MULTIPLIERS[1]
     value = (value ^ _shifted(value, 27)) * _MULTIPLIERS[2]
     return value ^ _shifted(value, 31)
 
 
 def _shifted(value: Tensor, bits: int) -> Tensor:
-    """To the right with zeros, as if unsigned."""
+    """Shift to the right and fill with zeros, as if unsigned."""
     return value >> bits & (1 << 64 - bits) - 1
 
 
@@ -135,7 +137,7 @@ def _means(batch: Batch, all_sum: AllSum) -> dict[str, Tensor]:
 
 
 def _covariance(batch: Batch, means: Mapping[str, Tensor]) -> Tensor:
-    """cov_t [B, T] float64; arbitrary in the padding, but a number."""
+    """Return cov_t, [B, T] float64; arbitrary in the padding, but a number."""
     mask = batch.completion_mask
     advantages = torch.where(mask, batch.advantages, 0.0).double() - means["advantage"]
     return advantages * (torch.where(mask, batch.old_logprobs, 0.0).double() - means["logprob"])

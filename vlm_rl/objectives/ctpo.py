@@ -1,16 +1,14 @@
 """CTPO (arXiv:2605.07331): ratios of prefixes, in a band that widens with the position."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vlm_rl.objectives.aggregations import SequenceMeanOfTokenMeans
-from vlm_rl.objectives.objective import Objective
+from vlm_rl.objectives.preset import Parts, Preset
 from vlm_rl.objectives.ratios import PrefixSumRatio
-from vlm_rl.objectives.regularizers import Regularizer
 from vlm_rl.objectives.surrogates import Surrogate, SurrogateLoss, log_band_loss
-from vlm_rl.objectives.token_weights import TokenWeight
 from vlm_rl.objectives.tokens import Tokens
 
 
@@ -34,7 +32,7 @@ class PositionBand(Surrogate):
         if not dual_clip_log >= clip_high_log:
             raise ValueError(
                 f"dual_clip_log must be at least clip_high_log = {clip_high_log}, got "
-                f"{dual_clip_log}; below it a sequence that has not moved far would be cut off"
+                f"{dual_clip_log}; a smaller one cuts off sequences that have not moved far"
             )
         if not power >= 0:
             raise ValueError(
@@ -58,27 +56,20 @@ class PositionBand(Surrogate):
         )
 
 
-class CTPO(Objective):
+@dataclass(eq=False)
+class CTPO(Preset):
     """(1/N) sum_i (1/L_i) sum_t -min(rho_it A_i, e^clip(log rho_it) A_i), rho the prefix ratios.
 
-    A token's gradient goes through its own probability alone. Published: band from -0.025 sqrt(t)
+    A token's gradient goes only through its own probability. Published: band from -0.025 sqrt(t)
     to 0.05 sqrt(t), dual clip at 0.05 sqrt(t), all in log space; with sequence-level truncated
     weights against the engine's mismatch, at most 5.
     """
 
-    def __init__(
-        self,
-        clip_low_log: float = 0.025,
-        clip_high_log: float = 0.05,
-        dual_clip_log: float = 0.05,
-        power: float = 0.5,
-        regularizers: Sequence[Regularizer] = (),
-        token_weights: Sequence[TokenWeight] = (),
-    ) -> None:
-        super().__init__(
-            PrefixSumRatio(),
-            PositionBand(clip_low_log, clip_high_log, dual_clip_log, power),
-            SequenceMeanOfTokenMeans(),
-            regularizers,
-            token_weights,
-        )
+    clip_low_log: float = 0.025
+    clip_high_log: float = 0.05
+    dual_clip_log: float = 0.05
+    power: float = 0.5
+
+    def parts(self) -> Parts:
+        band = PositionBand(self.clip_low_log, self.clip_high_log, self.dual_clip_log, self.power)
+        return PrefixSumRatio(), band, SequenceMeanOfTokenMeans()

@@ -1,26 +1,24 @@
 """DPPO (arXiv:2602.04879) in total variation: a trust region in probabilities, not in ratios."""
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vlm_rl.objectives.aggregations import TokenMean
-from vlm_rl.objectives.objective import Objective
+from vlm_rl.objectives.preset import Parts, Preset
 from vlm_rl.objectives.ratios import TokenRatio
-from vlm_rl.objectives.regularizers import Regularizer
 from vlm_rl.objectives.surrogates import MAX_LOG_RATIO, Surrogate, SurrogateLoss
-from vlm_rl.objectives.token_weights import TokenWeight
 from vlm_rl.objectives.tokens import Tokens
 
 
 class ProbabilityBand(Surrogate):
-    """-sg[min(r, max_ratio)] A log pi of the tokens that are kept, 0 of the others.
+    """-sg[min(r, max_ratio)] A log pi for the tokens that are kept, 0 for the others.
 
-    A token is dropped where its probability has already moved by more than `max_shift` to where
-    the advantage pushes it: pi - pi_old > max_shift with A > 0, or < -max_shift with A < 0. A rare
-    token may so change its ratio freely, a likely one hardly.
+    A token is dropped when its probability has already moved by more than `max_shift` in the
+    direction of its advantage: pi - pi_old > max_shift with A > 0, or < -max_shift with A < 0. So
+    the ratio of a rare token may change freely, that of a likely one hardly.
     """
 
     only_ratios = (TokenRatio,)
@@ -30,7 +28,7 @@ class ProbabilityBand(Surrogate):
         if not 0 < max_shift < 1:
             raise ValueError(
                 f"max_shift must be in (0, 1), got {max_shift}; it is a difference of a token's "
-                "probabilities"
+                "probabilities, start from 0.1"
             )
         if not max_ratio > 1:
             raise ValueError(
@@ -56,23 +54,15 @@ class ProbabilityBand(Surrogate):
         )
 
 
-class DPPO(Objective):
+@dataclass(eq=False)
+class DPPO(Preset):
     """sum_it -keep_it sg[min(r_it, max_ratio)] A_i log pi_it / sum_i L_i (`ProbabilityBand`).
 
     Published: max_ratio 20. Not published here: `max_shift`, which has no default.
     """
 
-    def __init__(
-        self,
-        max_shift: float,
-        max_ratio: float = 20.0,
-        regularizers: Sequence[Regularizer] = (),
-        token_weights: Sequence[TokenWeight] = (),
-    ) -> None:
-        super().__init__(
-            TokenRatio(),
-            ProbabilityBand(max_shift, max_ratio),
-            TokenMean(),
-            regularizers,
-            token_weights,
-        )
+    max_shift: float
+    max_ratio: float = 20.0
+
+    def parts(self) -> Parts:
+        return TokenRatio(), ProbabilityBand(self.max_shift, self.max_ratio), TokenMean()

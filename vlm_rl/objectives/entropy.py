@@ -1,4 +1,4 @@
-"""Entropy as a regularizer: a bonus for more of it, and a band that it is to stay in."""
+"""Entropy as a regularizer: a bonus for more entropy, and a band to keep it in."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -22,7 +22,7 @@ class EntropyBonus(Regularizer):
     def __init__(self, entropy_coef: float, aggregation: Aggregation | None = None) -> None:
         if not entropy_coef > 0:
             raise ValueError(
-                f"entropy_coef must be > 0, got {entropy_coef}; to train without it, leave it out"
+                f"entropy_coef must be > 0, got {entropy_coef}; leave the term out to train without"
             )
         self.coef = entropy_coef
         self.aggregation = aggregation
@@ -36,11 +36,11 @@ class EntropyBand(Regularizer):
     """sum over tasks of max(0, H_task - max) + max(0, min - H_task), H_task the mean over the
     task's tokens in the minibatch (G2RPO, arXiv:2604.08539).
 
-    `entropy` "sampled" is the paper's, the mean of -log pi of the sampled tokens, whose gradient
-    has mean zero on-policy; "full", the default, is the entropy over the vocabulary. Which side of
-    the band a task is on is read from -log pi_old in either, because it must be known for the whole
-    minibatch before its first forward. `tasks` gives bands of their own to problems by `task`;
-    all others are one task with `min_entropy` and `max_entropy`. Published: 0.2 and 0.6; the
+    `entropy` "sampled" is the paper's: the mean of -log pi of the sampled tokens, whose gradient
+    has mean zero on-policy. "full", the default, is the entropy over the vocabulary. In both, the
+    side of the band that a task is on is read from -log pi_old, because it must be known for the
+    whole minibatch before its first forward. `tasks` gives the problems of a `task` a band of their
+    own; all others are one task with `min_entropy` and `max_entropy`. Published: 0.2 and 0.6; the
     coefficient is not.
     """
 
@@ -56,7 +56,9 @@ class EntropyBand(Regularizer):
         entropy: Literal["full", "sampled"] = "full",
     ) -> None:
         if not coef > 0:
-            raise ValueError(f"EntropyBand.coef must be > 0, got {coef}; or leave it out")
+            raise ValueError(
+                f"EntropyBand.coef must be > 0, got {coef}; leave the term out to train without"
+            )
         bands = [(min_entropy, max_entropy), *(tuple(band) for band in (tasks or {}).values())]
         for band in bands:
             if len(band) != 2 or not 0 <= band[0] < band[1]:
@@ -70,8 +72,10 @@ class EntropyBand(Regularizer):
         self.aggregation = TokenMean()
 
     def prepare(self, batch: Batch, all_sum: AllSum) -> Scalars:
-        """Of each task the side of the band, the bound there, and a token's weight: N / N_task, so
-        that the mean over all N tokens is the sum of the tasks' means."""
+        """Return for each task the side of the band, the bound there, and a token's weight.
+
+        The weight is N / N_task, so that the mean over all N tokens is the sum of the tasks' means.
+        """
         mask, rows = batch.completion_mask, self._rows(batch)
         sums = masked_sum(-batch.old_logprobs.double(), mask)
         zeros = sums.new_zeros(len(self.tasks))
@@ -96,7 +100,7 @@ class EntropyBand(Regularizer):
         return side * (values - bound) * weight
 
     def _rows(self, batch: Batch) -> Tensor:
-        """[B]: each row's index in `tasks`."""
+        """Return each row's index in `tasks`, [B]."""
         of_prompt = [
             self.tasks.index(prompt.problem.task) if prompt.problem.task in self.tasks else 0
             for prompt in batch.prompts

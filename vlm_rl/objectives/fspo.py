@@ -1,21 +1,20 @@
 """FSPO (arXiv:2509.09177): full-sequence ratios, clipped in log space by a band like sqrt(length).
 
 The first version of the paper is inconsistent in the sign of its drift term, so each reading has a
-name here: see `LogBand`. Its constants are not published: they have no defaults.
+name here: see `LengthBand`. The constants are not published, so they have no defaults.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
 from vlm_rl.objectives.aggregations import SequenceMeanOfTokenMeans
-from vlm_rl.objectives.objective import Objective
+from vlm_rl.objectives.preset import Parts, Preset
 from vlm_rl.objectives.ratios import SequenceSumRatio
-from vlm_rl.objectives.regularizers import Regularizer
 from vlm_rl.objectives.state import Stateful
 from vlm_rl.objectives.surrogates import Surrogate, SurrogateLoss, log_band_loss
-from vlm_rl.objectives.token_weights import TokenWeight
 from vlm_rl.objectives.tokens import Tokens
 
 
@@ -29,9 +28,9 @@ class LengthBand(Surrogate, Stateful):
     "widen"   [-(|m| L + c_low sqrt(L)), |m| L + c_high sqrt(L)]: its equations 1 and 3 to 5 as
               written, with |m| where the printed sign would turn the band inside out
 
-    For A < 0 the loss stays below -A exp(c_dual sqrt(L)). m starts at 0; each minibatch uses it and
-    then moves it by `m <- (1 - ema_rate) m + ema_rate * (mean over the minibatch's tokens)`. With
-    drift "none" it stays 0. Raises ValueError for constants that make no band.
+    For A < 0 the loss stays below -A exp(c_dual sqrt(L)). m starts at 0. Each minibatch uses m and
+    then updates it: `m <- (1 - ema_rate) m + ema_rate * (mean over the minibatch's tokens)`. With
+    drift "none" it stays 0. Raises ValueError if the constants do not make a band.
     """
 
     only_ratios = (SequenceSumRatio,)
@@ -58,7 +57,7 @@ class LengthBand(Surrogate, Stateful):
         if (ema_rate is None) != (drift == "none"):
             raise ValueError(
                 f"ema_rate is {ema_rate} with drift {drift!r}; a drift needs the rate of its "
-                "running average, such as 0.1, and without one there is none to give"
+                "running average, give 0.1; without a drift leave ema_rate out"
             )
         if ema_rate is not None and not 0 < ema_rate <= 1:
             raise ValueError(
@@ -78,7 +77,7 @@ class LengthBand(Surrogate, Stateful):
         return log_band_loss(log_ratio, tokens.advantages, low, high, dual)
 
     def band(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower and upper end, float64, for sequences of `lengths`, of the same shape."""
+        """Return the lower and the upper end for `lengths`, float64 and of the same shape."""
         lengths = lengths.double()
         root = lengths.sqrt()
         low, high = -self.clip_low_log * root, self.clip_high_log * root
@@ -105,25 +104,22 @@ class LengthBand(Surrogate, Stateful):
         self.mean_log_ratio = state["mean_log_ratio"]
 
 
-class FSPO(Objective):
+@dataclass(eq=False)
+class FSPO(Preset):
     """(1/N) sum_i -min(e^S_i A_i, e^clip(S_i) A_i), the band as wide as sqrt(L): `LengthBand`.
 
-    Not published: c (half widths), the dual clip, the rate of the running average: no defaults.
-    A token log-ratio of deviation 0.02 and a band of two deviations make c = 0.04. At ratio 1 a
-    token weighs 1/N, as in LUSPO.
+    Not published, so without defaults: c (the half widths), the dual clip, the rate of the running
+    average. Token log-ratios of deviation 0.02 and a band of two deviations give c = 0.04. At
+    ratio 1 a token weighs 1/N, as in LUSPO.
     """
 
-    def __init__(
-        self,
-        clip_low_log: float,
-        clip_high_log: float,
-        dual_clip_log: float,
-        drift: Literal["none", "centre", "widen"] = "none",
-        ema_rate: float | None = None,
-        regularizers: Sequence[Regularizer] = (),
-        token_weights: Sequence[TokenWeight] = (),
-    ) -> None:
-        band = LengthBand(clip_low_log, clip_high_log, dual_clip_log, drift, ema_rate)
-        super().__init__(
-            SequenceSumRatio(), band, SequenceMeanOfTokenMeans(), regularizers, token_weights
-        )
+    clip_low_log: float
+    clip_high_log: float
+    dual_clip_log: float
+    drift: Literal["none", "centre", "widen"] = "none"
+    ema_rate: float | None = None
+
+    def parts(self) -> Parts:
+        clip = (self.clip_low_log, self.clip_high_log, self.dual_clip_log)
+        band = LengthBand(*clip, self.drift, self.ema_rate)
+        return SequenceSumRatio(), band, SequenceMeanOfTokenMeans()

@@ -1,24 +1,22 @@
 """GMPO (arXiv:2507.20673): the geometric mean of token ratios, each clipped before the mean."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vlm_rl.objectives.aggregations import SequenceMeanOfTokenMeans, masked_sum
-from vlm_rl.objectives.objective import Objective
+from vlm_rl.objectives.preset import Parts, Preset
 from vlm_rl.objectives.ratios import TokenRatio
-from vlm_rl.objectives.regularizers import Regularizer
 from vlm_rl.objectives.surrogates import MAX_LOG_RATIO, Surrogate, SurrogateLoss
-from vlm_rl.objectives.token_weights import TokenWeight
 from vlm_rl.objectives.tokens import Tokens
 
 
 class ClippedGeometricMean(Surrogate):
     """-A exp(mean_t y_t), y_t = min(l_t, clip_high_log) if A > 0, max(l_t, -clip_low_log) if A < 0.
 
-    A clipped token loses its gradient, the others of its row keep theirs. The row's value stands
-    at each of its tokens; its tokens share one advantage.
+    A clipped token loses its gradient; the others of its row keep theirs. Each token carries the
+    value of its row. The tokens of a row share one advantage.
     """
 
     only_ratios = (TokenRatio,)
@@ -47,24 +45,17 @@ class ClippedGeometricMean(Surrogate):
         )
 
 
-class GMPO(Objective):
+@dataclass(eq=False)
+class GMPO(Preset):
     """(1/N) sum_i -A_i exp((1/L_i) sum_t y_it), y the one-sidedly clipped log-ratios.
 
-    Published: 0.4 on both sides, in log space: ratios from e^-0.4 to e^0.4. Weights of tokens have
-    no place before the mean; only those of whole sequences go with it.
+    Published: 0.4 on both sides, in log space: ratios from e^-0.4 to e^0.4. It takes no weights of
+    single tokens, only weights of whole sequences.
     """
 
-    def __init__(
-        self,
-        clip_low_log: float = 0.4,
-        clip_high_log: float = 0.4,
-        regularizers: Sequence[Regularizer] = (),
-        token_weights: Sequence[TokenWeight] = (),
-    ) -> None:
-        super().__init__(
-            TokenRatio(),
-            ClippedGeometricMean(clip_low_log, clip_high_log),
-            SequenceMeanOfTokenMeans(),
-            regularizers,
-            token_weights,
-        )
+    clip_low_log: float = 0.4
+    clip_high_log: float = 0.4
+
+    def parts(self) -> Parts:
+        mean = ClippedGeometricMean(self.clip_low_log, self.clip_high_log)
+        return TokenRatio(), mean, SequenceMeanOfTokenMeans()

@@ -1,8 +1,8 @@
 """Token weights against a rollout engine whose probabilities are not the trainer's.
 
-rho_t = pi_old(y_t) / pi_engine(y_t) turns an expectation over what the engine samples into one over
-what the trainer thinks was sampled. Truncating it (TIS) bounds the variance, masking it (MIS) takes
-out what can not be corrected, rejection takes out whole sequences. On an exact engine all are 1.
+rho_t = pi_old(y_t) / pi_engine(y_t) turns an expectation over the engine's distribution into one
+over the trainer's. Truncation (TIS) bounds the variance. Masking (MIS) drops what cannot be
+corrected. Rejection drops whole sequences. With an exact engine all weights are 1.
 """
 
 from abc import abstractmethod
@@ -18,12 +18,12 @@ from vlm_rl.records import Batch
 
 
 def _mismatch(tokens: Tokens) -> Tensor:
-    """log rho [B, T], 0 in the padding."""
+    """Return log rho [B, T], 0 in the padding."""
     return tokens.old_logprobs - tokens.sampling_logprobs
 
 
 def _of_sequence(tokens: Tokens) -> Tensor:
-    """sum_t log rho_t of each row, [B, T]: the sum, not the mean."""
+    """Return sum_t log rho_t of each row, [B, T]: the sum, not the mean."""
     total = masked_sum(_mismatch(tokens), tokens.mask)[:, None]
     return total.expand(tokens.mask.shape)
 
@@ -36,7 +36,7 @@ class _Mismatch(TokenWeight):
 
     @abstractmethod
     def of_log_ratio(self, log_ratio: Tensor) -> Tensor:
-        """log rho [B, T], of tokens or of sequences, to the weight."""
+        """Map log rho [B, T], of tokens or of sequences, to the weight [B, T]."""
 
 
 class TokenTIS(_Mismatch):
@@ -76,7 +76,7 @@ class TokenMIS(_Mismatch):
     """rho_t where min_weight <= rho_t <= max_weight, else 0: masked importance sampling, IcePop
     (arXiv:2510.18855).
 
-    0.5 to 2 are the defaults; IcePop's upper end is 5.
+    The defaults are 0.5 and 2; IcePop's upper end is 5.
     """
 
     name = "token_mis"
@@ -90,7 +90,7 @@ class TokenMIS(_Mismatch):
 
 
 class SequenceMIS(_Mismatch):
-    """prod_t rho_t where it is at most `max_weight` and at least `min_weight`, else 0 for the row.
+    """prod_t rho_t if it is in [min_weight, max_weight], else 0 for the row.
 
     3 without a lower end is the default of TRL.
     """
@@ -107,9 +107,9 @@ class SequenceMIS(_Mismatch):
 
 
 class GeometricRejection(TokenWeight):
-    """1 where min_ratio <= exp(mean_t log rho_t) <= max_ratio, else 0 for the row.
+    """1 if min_ratio <= exp(mean_t log rho_t) <= max_ratio, else 0 for the row.
 
-    0.999 to 1.001 are recommended by verl. Kept sequences are not reweighed.
+    verl recommends 0.999 to 1.001. Kept sequences are not reweighted.
     """
 
     name = "geometric_rejection"
@@ -125,7 +125,7 @@ class GeometricRejection(TokenWeight):
 
 
 class K3Rejection(TokenWeight):
-    """1 where mean_t (rho_t - 1 - log rho_t) <= max_kl, else 0 for the row.
+    """1 if mean_t (rho_t - 1 - log rho_t) <= max_kl, else 0 for the row.
 
     The mean estimates KL(engine || policy) by terms that are never negative; 1e-3 to 1e-2 are in
     use.
@@ -140,7 +140,7 @@ class K3Rejection(TokenWeight):
         self.max_kl = max_kl
 
     def __call__(self, tokens: Tokens, batch: Batch, scalars: Scalars) -> Tensor:
-        # bounded before, not only inside exp: at infinity the difference must stay large
+        # bounded here, not only inside exp: else log rho = inf gives k3 = -inf, and keeps the row
         log_ratio = _mismatch(tokens).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         k3 = masked_sum(_exp(log_ratio) - 1 - log_ratio, tokens.mask)[:, None] / tokens.lengths
         return (k3 <= self.max_kl).to(log_ratio.dtype).expand(tokens.mask.shape)
@@ -148,10 +148,10 @@ class K3Rejection(TokenWeight):
 
 class OffPolicyMask(TokenWeight):
     """0 for a row with A < 0 and mean_t (log pi_old - log pi) > max_shift, else 1 (DeepSeek-V3.2,
-    arXiv:2512.02556): what the policy has moved far away from by itself is not pushed further.
+    arXiv:2512.02556). It does not push further what the policy has already moved away from.
 
-    The bound is not published; 0.5 is where TRL's documentation starts. Takes the log-probabilities
-    of now, so it changes from update to update.
+    The bound is not published; TRL's documentation starts from 0.5. It reads the current
+    log-probabilities, so it changes from update to update.
     """
 
     name = "off_policy_mask"
@@ -177,12 +177,12 @@ def _masked(weight: Tensor, least: float, most: float) -> Tensor:
 
 def _refuse_below_one(name: str, value: float) -> None:
     if not value >= 1:
-        raise ValueError(f"{name} must be >= 1, got {value}; 1 is the weight on an exact engine")
+        raise ValueError(f"{name} must be >= 1, got {value}; 1 is the weight with an exact engine")
 
 
 def _refuse_empty_band(name: str, least: float, most: float) -> None:
     if not 0 <= least <= 1 <= most:
         raise ValueError(
-            f"{name} must hold 1, the weight on an exact engine: got {least} to {most}; "
-            "give a lower end in [0, 1] and an upper end from 1"
+            f"{name} must hold 1, the weight with an exact engine, got {least} to {most}; "
+            "give a lower end in [0, 1] and an upper end of at least 1"
         )

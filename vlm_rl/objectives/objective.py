@@ -1,7 +1,7 @@
 """An objective: ratio o surrogate o token weights o aggregation, plus regularizers.
 
-The trainer never learns which one it runs. A method of the literature is a subclass that fixes
-the composition and says its source and published defaults.
+The trainer never learns which objective it runs. A method of the literature is a `Preset`: it
+fixes the composition and states its source and published defaults.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,16 +24,16 @@ from vlm_rl.records import Batch, Statistic
 POLICY_TERM = "policy"
 
 Plan = Mapping[str, Scalars]
-"""What each part of an objective found out about a whole minibatch, by the part's name."""
+"""What each part of an objective knows of a whole minibatch, by the part's name."""
 
 
 class Sequences(NamedTuple):
-    """What the objective did to each row, [B] and detached; means over the row's tokens.
+    """What the objective did to each row, [B] and detached: means over the row's tokens.
 
-    `length` in tokens. `inside`: within the band whatever the sign of the advantage; `accepted`:
-    not cut off. `clipped_*` as in `SurrogateLoss`. `weight`: |d (policy term) / d logprob| / |A|,
-    the factor that stands before A grad log pi, before the division by the normalizer; NaN where
-    the advantage is 0.
+    `length` is in tokens. `inside`: within the band, whatever the sign of the advantage.
+    `accepted`: not cut off. `clipped_*`: as in `SurrogateLoss`. `weight`: |d (policy term) /
+    d logprob| / |A|, the factor of A grad log pi, before the division by the normalizer; NaN if the
+    advantage is 0.
     """
 
     length: Tensor
@@ -46,18 +46,18 @@ class Sequences(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence["Sequences"]) -> "Sequences":
-        """The rows of all parts, one after the other; none without parts."""
+        """Concatenate the rows of all parts; no parts give no rows."""
         if not parts:
             return cls(*(torch.zeros(0) for _ in cls._fields))
         return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def weighted(self, factor: Tensor) -> "Sequences":
-        """With `weight` times a scalar, such as 1 over the policy term's normalizer."""
+        """Scale `weight`, for instance by 1 over the policy term's normalizer."""
         return self._replace(weight=self.weight * factor.to(self.weight.device))
 
 
 class Loss(NamedTuple):
-    """`terms` are sums per row [B], coefficients included, to be divided by their normalizers;
+    """`terms` are sums per row [B], with coefficients, still to be divided by their normalizers.
     `statistics` and `sequences` are detached."""
 
     terms: dict[str, Tensor]
@@ -88,8 +88,8 @@ class Objective:
         self.ratio = ratio
         self.surrogate = surrogate
         self.aggregation = aggregation
-        self.regularizers = tuple(regularizers)
-        self.token_weights = tuple(token_weights)
+        self.regularizers: Sequence[Regularizer] = tuple(regularizers)
+        self.token_weights: Sequence[TokenWeight] = tuple(token_weights)
 
     @property
     def needs_reference(self) -> bool:
@@ -97,13 +97,15 @@ class Objective:
         return any(regularizer.needs_reference for regularizer in self.regularizers)
 
     def prepare(self, minibatch: Batch, all_sum: AllSum) -> Plan:
-        """What the parts need to know about the whole minibatch; call once per update."""
+        """Return what the parts need to know of the whole minibatch; call it once per update."""
         plan = {part.name: part.prepare(minibatch, all_sum) for part in self.regularizers}
         return plan | {part.name: part.prepare(minibatch, all_sum) for part in self.token_weights}
 
     def normalizers(self, micro: Batch) -> dict[str, Tensor]:
-        """These rows' share of each term's denominator: scalar counts, to be added up over
-        micro-batches and processes before the first backward."""
+        """Return these rows' share of each term's denominator.
+
+        They are scalar counts, to be added over micro-batches and ranks before the first backward.
+        """
         counts = {POLICY_TERM: self.aggregation.count(micro.completion_mask)}
         for regularizer in self.regularizers:
             aggregation = regularizer.aggregation or self.aggregation
@@ -111,7 +113,7 @@ class Objective:
         return counts
 
     def __call__(self, stats: TokenStats, batch: Batch, plan: Plan) -> Loss:
-        """Sums of each term over the rows of `batch`; `stats` are the current policy's [B, T]."""
+        """Sum each term over the rows of `batch`; `stats` are the current policy's, [B, T]."""
         mask = batch.completion_mask
         tokens = Tokens.of(stats.logprobs, batch)
         log_ratio = self.ratio(tokens)
@@ -152,12 +154,12 @@ class Objective:
         return any(True for _ in self._stateful_parts())
 
     def observe(self, metrics: Mapping[str, float]) -> None:
-        """Tell the parts what an update came to: its metrics, means over all processes."""
+        """Tell the parts the metrics of an update: means over all ranks."""
         for _, part in self._stateful_parts():
             part.observe(metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        """Of every part that has a state, by name."""
+        """Return the state of every part that has one, by name."""
         return {name: part.state_dict() for name, part in self._stateful_parts()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -176,7 +178,7 @@ def _token_mean(values: Tensor, mask: Tensor) -> Statistic:
 
 
 def _sequences(surrogate: SurrogateLoss, tokens: Tokens, policy: Tensor) -> Sequences:
-    """`policy` [B] are the policy term's row sums, still with their graph."""
+    """Measure what was done to each row; `policy` [B] are row sums, still with their graph."""
     cut = surrogate.clipped_low | surrogate.clipped_high | surrogate.clipped_dual
     return Sequences(
         length=tokens.mask.sum(-1),
@@ -190,7 +192,7 @@ def _sequences(surrogate: SurrogateLoss, tokens: Tokens, policy: Tensor) -> Sequ
 
 
 def _gradient_weights(tokens: Tokens, policy: Tensor) -> Tensor:
-    """|d policy / d logprobs| / |A| of each token [B, T]: measured, so true of any objective."""
+    """Measure |d policy / d logprobs| / |A| of each token, [B, T]: true of any objective."""
     if not policy.requires_grad:
         return torch.full_like(tokens.logprobs, torch.nan)
     (gradient,) = torch.autograd.grad(policy.sum(), tokens.logprobs, retain_graph=True)

@@ -1,8 +1,8 @@
 """Importance ratios: how far the policy has moved, per token or per sequence.
 
 Each maps the token log-ratios l = logprobs - old_logprobs, [B, T], to the log of the ratio that
-the surrogate sees, [B, T] as well: a sequence quantity is broadcast to every token, so that sums,
-masks and per-token terms can never be weighted by padding.
+the surrogate sees, also [B, T]. A sequence quantity is broadcast to every token, so padding can
+never weigh in sums, masks and per-token terms.
 """
 
 from abc import ABC, abstractmethod
@@ -15,11 +15,11 @@ from vlm_rl.objectives.tokens import Tokens
 
 
 class Ratio(ABC):
-    """A ratio level. Values in the padding are arbitrary."""
+    """The level of the ratio: token, sequence or prefix. Values in the padding are arbitrary."""
 
     @abstractmethod
     def __call__(self, tokens: Tokens) -> Tensor:
-        """Log of the importance ratio [B, T]."""
+        """Return the log of the importance ratio, [B, T]."""
 
 
 class TokenRatio(Ratio):
@@ -41,7 +41,7 @@ class SequenceMeanRatio(Ratio):
 
 
 class SequenceMeanOwnTokenRatio(SequenceMeanRatio):
-    """s_t = sg[s] pi_t / sg[pi_t]: the value of the sequence, the gradient of the own token alone
+    """s_t = sg[s] pi_t / sg[pi_t]: the value of the sequence, but the gradient of the token only
     (GSPO-token, arXiv:2507.18071), so that each token can have its own advantage.
 
     sg stops the gradient. With one advantage per row the gradient is that of `SequenceMeanRatio`.
@@ -53,7 +53,7 @@ class SequenceMeanOwnTokenRatio(SequenceMeanRatio):
 
 class SequenceSumRatio(Ratio):
     """rho = exp(sum_t l_t): the ratio of the whole sequence's probabilities, the importance weight
-    that theory asks for (RLOO with importance sampling, FSPO). Its log grows like sqrt(L)."""
+    of theory (RLOO with importance sampling, FSPO). Its log grows like sqrt(L)."""
 
     def __call__(self, tokens: Tokens) -> Tensor:
         return _row_sum(tokens.log_ratio, tokens)
@@ -61,7 +61,7 @@ class SequenceSumRatio(Ratio):
 
 class EngineSequenceSumRatio(SequenceSumRatio):
     """exp(sum_t (log pi - log pi_engine)): against the probabilities that the engine sampled with,
-    so that the mismatch of engine and trainer is in the ratio and needs no weight of its own."""
+    so the mismatch of engine and trainer is in the ratio and needs no token weight."""
 
     def __call__(self, tokens: Tokens) -> Tensor:
         return _row_sum(tokens.logprobs - tokens.sampling_logprobs, tokens)
@@ -69,7 +69,7 @@ class EngineSequenceSumRatio(SequenceSumRatio):
 
 class PrefixSumRatio(Ratio):
     """rho_t = exp(sum_{u <= t} l_u), the ratio of everything up to the token, with the gradient of
-    the own token alone (CTPO, arXiv:2605.07331). Its log grows like sqrt(t)."""
+    the token only (CTPO, arXiv:2605.07331). Its log grows like sqrt(t)."""
 
     def __call__(self, tokens: Tokens) -> Tensor:
         return _through_own_token(tokens.log_ratio.cumsum(-1), tokens)
@@ -81,5 +81,5 @@ def _row_sum(values: Tensor, tokens: Tokens) -> Tensor:
 
 
 def _through_own_token(log_ratio: Tensor, tokens: Tokens) -> Tensor:
-    """The value of `log_ratio` with the gradient of `tokens.logprobs`: what is added is 0."""
+    """Return the value of `log_ratio` with the gradient of `tokens.logprobs`: it adds 0."""
     return log_ratio.detach() + (tokens.logprobs - tokens.logprobs.detach())

@@ -19,8 +19,8 @@ Estimator = Literal["k1", "k2", "k3"]
 
 
 class Regularizer(ABC):
-    """`name` is its name among the terms and in the metrics; `aggregation` None means that of the
-    policy term."""
+    """A term of the loss. `name` is its name among the terms and in the metrics. `aggregation` None
+    takes that of the policy term."""
 
     name: ClassVar[str]
     needs_reference: ClassVar[bool]
@@ -28,12 +28,12 @@ class Regularizer(ABC):
     aggregation: Aggregation | None
 
     def prepare(self, batch: Batch, all_sum: AllSum) -> Scalars:
-        """Once per minibatch, before it is cut into forwards; see `TokenWeight.prepare`."""
+        """Count over the whole minibatch; see `TokenWeight.prepare`."""
         return {}
 
     @abstractmethod
     def __call__(self, stats: TokenStats, batch: Batch, scalars: Scalars) -> Tensor:
-        """Its value per token, [B, T], before the coefficient."""
+        """Return its value per token, [B, T], before the coefficient."""
 
 
 class KL(Regularizer):
@@ -42,7 +42,7 @@ class KL(Regularizer):
     k1 = d;  k2 = d^2 / 2;  k3 = exp(-d) + d - 1  (http://joschu.net/blog/kl-approx.html).
 
     On-policy the gradient of k2 is that of KL(pi || pi_ref) and the gradient of k3 that of
-    KL(pi_ref || pi); the gradient of k1 has mean zero, so k1 regularises nothing as a loss. In k3
+    KL(pi_ref || pi). The gradient of k1 has mean zero, so k1 regularises nothing as a loss. In k3
     d is at least -20, without a gradient below.
     """
 
@@ -90,11 +90,11 @@ class CorrectedKL(KL):
 
 
 class AdaptiveKL(KL, Stateful):
-    """`KL` whose coefficient is moved after every update so that the divergence goes to `target`:
+    """`KL` whose coefficient moves after every update, so that the divergence goes to `target`:
 
     kl_coef <- kl_coef (1 + rate clip(KL / target - 1, -0.2, 0.2))  (arXiv:1909.08593; rate 0.1).
 
-    KL is the estimator's mean over the update's tokens, in nats (there: of whole sequences). The
+    KL is the estimator's mean over the update's tokens, in nats; in the paper, over sequences. The
     coefficient is in the checkpoint.
     """
 
@@ -108,7 +108,7 @@ class AdaptiveKL(KL, Stateful):
     ) -> None:
         super().__init__(kl_coef, estimator, aggregation)
         if not target > 0:
-            raise ValueError(f"AdaptiveKL.target must be > 0, got {target}; nats per token")
+            raise ValueError(f"AdaptiveKL.target must be > 0, got {target}; give nats per token")
         if not 0 < rate < 5:
             raise ValueError(f"AdaptiveKL.rate must be in (0, 5), got {rate}; published is 0.1")
         self.target, self.rate = target, rate
@@ -125,7 +125,7 @@ class AdaptiveKL(KL, Stateful):
 
 
 def divergence(difference: Tensor, estimator: Estimator) -> Tensor:
-    """k1, k2 or k3 of d = log pi - log pi_ref, elementwise."""
+    """Return k1, k2 or k3 of d = log pi - log pi_ref, elementwise."""
     match estimator:
         case "k1":
             return difference

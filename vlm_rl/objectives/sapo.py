@@ -1,24 +1,22 @@
 """SAPO (Soft Adaptive Policy Optimization, arXiv:2511.20347): a soft gate instead of a clip."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vlm_rl.objectives.aggregations import SequenceMeanOfTokenMeans
-from vlm_rl.objectives.objective import Objective
+from vlm_rl.objectives.preset import Parts, Preset
 from vlm_rl.objectives.ratios import TokenRatio
-from vlm_rl.objectives.regularizers import Regularizer
 from vlm_rl.objectives.surrogates import MAX_LOG_RATIO, Surrogate, SurrogateLoss
-from vlm_rl.objectives.token_weights import TokenWeight
 from vlm_rl.objectives.tokens import Tokens
 
 
 class SoftGate(Surrogate):
     """-f(r) A with f(r) = 4 / tau sigmoid(tau (r - 1)), tau by the sign of the advantage.
 
-    f'(1) = 1, and f' falls to 0 on both sides: faster for a larger tau. f(1) = 2 / tau is not 1,
-    which moves the loss but not its gradient. Nothing is cut off, so all is inside.
+    f'(1) = 1, and f' falls to 0 on both sides, faster for a larger tau. f(1) = 2 / tau is not 1,
+    which shifts the loss but not its gradient. Nothing is cut off, so every token is inside.
     """
 
     def __init__(self, temperature_positive: float, temperature_negative: float) -> None:
@@ -29,7 +27,7 @@ class SoftGate(Surrogate):
         for name, value in temperatures.items():
             if not value > 0:
                 raise ValueError(
-                    f"{name} must be > 0, got {value}; it is the steepness of the gate, near 1"
+                    f"{name} must be > 0, got {value}; it is the gate's steepness, take 1"
                 )
         self.temperature_positive = temperature_positive
         self.temperature_negative = temperature_negative
@@ -44,23 +42,16 @@ class SoftGate(Surrogate):
         return SurrogateLoss.unclipped(-gate * tokens.advantages)
 
 
-class SAPO(Objective):
+@dataclass(eq=False)
+class SAPO(Preset):
     """(1/N) sum_i (1/L_i) sum_t -(4 / tau_i) sigmoid(tau_i (r_it - 1)) A_i.
 
     Published: tau 1 for A > 0 and 1.05 for A < 0.
     """
 
-    def __init__(
-        self,
-        temperature_positive: float = 1.0,
-        temperature_negative: float = 1.05,
-        regularizers: Sequence[Regularizer] = (),
-        token_weights: Sequence[TokenWeight] = (),
-    ) -> None:
-        super().__init__(
-            TokenRatio(),
-            SoftGate(temperature_positive, temperature_negative),
-            SequenceMeanOfTokenMeans(),
-            regularizers,
-            token_weights,
-        )
+    temperature_positive: float = 1.0
+    temperature_negative: float = 1.05
+
+    def parts(self) -> Parts:
+        gate = SoftGate(self.temperature_positive, self.temperature_negative)
+        return TokenRatio(), gate, SequenceMeanOfTokenMeans()

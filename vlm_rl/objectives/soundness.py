@@ -1,4 +1,4 @@
-"""Which parts of an objective do not go together, and what to take instead."""
+"""Refuse parts of an objective that do not go together, and name what to take instead."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def refuse_unsound(
     aggregation: Aggregation,
     token_weights: Sequence[TokenWeight],
 ) -> None:
-    """Raise ValueError with the rule and the alternative; warn of what is only unusual."""
+    """Raise ValueError with the rule and the alternative; warn if the parts are only unusual."""
     _check_ratio_level(ratio, surrogate)
     _check_length_weight(ratio, surrogate, aggregation)
     _check_bound(ratio, surrogate)
@@ -40,7 +40,7 @@ def _check_ratio_level(ratio: Ratio, surrogate: Surrogate) -> None:
 
 
 def _check_length_weight(ratio: Ratio, surrogate: Surrogate, aggregation: Aggregation) -> None:
-    """A loss of the whole sequence, broadcast to its tokens, is weighed by what adds them up."""
+    """Refuse a second weight by length: an aggregation weighs a sequence loss at each token."""
     if not surrogate.through_ratio:
         return
     by_tokens = not isinstance(aggregation, SequenceMeanOfTokenMeans)

@@ -1,4 +1,4 @@
-"""What remembers something from one minibatch to the next."""
+"""The interface of parts that keep a state from one minibatch to the next."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ class Stateful(ABC):
 
     @abstractmethod
     def observe(self, metrics: Mapping[str, float]) -> None:
-        """Learn from an update that was applied: its metrics, means over all processes."""
+        """Learn from an applied update; `metrics` are means over all ranks."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the state as plain values."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Restore what `state_dict` returned."""

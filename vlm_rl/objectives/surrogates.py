@@ -11,16 +11,16 @@ from vlm_rl.objectives.ratios import Ratio, TokenRatio
 from vlm_rl.objectives.tokens import Tokens
 
 MAX_LOG_RATIO = 20.0
-"""exp of more is bounded here, without a gradient: with A < 0 the unclipped branch of a long
-sequence would overflow, and infinity times a gradient of 0 is NaN."""
+"""exp of a larger value is bounded here, without a gradient. With A < 0 the unclipped branch of a
+long sequence would overflow, and infinity times a gradient of 0 is NaN."""
 
 
 class SurrogateLoss(NamedTuple):
     """`loss` [B, T] float, and what the band did, each [B, T] bool.
 
-    `inside`: the ratio is within the band, whatever the sign of the advantage. The others are cut
-    off from the gradient: by the lower end (A < 0), the upper end (A > 0), or the bound on a loss
-    that has grown too large (dual clip, A < 0).
+    `inside`: the ratio is within the band, whatever the sign of the advantage. `clipped_*`: the
+    token loses its gradient, by the lower end (A < 0), the upper end (A > 0), or the bound on a
+    loss that has grown too large (dual clip, A < 0).
     """
 
     loss: Tensor
@@ -31,18 +31,17 @@ class SurrogateLoss(NamedTuple):
 
     @classmethod
     def unclipped(cls, loss: Tensor, inside: Tensor | None = None) -> "SurrogateLoss":
-        """Of a surrogate that keeps every token's gradient."""
+        """Return the loss of a surrogate that keeps the gradient of every token."""
         no = torch.zeros_like(loss, dtype=torch.bool)
         return cls(loss, ~no if inside is None else inside, no, no, no)
 
 
 class Surrogate(ABC):
-    """Values in the padding are arbitrary.
+    """The loss of each token. Values in the padding are arbitrary.
 
-    For the check that a composition is sound: `only_ratios` are the ratios that it is defined for
-    (none named: any), `through_ratio` says whether its gradient goes through the ratio or only
-    through each token's own log-probability, `reduces_sequence` whether it gives a whole sequence
-    one loss by a rule of its own.
+    Three facts decide whether a composition is sound. `only_ratios`: the ratios that it is defined
+    for, empty for any. `through_ratio`: its gradient goes through the ratio, and not only through
+    each token's own log-probability. `reduces_sequence`: it gives a whole sequence one loss.
     """
 
     only_ratios: ClassVar[tuple[type[Ratio], ...]] = ()
@@ -51,19 +50,19 @@ class Surrogate(ABC):
 
     @abstractmethod
     def __call__(self, log_ratio: Tensor, tokens: Tokens) -> SurrogateLoss:
-        """Log of the importance ratio [B, T] and the tokens, to a loss to be minimised."""
+        """Map the log of the importance ratio [B, T] and the tokens to a loss to minimise."""
 
 
 class Clipped(Surrogate):
     """-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) (PPO, arXiv:1707.06347).
 
-    The minimum is pessimistic: a token is cut off only where moving further would raise its
-    advantage-weighted ratio, r > 1 + clip_high with A > 0 or r < 1 - clip_low with A < 0.
+    The minimum is pessimistic. A token is cut off only if moving further would raise its
+    advantage-weighted ratio: r > 1 + clip_high with A > 0, or r < 1 - clip_low with A < 0.
 
-    `dual_clip` c bounds what that leaves free, r >> 1 with A < 0: the loss stays below -A c
+    `dual_clip` c bounds what that leaves free, r >> 1 with A < 0. The loss stays below -A c
     (arXiv:1912.09729, 3 there), without a gradient beyond. The two-sided bound of INTELLECT-2,
     min(r, delta) before all else (arXiv:2505.07291, 4 there), is the same function: for A > 0 the
-    band has cut such a ratio off already.
+    band has already cut off such a ratio.
     """
 
     def __init__(self, clip_low: float, clip_high: float, dual_clip: float | None = None) -> None:
@@ -103,9 +102,9 @@ class Clipped(Surrogate):
 
 
 class Reinforce(Surrogate):
-    """-A log pi of each token, without ratio and band: the plain policy gradient."""
+    """-A log pi of each token, without a ratio or a band: the plain policy gradient."""
 
-    only_ratios = (TokenRatio,)  # it looks at none; this one costs nothing and is logged
+    only_ratios = (TokenRatio,)  # it reads none; this one costs nothing and is logged
     through_ratio = False
 
     def __call__(self, log_ratio: Tensor, tokens: Tokens) -> SurrogateLoss:
@@ -115,15 +114,17 @@ class Reinforce(Surrogate):
 def log_band_loss(
     log_ratio: Tensor, advantages: Tensor, low: Tensor, high: Tensor, dual: Tensor
 ) -> SurrogateLoss:
-    """-min(e^l A, e^clip(l, low, high) A) without ever leaving log space: exp only meets what is
-    within the bounds. `dual` bounds l where A < 0, as `dual_clip` does. All broadcast to [B, T];
-    low <= 0 <= high and low < dual."""
+    """Return -min(e^l A, e^clip(l, low, high) A), clipped in log space: exp sees bounded values.
+
+    `dual` bounds l for A < 0, as `dual_clip` does. All broadcast to [B, T]; low <= 0 <= high and
+    low < dual.
+    """
     low, high, dual = (bound.to(log_ratio.dtype) for bound in (low, high, dual))
     cap = dual.clamp(max=MAX_LOG_RATIO)
     positive, negative = advantages > 0, advantages < 0
     upper = torch.where(positive, high.clamp(max=MAX_LOG_RATIO), cap)
     lower = torch.where(negative, low, -torch.inf)
-    # not minimum and maximum: these halve the gradient at a bound, where an unmoved sequence can be
+    # not minimum and maximum: they halve the gradient at a bound, where an unmoved sequence can be
     bounded = log_ratio.clamp(lower, upper)
     return SurrogateLoss(
         -torch.exp(bounded) * advantages,

@@ -1,7 +1,7 @@
 """Token weights: detached factors of the policy term, after the surrogate and before the KL.
 
-They correct for a rollout engine whose probabilities are not the trainer's, or leave tokens out.
-A weight of 0 takes the gradient, not the place: such a sequence is still counted.
+They correct for a rollout engine whose probabilities differ from the trainer's, or leave tokens
+out. A weight of 0 removes the gradient; the token and its sequence are still counted.
 """
 
 from abc import ABC, abstractmethod
@@ -14,23 +14,25 @@ from vlm_rl.objectives.tokens import Tokens
 from vlm_rl.records import Batch
 
 Scalars = Mapping[str, Tensor]
-"""What a part of an objective found out about a whole minibatch, over all processes."""
+"""What a part of an objective knows of a whole minibatch, over all ranks."""
 AllSum = Callable[[Tensor], Tensor]
-"""Adds a tensor up over all processes."""
+"""Sums a tensor over all ranks."""
 
 
 class TokenWeight(ABC):
-    """Several are multiplied. Values in the padding are arbitrary. `per_sequence`: all tokens of a
-    row get the same."""
+    """A factor of each token's policy loss; several multiply. Values in the padding are arbitrary.
+    `per_sequence`: all tokens of a row get the same weight."""
 
     name: ClassVar[str]
     per_sequence: ClassVar[bool] = False
 
     def prepare(self, batch: Batch, all_sum: AllSum) -> Scalars:
-        """Once per minibatch, before it is cut into forwards: counts and thresholds over all of it,
-        so that no cut can change them. Most need none."""
+        """Count over the whole minibatch, before it is cut into forwards.
+
+        So no cut can change the counts and thresholds. Most weights need none.
+        """
         return {}
 
     @abstractmethod
     def __call__(self, tokens: Tokens, batch: Batch, scalars: Scalars) -> Tensor:
-        """Factor of each token's policy loss, [B, T], without gradient."""
+        """Return the factor of each token's policy loss, [B, T], without a gradient."""

@@ -1,4 +1,4 @@
-"""What ratios, surrogates and token weights see of a batch."""
+"""The view of a batch that ratios, surrogates and token weights get."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,11 @@ from vlm_rl.records import Batch
 
 
 class Tokens(NamedTuple):
-    """All [B, T], with exact zeros in the padding: `logprobs` of the policy now (the only one with
-    a gradient), `old_logprobs` at the weights that sampled, `sampling_logprobs` of the engine,
-    `advantages`, and the bool `mask` of the tokens that are trained on."""
+    """All [B, T], with exact zeros in the padding.
+
+    `logprobs` are the policy's now, the only ones with a gradient. `old_logprobs` are those at the
+    weights that sampled, `sampling_logprobs` the engine's. `mask` (bool) marks the trained tokens.
+    """
 
     logprobs: Tensor
     old_logprobs: Tensor
@@ -21,7 +23,7 @@ class Tokens(NamedTuple):
 
     @classmethod
     def of(cls, logprobs: Tensor, batch: Batch) -> "Tokens":
-        """`where` also stops the gradient in the padding, which a later 0 * NaN would not."""
+        """Clear the padding; `where` also stops its gradient, which a later 0 * NaN would not."""
         mask = batch.completion_mask
         return cls(
             torch.where(mask, logprobs, 0.0),
@@ -33,10 +35,10 @@ class Tokens(NamedTuple):
 
     @property
     def log_ratio(self) -> Tensor:
-        """[B, T]: log pi - log pi_old of each token."""
+        """Return log pi - log pi_old of each token, [B, T]."""
         return self.logprobs - self.old_logprobs
 
     @property
     def lengths(self) -> Tensor:
-        """[B, 1] int64, to be broadcast along tokens: never 0, so that it can divide."""
+        """Return lengths [B, 1] int64, to broadcast along tokens: never 0, so they can divide."""
         return self.mask.sum(-1, keepdim=True).clamp(min=1)
