@@ -25,7 +25,7 @@ from data_prep.convert import main
 from data_prep.converter import Converter, Draft, Source, revision_of
 from vlm_rl.data.tables import Table, open_table
 from vlm_rl.evaluation.benchmarks import BENCHMARKS
-from vlm_rl.evaluation.benchmarks.loading import pictures_of, problem_of
+from vlm_rl.evaluation.benchmarks.loading import images_of, problem_of
 
 _BENCHMARK = BENCHMARKS["dynamath"]
 _SPLIT = re.compile(r"all|(?:sample_variant|trial)(10|[1-9])")
@@ -75,7 +75,7 @@ class DynaMath(Converter):
         return Draft(
             question=problem.question.strip(),
             answer=problem.answer,
-            images=pictures_of(_BENCHMARK, row),
+            images=images_of(_BENCHMARK, row),
             id=problem.uid,
             answer_type=problem.answer_type,
             tolerance=problem.tolerance,

@@ -20,7 +20,7 @@ from typing import Any
 from data_prep.convert import main
 from data_prep.converter import Converter, Draft
 from vlm_rl.evaluation.benchmarks import BENCHMARKS
-from vlm_rl.evaluation.benchmarks.loading import pictures_of, problem_of
+from vlm_rl.evaluation.benchmarks.loading import images_of, problem_of
 from vlm_rl.records import IMAGE_MARK
 
 _BENCHMARK = BENCHMARKS["mathvision"]
@@ -42,7 +42,7 @@ class MathVision(Converter):
         return Draft(
             question=_one_mark(problem.question.strip()),
             answer=problem.answer,
-            images=pictures_of(_BENCHMARK, row),
+            images=images_of(_BENCHMARK, row),
             id=problem.uid,
             answer_type=problem.answer_type,
             choices=problem.choices,

@@ -1,12 +1,12 @@
-"""The evaluation command: its files and figures, a kill in the middle, comparisons, wrong lines.
+"""The evaluation command: its files and results, a kill in the middle, comparisons, wrong lines.
 
 Broken on purpose, one at a time, each seen red:
     responses that are there asked again -> killed; a batch size that may change, another
         evaluation's folder not looked at -> output of something else
     checkpoint looked for late, samples at temperature 0, options without use, no suggestion for a
-        split -> wrong command
-    blind prompts with pictures, blind figures left out -> blind; W&B off -> offline
-    problems without a response not counted -> brought response; refused ones not counted -> named
+        split or for a class that has moved -> wrong command
+    blind prompts with images, blind results left out -> blind; W&B off -> offline
+    problems without a response not counted -> given response; refused ones not counted -> named
     model loaded though nothing is missing -> same command; common_only always -> on request
     one sample given for all -> samples of a problem
 """
@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.support import evaluation_helpers as helpers
-from tests.support.evaluation_helpers import BROKEN, TOO_LONG, WARM_START, figures, lines, run
+from tests.support.evaluation_helpers import BROKEN, TOO_LONG, WARM_START, lines, reported, run
 from vlm_rl.evaluate import evaluate
 from vlm_rl.evaluation.responders import PolicyResponder
 from vlm_rl.model.policy import Policy
@@ -51,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy, which a test takes away."""
+    """Copy the policy, for a test to take away."""
     return Path(shutil.copytree(WARM_START, tmp_path_factory.mktemp("policy") / "tiny"))
 
 
@@ -73,8 +73,8 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def test_figures_are_those_of_the_samples_counted_by_hand(whole: Path) -> None:
-    found, samples = figures(whole), lines(whole / "mathvision" / "samples.jsonl")
+def test_results_are_those_of_the_samples_counted_by_hand(whole: Path) -> None:
+    result, samples = reported(whole), lines(whole / "mathvision" / "samples.jsonl")
     assert {
         "config.yaml",
         "report.md",
@@ -88,35 +88,35 @@ def test_figures_are_those_of_the_samples_counted_by_hand(whole: Path) -> None:
     assert [row["uid"] for row in samples] == [*map(str, range(NUM_ROWS)), TOO_LONG, BROKEN]
     right = [row for row in samples if row["verdict"] == "correct"]
     assert 0 < len(right) < NUM_ROWS
-    assert found["accuracy"]["mean"] == pytest.approx(len(right) / (NUM_ROWS + 2))
+    assert result["accuracy"]["mean"] == pytest.approx(len(right) / (NUM_ROWS + 2))
     official = sum(row["official"] for row in samples)
-    assert found["official"]["accuracy"]["mean"] == pytest.approx(official / (NUM_ROWS + 2))
+    assert result["official"]["accuracy"]["mean"] == pytest.approx(official / (NUM_ROWS + 2))
     for category in ("level", "subject", "kind"):
-        for value, part in found["categories"][category].items():
+        for value, part in result["categories"][category].items():
             own = [row for row in samples if row["categories"][category] == value]
             share = sum(row["verdict"] == "correct" for row in own) / len(own)
             assert (part["num_questions"], part["mean"]) == (len(own), pytest.approx(share))
     lengths = [row["length_tokens"] for row in samples if row["length_tokens"] is not None]
     assert len(lengths) == NUM_ROWS
-    assert found["length_tokens"]["all"]["mean"] == pytest.approx(sum(lengths) / NUM_ROWS)
-    assert found["tokens_per_correct"] == pytest.approx(sum(lengths) / len(right))
+    assert result["length_tokens"]["all"]["mean"] == pytest.approx(sum(lengths) / NUM_ROWS)
+    assert result["tokens_per_correct"] == pytest.approx(sum(lengths) / len(right))
 
 
-def test_problems_that_can_not_be_asked_are_wrong_and_named(whole: Path) -> None:
-    found = figures(whole)
+def test_problems_that_cannot_be_asked_are_wrong_and_named(whole: Path) -> None:
+    result = reported(whole)
     samples = {row["uid"]: row for row in lines(whole / "mathvision" / "samples.jsonl")}
     reasons = {
         TOO_LONG: "above max_prompt_tokens=200",
         BROKEN: "is broken: image file is truncated",
     }
-    assert len(found["refused"]) == 2
+    assert len(result["refused"]) == 2
     for uid, reason in reasons.items():
         assert f"problem {uid}" in samples[uid]["refused"]
         assert reason in samples[uid]["refused"]
-        assert found["refused"][samples[uid]["refused"]] == 1
+        assert result["refused"][samples[uid]["refused"]] == 1
         assert (samples[uid]["verdict"], samples[uid]["official"]) == ("unparsable", False)
         assert samples[uid]["refused"] in (whole / "report.md").read_text()
-    assert list(found["skipped"].values()) == [2]
+    assert list(result["skipped"].values()) == [2]
 
 
 def test_same_command_again_changes_nothing_and_needs_no_model(
@@ -131,7 +131,7 @@ def test_same_command_again_changes_nothing_and_needs_no_model(
     assert content(whole) == before
 
 
-def test_killed_evaluation_goes_on_bit_for_bit(
+def test_killed_evaluation_resumes_bit_for_bit(
     whole: Path, data: Path, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     respond = PolicyResponder.respond
@@ -168,18 +168,18 @@ def test_killed_evaluation_goes_on_bit_for_bit(
 
 
 def test_samples_of_a_problem_give_averages_passes_and_majorities(sampled: Path) -> None:
-    found, samples = figures(sampled), lines(sampled / "mathvision" / "samples.jsonl")
+    result, samples = reported(sampled), lines(sampled / "mathvision" / "samples.jsonl")
     groups = [samples[i : i + 4] for i in range(0, len(samples), 4)]
     assert all([row["sample"] for row in group] == [0, 1, 2, 3] for group in groups)
     assert len({row["response"] for row in samples}) > 20
     rights = [sum(row["verdict"] == "correct" for row in group) for group in groups]
     assert any(0 < right < 4 for right in rights)
     count = len(groups)
-    assert found["accuracy"]["mean"] == pytest.approx(sum(rights) / 4 / count)
+    assert result["accuracy"]["mean"] == pytest.approx(sum(rights) / 4 / count)
     passed = [sum(right > 0 for right in rights), sum(1 - comb(4 - r, 2) / 6 for r in rights)]
-    assert found["pass_at_k"]["4"]["mean"] == pytest.approx(passed[0] / count)
-    assert found["pass_at_k"]["2"]["mean"] == pytest.approx(passed[1] / count)
-    assert found["maj_at_k"]["4"]["mean"] == pytest.approx(sum(map(majority, groups)) / count)
+    assert result["pass_at_k"]["4"]["mean"] == pytest.approx(passed[0] / count)
+    assert result["pass_at_k"]["2"]["mean"] == pytest.approx(passed[1] / count)
+    assert result["maj_at_k"]["4"]["mean"] == pytest.approx(sum(map(majority, groups)) / count)
 
 
 def majority(group: Sequence[dict[str, Any]]) -> float:
@@ -192,12 +192,12 @@ def majority(group: Sequence[dict[str, Any]]) -> float:
 
 @pytest.fixture(scope="module")
 def blind(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five problems, also without their pictures; the engine's class keeps what it was asked."""
+    """Five problems, also without their images; the engine's class keeps what it was asked."""
     changes = {"blind": "true", "limit": 5, "engine": "tests.test_evaluate.Heard"}
     return run(data, tmp_path_factory.mktemp("blind"), logging__wandb="offline", **changes)
 
 
-def test_blind_prompts_have_the_text_and_no_picture(blind: Path) -> None:
+def test_blind_prompts_have_the_text_and_no_image(blind: Path) -> None:
     samples = lines(blind / "mathvision" / "samples.jsonl")
     seen = {prompt.uid: prompt for prompt in Heard.asked if prompt.images}
     without = {prompt.uid: prompt for prompt in Heard.asked if not prompt.images}
@@ -212,15 +212,15 @@ def test_blind_prompts_have_the_text_and_no_picture(blind: Path) -> None:
         assert other.problem.question == prompt.problem.question
 
 
-def test_blind_figures_are_paired(blind: Path) -> None:
-    found = figures(blind)
-    assert found["blind"]["accuracy"]["num_questions"] == 5
-    gap = found["accuracy"]["mean"] - found["blind"]["accuracy"]["mean"]
-    assert found["blind"]["images_add"]["mean"] == pytest.approx(gap)
+def test_blind_results_are_paired(blind: Path) -> None:
+    result = reported(blind)
+    assert result["blind"]["accuracy"]["num_questions"] == 5
+    gap = result["accuracy"]["mean"] - result["blind"]["accuracy"]["mean"]
+    assert result["blind"]["images_add"]["mean"] == pytest.approx(gap)
     assert len(lines(blind / "mathvision" / "blind.jsonl")) == 5
 
 
-def test_offline_figures_lie_in_the_folder_for_wandb(blind: Path) -> None:
+def test_offline_metrics_lie_in_the_folder_for_wandb(blind: Path) -> None:
     assert list((blind / "wandb").glob("offline-run-*/*.wandb"))
 
 
@@ -229,12 +229,12 @@ def test_comparison_is_printed_and_written(
 ) -> None:
     evaluate(["--compare", str(whole), str(sampled), "--output", str(tmp_path)])
     printed = capsys.readouterr().out
-    (found,) = json.loads((tmp_path / "comparison.json").read_text())["benchmarks"]
-    means = [figures(folder)["accuracy"]["mean"] for folder in (whole, sampled)]
-    assert [found[side]["mean"] for side in ("first", "second")] == pytest.approx(means)
-    assert found["accuracy"]["mean"] == pytest.approx(means[1] - means[0])
-    assert found["sentence"] in printed
-    assert found["sentence"] in (tmp_path / "comparison.md").read_text()
+    (compared,) = json.loads((tmp_path / "comparison.json").read_text())["benchmarks"]
+    means = [reported(folder)["accuracy"]["mean"] for folder in (whole, sampled)]
+    assert [compared[side]["mean"] for side in ("first", "second")] == pytest.approx(means)
+    assert compared["accuracy"]["mean"] == pytest.approx(means[1] - means[0])
+    assert compared["sentence"] in printed
+    assert compared["sentence"] in (tmp_path / "comparison.md").read_text()
 
 
 def test_other_questions_are_compared_only_on_request(
@@ -246,25 +246,25 @@ def test_other_questions_are_compared_only_on_request(
     assert ended.value.code == 2
     assert "9 questions stand in" in capsys.readouterr().err
     evaluate([*argv, "--common_only=true"])
-    (found,) = json.loads((tmp_path / "comparison.json").read_text())["benchmarks"]
-    assert found["accuracy"]["num_questions"] == 5
+    (compared,) = json.loads((tmp_path / "comparison.json").read_text())["benchmarks"]
+    assert compared["accuracy"]["num_questions"] == 5
 
 
 @pytest.fixture(scope="module")
 def responses(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("responses") / "brought.jsonl"
+    path = tmp_path_factory.mktemp("responses") / "given.jsonl"
     path.write_text('{"id": "1", "response": "\\\\boxed{5}"}\n')
     return path
 
 
-def test_problems_without_a_brought_response_are_in_no_figure_and_counted(
+def test_problems_without_a_given_response_are_in_no_result_and_counted(
     responses: Path, data: Path, tmp_path: Path
 ) -> None:
-    found = scored("mathvision", data, responses, tmp_path)
-    assert found["num_questions"] == 1
-    assert found["skipped"] == {"problems without a response, in no figure": NUM_ROWS + 1}
+    result = scored("mathvision", data, responses, tmp_path)
+    assert result["num_questions"] == 1
+    assert result["skipped"] == {"problems without a response, in no figure": NUM_ROWS + 1}
     gold = helpers.rows(2)[1]["answer"]
-    assert found["accuracy"]["mean"] == float(gold == "5")
+    assert result["accuracy"]["mean"] == float(gold == "5")
 
 
 ASK = "--benchmark mathvision --data.mathvision DATA "
@@ -292,8 +292,12 @@ WRONG = {
     "common_only alone": (f"{ASK} --model M --common_only true", "no use for common_only"),
     "benchmark compared": ("--compare A B --benchmark amc23", "no use for benchmark"),
     "nothing to compare": ("--compare A B", "A holds no <benchmark>/samples.jsonl"),
-    "pixels of a server": (f"{CHAT} --prompt.max_pixels 9", "a server resizes pictures itself"),
+    "pixels of a server": (f"{CHAT} --prompt.max_pixels 9", "a server resizes images itself"),
     "no server": (f"{CHAT} --engine.max_retries 0", "no server answers at http://127.0.0.1:9/v1"),
+    "server of an old name": (
+        CHAT.replace("evaluation", "responding"),
+        "did you mean vlm_rl.evaluation.ChatServer?",
+    ),
 }
 
 
@@ -367,11 +371,11 @@ def test_published_mathvision_accuracy_comes_back(model: str, shared: Path, tmp_
     folder = shared / "data" / "mathvision"
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: it holds the published outputs")
-    found = scored(
+    result = scored(
         "mathvision:test", folder / "test.jsonl", folder / f"outputs/{model}.jsonl", tmp_path
     )
-    assert found["num_questions"] == 3040
-    assert 100 * found["official"]["accuracy"]["mean"] == pytest.approx(PUBLISHED[model], abs=0.3)
+    assert result["num_questions"] == 3040
+    assert 100 * result["official"]["accuracy"]["mean"] == pytest.approx(PUBLISHED[model], abs=0.3)
 
 
 @pytest.mark.parametrize(("model", "right"), [("bard", 348), ("llava_llama_2_13b", 261)])
@@ -383,17 +387,17 @@ def test_published_mathvista_counts_come_back_exactly(
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: it holds the published outputs")
     stored = json.loads((folder / "outputs" / f"output_{model}.json").read_text())
-    brought = tmp_path / "responses.jsonl"
+    given = tmp_path / "responses.jsonl"
     names = ("response", "extraction")
     rows = [{"id": pid} | {name: row[name] for name in names} for pid, row in stored.items()]
-    brought.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = scored("mathvista", folder / "testmini.json", brought, tmp_path / "out")
-    assert found["num_questions"] == 1000
-    assert found["official"]["accuracy"]["mean"] == pytest.approx(right / 1000, abs=1e-9)
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = scored("mathvista", folder / "testmini.json", given, tmp_path / "out")
+    assert result["num_questions"] == 1000
+    assert result["official"]["accuracy"]["mean"] == pytest.approx(right / 1000, abs=1e-9)
 
 
 def scored(benchmark: str, data: Path, responses: Path, output: Path) -> dict[str, Any]:
     name = benchmark.partition(":")[0]
     where = [f"--data.{name}={data}", f"--responses={responses}", f"--output={output}"]
     evaluate(["--benchmark", benchmark, *where, "--logging.wandb=off"])
-    return figures(output)
+    return reported(output)

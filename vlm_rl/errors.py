@@ -136,8 +136,9 @@ def _known_classes(named: str, hint: Any) -> str:
     known = choices(hint)
     families = list(dict.fromkeys(c.__name__ for c in _families(hint)))
     family, name = " or ".join(families), named.rpartition(".")[2]
-    # who names the family itself can not have meant one of it
-    if name not in families and (close := get_close_matches(name, known, n=1)):
+    # the name of an abstract family is no misspelling of a member
+    suggest = name in known or name not in families
+    if suggest and (close := get_close_matches(name, known, n=1)):
         return f"{family}; did you mean {_public_path(known[close[0]])}?"
     paths = [_public_path(c) for c in known.values()]
     return f"{family}; there are {', '.join(paths[:8])}"

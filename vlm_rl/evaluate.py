@@ -4,17 +4,16 @@
     python -m vlm_rl.evaluate --responses FILE.jsonl --benchmark mathvision:test
     python -m vlm_rl.evaluate --compare runs/evaluate/BEFORE runs/evaluate/AFTER
 
-Several `--config` files are merged in order, later ones win. The same command again goes on where
-it was stopped; where every response is there, it only judges them again.
+Several `--config` files are merged in order, later ones win. The same command again resumes where
+it was stopped; if no response is missing, it only judges them again.
 """
 
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,14 +21,6 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from vlm_rl.config import instantiate, one_line_errors, parse, plain
 from vlm_rl.data.prompts import PromptEncoder
@@ -42,15 +33,25 @@ from vlm_rl.evaluation.judging import judge
 from vlm_rl.evaluation.provenance import problems_digest, versions, weights_digest
 from vlm_rl.evaluation.report import REPORT, SAMPLES, write_report, write_samples
 from vlm_rl.evaluation.responders import ChatResponder, ChatServer, PolicyResponder, Responder
-from vlm_rl.evaluation.responses import Brought, Gathered, batches_of, read_responses
-from vlm_rl.evaluation.results import Evaluation, metrics
+from vlm_rl.evaluation.responses import ResponseLog, batches_of
+from vlm_rl.evaluation.results import BenchmarkResult, metrics
 from vlm_rl.evaluation.screen import print_overview
-from vlm_rl.evaluation.tasks import PromptSettings, Questions, Task, blind, label, named
+from vlm_rl.evaluation.summary import Evaluation
+from vlm_rl.evaluation.tasks import (
+    ProblemSet,
+    PromptSettings,
+    Task,
+    answer,
+    benchmark_and_split,
+    evaluation_name,
+    given_task,
+    without_images,
+)
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.records import Problem
 from vlm_rl.rewards import Accuracy
 from vlm_rl.rollout import Engine, EngineError, Sampling
-from vlm_rl.rollout.engine import WHOLE_SOFTMAX
+from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.loggers import WandbMode, wandb_loggers
 
@@ -79,9 +80,11 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--samples_per_problem", type=PositiveInt | None, help="[the benchmark's]")
     parser.add_argument("--limit", type=PositiveInt | None, help="problems of each, drawn by seed")
     parser.add_argument(
-        "--max_bad_rows", type=int | None, help="rows that may be no problems [the known flaws]"
+        "--max_bad_rows",
+        type=int | None,
+        help="rows that may fail to be problems [the known flaws]",
     )
-    parser.add_argument("--blind", type=bool, default=False, help="also ask without the pictures")
+    parser.add_argument("--blind", type=bool, default=False, help="also ask without the images")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_problems", type=PositiveInt, default=64, help="asked at a time")
     parser.add_argument("--precision", type=Literal["32-true", "bf16-mixed"] | None)
@@ -93,7 +96,7 @@ def build_parser() -> ArgumentParser:
     parser.set_defaults(
         {
             "sampling.temperature": 0.0,
-            # nothing is trained here, so that no ratio could be wrong
+            # nothing is trained here, so no ratio can be wrong
             "sampling.allow_undescribed": tuple(WHOLE_SOFTMAX),
             "engine": {"class_path": "vlm_rl.rollout.TransformersEngine"},
         }
@@ -102,24 +105,25 @@ def build_parser() -> ArgumentParser:
 
 
 def evaluate(argv: Sequence[str] | None = None) -> None:
-    """Evaluate as the command line says. Raises SystemExit with one line for anything wrong with
-    it, with status 3 where the engine can not go on."""
+    """Evaluate as the command line says.
+
+    Raises SystemExit with one line if the command is wrong, with status 3 if the engine fails.
+    """
     with one_line_errors("vlm_rl.evaluate"):
         parser = build_parser()
         config = parse(parser, argv)
-        _check_mode(config)
+        _check(config)
         if config.compare:
             _compare(config)
             return
         parts = instantiate(parser, config)
-        if isinstance(parts.engine, ChatServer) and not config.responses:
-            config.model = config.model or parts.engine.model_name()
+        _settle_model(config, parts.engine)
         output = Path(config.output or f"runs/evaluate/{_subject(config)}")
         tasks = _tasks(config, parts, output)
-        asked = _asked_of(config, parts, tasks, output)
-        settings = plain(parser, config) | asked
+        inputs = _inputs(config, parts, tasks, output)
+        settings = plain(parser, config) | inputs
         run_folder.check_same(output, settings, RESUMABLE_KEYS)
-        missing = any(each.responses.missing for task in tasks for each in task.asked)
+        missing = any(each.responses.missing for task in tasks for each in task.problem_sets)
         if missing and isinstance(parts.engine, Engine):
             parts.engine.check(parts.sampling)
             check_checkpoint(config.model)
@@ -129,25 +133,17 @@ def evaluate(argv: Sequence[str] | None = None) -> None:
     with closing(Accuracy(workers=2)) as accuracy:
         accuracy.self_test()
         evaluations = [
-            _evaluation(config, task, accuracy, output, weights=asked["weights"]) for task in tasks
+            _evaluation(config, parts, task, accuracy, output, weights=inputs["weights"])
+            for task in tasks
         ]
-    found = write_report(evaluations, output)
-    _log(config, output, found)
-    print_overview(found)
+    results = write_report(evaluations, output)
+    _log(config, output, results)
+    print_overview(results)
     print(f"report: {output / REPORT}")
 
 
-def _compare(config: Namespace) -> None:
-    first, second = map(Path, config.compare)
-    comparison = compare(first, second, common_only=config.common_only)
-    target = Path(config.output or second)
-    write_comparison(comparison, target)
-    print_comparison(comparison)
-    print(f"comparison: {target / COMPARISON}")
-
-
-def _check_mode(config: Namespace) -> None:
-    """Raises ValueError for what does not go together."""
+def _check(config: Namespace) -> None:
+    """Refuse options that do not go together, or that lack another."""
     unused = {
         "--compare": config.compare and ("model", "responses", "benchmark", "data"),
         "--responses": config.responses and ("limit", "samples_per_problem", "blind"),
@@ -165,22 +161,37 @@ def _check_mode(config: Namespace) -> None:
         raise ValueError("--responses are scored without a model; leave --model or them out")
     if config.responses and len(config.benchmark) > 1:
         raise ValueError("--responses are those of one benchmark; name it alone by --benchmark")
-    chats = config.engine.class_path.endswith("ChatServer")
-    if not config.responses and not config.model and not chats:
-        raise ValueError("--model PATH is missing (or --responses FILE, or --compare A B)")
-    limits = ("min_pixels", "max_pixels")
-    if chats and any(config.prompt[name] is not None for name in limits):
-        raise ValueError(
-            "prompt.min_pixels and max_pixels are for a policy; a server resizes pictures itself "
-            "(vLLM: its --mm-processor-kwargs)"
-        )
+    asked = [benchmark_and_split(name)[0].name for name in config.benchmark]
     for name in config.data:
-        if name not in [named(item)[0].name for item in config.benchmark]:
+        if name not in asked:
             raise ValueError(f"data.{name} is for a benchmark that --benchmark does not name")
 
 
+def _compare(config: Namespace) -> None:
+    first, second = map(Path, config.compare)
+    comparison = compare(first, second, common_only=config.common_only)
+    target = Path(config.output or second)
+    write_comparison(comparison, target)
+    print_comparison(comparison)
+    print(f"comparison: {target / COMPARISON}")
+
+
+def _settle_model(config: Namespace, engine: Engine | ChatServer) -> None:
+    """Have a server name its model if `--model` does not; refuse what the engine cannot use."""
+    if isinstance(engine, ChatServer):
+        if (config.prompt.min_pixels, config.prompt.max_pixels) != (None, None):
+            raise ValueError(
+                "prompt.min_pixels and max_pixels are for a policy; a server resizes images itself "
+                "(vLLM: its --mm-processor-kwargs)"
+            )
+        if not config.responses:
+            config.model = config.model or engine.model_name()
+    elif not config.responses and not config.model:
+        raise ValueError("--model PATH is missing (or --responses FILE, or --compare A B)")
+
+
 def _subject(config: Namespace) -> str:
-    """What is evaluated, as a folder's name."""
+    """Name what is evaluated, for a folder."""
     path = Path(config.responses or config.model)
     if path.name == "hf":  # the checkpoint of a run: runs/NAME/checkpoints/step_N/hf
         return "-".join(path.parts[-4:-1:2])
@@ -190,8 +201,8 @@ def _subject(config: Namespace) -> str:
 def _tasks(config: Namespace, parts: Namespace, output: Path) -> list[Task]:
     tasks = []
     for name in config.benchmark:
-        benchmark, split = named(name)
-        found = load(
+        benchmark, split = benchmark_and_split(name)
+        loaded = load(
             benchmark,
             config.data.get(benchmark.name),
             split,
@@ -201,45 +212,25 @@ def _tasks(config: Namespace, parts: Namespace, output: Path) -> list[Task]:
             max_bad_rows=config.max_bad_rows,
         )
         style = parts.prompt.answer_style(benchmark)
-        problems = [replace(problem, answer_style=style) for problem in found]
+        problems = [replace(problem, answer_style=style) for problem in loaded]
         if config.responses:
-            tasks.append(_brought(benchmark, split, problems, Path(config.responses)))
-            continue
-        folder = output / label(benchmark, split)
-        seen = _asked(config, benchmark, problems, folder / "responses.jsonl")
-        unseen = blind(problems) if config.blind else []
-        asked = _asked(config, benchmark, unseen, folder / "blind.jsonl") if unseen else None
-        tasks.append(Task(benchmark, split, seen, asked))
+            tasks.append(given_task(benchmark, split, problems, Path(config.responses)))
+        else:
+            folder = output / evaluation_name(benchmark, split)
+            tasks.append(_asked_task(config, parts.engine, benchmark, split, problems, folder))
     if len({task.name for task in tasks}) < len(tasks):
         raise ValueError(f"--benchmark names one twice: {' '.join(config.benchmark)}")
     return tasks
 
 
-def _asked_of(
-    config: Namespace, parts: Namespace, tasks: Sequence[Task], output: Path
-) -> dict[str, Any]:
-    """What responses depend on beside the configuration: they are kept while it is the same."""
-    questions = {
-        task.name: problems_digest(task.seen.problems, parts.prompt.instruction(task.benchmark))
-        for task in tasks
-    }
-    weights = weights_digest(config.model) if config.model else None
-    kept = output / run_folder.CONFIG
-    if weights is None and kept.is_file():  # what is answered can be judged without the checkpoint
-        weights = yaml.safe_load(kept.read_text()).get("weights")
-    return {"questions": questions, "weights": weights}
-
-
-def _brought(benchmark: Benchmark, split: str, problems: Sequence[Problem], path: Path) -> Task:
-    found = read_responses(path, problems)
-    answered = [problem for problem in problems if problem.uid in found]
-    questions = Questions(answered, Brought([found[problem.uid] for problem in answered]))
-    return Task(benchmark, split, questions, without_response=len(problems) - len(answered))
-
-
-def _asked(
-    config: Namespace, benchmark: Benchmark, problems: Sequence[Problem], file: Path
-) -> Questions:
+def _asked_task(
+    config: Namespace,
+    engine: Engine | ChatServer,
+    benchmark: Benchmark,
+    split: str,
+    problems: Sequence[Problem],
+    folder: Path,
+) -> Task:
     samples = config.samples_per_problem or benchmark.samples_per_problem
     if samples > 1 and config.sampling.temperature == 0:
         raise ValueError(
@@ -247,21 +238,41 @@ def _asked(
             "answer is the same; set a temperature, or samples_per_problem=1"
         )
     size = config.batch_problems
-    if config.engine.class_path.endswith("ChatServer"):
+    if isinstance(engine, ChatServer):
         # answers are kept batch by batch, and a server may fail at any request
-        concurrent = config.engine.init_args.concurrent
-        size = min(size, max(1, 4 * concurrent // samples))
-    return Questions(problems, Gathered(file, batches_of(problems, size, samples)))
+        size = min(size, max(1, 4 * engine.concurrent // samples))
+
+    def logged(asked: Sequence[Problem], name: str) -> ProblemSet:
+        return ProblemSet(asked, ResponseLog(folder / name, batches_of(asked, size, samples)))
+
+    blind = without_images(problems) if config.blind else []
+    return Task(
+        benchmark,
+        split,
+        logged(problems, "responses.jsonl"),
+        logged(blind, "blind.jsonl") if blind else None,
+    )
+
+
+def _inputs(
+    config: Namespace, parts: Namespace, tasks: Sequence[Task], output: Path
+) -> dict[str, Any]:
+    """Return digests of what responses depend on beside the configuration: questions, weights."""
+    questions = {
+        task.name: problems_digest(task.seen.problems, parts.prompt.instruction(task.benchmark))
+        for task in tasks
+    }
+    weights = weights_digest(config.model) if config.model else None
+    kept = output / run_folder.CONFIG
+    if weights is None and kept.is_file():  # responses can be judged without the checkpoint
+        weights = yaml.safe_load(kept.read_text()).get("weights")
+    return {"questions": questions, "weights": weights}
 
 
 def _answer_all(config: Namespace, parts: Namespace, tasks: Sequence[Task], output: Path) -> None:
     try:
-        if isinstance(parts.engine, ChatServer):
-            _answer_tasks(config, tasks, lambda task: _chat(config, parts, task))
-        else:
-            with closing(parts.engine), _precision(config):
-                encoder = _start(config, parts)
-                _answer_tasks(config, tasks, lambda task: _policy(parts, task, encoder))
+        with _responders(config, parts) as responder:
+            answer(tasks, responder, config.seed)
     except EngineError as error:
         print(
             f"vlm_rl.evaluate: {joined(str(error))}; what is answered so far is kept in {output}, "
@@ -271,23 +282,24 @@ def _answer_all(config: Namespace, parts: Namespace, tasks: Sequence[Task], outp
         raise SystemExit(3) from error
 
 
-def _answer_tasks(
-    config: Namespace, tasks: Sequence[Task], responder: Callable[[Task], Responder]
-) -> None:
-    columns = (
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        *(TimeElapsedColumn(), TimeRemainingColumn()),
-    )
-    with Progress(*columns) as progress:
-        for task in tasks:
-            for asked in task.asked:
-                missing = len(asked.responses.missing)
-                if missing:
-                    assert isinstance(asked.responses, Gathered)
-                    how = " without pictures" if asked is task.blind else ""
-                    bar = progress.add_task(f"{task.name}{how}, batches", total=missing)
-                    done = partial(progress.advance, bar)
-                    asked.responses.answer(responder(task), config.seed, done)
+@contextmanager
+def _responders(config: Namespace, parts: Namespace) -> Iterator[Callable[[Task], Responder]]:
+    """Start the engine, and yield what makes the responder to each task."""
+    engine, prompt, sampling = parts.engine, parts.prompt, parts.sampling
+    if isinstance(engine, ChatServer):
+        yield lambda task: ChatResponder(
+            engine,
+            config.model,
+            instruction=prompt.instruction(task.benchmark),
+            system=prompt.system,
+            sampling=sampling,
+        )
+    else:
+        with closing(engine), _precision(config):
+            encoder = _start(config, parts)
+            yield lambda task: PolicyResponder(
+                engine, encoder.with_instruction(prompt.instruction(task.benchmark)), sampling
+            )
 
 
 def _start(config: Namespace, parts: Namespace) -> PromptEncoder:
@@ -308,33 +320,24 @@ def _start(config: Namespace, parts: Namespace) -> PromptEncoder:
     return encoder
 
 
-def _precision(config: Namespace) -> Any:
+def _precision(config: Namespace) -> AbstractContextManager[object]:
     on_gpu = torch.cuda.is_available()
     mixed = config.precision == "bf16-mixed" or (config.precision is None and on_gpu)
     return torch.autocast("cuda" if on_gpu else "cpu", torch.bfloat16) if mixed else nullcontext()
 
 
-def _policy(parts: Namespace, task: Task, encoder: PromptEncoder) -> Responder:
-    instruction = parts.prompt.instruction(task.benchmark)
-    return PolicyResponder(parts.engine, encoder.with_instruction(instruction), parts.sampling)
-
-
-def _chat(config: Namespace, parts: Namespace, task: Task) -> Responder:
-    return ChatResponder(
-        parts.engine,
-        config.model,
-        instruction=parts.prompt.instruction(task.benchmark),
-        system=parts.prompt.system,
-        sampling=parts.sampling,
-    )
-
-
 def _evaluation(
-    config: Namespace, task: Task, accuracy: Accuracy, output: Path, *, weights: str | None
+    config: Namespace,
+    parts: Namespace,
+    task: Task,
+    accuracy: Accuracy,
+    output: Path,
+    *,
+    weights: str | None,
 ) -> Evaluation:
-    judged, *unseen = [
-        judge(task.benchmark, asked.problems, asked.responses.groups, accuracy)
-        for asked in task.asked
+    judged, *blind = [
+        judge(task.benchmark, each.problems, each.responses.groups, accuracy)
+        for each in task.problem_sets
     ]
     folder = output / task.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -353,41 +356,43 @@ def _evaluation(
         source=config.data.get(task.benchmark.name, task.benchmark.hub_id),
         model=config.model or config.responses,
         judged=judged,
-        settings=_settings(config, task, weights),
+        settings=_settings(config, parts, task, weights),
         measures=task.benchmark.measures(judged),
         published=task.benchmark.published,
         skipped={reason: count for reason, count in skipped.items() if count},
-        blind=unseen[0] if unseen else (),
+        blind=blind[0] if blind else (),
         notes=task.benchmark.notes,
     )
 
 
-def _settings(config: Namespace, task: Task, weights: str | None) -> dict[str, Any]:
-    """How the responses came about, as far as this command has made them."""
+def _settings(
+    config: Namespace, parts: Namespace, task: Task, weights: str | None
+) -> dict[str, Any]:
+    """Say how the responses came about, as far as this command made them."""
     if config.responses:
         made = {"responses": config.responses}
     else:
         made = {
-            "engine": config.engine.class_path.rpartition(".")[2],
+            "engine": type(parts.engine).__name__,
             "weights": weights or "not read here",
             "prompt style": config.prompt.style,
-            "instruction": PromptSettings(**vars(config.prompt)).instruction(task.benchmark),
-            "sampling": dict(vars(config.sampling).items()),
+            "instruction": parts.prompt.instruction(task.benchmark),
+            "sampling": vars(config.sampling),
             "seed": config.seed,
             "limit": config.limit,
         }
     return made | {"data": problems_digest(task.seen.problems)} | versions()
 
 
-def _log(config: Namespace, output: Path, found: Sequence[dict[str, Any]]) -> None:
-    """To W&B: every figure, and the pictures."""
-    values = {name: value for one in found for name, value in metrics(one).items()}
+def _log(config: Namespace, output: Path, results: Sequence[BenchmarkResult]) -> None:
+    """Log every metric and plot to W&B."""
+    values = {name: value for result in results for name, value in metrics(result).items()}
     for logger in wandb_loggers(
         output, config.logging.wandb, config.logging.project, config.as_dict()
     ):
         logger.log_metrics(values)
-        for picture in sorted(output.rglob("*.png")):
-            logger.log_image(f"eval/{picture.relative_to(output)}", [str(picture)])
+        for plot in sorted(output.rglob("*.png")):
+            logger.log_image(f"eval/{plot.relative_to(output)}", [str(plot)])
         logger.experiment.finish()
 
 

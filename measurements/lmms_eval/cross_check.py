@@ -27,7 +27,7 @@ from vlm_rl.evaluation.benchmarks.benchmark import Judged
 from vlm_rl.evaluation.benchmarks.loading import load
 from vlm_rl.evaluation.judging import judge
 from vlm_rl.evaluation.responses import read_responses
-from vlm_rl.evaluation.tasks import named
+from vlm_rl.evaluation.tasks import benchmark_and_split
 from vlm_rl.records import Problem
 from vlm_rl.rewards import Accuracy
 from vlm_rl.verification.extraction import ANSWER_STYLES
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _judged(options: argparse.Namespace) -> list[Judged]:
-    benchmark, split = named(options.benchmark)
+    benchmark, split = benchmark_and_split(options.benchmark)
     if benchmark.name not in BY_RULE:
         raise ValueError(
             f"lmms-eval has no such rule for {benchmark.name}; it has for {', '.join(BY_RULE)}"

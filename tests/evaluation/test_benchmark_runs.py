@@ -3,7 +3,7 @@
 Broken on purpose, one at a time, each seen red:
     nothing at step 0 -> curve; only at step 0 of what a kill left out -> catches up
     weights touched by a benchmark -> bit-equal; data of other benchmarks -> wrong settings
-    samples not written -> compared; shares put together by rank -> two processes
+    samples not written -> compared; shares joined rank by rank -> two ranks
 """
 
 import json
@@ -62,11 +62,11 @@ def curve(run_dir: Path, name: str) -> list[tuple[float, float]]:
 def test_curve_is_that_of_the_samples_at_every_step(watched: Path) -> None:
     expected = []
     for step in range(3):
-        found = lines(samples(watched, step))
-        assert len(found) == NUM_ROWS + 2
-        refused = {row["uid"] for row in found if row["refused"] is not None}
+        judged = lines(samples(watched, step))
+        assert len(judged) == NUM_ROWS + 2
+        refused = {row["uid"] for row in judged if row["refused"] is not None}
         assert TOO_LONG in refused
-        right = sum(row["verdict"] == "correct" for row in found)
+        right = sum(row["verdict"] == "correct" for row in judged)
         expected.append((step, pytest.approx(right / (NUM_ROWS + 2))))
     assert curve(watched, "eval/mathvision/accuracy") == expected
     assert [step for step, _ in curve(watched, "eval/mathvision/length_tokens")] == [0, 1, 2]
@@ -86,7 +86,7 @@ def test_first_answers_are_those_of_the_evaluation_command(
 
 
 @pytest.mark.long
-def test_answers_and_figures_of_two_processes_are_those_of_one(
+def test_answers_and_metrics_of_two_ranks_are_those_of_one(
     watched: Path, data: Path, data_folder: Path, tmp_path: Path
 ) -> None:
     """Before the first step, where the weights are the same."""
@@ -104,9 +104,9 @@ def test_steps_of_a_run_are_compared(
 ) -> None:
     folders = [str(watched / "evaluations" / f"step_{step}") for step in (0, 2)]
     evaluate(["--compare", *folders, f"--output={tmp_path}"])
-    (found,) = json.loads((tmp_path / "comparison.json").read_text())["benchmarks"]
-    assert found["accuracy"]["num_questions"] == NUM_ROWS + 2
-    assert found["sentence"] in capsys.readouterr().out
+    (compared,) = json.loads((tmp_path / "comparison.json").read_text())["benchmarks"]
+    assert compared["accuracy"]["num_questions"] == NUM_ROWS + 2
+    assert compared["sentence"] in capsys.readouterr().out
 
 
 def test_training_is_bit_equal_without_the_benchmark(

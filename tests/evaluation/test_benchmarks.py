@@ -7,18 +7,18 @@ Broken on purpose, one at a time, each seen red:
     loading.py: limit overstepped
     loading.py: seed not used
     loading.py: split column not looked at
-    loading.py: pictures never read
+    loading.py: images never read
     loading.py: a missing answer as the gold None; an IndexError not caught
     percentages.py: never asked for; units and all words before it taken
     benchmark.py: the file of a split not looked for; options counted by those shown
     mathvision.py: letters outside the options; options of another type
-    mathvision.py: dollar signs and marks of pictures no labels
+    mathvision.py: dollar signs and marks of images no labels
     dynamath.py: points no tuples
     mathvision.py: labels given as options
     mathvision.py: form feed not mended
     mathvista.py: gold left as the text of the option
     mathvista.py: no tolerance for floats
-    mmmu.py: pictures in the order of their columns
+    mmmu.py: images in the order of their columns
     exam.py: exam answers not whole
     wemath.py: a point ;C.; taken for an option
     dynamath.py: tolerance of 0.01
@@ -55,7 +55,7 @@ def accuracy():
 
 @pytest.fixture
 def write(tmp_path):
-    """Rows as a JSONL file beside the pictures that they name."""
+    """Rows as a JSONL file beside the images that they name."""
 
     def write(rows, name="rows.jsonl"):
         for number in range(3):
@@ -79,7 +79,7 @@ def test_every_benchmark_asks_for_one_box_and_says_what_it_reads():
         assert benchmark.name == name
         assert benchmark.instruction.count("\\boxed{}") == 1
         assert "one \\boxed{}" in benchmark.instruction
-        assert all(figure.source and 0 < figure.percent < 100 for figure in benchmark.published)
+        assert all(one.source and 0 < one.percent < 100 for one in benchmark.published)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -115,13 +115,13 @@ def test_bad_rows_are_counted_and_named(write):
     # one such row is published, a second is an error
     assert [p.uid for p in load(BENCHMARKS["logicvista"], write(rows))] == ["a", "c"]
     rows.append(row | {"id": "d", "image": "none.png"})
-    with pytest.raises(ValueError, match=r"2 rows are no problems: .*row 2: .*answer is empty"):
+    with pytest.raises(ValueError, match=r"2 rows cannot be problems: .*row 2: .*answer is empty"):
         load(BENCHMARKS["logicvista"], write(rows))
     assert len(load(BENCHMARKS["logicvista"], write(rows), max_bad_rows=2)) == 2
     broken = ROWS["mmmu"][0] | {"options": "['3', "}
-    with pytest.raises(ValueError, match=r"1 rows are no problems: .*row 1: SyntaxError"):
+    with pytest.raises(ValueError, match=r"1 rows cannot be problems: .*row 1: SyntaxError"):
         load(BENCHMARKS["mmmu"], write([broken]))
-    with pytest.raises(ValueError, match="id 'a' stands twice"):
+    with pytest.raises(ValueError, match="id 'a' occurs twice"):
         load(BENCHMARKS["logicvista"], write([rows[0], rows[0]]))
 
 
@@ -150,11 +150,11 @@ def test_limit_keeps_versions_together_and_grows_by_adding(tmp_path):
         load(benchmark, source, limit=9)
 
 
-def test_pictures_are_not_needed_to_score_responses(write):
+def test_images_are_not_needed_to_score_responses(write):
     rows = [row | {"image": "none.png"} for row in ROWS["mathvista"]]
     problems = load(BENCHMARKS["mathvista"], write(rows), images=False)
     assert [problem.images for problem in problems] == [()] * 3
-    with pytest.raises(ValueError, match="3 rows are no problems"):
+    with pytest.raises(ValueError, match="3 rows cannot be problems"):
         load(BENCHMARKS["mathvista"], write(rows))
 
 
@@ -190,7 +190,9 @@ def test_malformed_choices_are_bad_rows(changed, write):
     rows = [ROWS["mathvision"][1], ROWS["mathvision"][0] | changed]
     (problem,) = load(BENCHMARKS["mathvision"], write(rows), max_bad_rows=1)
     assert problem.uid == "2"
-    with pytest.raises(ValueError, match=r"row 2: (the answer .* is no letter|options .* no list)"):
+    with pytest.raises(
+        ValueError, match=r"row 2: (the answer .* is not a letter|options .* not a list)"
+    ):
         load(BENCHMARKS["mathvision"], write(rows))
 
 
@@ -206,7 +208,7 @@ def test_short_rows_are_bad_rows(write):
         def problem(self, row, images):
             return ()[0]
 
-    with pytest.raises(ValueError, match=r"1 rows are no problems: .*IndexError"):
+    with pytest.raises(ValueError, match=r"1 rows cannot be problems: .*IndexError"):
         load(Short(), write(ROWS["aime24"]))
 
 
@@ -267,7 +269,7 @@ def test_number_of_options_is_known_also_where_they_are_not_shown(write):
     assert labels_in("Which?\nA: [4, 7]\nB: [4]\nC: [3]") == 3
     assert labels_in("choice: (A) + (B) - (C) * (D) /") == 4
     assert labels_in("Angle ABC. And B.") is None
-    letter = ROWS["mathvision"][1] | {"answer": "C"}  # its options are in the picture
+    letter = ROWS["mathvision"][1] | {"answer": "C"}  # its options are in the image
     assert num_options(load(BENCHMARKS["mathvision"], write([letter]))[0]) is None
 
 
@@ -281,9 +283,9 @@ def test_dynamath_golds_of_the_kind_text_have_their_own_types(tmp_path):
     question = "Even or odd? choice: (A) odd (B) even (C) neither"
     rows["9"] = row | {"answer": "B", "answer_type": "multiple choice", "question": question}
     source.write_text(json.dumps(rows))
-    found = load(BENCHMARKS["dynamath"], str(tmp_path))[:6]
-    assert {p.answer: p.answer_type for p in found[:5]} == golds
-    assert num_options(found[5]) == 3
+    problems = load(BENCHMARKS["dynamath"], str(tmp_path))[:6]
+    assert {p.answer: p.answer_type for p in problems[:5]} == golds
+    assert num_options(problems[5]) == 3
 
 
 def test_folder_with_a_file_of_the_split_is_read(write):
@@ -300,7 +302,7 @@ def test_mathvista_gold_is_the_letter_where_an_option_looks_like_one(write):
     assert problem.answer == "B"
 
 
-def test_mmmu_pictures_stand_where_they_are_named(write):
+def test_mmmu_images_stand_where_they_are_named(write):
     row = ROWS["mmmu"][0] | {"image_1": "0.png", "image_2": "1.png", "image_3": "2.png"}
     row["question"] = "<image 2> beside <image 1>; <image 2> again?"
     problem = load(BENCHMARKS["mmmu"], write([row]))[0]
@@ -315,11 +317,11 @@ def test_mmmu_pictures_stand_where_they_are_named(write):
 
 
 def test_hub_sets_in_several_tables_name_them_all():
-    parts = BENCHMARKS["mmmu"].parts("MMMU/MMMU", "validation")
-    assert len({part.config for part in parts}) == 30
-    parts = BENCHMARKS["dynamath"].parts("DynaMath/DynaMath_Sample", "sample")
-    assert [part.split for part in parts] == [f"sample_variant{n}" for n in range(1, 11)]
-    assert BENCHMARKS["mathverse"].parts("AI4Math/MathVerse", "testmini")[0].config == "testmini"
+    tables = BENCHMARKS["mmmu"].tables("MMMU/MMMU", "validation")
+    assert len({table.config for table in tables}) == 30
+    tables = BENCHMARKS["dynamath"].tables("DynaMath/DynaMath_Sample", "sample")
+    assert [table.split for table in tables] == [f"sample_variant{n}" for n in range(1, 11)]
+    assert BENCHMARKS["mathverse"].tables("AI4Math/MathVerse", "testmini")[0].config == "testmini"
 
 
 def test_wemath_options_come_apart_at_letters_in_order():
@@ -361,9 +363,9 @@ def test_published_data_loads_and_every_gold_can_be_read(
     assert all(bool(problem.images) == images for problem in problems)
 
 
-def test_pictures_in_the_rows_are_kept_as_bytes():
+def test_images_in_the_rows_are_kept_as_bytes():
     buffer = io.BytesIO()
     Image.new("RGB", (28, 28)).save(buffer, "PNG")
-    picture = {"bytes": buffer.getvalue(), "path": None}
-    row = ROWS["mathvista"][0] | {"decoded_image": picture}
-    assert list(BENCHMARKS["mathvista"].images(row)) == [picture]
+    stored = {"bytes": buffer.getvalue(), "path": None}
+    row = ROWS["mathvista"][0] | {"decoded_image": stored}
+    assert list(BENCHMARKS["mathvista"].images(row)) == [stored]

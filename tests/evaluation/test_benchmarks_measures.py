@@ -53,7 +53,7 @@ TABLE = [
     *chain("rote memorisation strict, mastery loose", (1, 0, 1), 1),
     *chain("insufficient knowledge, no step", (0, 0, 0), 0),
 ]
-FIGURES = {
+MEASURES = {
     "S1": 7 / 14,
     "S2": 2 / 4,
     "S3": 1 / 2,
@@ -73,27 +73,27 @@ FIGURES = {
 def test_wemath_measures_equal_the_formulas_on_a_table_by_hand():
     assert len(TABLE) == 20
     judged = [judge(*row) for row in TABLE]
-    assert BENCHMARKS["wemath"].measures(judged) == pytest.approx(FIGURES)
+    assert BENCHMARKS["wemath"].measures(judged) == pytest.approx(MEASURES)
 
 
 def test_wemath_measures_average_over_samples_and_stand_by_both_rulings():
     first = [judge(problem, right, 0, official=False) for problem, right in TABLE]
     second = [judge(problem, False, 1, official=False) for problem, _ in TABLE]
-    figures = BENCHMARKS["wemath"].measures(first + second)
-    assert figures["score_strict"] == pytest.approx(FIGURES["score_strict"] / 2)
-    assert figures["insufficient_knowledge"] == pytest.approx((2 / 6 + 1) / 2)
-    assert figures["official/insufficient_knowledge"] == 1
-    assert figures["official/rote_memorization_strict"] == 0  # 0/0
+    measures = BENCHMARKS["wemath"].measures(first + second)
+    assert measures["score_strict"] == pytest.approx(MEASURES["score_strict"] / 2)
+    assert measures["insufficient_knowledge"] == pytest.approx((2 / 6 + 1) / 2)
+    assert measures["official/insufficient_knowledge"] == 1
+    assert measures["official/rote_memorization_strict"] == 0  # 0/0
 
 
 def test_wemath_chain_with_a_row_missing_or_unchecked_is_left_out_and_counted():
     judged = [judge(*row) for row in TABLE]
-    figures = BENCHMARKS["wemath"].measures(judged[1:])  # without a step of complete mastery
-    assert figures["whole_chains"] == pytest.approx(5 / 6)
-    assert figures["complete_mastery_strict"] == 0
-    assert figures["insufficient_knowledge"] == pytest.approx(2 / 5)
+    measures = BENCHMARKS["wemath"].measures(judged[1:])  # without a step of complete mastery
+    assert measures["whole_chains"] == pytest.approx(5 / 6)
+    assert measures["complete_mastery_strict"] == 0
+    assert measures["insufficient_knowledge"] == pytest.approx(2 / 5)
     judged[0] = judge(TABLE[0][0], None, verdict=Verdict.TIMEOUT)
-    assert BENCHMARKS["wemath"].measures(judged) == pytest.approx(figures)
+    assert BENCHMARKS["wemath"].measures(judged) == pytest.approx(measures)
 
 
 def seed_question(seed, variant):
@@ -117,21 +117,21 @@ def test_dynamath_measures_follow_from_the_published_verdicts(name, average, wor
         for row in rows
         for variant in range(1, 11)
     ]
-    figures = BENCHMARKS["dynamath"].measures(judged)
+    measures = BENCHMARKS["dynamath"].measures(judged)
     # the file's own count of right variants per question
     counts = [int(row[11]) for row in rows]
     assert (sum(counts), counts.count(10)) == (average, worst)
-    assert figures["average"] == pytest.approx(average / 5010, abs=1e-12)
-    assert figures["worst_case"] == pytest.approx(worst / 501, abs=1e-12)
+    assert measures["average"] == pytest.approx(average / 5010, abs=1e-12)
+    assert measures["worst_case"] == pytest.approx(worst / 501, abs=1e-12)
     same = counts.count(10) + counts.count(0)
-    assert figures["consistency"] == pytest.approx(same / 501, abs=1e-12)
+    assert measures["consistency"] == pytest.approx(same / 501, abs=1e-12)
 
 
 def test_dynamath_worst_case_needs_all_variants():
     whole = [judge(seed_question("1", n), True) for n in range(10)]
     part = [judge(seed_question("2", n), False) for n in range(9)]
-    figures = BENCHMARKS["dynamath"].measures(whole + part)
-    assert figures["worst_case"] == 1
-    assert figures["whole_questions"] == 0.5
-    assert figures["average"] == pytest.approx(10 / 19)
+    measures = BENCHMARKS["dynamath"].measures(whole + part)
+    assert measures["worst_case"] == 1
+    assert measures["whole_questions"] == 0.5
+    assert measures["average"] == pytest.approx(10 / 19)
     assert "worst_case" not in BENCHMARKS["dynamath"].measures(part)

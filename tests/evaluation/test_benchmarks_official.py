@@ -1,4 +1,4 @@
-r"""The benchmarks' own rules: how answers are cut out, published figures from stored responses.
+r"""The benchmarks' own rules: how answers are cut out, published numbers from stored responses.
 
 Broken on purpose, one at a time, each seen red:
     cutting.py: thinking not left out
@@ -16,7 +16,7 @@ Broken on purpose, one at a time, each seen red:
     mathvista.py: first instead of nearest option
     mathvista.py: integers not cut
     mathvista.py: nearest option without an extraction
-    edit_distance.py: substitution costs 2
+    mathvista.py: substitution costs 2
     wemath.py: letter of a word
     dynamath.py: float within 0.01
     logicvista.py: letters in any spelling
@@ -35,9 +35,9 @@ from vlm_rl.evaluation.benchmarks import BENCHMARKS
 from vlm_rl.evaluation.benchmarks.arithmetic import arithmetic
 from vlm_rl.evaluation.benchmarks.cutting import cut, has_words, letter_of, named_option, short
 from vlm_rl.evaluation.benchmarks.disagreements import main, rescored
-from vlm_rl.evaluation.benchmarks.edit_distance import edit_distance
 from vlm_rl.evaluation.benchmarks.loading import load
 from vlm_rl.evaluation.benchmarks.mathvision import equal, tidy
+from vlm_rl.evaluation.benchmarks.mathvista import edit_distance
 from vlm_rl.records import Problem
 
 DATA = SHARED / "data"
@@ -71,8 +71,8 @@ def problem(answer, choices=None, answer_type=None, **meta):
     ],
 )
 def test_answer_is_cut_where_published_scripts_look(response, answer, how):
-    found = cut(response)
-    assert (found.answer.strip(), found.how) == (answer, how)
+    given = cut(response)
+    assert (given.answer.strip(), given.how) == (answer, how)
 
 
 @pytest.mark.parametrize("response", ["", "<think>\\boxed{3}", "\\boxed{}", "cut off: \\boxed{3"])
@@ -173,13 +173,13 @@ def test_mathvision_official_accuracy_is_the_published_one(name, published):
     benchmark = BENCHMARKS["mathvision"]
     problems = load(benchmark, shared("mathvision/test.jsonl"), "test", images=False)
     with open(shared(f"mathvision/outputs/{name}.jsonl")) as lines:
-        found = list(rescored(benchmark, problems, map(json.loads, lines)))
-    assert sum(each.stored["correct"] for each in found) == published
-    assert len(found) == 3040
-    right = sum(each.ruling.correct for each in found)
+        responses = list(rescored(benchmark, problems, map(json.loads, lines)))
+    assert sum(each.stored["correct"] for each in responses) == published
+    assert len(responses) == 3040
+    right = sum(each.ruling.correct for each in responses)
     assert abs(right - published) / 30.40 < 0.3
     # measured 2, 3 and 0: a box with text behind it, which the authors read to the last brace
-    assert sum(not each.agrees for each in found) <= 3
+    assert sum(not each.agrees for each in responses) <= 3
 
 
 @pytest.mark.parametrize(("name", "right"), [("bard", 348), ("llava_llama_2_13b", 261)])

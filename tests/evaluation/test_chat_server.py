@@ -4,7 +4,7 @@ The server is vLLM's own, on the shipped tiny policy. Skipped where vLLM is not 
 what needs no server that works.
 
 Broken on purpose, one at a time, each seen red:
-    pictures not sent, one refused problem ends all -> server; the same seed for every sample,
+    images not sent, one refused problem ends all -> server; the same seed for every sample,
         temperature or top_k not sent -> sampler; a server's error as a traceback -> goes away
 """
 
@@ -29,7 +29,7 @@ from vlm_rl.evaluation.benchmarks import BENCHMARKS
 from vlm_rl.evaluation.benchmarks.loading import load
 from vlm_rl.evaluation.responders import ChatResponder, ChatServer
 from vlm_rl.rollout import Sampling
-from vlm_rl.rollout.vllm.base import child_path, environment
+from vlm_rl.rollout.vllm import environment
 
 NUM_ROWS = 6
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason=MISSING)
@@ -83,11 +83,11 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += [f"--{name}={value}" for name, value in options.items()]
     command += ["--enforce-eager", "--no-enable-chunked-prefill"]
-    paths = {"PYTHONPATH": child_path(folder)}
+    paths = {"PYTHONPATH": environment.python_path(folder)}
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             command,
-            env=os.environ | environment() | paths,
+            env=os.environ | environment.settings() | paths,
             start_new_session=True,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -117,13 +117,13 @@ def healthy(port: int) -> bool:
 def test_server_answers_as_the_transformers_engine(
     url: str, data: Path, own: list[dict[str, object]], tmp_path: Path
 ) -> None:
-    """Texts, lengths and ends alike: so that the pictures arrived. Its name is asked for."""
+    """Texts, lengths and ends alike: so the images arrived. Its name is asked for."""
     changes = {"engine": "vlm_rl.evaluation.ChatServer", "engine.url": url, "model": None}
-    found = responses_of(run(data, tmp_path, **changes))
-    for theirs, ours in zip(found, own, strict=True):
+    responses = responses_of(run(data, tmp_path, **changes))
+    for theirs, ours in zip(responses, own, strict=True):
         if ours["refused"] is None:
             assert theirs == ours
-    refused = {row["uid"]: row["refused"] for row in found if row["refused"] is not None}
+    refused = {row["uid"]: row["refused"] for row in responses if row["refused"] is not None}
     assert refused.keys() == {TOO_LONG, BROKEN}
 
 

@@ -4,7 +4,7 @@ Broken on purpose, one at a time, each seen red:
     different questions accepted -> different questions are refused
     paired by position -> pairing finds what unpaired intervals hide
     no Holm; a sentence without it -> Holm correction, sentence after correction
-    other clusters accepted -> folders that can not be compared
+    other clusters accepted -> folders that cannot be compared
     golds not compared; questions not compared -> the same ids for other questions
     length difference turned round -> lengths are compared
 """
@@ -22,7 +22,7 @@ from vlm_rl.evaluation.report import write_samples
 
 
 def folder(path: Path, marks: dict[str, str], *, benchmark="mathvision", **fields) -> Path:
-    """An evaluation folder with a question per uid; see `question` for the marks."""
+    """Write an evaluation folder with a question per uid; see `question` for the marks."""
     (path / benchmark).mkdir(parents=True, exist_ok=True)
     judged = [one for uid, letters in marks.items() for one in question(uid, letters, **fields)]
     write_samples(judged, path / benchmark / "samples.jsonl")
@@ -33,24 +33,24 @@ def test_difference_is_paired_by_question(tmp_path: Path):
     # 8 questions, in another order on the second side: differences 1, 1, 1, -1, 0, 0, 0, 0
     first = folder(tmp_path / "a", dict(zip("abcdefgh", "wwwrrrww", strict=True)))
     second = folder(tmp_path / "b", dict(zip("hgfedcba", "wwrrwrrr", strict=True)))
-    (found,) = compare(first, second).benchmarks
+    (compared,) = compare(first, second).benchmarks
     oracle = stats.ttest_1samp([1, 1, 1, -1, 0, 0, 0, 0], 0)
-    assert (found.first.mean, found.second.mean) == (3 / 8, 5 / 8)
-    assert found.accuracy.mean == pytest.approx(0.25)
-    assert found.accuracy.p_value == pytest.approx(oracle.pvalue)
-    assert found.holm_p == found.accuracy.p_value
-    assert found.accuracy.mcnemar_p == pytest.approx(10 / 16)  # 3 of 4: (1 + 4) / 16 twice
-    assert found.sentence.endswith("the difference is within noise.")
-    assert "+25.0 points" in found.sentence
+    assert (compared.first.mean, compared.second.mean) == (3 / 8, 5 / 8)
+    assert compared.accuracy.mean == pytest.approx(0.25)
+    assert compared.accuracy.p_value == pytest.approx(oracle.pvalue)
+    assert compared.holm_p == compared.accuracy.p_value
+    assert compared.accuracy.mcnemar_p == pytest.approx(10 / 16)  # 3 of 4: (1 + 4) / 16 twice
+    assert compared.sentence.endswith("the difference is within noise.")
+    assert "+25.0 points" in compared.sentence
 
 
 def test_failed_checks_are_left_out_and_counted(tmp_path: Path):
     first = folder(tmp_path / "a", {"a": "rt", "b": "tt", "c": "ww"})
     second = folder(tmp_path / "b", {"a": "ww", "b": "rr", "c": "rt"})
     comparison = compare(first, second)
-    (found,) = comparison.benchmarks
-    assert found.without_verdict == 1
-    assert (found.first.mean, found.second.mean) == (0.5, 0.5)
+    (compared,) = comparison.benchmarks
+    assert compared.without_verdict == 1
+    assert (compared.first.mean, compared.second.mean) == (0.5, 0.5)
     write_comparison(comparison, tmp_path / "out")
     assert "1 questions are left out" in (tmp_path / "out" / "comparison.md").read_text()
 
@@ -58,14 +58,14 @@ def test_failed_checks_are_left_out_and_counted(tmp_path: Path):
 def test_different_questions_are_refused_unless_asked(tmp_path: Path):
     first = folder(tmp_path / "a", {"a": "r", "b": "r", "c": "w"})
     second = folder(tmp_path / "b", {"b": "w", "c": "w", "d": "r", "e": "r", "f": "r"})
-    with pytest.raises(ValueError, match=r"1 questions stand in .* and 3 in .*, 2 in both"):
+    with pytest.raises(ValueError, match=r"1 questions are in .* and 3 in .*, 2 in both"):
         compare(first, second)
-    (found,) = compare(first, second, common_only=True).benchmarks
-    assert (found.only_first, found.only_second, found.accuracy.num_questions) == (1, 3, 2)
-    assert (found.first.mean, found.second.mean) == (0.5, 0)
+    (compared,) = compare(first, second, common_only=True).benchmarks
+    assert (compared.only_first, compared.only_second, compared.accuracy.num_questions) == (1, 3, 2)
+    assert (compared.first.mean, compared.second.mean) == (0.5, 0)
 
 
-def test_folders_that_can_not_be_compared(tmp_path: Path):
+def test_folders_that_cannot_be_compared(tmp_path: Path):
     first = folder(tmp_path / "a", {"a": "r"})
     with pytest.raises(ValueError, match="no benchmark in common"):
         compare(first, folder(tmp_path / "b", {"a": "r"}, benchmark="aime24"))
@@ -107,18 +107,18 @@ def test_versions_of_a_question_are_one_draw(tmp_path: Path):
             for one in question(uid, mark if i < 6 else "w", meta={"cluster": str(i // 6)})
         ]
         write_samples(judged, tmp_path / side / "x" / "samples.jsonl")
-    (found,) = compare(tmp_path / "a", tmp_path / "b").benchmarks
-    assert found.accuracy.num_clusters == 2
-    assert found.accuracy.within_noise  # six gained questions, but all versions of one
-    assert found.accuracy.mcnemar_p == pytest.approx(2 / 2**6)
+    (compared,) = compare(tmp_path / "a", tmp_path / "b").benchmarks
+    assert compared.accuracy.num_clusters == 2
+    assert compared.accuracy.within_noise  # six gained questions, but all versions of one
+    assert compared.accuracy.mcnemar_p == pytest.approx(2 / 2**6)
 
 
 def test_lengths_are_compared_where_both_know_them(tmp_path: Path):
     first = folder(tmp_path / "a", {"a": "rw", "b": "ww"}, lengths=[10, 20])
     second = folder(tmp_path / "b", {"a": "r", "b": "w"}, lengths=[18])
-    (found,) = compare(first, second).benchmarks
-    assert found.length.mean == 3
-    assert found.length.low is None  # no spread, so no interval
+    (compared,) = compare(first, second).benchmarks
+    assert compared.length.mean == 3
+    assert compared.length.low is None  # no spread, so no interval
     unknown = folder(tmp_path / "c", {"a": "r", "b": "w"})
     assert compare(first, unknown).benchmarks[0].length is None
 
@@ -139,13 +139,13 @@ def several(tmp_path_factory):
 
 
 def test_holm_correction_over_benchmarks(several: Path):
-    found = {one.benchmark: one for one in compare(several / "a", several / "b").benchmarks}
-    p_values = {name: one.accuracy.p_value for name, one in found.items()}
-    assert found["clear"].holm_p == pytest.approx(3 * p_values["clear"])
-    assert found["alone"].holm_p == pytest.approx(2 * p_values["alone"])
-    assert p_values["same"] == found["same"].holm_p == 1
-    assert "the second is better" in found["clear"].sentence
-    assert found["same"].sentence.endswith("the difference is within noise.")
+    by_name = {one.benchmark: one for one in compare(several / "a", several / "b").benchmarks}
+    p_values = {name: one.accuracy.p_value for name, one in by_name.items()}
+    assert by_name["clear"].holm_p == pytest.approx(3 * p_values["clear"])
+    assert by_name["alone"].holm_p == pytest.approx(2 * p_values["alone"])
+    assert p_values["same"] == by_name["same"].holm_p == 1
+    assert "the second is better" in by_name["clear"].sentence
+    assert by_name["same"].sentence.endswith("the difference is within noise.")
 
 
 def test_sentence_after_correction(tmp_path: Path):
@@ -155,9 +155,9 @@ def test_sentence_after_correction(tmp_path: Path):
         folder(tmp_path / "a", dict.fromkeys(uids, "w"), benchmark=name)
         marks = {uid: "r" if i < 5 else "w" for i, uid in enumerate(uids)}
         folder(tmp_path / "b", marks, benchmark=name)
-    found = compare(tmp_path / "a", tmp_path / "b").benchmarks[0]
-    assert found.accuracy.p_value < 0.05 < found.holm_p
-    assert "not after correcting for the number of benchmarks" in found.sentence
+    compared = compare(tmp_path / "a", tmp_path / "b").benchmarks[0]
+    assert compared.accuracy.p_value < 0.05 < compared.holm_p
+    assert "not after correcting for the number of benchmarks" in compared.sentence
     (alone,) = compare(*(_only(tmp_path / side, "x") for side in "ab")).benchmarks
     assert "the second is better" in alone.sentence
 
@@ -198,6 +198,6 @@ def test_pairing_finds_what_unpaired_intervals_hide(tmp_path: Path):
         for shift in (0, 0.05)
     ]
     first, second = (folder(tmp_path / str(i), side) for i, side in enumerate(sides))
-    (found,) = compare(first, second).benchmarks
-    assert found.first.high > found.second.low
-    assert not found.accuracy.within_noise
+    (compared,) = compare(first, second).benchmarks
+    assert compared.first.high > compared.second.low
+    assert not compared.accuracy.within_noise

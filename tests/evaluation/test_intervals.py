@@ -106,24 +106,24 @@ def test_samples_are_not_taken_for_questions():
     generator = np.random.default_rng(0)
     coins = generator.random((10, 32)) < 0.5
     correct = np.concatenate([np.ones((10, 32)), np.zeros((10, 32)), coins])
-    found = clustered(avg_at_k(correct), range(30))
-    assert found.standard_error == pytest.approx(0.077, abs=1e-3)
+    estimate = clustered(avg_at_k(correct), range(30))
+    assert estimate.standard_error == pytest.approx(0.077, abs=1e-3)
     naive = clustered(correct.flatten(), range(960))
     assert naive.standard_error == pytest.approx(0.016, abs=3e-4)
     # each question's samples given as its cluster are the same as their mean
     whole = clustered(correct.flatten(), np.repeat(range(30), 32))
-    assert whole.standard_error == pytest.approx(found.standard_error, rel=1e-12)
-    assert (whole.low, whole.high) == pytest.approx((found.low, found.high), abs=1e-12)
+    assert whole.standard_error == pytest.approx(estimate.standard_error, rel=1e-12)
+    assert (whole.low, whole.high) == pytest.approx((estimate.low, estimate.high), abs=1e-12)
 
 
 def test_interval_golden():
     # m = 0.4, variance 0.24 / 99, so 99 effective questions, t(99) = 1.98422: Wilson by hand
-    found = clustered([1] * 40 + [0] * 60, range(100))
-    assert found.standard_error == pytest.approx(math.sqrt(0.24 / 99), rel=1e-12)
+    estimate = clustered([1] * 40 + [0] * 60, range(100))
+    assert estimate.standard_error == pytest.approx(math.sqrt(0.24 / 99), rel=1e-12)
     weight = 1.98422**2 / 99
     half = math.sqrt(weight * 0.24 + weight**2 / 4) / (1 + weight)
     centre = (0.4 + weight / 2) / (1 + weight)
-    assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
+    assert (estimate.low, estimate.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
     # clusters of 1, 1 and 2: residuals -0.5, -0.5 and 1 over 1 - share: 1/3 + 1/3 + 2, over 16
     uneven = clustered([0, 0, 1, 1], "abcc")
     assert uneven.standard_error == pytest.approx(math.sqrt((2 / 3 + 2) / 16), rel=1e-12)
@@ -149,28 +149,28 @@ def test_unequal_clusters_match_dense_matrices():
     alike = (labels[:, None] == labels).astype(float)
     inner = np.array(columns) @ alike @ np.array(columns).T
     freedom = np.trace(inner) ** 2 / np.trace(inner @ inner)
-    found = difference(values, labels.tolist())
-    assert found.standard_error == pytest.approx(math.sqrt(variance), rel=1e-12)
+    estimate = difference(values, labels.tolist())
+    assert estimate.standard_error == pytest.approx(math.sqrt(variance), rel=1e-12)
     half = stats.t.ppf(0.975, freedom) * math.sqrt(variance)
-    assert found.high - found.mean == pytest.approx(half, rel=1e-9)
+    assert estimate.high - estimate.mean == pytest.approx(half, rel=1e-9)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
 def test_interval_without_spread_is_no_point(value):
-    found = clustered([value] * 50, range(50))
-    assert found.standard_error is None
-    assert found.high - found.low > 0.05
-    assert found.low <= value <= found.high
+    estimate = clustered([value] * 50, range(50))
+    assert estimate.standard_error is None
+    assert estimate.high - estimate.low > 0.05
+    assert estimate.low <= value <= estimate.high
     if value == 1:
-        assert found.low == pytest.approx(0.025 ** (1 / 50))
+        assert estimate.low == pytest.approx(0.025 ** (1 / 50))
         versions = clustered([value] * 50, np.repeat(range(10), 5))
         assert versions.low == pytest.approx(0.025 ** (1 / 10))
 
 
 def test_one_cluster_says_almost_nothing():
-    found = clustered([0, 1, 1, 1], "aaaa")
-    assert found.mean == 0.75
-    assert found.high - found.low > 0.9
+    estimate = clustered([0, 1, 1, 1], "aaaa")
+    assert estimate.mean == 0.75
+    assert estimate.high - estimate.low > 0.9
 
 
 def _coverage(generator, chance, sizes, num_samples, num_evaluations=20_000):
@@ -181,8 +181,8 @@ def _coverage(generator, chance, sizes, num_samples, num_evaluations=20_000):
         chances = generator.beta(4 * chance, 4 * (1 - chance), (2000, len(sizes)))
         by_question = np.repeat(chances, sizes, axis=1)
         values = generator.binomial(num_samples, by_question) / num_samples
-        found = fraction_intervals(values, clusters)
-        held += int(((found.low <= chance) & (chance <= found.high)).sum())
+        estimate = fraction_intervals(values, clusters)
+        held += int(((estimate.low <= chance) & (chance <= estimate.high)).sum())
     return held / num_evaluations
 
 
@@ -191,14 +191,14 @@ def _coverage(generator, chance, sizes, num_samples, num_evaluations=20_000):
 def test_interval_covers_with_unequal_clusters(chance, num_samples):
     # 550 questions in 100 clusters of 1 to 10, correlated 0.2 within a cluster
     sizes = np.tile(range(1, 11), 10)
-    found = _coverage(np.random.default_rng(0), chance, sizes, num_samples)
-    assert 0.94 <= found <= 0.96
+    covered = _coverage(np.random.default_rng(0), chance, sizes, num_samples)
+    assert 0.94 <= covered <= 0.96
 
 
 @pytest.mark.parametrize("chance", [0.1, 0.3, 0.5, 0.9])
 def test_interval_covers_with_a_hundred_questions_of_eight_samples(chance):
-    found = _coverage(np.random.default_rng(0), chance, np.ones(100, dtype=int), 8)
-    assert 0.94 <= found <= 0.96
+    covered = _coverage(np.random.default_rng(0), chance, np.ones(100, dtype=int), 8)
+    assert 0.94 <= covered <= 0.96
 
 
 def test_interval_covers_single_samples_on_average():
@@ -209,8 +209,8 @@ def test_interval_covers_single_samples_on_average():
         for number in range(100, 301, 25):
             counts = np.arange(number + 1)
             values = (np.arange(number) < counts[:, None]).astype(float)
-            found = fraction_intervals(values, range(number))
-            held = (found.low <= chance) & (chance <= found.high)
+            estimate = fraction_intervals(values, range(number))
+            held = (estimate.low <= chance) & (chance <= estimate.high)
             covered.append(stats.binom.pmf(counts, number, chance)[held].sum())
         assert min(covered) > 0.93
         assert 0.94 <= np.mean(covered) <= 0.96
@@ -220,12 +220,12 @@ def test_paired_golden():
     # differences 1, 1, 0, 0, -1, 0, 0, 0, 0, 0: mean 0.1, the t test of one sample
     first = np.array([0, 0, 1, 0, 1, 1, 0, 1, 0, 1])
     second = np.array([1, 1, 1, 0, 0, 1, 0, 1, 0, 1])
-    found, oracle = paired(first, second, range(10)), stats.ttest_1samp(second - first, 0)
+    estimate, oracle = paired(first, second, range(10)), stats.ttest_1samp(second - first, 0)
     interval = oracle.confidence_interval()
-    assert found.mean == pytest.approx(0.1)
-    assert found.p_value == pytest.approx(oracle.pvalue, rel=1e-9)
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
-    assert found.within_noise
+    assert estimate.mean == pytest.approx(0.1)
+    assert estimate.p_value == pytest.approx(oracle.pvalue, rel=1e-9)
+    assert (estimate.low, estimate.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
+    assert estimate.within_noise
     # pairing is what makes the difference sure: the same shares unpaired overlap
     better = paired([0.1, 0.5, 0.9] * 20, [0.2, 0.55, 0.95] * 20, range(60))
     assert not better.within_noise

@@ -20,9 +20,9 @@ from vlm_rl.rewards import Accuracy
 
 @pytest.fixture(scope="module")
 def accuracy() -> Iterator[Accuracy]:
-    found = Accuracy(workers=2)
-    yield found
-    found.close()
+    accuracy = Accuracy(workers=2)
+    yield accuracy
+    accuracy.close()
 
 
 def problem(uid: str, answer: str, **fields: object) -> Problem:
@@ -46,7 +46,7 @@ def boxed(*answers: str) -> list[str]:
 
 def test_equal_answers_in_other_spellings_are_one_class(accuracy: Accuracy) -> None:
     problems = [problem("a", "3"), problem("b", "0.5"), problem("c", "B", choices=("3", "4", "5"))]
-    found = judged(
+    responses = judged(
         accuracy,
         problems,
         [
@@ -55,14 +55,14 @@ def test_equal_answers_in_other_spellings_are_one_class(accuracy: Accuracy) -> N
             boxed("A", "B", "", "(A)", "3", "C", "4", "(C)"),
         ],
     )
-    classes = [one.answer_class for one in found]
+    classes = [one.answer_class for one in responses]
     assert classes[:8] == [1, 0, None, 1, 2, 1, 0, 2]
     assert classes[8:16] == [0, 1, None, 0, 1, 2, 0, 2]
     assert classes[16:] == [1, 0, None, 1, 1, 2, 0, 2]
-    assert [(one.problem.uid, one.response.sample) for one in found] == [
+    assert [(one.problem.uid, one.response.sample) for one in responses] == [
         (uid, sample) for uid in "abc" for sample in range(8)
     ]
-    for one in found:
+    for one in responses:
         assert one.correct == (one.answer_class == 0)
         assert (one.answer is None) == (one.answer_class is None)
 
@@ -70,10 +70,10 @@ def test_equal_answers_in_other_spellings_are_one_class(accuracy: Accuracy) -> N
 def test_official_rule_stands_beside_the_verdict(accuracy: Accuracy) -> None:
     """The authors' rule finds an answer without a box, ours does not."""
     problems = [problem("a", "12")]
-    (found,) = judged(accuracy, problems, [["The sum is 12."]])
-    assert (found.verdict, found.answer) == (Verdict.UNPARSABLE, None)
-    assert found.official is not None
-    assert (found.official.correct, found.official.answer) == (True, "12")
+    (response,) = judged(accuracy, problems, [["The sum is 12."]])
+    assert (response.verdict, response.answer) == (Verdict.UNPARSABLE, None)
+    assert response.official is not None
+    assert (response.official.correct, response.official.answer) == (True, "12")
 
 
 def test_stored_extraction_decides_the_official_ruling_only(accuracy: Accuracy) -> None:

@@ -1,4 +1,4 @@
-"""Figures of an evaluation against counts by hand, and what is written for people and programs.
+"""Results of an evaluation against counts by hand, and what is written for people and programs.
 
 Broken on purpose, one at a time, each seen red:
     failed checks as wrong; as reason to leave a question out of pass@k -> failed checks are counted
@@ -12,19 +12,31 @@ Broken on purpose, one at a time, each seen red:
     options by shown choices only; unknown ones as free -> guessing
     the size of a split not looked at -> part of a split
     a table with borders -> overview
+    a field of a result renamed or moved -> layout of report.json
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from vlm_rl.evaluation.benchmarks.benchmark import Judged, Published, Response, Ruling
-from vlm_rl.evaluation.intervals import clustered
+from vlm_rl.evaluation.benchmarks.benchmark import Judged, PublishedResult, Response, Ruling
+from vlm_rl.evaluation.intervals import IntervalEstimate, clustered
 from vlm_rl.evaluation.markdown import asked
 from vlm_rl.evaluation.report import read_samples, sample_row, write_report, write_samples
-from vlm_rl.evaluation.results import Evaluation, figures, metrics
+from vlm_rl.evaluation.results import (
+    Excluded,
+    ExtractionFailures,
+    LengthDistribution,
+    LengthsByVerdict,
+    OfficialResult,
+    SampleCounts,
+    Truncation,
+    metrics,
+)
 from vlm_rl.evaluation.screen import print_overview
+from vlm_rl.evaluation.summary import Evaluation, summarise
 from vlm_rl.records import Problem, Verdict
 
 MARKS = {
@@ -39,8 +51,8 @@ MARKS = {
 def question(
     uid: str, marks: str, *, lengths=None, official=None, text="What is it?", answer="7", **fields
 ) -> list[Judged]:
-    """Samples by the letters of MARKS, "-" for no answer slot; `official` likewise by "r", "w" and
-    " " for no ruling. Right answers are class 0, every other answer its own class."""
+    """Return samples by the letters of MARKS, "-" for no answer slot; `official` likewise by "r",
+    "w" and " " for no ruling. Right answers are class 0, every other answer its own class."""
     problem = Problem(uid, text, answer, **fields)
     return [
         Judged(
@@ -63,87 +75,85 @@ def evaluation(judged, **fields) -> Evaluation:
 def test_accuracy_is_a_mean_of_questions_over_clusters():
     judged = question("a", "rrrr", meta={"cluster": "one"}) + question("b", "rw")
     judged += question("c", "ww", meta={"cluster": "one"}) + question("d", "rrww")
-    found = figures(evaluation(judged))
+    result = summarise(evaluation(judged))
     expected = clustered([1, 0.5, 0, 0.5], ["one", "b", "one", "d"])
-    assert found["accuracy"] == vars(expected)  # over responses it would be 7 of 12
-    assert (found["num_questions"], found["num_clusters"], found["num_responses"]) == (4, 3, 12)
-    assert found["samples_per_question"] == {"least": 2, "most": 4}
+    assert result.accuracy == expected  # over responses it would be 7 of 12
+    assert (result.num_questions, result.num_clusters, result.num_responses) == (4, 3, 12)
+    assert result.samples_per_question == SampleCounts(2, 4)
 
 
 def test_failed_checks_are_counted_and_in_no_accuracy():
     judged = question("a", "rt") + question("b", "we") + question("c", "tt")
-    found = figures(evaluation(judged))
-    assert found["excluded"] == {"timeout": 3, "error": 1, "questions_without_verdict": 1}
-    assert (found["accuracy"]["mean"], found["accuracy"]["num_questions"]) == (0.5, 2)
+    result = summarise(evaluation(judged))
+    assert result.excluded == Excluded(timeout=3, error=1, questions_without_verdict=1)
+    assert (result.accuracy.mean, result.accuracy.num_questions) == (0.5, 2)
     # c was never checked; a and b keep their place, their failed samples are not right
-    assert found["pass_at_k"]["2"]["num_questions"] == 2
-    assert found["pass_at_k"]["2"]["mean"] == 0.5
-    nothing = figures(evaluation(question("a", "tt")))
-    assert nothing["accuracy"] is None
+    assert result.pass_at_k[2].num_questions == 2
+    assert result.pass_at_k[2].mean == 0.5
+    nothing = summarise(evaluation(question("a", "tt")))
+    assert nothing.accuracy is None
     assert "eval/mathvision/accuracy" not in metrics(nothing)
 
 
 def test_pass_and_majority_at_powers_of_two():
     judged = question("a", "rrwwww--") + question("b", "r-------") + question("c", "rw")
-    found = figures(evaluation(judged))
-    assert list(found["pass_at_k"]) == list(found["maj_at_k"]) == ["2", "4", "8"]
+    result = summarise(evaluation(judged))
+    assert list(result.pass_at_k) == list(result.maj_at_k) == [2, 4, 8]
     # c has two samples only
-    assert [one["num_questions"] for one in found["pass_at_k"].values()] == [3, 2, 2]
+    assert [one.num_questions for one in result.pass_at_k.values()] == [3, 2, 2]
     # 1 - C(6, 4) / C(8, 4) = 55/70 and 1 - C(7, 4) / C(8, 4) = 1/2
-    assert found["pass_at_k"]["4"]["mean"] == pytest.approx((55 / 70 + 0.5) / 2)
+    assert result.pass_at_k[4].mean == pytest.approx((55 / 70 + 0.5) / 2)
     # two alike beat four different answers, one answer beats none
-    assert found["maj_at_k"]["8"]["mean"] == 1
-    assert figures(evaluation(question("a", "r")))["pass_at_k"] == {}
+    assert result.maj_at_k[8].mean == 1
+    assert summarise(evaluation(question("a", "r"))).pass_at_k == {}
 
 
 def test_failed_check_is_no_vote():
     # the timed out answers are of a class of their own each, which would tie with the right one
-    found = figures(evaluation(question("a", "rttt")))
-    assert found["maj_at_k"]["4"]["mean"] == 1
-    assert found["pass_at_k"]["2"]["mean"] == pytest.approx(0.5)
+    result = summarise(evaluation(question("a", "rttt")))
+    assert result.maj_at_k[4].mean == 1
+    assert result.pass_at_k[2].mean == pytest.approx(0.5)
 
 
 def test_official_rule_stands_beside_the_strict_one():
     judged = question("a", "rwt", official="rrr") + question("b", "rw ", official="ww ")
-    found = figures(evaluation([*judged, *question("c", "u")]))["official"]
-    assert found["accuracy"]["mean"] == 0.5  # a 3 of 3, b 0 of 2
-    assert found["strict"]["mean"] == 0.5  # a 1 of 2, b 1 of 2
-    assert (found["num_responses"], found["no_ruling"]) == (5, 2)
-    assert (found["right_by_official_only"], found["right_by_strict_only"]) == (1, 1)
-    assert figures(evaluation(question("a", "r")))["official"] is None
+    result = summarise(evaluation([*judged, *question("c", "u")])).official
+    assert result.accuracy.mean == 0.5  # a 3 of 3, b 0 of 2
+    assert result.strict.mean == 0.5  # a 1 of 2, b 1 of 2
+    assert (result.num_responses, result.no_ruling) == (5, 2)
+    assert (result.right_by_official_only, result.right_by_strict_only) == (1, 1)
+    assert summarise(evaluation(question("a", "r"))).official is None
 
 
 def test_what_was_not_read_and_what_was_cut_off():
     judged = question("a", "r-ut", lengths=[10, 99, 99, 20])
-    found = figures(evaluation(judged))
-    assert found["extraction"] == {"no_answer": 1, "unparsable": 1, "frac": 2 / 3}
-    assert found["truncated"] == {"frac": 0.5, "num_known": 4}
-    unknown = figures(evaluation(question("a", "rw")))
-    assert unknown["truncated"] is None
-    assert unknown["length_tokens"] is None
-    assert unknown["accuracy_by_length"] == []
+    result = summarise(evaluation(judged))
+    assert result.extraction == ExtractionFailures(1, 1, 2 / 3)
+    assert result.truncated == Truncation(0.5, 4)
+    unknown = summarise(evaluation(question("a", "rw")))
+    assert unknown.truncated is None
+    assert unknown.length_tokens is None
+    assert unknown.accuracy_by_length == []
 
 
 def test_lengths_by_verdict_and_tokens_per_right_answer():
     lengths = [*range(1, 101)]
-    found = figures(evaluation(question("a", "r" * 50 + "w" * 48 + "tt", lengths=lengths)))
-    everything = found["length_tokens"]["all"]
-    assert (everything["mean"], everything["median"]) == (50.5, 50.5)
+    result = summarise(evaluation(question("a", "r" * 50 + "w" * 48 + "tt", lengths=lengths)))
+    everything = result.length_tokens.all
+    assert (everything.mean, everything.median) == (50.5, 50.5)
     # numpy's default quantile: 1 + 99 q
-    assert [everything[name] for name in ("p10", "p90", "p99")] == pytest.approx(
-        [10.9, 90.1, 99.01]
-    )
-    assert found["length_tokens"]["correct"]["mean"] == 25.5
-    assert found["length_tokens"]["wrong"]["mean"] == 74.5  # 51 to 98: without the timeouts
-    assert found["tokens_per_correct"] == sum(range(1, 99)) / 50
-    bins = found["accuracy_by_length"]
-    assert sum(part["num_responses"] for part in bins) == 98
-    assert [part["mean"] for part in bins[:4]] == [1, 1, 1, 1]
-    assert bins[-1]["mean"] == 0
-    assert (bins[0]["least"], bins[-1]["most"]) == (1, 98)
-    never = figures(evaluation(question("a", "w", lengths=[5])))
-    assert never["tokens_per_correct"] is None
-    assert never["length_tokens"]["correct"] is None
+    assert [everything.p10, everything.p90, everything.p99] == pytest.approx([10.9, 90.1, 99.01])
+    assert result.length_tokens.correct.mean == 25.5
+    assert result.length_tokens.wrong.mean == 74.5  # 51 to 98: without the timeouts
+    assert result.tokens_per_correct == sum(range(1, 99)) / 50
+    bins = result.accuracy_by_length
+    assert sum(part.num_responses for part in bins) == 98
+    assert [part.mean for part in bins[:4]] == [1, 1, 1, 1]
+    assert bins[-1].mean == 0
+    assert (bins[0].least, bins[-1].most) == (1, 98)
+    never = summarise(evaluation(question("a", "w", lengths=[5])))
+    assert never.tokens_per_correct is None
+    assert never.length_tokens.correct is None
 
 
 def test_categories_blind_control_and_guessing():
@@ -152,56 +162,62 @@ def test_categories_blind_control_and_guessing():
         meta = {"categories": {"level": str(2 + 4 * i), "half": "first" if i < 2 else "last"}}
         judged += question(f"q{i}", marks, meta=meta, choices=tuple("ABCD") if i else None)
     blind = question("q0", "w") + question("q1", "w") + question("q2", "w") + question("q3", "t")
-    found = figures(evaluation(judged, blind=blind))
-    assert list(found["categories"]["level"]) == ["2", "6", "10", "14"]  # not as text
-    half = found["categories"]["half"]
-    assert (half["first"]["mean"], half["last"]["mean"]) == (0.75, 0.5)
-    assert half["first"]["num_questions"] == 2
-    assert found["chance"] == 3 / 16
-    assert found["num_chance_questions"] == 4
+    result = summarise(evaluation(judged, blind=blind))
+    assert list(result.categories["level"]) == ["2", "6", "10", "14"]  # not as text
+    half = result.categories["half"]
+    assert (half["first"].mean, half["last"].mean) == (0.75, 0.5)
+    assert half["first"].num_questions == 2
+    assert result.chance == 3 / 16
+    assert result.num_chance_questions == 4
     # q3 has no blind verdict; the others gain 1, 0.5, 0
-    assert found["blind"]["images_add"]["mean"] == pytest.approx(0.5)
-    assert found["blind"]["accuracy"]["num_questions"] == 3
+    assert result.blind.images_add.mean == pytest.approx(0.5)
+    assert result.blind.accuracy.num_questions == 3
 
 
 def test_guessing_counts_options_that_are_not_shown():
     # two drawn options, a free answer, shown choices, and one of which nothing is known
     judged = question("a", "r", meta={"num_options": 2}) + question("b", "w")
     judged += question("c", "w", choices=("1", "2", "3", "4"))
-    found = figures(evaluation([*judged, *question("d", "w", meta={"num_options": None})]))
-    assert (found["chance"], found["num_chance_questions"]) == (0.25, 3)
-    assert figures(evaluation(question("d", "w", meta={"num_options": None})))["chance"] is None
+    result = summarise(evaluation([*judged, *question("d", "w", meta={"num_options": None})]))
+    assert (result.chance, result.num_chance_questions) == (0.25, 3)
+    assert summarise(evaluation(question("d", "w", meta={"num_options": None}))).chance is None
 
 
 def partial(count: int, **fields) -> Evaluation:
-    """The first questions of MathVision's test split, which has 3,040."""
+    """Evaluate the first questions of MathVision's test split, which has 3,040."""
     part = {"task": "mathvision", "split": "test"}
     judged = [one for n in range(count) for one in question(str(n), "r" if n < 2 else "w", **part)]
     return evaluation(judged, **fields)
 
 
 def test_part_of_a_split_is_not_reported_as_the_split(tmp_path: Path, capsys):
-    found = write_report([partial(4)], tmp_path)
-    assert found[0]["num_published"] == 3040
+    (result,) = write_report([partial(4)], tmp_path)
+    assert result.num_published == 3040
     text = (tmp_path / "report.md").read_text()
     assert "These are 4 of 3,040 published problems." in text
     assert "| mathvision | 4 of 3,040 | 1 |" in text
-    print_overview(found)
+    print_overview([result])
     assert "mathvision: 4 of 3,040 published problems" in capsys.readouterr().out.splitlines()
-    whole = figures(evaluation(question("a", "r")))
-    assert whole["num_published"] is None
+    whole = summarise(evaluation(question("a", "r")))
+    assert whole.num_published is None
     assert asked(whole) == "1"
-    assert asked(found[0] | {"num_published": 4}) == "4"
+    assert asked(replace(result, num_published=4)) == "4"
 
 
 def test_overview_fits_into_80_columns(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    found = figures(partial(6))
-    found |= {"benchmark": "mathverse-testmini_text_only", "truncated": {"frac": 0.125}}
-    found |= {"official": {"accuracy": {"mean": 1.0}}, "num_questions": 3940}
-    found |= {"accuracy": {"mean": 1.0, "low": 0.999, "high": 1.0}}
-    found |= {"length_tokens": {"all": {"mean": 16384.0}}, "skipped": {}}
-    print_overview([found])
+    best = IntervalEstimate(1.0, 0.999, 1.0, None, 3940, 788)
+    long = LengthDistribution(3940, *[16384.0] * 5)
+    result = replace(
+        summarise(partial(6)),
+        benchmark="mathverse-testmini_text_only",
+        num_questions=3940,
+        accuracy=best,
+        official=OfficialResult(best, best, 3940, 0, 0, 0),
+        truncated=Truncation(0.125, 3940),
+        length_tokens=LengthsByVerdict(long, long, None),
+    )
+    print_overview([result])
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown
@@ -215,22 +231,66 @@ OTHER = {"categories": {"subject": "a | b"}}
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    """The report of a benchmark about which all is known and of one about which little is."""
-    folder = tmp_path_factory.mktemp("report")
+def known() -> Evaluation:
+    """Evaluate a benchmark about which almost all is known."""
     judged = question("a", "rrwt", lengths=[5, 6, 7, 8], official="rrrr", meta=CATEGORY)
     judged += question("b", "-wwr", lengths=[9, 99, 99, 8], official="wwww", meta=OTHER)
-    rich = evaluation(
+    return evaluation(
         judged,
-        published=(Published("Other | model", 14.34, "arXiv 1, table 2"),),
+        published=(PublishedResult("Other | model", 14.34, "arXiv 1, table 2"),),
         settings={"temperature": 0.7},
         measures={"consistency": 0.25},
         skipped={"no image": 3},
     )
-    poor = Evaluation("aime24", "train", "c/d", "tiny", question("x", "w"))
-    found = write_report([rich, poor], folder)
-    assert json.loads((folder / "report.json").read_text()) == {"benchmarks": found}
+
+
+@pytest.fixture(scope="module")
+def written(known: Evaluation, tmp_path_factory) -> Path:
+    """Write a report with a second benchmark about which little is known."""
+    folder = tmp_path_factory.mktemp("report")
+    unknown = Evaluation("aime24", "train", "c/d", "tiny", question("x", "w"))
+    write_report([known, unknown], folder)
     return folder
+
+
+ESTIMATE = "mean low high standard_error num_questions num_clusters"
+DISTRIBUTION = "num_responses mean p10 median p90 p99"
+LAYOUT = {
+    "": "benchmark split source model num_questions num_published num_clusters num_responses "
+    "samples_per_question excluded refused accuracy chance num_chance_questions pass_at_k maj_at_k "
+    "official extraction truncated length_tokens accuracy_by_length tokens_per_correct categories "
+    "blind measures published skipped settings notes",
+    "samples_per_question": "least most",
+    "excluded": "timeout error questions_without_verdict",
+    "accuracy": ESTIMATE,
+    "pass_at_k": "2 4",
+    "maj_at_k 4": ESTIMATE,
+    "official": "accuracy strict num_responses no_ruling right_by_official_only "
+    "right_by_strict_only",
+    "official strict": ESTIMATE,
+    "extraction": "no_answer unparsable frac",
+    "truncated": "frac num_known",
+    "length_tokens": "all correct wrong",
+    "length_tokens wrong": DISTRIBUTION,
+    "accuracy_by_length 0": "least most mean_length num_responses mean low high",
+    "categories subject algebra": ESTIMATE,
+    "blind": "accuracy images_add",
+    "blind images_add": "mean low high p_value standard_error mcnemar_p num_questions num_clusters",
+    "published 0": "model percent source measure",
+}
+"""The keys of report.json by place, in their order: programs of others read them."""
+
+
+def test_layout_of_report_json_is_the_published_one(tmp_path: Path):
+    judged = question("a", "rrwt", lengths=[5, 6, 7, 8], official="rrrr", meta=CATEGORY)
+    published = (PublishedResult("Other", 14.34, "arXiv 1, table 2"),)
+    write_report([evaluation(judged, blind=question("a", "w"), published=published)], tmp_path)
+    (plain,) = json.loads((tmp_path / "report.json").read_text())["benchmarks"]
+    for place, keys in LAYOUT.items():
+        inside = plain
+        for key in place.split():
+            inside = inside[int(key) if isinstance(inside, list) else key]
+        assert list(inside) == keys.split(), place
 
 
 def test_report_says_all_in_tables(written: Path):
@@ -268,14 +328,16 @@ def test_disagreements_are_kept_to_look_at(written: Path):
     assert rows[0]["official_rule"] == "box"
 
 
-def test_metrics_have_the_names_of_curves(written: Path):
-    found = json.loads((written / "report.json").read_text())["benchmarks"][0]
-    values = metrics(found)
-    assert values["eval/mathvision/accuracy"] == found["accuracy"]["mean"]
+def test_metrics_have_the_names_of_curves(known: Evaluation):
+    result = summarise(known)
+    values = metrics(result)
+    assert values["eval/mathvision/accuracy"] == result.accuracy.mean
+    assert values["eval/mathvision/accuracy_low"] == result.accuracy.low
     assert values["eval/mathvision/official_accuracy"] == 0.5
     assert values["eval/mathvision/pass_at_4"] == 1
     assert values["eval/mathvision/consistency"] == 0.25
     assert values["eval/mathvision/length_tokens"] == 30.125
+    assert values["eval/mathvision/length_correct_tokens"] == result.length_tokens.correct.mean
     assert values["eval/mathvision/excluded_frac"] == 1 / 8
     assert all(type(value) is float for value in values.values())
 
@@ -301,8 +363,8 @@ def test_samples_are_read_as_written(tmp_path: Path):
     assert sample_row(judged[1])["official"] is None
     path = tmp_path / "samples.jsonl"
     write_samples(judged, path)
-    found = read_samples(path)
-    assert [(one.uid, one.sample, one.correct, one.length_tokens) for one in found] == [
+    samples = read_samples(path)
+    assert [(one.uid, one.sample, one.correct, one.length_tokens) for one in samples] == [
         ("a", 0, True, 5),
         ("a", 1, False, 99),
     ]
@@ -313,7 +375,7 @@ def test_samples_are_read_as_written(tmp_path: Path):
     [
         ('{"uid": "a", "sam', "line 2 is not JSON"),
         ('{"uid": "a"}', "line 2 has no field 'sample'"),
-        ("again", "line 2: sample 0 of question 'a' stands there twice"),
+        ("again", "line 2: sample 0 of question 'a' is there twice"),
         ("good", "line 2: 'good' is not a valid Verdict"),
     ],
 )
@@ -327,7 +389,7 @@ def test_broken_samples_are_named(line, message, tmp_path: Path):
         read_samples(path)
 
 
-def test_report_refuses_what_it_can_not_tell_apart(tmp_path: Path):
+def test_report_refuses_what_it_cannot_tell_apart(tmp_path: Path):
     twice = [evaluation(question("a", "r"))] * 2
     with pytest.raises(ValueError, match="one evaluation per benchmark"):
         write_report(twice, tmp_path)

@@ -1,4 +1,4 @@
-"""Responses on disk: what a kill leaves, and files that somebody else made.
+"""Responses on disk: what a kill leaves, and files that were made elsewhere.
 
 Broken on purpose, one at a time, each seen red:
     a last line without its end kept; lines cut at U+2028 as well, in own files and in others'
@@ -15,7 +15,7 @@ import pytest
 
 from vlm_rl.evaluation.benchmarks.benchmark import Response
 from vlm_rl.evaluation.responders import Responder
-from vlm_rl.evaluation.responses import Gathered, batches_of, read_responses
+from vlm_rl.evaluation.responses import ResponseLog, batches_of, read_responses
 from vlm_rl.records import Problem
 
 PROBLEMS = [
@@ -41,14 +41,14 @@ class Scribe(Responder):
         ]
 
 
-def gathered(path: Path, *, size: int = 2) -> Gathered:
-    return Gathered(path, batches_of(PROBLEMS, size, samples=2))
+def log_at(path: Path, *, size: int = 2) -> ResponseLog:
+    return ResponseLog(path, batches_of(PROBLEMS, size, samples=2))
 
 
 def answered(path: Path) -> list[list[str]]:
-    """What had to be asked to complete the file."""
+    """Complete the file; return what had to be asked."""
     scribe = Scribe()
-    gathered(path).answer(scribe, 7, lambda: None)
+    log_at(path).answer(scribe, 7, lambda: None)
     return scribe.asked
 
 
@@ -60,9 +60,9 @@ def whole(tmp_path: Path) -> Path:
 
 
 def test_responses_come_back_as_they_were_given(whole: Path) -> None:
-    found = gathered(whole)
-    assert not found.missing
-    groups = found.groups
+    log = log_at(whole)
+    assert not log.missing
+    groups = log.groups
     assert [[r.uid for r in group] for group in groups] == [[p.uid] * 2 for p in PROBLEMS]
     assert [[r.sample for r in group] for group in groups] == [[0, 1]] * 5
     texts = [{r.text for r in group} for group in groups]
@@ -94,16 +94,16 @@ def test_batch_of_other_questions_is_not_taken(whole: Path) -> None:
     assert answered(whole) == [["set-2", "set-3"]]
 
 
-def brought(folder: Path, *rows: object) -> Path:
-    path = folder / "brought.jsonl"
+def given(folder: Path, *rows: object) -> Path:
+    path = folder / "given.jsonl"
     texts = (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
     path.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
     return path
 
 
-def test_brought_responses_are_matched_by_id_or_uid_and_keep_their_fields(tmp_path: Path) -> None:
+def test_given_responses_are_matched_by_id_or_uid_and_keep_their_fields(tmp_path: Path) -> None:
     known = {"length_tokens": 3, "truncated": True, "extraction": ["x"], "model": "other fields"}
-    path = brought(
+    path = given(
         tmp_path,
         {"id": 3, "response": SEPARATORS, "sample": 1} | known,
         "",
@@ -111,8 +111,7 @@ def test_brought_responses_are_matched_by_id_or_uid_and_keep_their_fields(tmp_pa
         {"id": "3", "response": "", "sample": 0, "length_tokens": None},
         {"id": "0", "response": "second"},
     )
-    found = read_responses(path, PROBLEMS)
-    assert found == {
+    assert read_responses(path, PROBLEMS) == {
         "set-3": [
             Response("set-3", 0, ""),
             Response("set-3", 1, SEPARATORS, 3, True, extraction=["x"]),
@@ -123,13 +122,13 @@ def test_brought_responses_are_matched_by_id_or_uid_and_keep_their_fields(tmp_pa
 
 GOOD = {"id": "1", "response": "r"}
 MALFORMED = {
-    "nothing": ((), "brought.jsonl holds no response"),
-    "no JSON": ((GOOD, "{'id': 1}"), "line 2 is no JSON object"),
-    "no object": (("[1, 2]",), "line 1 is no JSON object"),
+    "nothing": ((), "given.jsonl holds no response"),
+    "no JSON": ((GOOD, "{'id': 1}"), "line 2 is not a JSON object"),
+    "no object": (("[1, 2]",), "line 1 is not a JSON object"),
     "no id": (({"response": "r"},), "line 1 needs `id`"),
     "no response": (({"id": "1", "answer": "r"},), "it has id, answer"),
     "response of another type": (({"id": "1", "response": 5},), "the text `response`"),
-    "unknown id": ((GOOD, {"id": 99, "response": "r"}), r"2: no problem .* 99 .*another split"),
+    "unknown id": ((GOOD, {"id": 99, "response": "r"}), r"2: no problem .* 99 .*name the split"),
     "length as text": ((GOOD | {"length_tokens": "9"},), "length_tokens must be of type int"),
     "sample as truth": ((GOOD | {"sample": True},), "sample must be of type int"),
     "truncated as number": ((GOOD | {"truncated": 1},), "truncated must be of type bool"),
@@ -145,7 +144,7 @@ MALFORMED = {
 def test_malformed_file_is_one_line_with_its_place(
     rows: Sequence[object], message: str, tmp_path: Path
 ) -> None:
-    path = brought(tmp_path, *rows)
+    path = given(tmp_path, *rows)
     with pytest.raises(ValueError, match=message) as raised:
         read_responses(path, PROBLEMS)
     assert str(path) in str(raised.value)

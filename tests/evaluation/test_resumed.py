@@ -1,4 +1,4 @@
-"""Responses that an evaluation must not take up, and answers that are none.
+"""Responses that an evaluation must not reuse, and settings by which nothing is answered.
 
 Broken on purpose, one at a time, each seen red:
     digest of the questions, or of the weights, left out of what is kept -> other questions
@@ -13,7 +13,7 @@ import pytest
 from tests.support.evaluation_helpers import WARM_START, rows, run, write
 
 
-def test_responses_to_other_questions_or_by_other_weights_are_not_taken_up(
+def test_responses_to_other_questions_or_by_other_weights_are_not_reused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The ids are the same, and so is the command."""
@@ -33,7 +33,7 @@ def test_responses_to_other_questions_or_by_other_weights_are_not_taken_up(
         weights.write_bytes(content)
 
 
-def test_settings_by_which_nothing_can_be_asked_are_no_answers(
+def test_settings_by_which_nothing_can_be_asked_answer_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:

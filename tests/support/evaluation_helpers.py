@@ -1,6 +1,6 @@
 """A small MathVision in its published schema, and evaluations of it, that several tests share.
 
-The pictures and questions are those that the shipped tiny policy has learnt, so that some of its
+The images and questions are those that the shipped tiny policy has learnt, so that some of its
 answers are right and some are wrong.
 """
 
@@ -19,18 +19,18 @@ from vlm_rl.evaluate import evaluate
 
 WARM_START = REPOSITORY / "data_prep" / "warm_start"
 TOO_LONG, BROKEN = "long", "broken"
-"""Ids of the problems that can not be asked."""
+"""Ids of the problems that cannot be asked."""
 
 
 def rows(count: int) -> list[dict[str, Any]]:
-    """Every third one is a choice between the gold and its neighbours."""
-    found = []
+    """Return rows; every third one is a choice between the gold and its neighbours."""
+    table = []
     for number, problem in enumerate(synthetic.generate("train", count, seed=3, difficulty=(1,))):
         row = problem.row("")
         options, answer = [], row["answer"]
         if number % 3 == 2:
             options, answer = [str(int(answer) + shift) for shift in (1, 0, 2)], "B"
-        found.append(
+        table.append(
             {
                 "id": str(number),
                 "question": row["problem"].replace("<image>", "<image1>"),
@@ -42,11 +42,11 @@ def rows(count: int) -> list[dict[str, Any]]:
                 "subject": "counting" if number % 2 else "charts",
             }
         )
-    return found
+    return table
 
 
 def unanswerable() -> list[dict[str, Any]]:
-    """A prompt above 200 tokens, and a picture that ends in the middle: its header is in order."""
+    """Return a prompt above 200 tokens, and an image cut in the middle with its header intact."""
     long, broken = rows(2)
     cut = png(next(synthetic.generate("train", 1, seed=4)).image, "JPEG", quality=95)
     broken["decoded_image"] = {"bytes": cut[:-200], "path": None}
@@ -63,7 +63,7 @@ def write(folder: Path, wanted: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def command(data: Path, output: Path, **changes: object) -> list[str]:
-    """An evaluation of the shipped policy; `changes` name keys with `__` for dots."""
+    """Return the command to evaluate the shipped policy; `changes` name keys with `__` for dots."""
     values: dict[str, object] = {
         "model": WARM_START,
         "data.mathvision": data,
@@ -84,10 +84,10 @@ def run(data: Path, output: Path, **changes: object) -> Path:
     return output
 
 
-def figures(output: Path) -> dict[str, Any]:
-    """Of the only benchmark."""
-    (found,) = json.loads((output / "report.json").read_text())["benchmarks"]
-    return dict(found)
+def reported(output: Path) -> dict[str, Any]:
+    """Return the result of the only benchmark in report.json."""
+    (result,) = json.loads((output / "report.json").read_text())["benchmarks"]
+    return dict(result)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

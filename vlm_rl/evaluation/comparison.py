@@ -1,7 +1,7 @@
 """Two evaluations of the same questions side by side: is the difference more than noise?
 
-Both sides answer the same questions, so the difference is taken question by question: most of what
-makes an accuracy uncertain is which questions were asked, and that cancels.
+Both sides answer the same questions, so the difference is taken question by question. An accuracy
+is uncertain mostly because of which questions were asked, and that cancels.
 """
 
 import dataclasses
@@ -15,12 +15,19 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vlm_rl.evaluation.intervals import Difference, Estimate, clustered, difference, holm, paired
+from vlm_rl.evaluation.intervals import (
+    Difference,
+    IntervalEstimate,
+    clustered,
+    difference,
+    holm,
+    paired,
+)
 from vlm_rl.evaluation.markdown import interval, p_text, percent, table
 from vlm_rl.evaluation.report import SAMPLES, Sample, read_samples
 
 COMPARISON = "comparison.md"
-FIGURES = "comparison.json"
+RESULTS = "comparison.json"
 
 HOW = (
     "Second minus first, in percentage points and tokens, with the 95 % interval in brackets, over "
@@ -34,14 +41,14 @@ HOW = (
 class Compared:
     """Both sides on one benchmark. `holm_p` is the p-value adjusted over all benchmarks compared.
 
-    `length` is None where a side does not know its lengths. `only_first` and `only_second` count
-    questions that were left out because one side alone answered them, `without_verdict` those where
-    checking failed on every sample of a side.
+    `length` is None if a side does not know its lengths. `only_first` and `only_second` count the
+    questions left out because only one side answered them. `without_verdict` counts those whose
+    samples all failed to be checked on one side.
     """
 
     benchmark: str
-    first: Estimate
-    second: Estimate
+    first: IntervalEstimate
+    second: IntervalEstimate
     accuracy: Difference
     holm_p: float
     length: Difference | None
@@ -51,7 +58,7 @@ class Compared:
 
     @property
     def sentence(self) -> str:
-        """What the figures say, for a person."""
+        """Say in words whether one side is better."""
         points, p_value = 100 * self.accuracy.mean, p_text(self.holm_p)
         start = f"{self.benchmark}: second {points:+.1f} points {_points(self.accuracy)}"
         if self.accuracy.within_noise:
@@ -75,72 +82,75 @@ class Comparison:
     only_second: tuple[str, ...]
 
     def plain(self) -> dict[str, Any]:
-        sentences = [{"sentence": one.sentence} for one in self.benchmarks]
-        found = dataclasses.asdict(self)
-        parts = zip(found["benchmarks"], sentences, strict=True)
-        return {**found, "benchmarks": [{**one, **more} for one, more in parts]}
+        """Return comparison.json: every field, and the sentence of each benchmark."""
+        benchmarks = [
+            {**dataclasses.asdict(one), "sentence": one.sentence} for one in self.benchmarks
+        ]
+        return {**dataclasses.asdict(self), "benchmarks": benchmarks}
 
 
 def compare(first: Path, second: Path, *, common_only: bool = False) -> Comparison:
     """Compare the samples of two evaluation folders.
 
-    Raises ValueError where they share no benchmark, and where the questions of a shared benchmark
-    differ, unless `common_only` asks for those that both sides answered.
+    Raises ValueError if they share no benchmark, or if the questions of a shared benchmark differ
+    and `common_only` does not ask for those that both sides answered.
     """
     sides = (_benchmarks(first), _benchmarks(second))
     shared = [name for name in sides[0] if name in sides[1]]
     if not shared:
         raise ValueError(
             f"{first} has {', '.join(sides[0])} and {second} has {', '.join(sides[1])}: "
-            "there is no benchmark in common to compare"
+            "there is no benchmark in common; name two folders that share one"
         )
-    found = [
+    compared = [
         _compare_benchmark(name, sides[0][name], sides[1][name], common_only) for name in shared
     ]
-    adjusted = holm([one.holm_p for one in found])
+    adjusted = holm([one.holm_p for one in compared])
     return Comparison(
         (str(first), str(second)),
-        tuple(dataclasses.replace(one, holm_p=p) for one, p in zip(found, adjusted, strict=True)),
+        tuple(
+            dataclasses.replace(one, holm_p=p) for one, p in zip(compared, adjusted, strict=True)
+        ),
         tuple(name for name in sides[0] if name not in shared),
         tuple(name for name in sides[1] if name not in shared),
     )
 
 
-def write_comparison(found: Comparison, folder: Path) -> None:
+def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write comparison.md and comparison.json into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / COMPARISON).write_text(comparison_markdown(found), encoding="utf-8")
-    plain = json.dumps(found.plain(), indent=1, ensure_ascii=False)
-    (folder / FIGURES).write_text(plain + "\n", encoding="utf-8")
+    (folder / COMPARISON).write_text(comparison_markdown(comparison), encoding="utf-8")
+    plain = json.dumps(comparison.plain(), indent=1, ensure_ascii=False)
+    (folder / RESULTS).write_text(plain + "\n", encoding="utf-8")
 
 
-def comparison_markdown(found: Comparison) -> str:
-    sentences = "\n".join(f"* {sentence}" for sentence in _sentences(found))
+def comparison_markdown(comparison: Comparison) -> str:
+    sentences = "\n".join(f"* {sentence}" for sentence in _sentences(comparison))
     parts = (
         "# Comparison",
-        f"First: `{found.names[0]}`. Second: `{found.names[1]}`.",
+        f"First: `{comparison.names[0]}`. Second: `{comparison.names[1]}`.",
         sentences,
         HOW,
-        table(HEADINGS, [_row(one) for one in found.benchmarks]),
+        table(HEADINGS, [_row(one) for one in comparison.benchmarks]),
     )
     return "\n\n".join(parts) + "\n"
 
 
-def print_comparison(found: Comparison) -> None:
-    """On the screen: what fits into 80 columns, and the sentences."""
+def print_comparison(comparison: Comparison) -> None:
+    """Print the columns that fit into 80 characters, and the sentences."""
     console = Console()
     shown = Table(title="second minus first, in percent and tokens")
     for heading in SCREEN:
         shown.add_column(heading, justify="right" if heading != SCREEN[0] else "left")
-    for one in found.benchmarks:
+    for one in comparison.benchmarks:
         row = dict(zip(HEADINGS, _row(one), strict=True))
         row |= {"first": percent(one.first.mean), "second": percent(one.second.mean)}
         row["tokens"] = "-" if one.length is None else f"{one.length.mean:+,.0f}"
         shown.add_row(*(row[heading] for heading in SCREEN))
-    for side, name in zip(("first", "second"), found.names, strict=True):
+    for side, name in zip(("first", "second"), comparison.names, strict=True):
         console.print(f"{side}: {name}", soft_wrap=True, highlight=False, markup=False)
     console.print(shown)
-    for sentence in _sentences(found):
+    for sentence in _sentences(comparison):
         console.print(sentence, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -162,8 +172,8 @@ def _row(one: Compared) -> tuple[str, ...]:
     return (
         one.benchmark,
         str(one.accuracy.num_questions),
-        interval(dataclasses.asdict(one.first)),
-        interval(dataclasses.asdict(one.second)),
+        interval(one.first),
+        interval(one.second),
         f"{100 * one.accuracy.mean:+.1f} {_points(one.accuracy)}",
         p_text(one.accuracy.p_value),
         p_text(one.holm_p),
@@ -172,23 +182,23 @@ def _row(one: Compared) -> tuple[str, ...]:
     )
 
 
-def _points(found: Difference) -> str:
-    assert found.low is not None
-    assert found.high is not None
-    return f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+def _points(accuracy: Difference) -> str:
+    assert accuracy.low is not None
+    assert accuracy.high is not None
+    return f"[{100 * accuracy.low:+.1f}, {100 * accuracy.high:+.1f}]"
 
 
-def _tokens(found: Difference | None) -> str:
-    if found is None:
+def _tokens(length: Difference | None) -> str:
+    if length is None:
         return "-"
-    if found.low is None or found.high is None:
-        return f"{found.mean:+,.0f}"
-    return f"{found.mean:+,.0f} [{found.low:+,.0f}, {found.high:+,.0f}]"
+    if length.low is None or length.high is None:
+        return f"{length.mean:+,.0f}"
+    return f"{length.mean:+,.0f} [{length.low:+,.0f}, {length.high:+,.0f}]"
 
 
-def _sentences(found: Comparison) -> list[str]:
-    sentences = [one.sentence for one in found.benchmarks]
-    for one in found.benchmarks:
+def _sentences(comparison: Comparison) -> list[str]:
+    sentences = [one.sentence for one in comparison.benchmarks]
+    for one in comparison.benchmarks:
         if one.only_first or one.only_second:
             sentences.append(
                 f"{one.benchmark}: {one.only_first} questions of the first side only and "
@@ -199,7 +209,7 @@ def _sentences(found: Comparison) -> list[str]:
                 f"{one.benchmark}: {one.without_verdict} questions are left out because checking "
                 "failed on every sample of a side."
             )
-    for side, names in (("first", found.only_first), ("second", found.only_second)):
+    for side, names in (("first", comparison.only_first), ("second", comparison.only_second)):
         if names:
             sentences.append(f"Only the {side} has {', '.join(names)}: not compared.")
     return sentences
@@ -209,35 +219,35 @@ _KEYS: Mapping[str, Callable[[Sample], str]] = {
     "questions": lambda sample: sample.question_sha256,
     "golds": lambda sample: sample.gold,
 }
-"""What must be the same on both sides."""
+"""What must be the same on both sides of an id."""
 
-Questions = Mapping[str, Sequence[Sample]]
+SamplesByUid = Mapping[str, Sequence[Sample]]
 
 
 def _benchmarks(folder: Path) -> dict[str, Path]:
-    found = {path.parent.name: path for path in sorted(folder.glob(f"*/{SAMPLES}"))}
-    if not found:
+    paths = {path.parent.name: path for path in sorted(folder.glob(f"*/{SAMPLES}"))}
+    if not paths:
         raise ValueError(
             f"{folder} holds no <benchmark>/{SAMPLES}; name the folder that evaluate wrote"
         )
-    return found
+    return paths
 
 
-def _by_question(path: Path) -> Questions:
-    found: dict[str, list[Sample]] = {}
+def _by_question(path: Path) -> SamplesByUid:
+    samples: dict[str, list[Sample]] = {}
     for sample in read_samples(path):
-        found.setdefault(sample.uid, []).append(sample)
-    return found
+        samples.setdefault(sample.uid, []).append(sample)
+    return samples
 
 
 def _compare_benchmark(name: str, first: Path, second: Path, common_only: bool) -> Compared:
-    """With the p-value not yet adjusted."""
+    """Compare one benchmark, with the p-value not yet adjusted."""
     a, b = _by_question(first), _by_question(second)
     shared = [uid for uid in a if uid in b]
     alone = (len(a) - len(shared), len(b) - len(shared))
     if any(alone) and not common_only:
         raise ValueError(
-            f"{name}: {alone[0]} questions stand in {first} only and {alone[1]} in {second} only, "
+            f"{name}: {alone[0]} questions are in {first} only and {alone[1]} in {second} only, "
             f"{len(shared)} in both; compare the {len(shared)} with common_only"
         )
     _check_same(name, a, b, shared)
@@ -260,9 +270,9 @@ def _compare_benchmark(name: str, first: Path, second: Path, common_only: bool) 
     )
 
 
-def _check_same(name: str, a: Questions, b: Questions, shared: Sequence[str]) -> None:
-    """Raises ValueError where an id stands for different questions or golds: data of another
-    version or split has the same ids."""
+def _check_same(name: str, a: SamplesByUid, b: SamplesByUid, shared: Sequence[str]) -> None:
+    """Refuse ids that stand for different questions or golds, as data of another version or split
+    may have the same ids."""
     differing = {
         what: [uid for uid in shared if len({key(one) for one in (*a[uid], *b[uid])}) > 1]
         for what, key in _KEYS.items()
@@ -277,15 +287,15 @@ def _check_same(name: str, a: Questions, b: Questions, shared: Sequence[str]) ->
             )
 
 
-def _cluster(uid: str, a: Questions, b: Questions) -> str:
-    """Raises ValueError where the sides disagree: then they asked different things."""
-    found = {sample.cluster for side in (a, b) for sample in side[uid]}
-    if len(found) > 1:
+def _cluster(uid: str, a: SamplesByUid, b: SamplesByUid) -> str:
+    """Return the cluster of a question; refuse sides that disagree, as they asked other things."""
+    clusters = {sample.cluster for side in (a, b) for sample in side[uid]}
+    if len(clusters) > 1:
         raise ValueError(
-            f"question {uid!r} is a version of {' and of '.join(sorted(found))}: the folders were "
-            "written for different versions of the benchmark; evaluate both again on one of them"
+            f"question {uid!r} is a version of {' and of '.join(sorted(clusters))}: the folders "
+            "hold different versions of the benchmark; evaluate both again on one of them"
         )
-    return found.pop()
+    return clusters.pop()
 
 
 def _scored(samples: Sequence[Sample]) -> list[Sample]:
@@ -296,8 +306,10 @@ def _share(samples: Sequence[Sample]) -> float:
     return float(np.mean([sample.correct for sample in _scored(samples)]))
 
 
-def _length_difference(a: Questions, b: Questions, shared: Sequence[str]) -> Difference | None:
-    """Of the mean length of each question, where both sides know lengths."""
+def _length_difference(
+    a: SamplesByUid, b: SamplesByUid, shared: Sequence[str]
+) -> Difference | None:
+    """Compare the mean length of each question whose lengths both sides know."""
     known = [uid for uid in shared if _lengths(a[uid]) and _lengths(b[uid])]
     if not known:
         return None

@@ -1,12 +1,12 @@
-"""What a set of verdicts allows one to say: avg@k, pass@k, maj@k, intervals, paired differences.
+"""Statistics of verdicts: avg@k, pass@k, maj@k, intervals, paired differences.
 
-Samples of one question are not independent, nor are versions of one question. So everything here
-starts from one value per question `[Q]` and treats questions of one cluster as one draw.
+Neither samples nor versions of one question are independent. So everything here starts from one
+value per question `[Q]` and treats the questions of a cluster as one draw.
 """
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import comb
 from typing import NamedTuple
@@ -22,9 +22,9 @@ _TAIL = (1 - LEVEL) / 2
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean over questions and its 95 % interval. `standard_error` is None where the clusters
-    show no spread or there is only one."""
+class IntervalEstimate:
+    """A mean over questions and its 95 % interval. `standard_error` is None if the clusters show no
+    spread or there is only one."""
 
     mean: float
     low: float
@@ -39,7 +39,7 @@ class Difference:
     """Mean of second minus first over the same questions, with its 95 % interval.
 
     `p_value` is two-sided. `mcnemar_p`, the exact test over questions as if they were independent,
-    is None where the values are not all 0 or 1. Ends and p-value are None where nothing bounds the
+    is None unless all values are 0 or 1. `low`, `high` and `p_value` are None if nothing bounds the
     values and the clusters show no spread.
     """
 
@@ -59,7 +59,7 @@ class Difference:
 
 
 class Intervals(NamedTuple):
-    """Many estimates at once, each field [...]; `standard_error` is NaN where there is none."""
+    """Many estimates at once, each field [...]; `standard_error` is NaN if there is none."""
 
     mean: FloatArray
     low: FloatArray
@@ -68,16 +68,18 @@ class Intervals(NamedTuple):
 
 
 def avg_at_k(correct: Sequence[Sequence[bool]]) -> FloatArray:
-    """Share of right samples of each question [Q]; the mean over questions is avg@k. `correct`
-    [Q][k]; questions may have different numbers of samples, at least one."""
+    """Return the share of right samples of each question [Q], whose mean is avg@k.
+
+    `correct` is [Q][k]; questions may have different numbers of samples, at least one.
+    """
     if not all(len(samples) for samples in correct):
         raise ValueError("avg@k needs at least one sample of every question; leave out the others")
     return np.array([np.mean(samples) for samples in correct], dtype=np.float64)
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Unbiased chance that k of the samples hold a right one: 1 - C(n - c, k) / C(n, k)
-    (https://arxiv.org/abs/2107.03374)."""
+    """Estimate, without bias, the chance that k of the samples hold a right one:
+    1 - C(n - c, k) / C(n, k) (https://arxiv.org/abs/2107.03374)."""
     if not 0 <= num_correct <= num_samples:
         raise ValueError(f"pass@k got {num_correct} right of {num_samples} samples")
     _check_k("pass", k, num_samples)
@@ -85,54 +87,57 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 
 def maj_at_k(classes: Sequence[int | None], correct: Sequence[bool], k: int) -> float:
-    """Chance that the most frequent answer among k of a question's samples is right.
+    """Return the chance that the most frequent answer among k of a question's samples is right.
 
-    `classes` [n] number the answers that are equal, None for no answer: that wins, and is wrong,
-    only where there is nothing else. A tie counts the mean over the tied classes, a class the mean
-    over its samples. Exact, over all subsets of size k.
+    `classes` [n] give equal answers the same number. None stands for no answer, which wins, and is
+    wrong, only if there is nothing else. A tie counts the mean over the tied classes, a class the
+    mean over its samples. Exact, over all subsets of size k.
     """
     _check_k("maj", k, len(classes))
     rights: dict[int, list[bool]] = {}
     for label, right in zip(classes, correct, strict=True):
         if label is not None:
             rights.setdefault(label, []).append(right)
-    counts = tuple(sorted(len(found) for found in rights.values()))
+    counts = tuple(sorted(map(len, rights.values())))
     num_blank = len(classes) - sum(counts)
     return float(
         sum(
-            np.mean(found) * _plurality_chance(len(found), counts, num_blank, k)
-            for found in rights.values()
+            np.mean(samples) * _plurality_chance(len(samples), counts, num_blank, k)
+            for samples in rights.values()
         )
     )
 
 
-def clustered(values: Sequence[float] | FloatArray, clusters: Sequence[Hashable]) -> Estimate:
-    """Mean of `values` [Q], each in [0, 1], and its interval; see `fraction_intervals`."""
-    found = _checked(values, clusters)
-    if found.min() < 0 or found.max() > 1:
+def clustered(
+    values: Sequence[float] | FloatArray, clusters: Sequence[Hashable]
+) -> IntervalEstimate:
+    """Return the mean of `values` [Q], each in [0, 1], and its interval; see
+    `fraction_intervals`."""
+    array = _checked(values, clusters)
+    if array.min() < 0 or array.max() > 1:
         raise ValueError(
-            f"values must be in [0, 1], got {found.min():g} to {found.max():g}; "
+            f"values must be in [0, 1], got {array.min():g} to {array.max():g}; "
             "`difference` takes values without bounds"
         )
-    mean, low, high, error = (float(field) for field in fraction_intervals(found, clusters))
-    return Estimate(mean, low, high, _known(error), len(found), len(set(clusters)))
+    mean, low, high, error = (float(field) for field in fraction_intervals(array, clusters))
+    return IntervalEstimate(mean, low, high, _known(error), len(array), len(set(clusters)))
 
 
 def fraction_intervals(values: FloatArray, clusters: Sequence[Hashable]) -> Intervals:
-    """95 % intervals for the mean over questions of `values` [..., Q], each in [0, 1].
+    """Return 95 % intervals for the mean over questions of `values` [..., Q], each in [0, 1].
 
     The variance is that of a ratio of cluster sums over cluster sizes, linearised, each residual
     divided by the square root of one minus its cluster's share (CR2). The interval is Wilson's with
-    the effective number of questions m (1 - m) / variance and a t quantile whose degrees of freedom
-    are those of Bell and McCaffrey for clusters of questions that are all alike: clusters - 1 where
-    all are equally large. Near 0 and 1 that covers where mean +- t standard errors does not. In
+    the effective number of questions m (1 - m) / variance. Its t quantile has the degrees of
+    freedom of Bell and McCaffrey for clusters of questions that are all alike: clusters - 1 if all
+    are equally large. Near 0 and 1 it covers, while mean +- t standard errors does not. In
     simulations with chances from 0.1 to 0.9 and a correlation within clusters up to 1/3 it covered
-    94 to 96 % from 100 clusters on; with 20 clusters and a chance of 0.1 only 91 to 95 %. Of single
-    samples of independent questions, whose number of right ones is discrete, it covers 93 to 97 %
-    from 100 questions on, which one it is depends on the chance.
+    94 to 96 % from 100 clusters on; with 20 clusters and a chance of 0.1 only 91 to 95 %. With
+    single samples of independent questions the number of right ones is discrete; it then covers 93
+    to 97 % from 100 questions on, depending on the chance.
 
-    Where the clusters show no spread (all right, all wrong) or there is one cluster, it is
-    the interval of Clopper and Pearson as if each cluster were one draw: wide, never a point.
+    If the clusters show no spread (all right, all wrong) or there is one cluster, it is the
+    interval of Clopper and Pearson as if each cluster were one draw: wide, never a point.
     """
     sums, sizes = _cluster_sums(values, clusters)
     mean = values.mean(-1)
@@ -152,39 +157,35 @@ def paired(
     second: Sequence[float] | FloatArray,
     clusters: Sequence[Hashable],
 ) -> Difference:
-    """Second minus first over the same questions; both [Q] in [0, 1].
+    """Return second minus first over the same questions; both [Q] in [0, 1].
 
-    As `difference`, but never a point: where all differences are 0, no share of questions above
-    1 - 0.025^(1 / clusters) can differ and that bounds the mean; where they are all equal, or of
-    one cluster, half of one plus the difference is a fraction for Clopper and Pearson.
+    As `difference`, but never a point. If all differences are 0, no share of questions above
+    1 - 0.025^(1 / clusters) can differ, which bounds the mean. If they are all equal, or of one
+    cluster, half of one plus the difference is a fraction for Clopper and Pearson.
     """
     a, b = _checked(first, clusters), _checked(second, clusters)
     if min(a.min(), b.min()) < 0 or max(a.max(), b.max()) > 1:
         raise ValueError("paired values must be in [0, 1]; `difference` takes others")
-    found = difference(b - a, clusters)
-    low, high, p_value = found.low, found.high, found.p_value
+    unbounded = difference(b - a, clusters)
+    low, high, p_value = unbounded.low, unbounded.high, unbounded.p_value
     if low is None or high is None:
-        low, high, p_value = _bounded_difference(b - a, found.num_clusters)
+        low, high, p_value = _bounded_difference(b - a, unbounded.num_clusters)
     exact = mcnemar(a, b) if np.isin((a, b), (0, 1)).all() else None
-    return Difference(
-        found.mean,
-        max(low, -1.0),
-        min(high, 1.0),
-        p_value,
-        found.standard_error,
-        exact,
-        found.num_questions,
-        found.num_clusters,
+    return replace(
+        unbounded, low=max(low, -1.0), high=min(high, 1.0), p_value=p_value, mcnemar_p=exact
     )
 
 
 def difference(deltas: Sequence[float] | FloatArray, clusters: Sequence[Hashable]) -> Difference:
-    """Mean of per-question differences `deltas` [Q] without bounds, such as lengths: mean +- t
-    standard errors, with the variance and degrees of freedom of `fraction_intervals`."""
-    found = _checked(deltas, clusters)
-    sums, sizes = _cluster_sums(found, clusters)
-    mean, variance = float(found.mean()), _variance(sums, sizes)
-    numbers = (len(found), len(sizes))
+    """Return the mean of per-question differences `deltas` [Q] without bounds, such as lengths.
+
+    The interval is mean +- t standard errors, with the variance and degrees of freedom of
+    `fraction_intervals`.
+    """
+    array = _checked(deltas, clusters)
+    sums, sizes = _cluster_sums(array, clusters)
+    mean, variance = float(array.mean()), _variance(sums, sizes)
+    numbers = (len(array), len(sizes))
     if _no_spread(variance):
         return Difference(mean, None, None, None, None, None, *numbers)
     error, freedom = float(np.sqrt(variance)), _degrees_of_freedom(sizes)
@@ -194,14 +195,19 @@ def difference(deltas: Sequence[float] | FloatArray, clusters: Sequence[Hashable
 
 
 def mcnemar(first: FloatArray, second: FloatArray) -> float:
-    """Exact two-sided p-value that questions [Q] turn right as often as wrong; values 0 or 1."""
+    """Return the exact two-sided p-value that questions [Q] turn right as often as wrong.
+
+    Values are 0 or 1.
+    """
     gained, lost = int((second > first).sum()), int((second < first).sum())
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for being several, in their order: below 0.05 together at most 5 % of the
-    time where no difference is real (Holm 1979)."""
+    """Adjust p-values for being several, and return them in their order (Holm 1979).
+
+    If no difference is real, any of them is below 0.05 at most 5 % of the time.
+    """
     order = np.argsort(p_values, kind="stable")
     adjusted = np.empty(len(p_values))
     steps = [(len(p_values) - rank) * p_values[i] for rank, i in enumerate(order)]
@@ -216,8 +222,10 @@ def _check_k(name: str, k: int, num_samples: int) -> None:
 
 @lru_cache(maxsize=65536)
 def _plurality_chance(own: int, counts: tuple[int, ...], num_blank: int, k: int) -> float:
-    """Expected share of the victory, over subsets of k samples, of one class with `own` samples
-    among classes with `counts`; blanks fill up the subset and never win."""
+    """Return the expected share of the victory of one class, over subsets of k samples.
+
+    The class has `own` samples, all classes have `counts`. Blanks fill up the subset and never win.
+    """
     rivals = list(counts)
     rivals.remove(own)
     total = 0.0
@@ -228,7 +236,7 @@ def _plurality_chance(own: int, counts: tuple[int, ...], num_blank: int, k: int)
 
 
 def _rival_ways(rivals: Sequence[int], votes: int, room: int) -> Counter[tuple[int, int]]:
-    """In how many ways rivals take (samples, of them ties with `votes`), each at most `votes`."""
+    """Count the ways in which rivals take (samples, ties with `votes`), each at most `votes`."""
     ways = Counter({(0, 0): 1})
     for count in rivals:
         more: Counter[tuple[int, int]] = Counter()
@@ -240,20 +248,20 @@ def _rival_ways(rivals: Sequence[int], votes: int, room: int) -> Counter[tuple[i
 
 
 def _checked(values: Sequence[float] | FloatArray, clusters: Sequence[Hashable]) -> FloatArray:
-    found = np.asarray(values, dtype=np.float64)
-    if found.shape != (len(clusters),) or not len(found):
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != (len(clusters),) or not len(array):
         raise ValueError(
-            f"{found.size} values for {len(clusters)} questions; needed is one each, at least one"
+            f"{array.size} values for {len(clusters)} questions; give one for each, at least one"
         )
-    if not np.isfinite(found).all():
+    if not np.isfinite(array).all():
         raise ValueError("values must be finite; leave out the questions without one")
-    return found
+    return array
 
 
 def _cluster_sums(
     values: FloatArray, clusters: Sequence[Hashable]
 ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """Sums of `values` [..., Q] by cluster [..., C] and the sizes [C]."""
+    """Return the sums of `values` [..., Q] by cluster [..., C] and the sizes [C]."""
     numbers = {label: number for number, label in enumerate(dict.fromkeys(clusters))}
     index = np.array([numbers[label] for label in clusters])
     sizes = np.bincount(index)
@@ -263,7 +271,7 @@ def _cluster_sums(
 
 
 def _variance(sums: FloatArray, sizes: npt.NDArray[np.int64]) -> FloatArray:
-    """Variance of sum(sums) / sum(sizes), NaN for one cluster."""
+    """Return the variance of sum(sums) / sum(sizes), NaN for one cluster."""
     num_questions = sizes.sum()
     mean = sums.sum(-1, keepdims=True) / num_questions
     if len(sizes) == 1:
@@ -273,13 +281,13 @@ def _variance(sums: FloatArray, sizes: npt.NDArray[np.int64]) -> FloatArray:
 
 
 def _no_spread(variance: FloatArray) -> npt.NDArray[np.bool_]:
-    # rounding leaves up to 1e-30 where all clusters are equal
+    # rounding leaves up to 1e-30 if all clusters are equal
     return np.isnan(variance) | (variance < 1e-24)
 
 
 def _degrees_of_freedom(sizes: npt.NDArray[np.int64]) -> float:
-    """tr(B)^2 / tr(B^2), where B is the covariance of the scaled residuals of the clusters if all
-    questions of a cluster were alike; clusters - 1 where all are equally large."""
+    """Return tr(B)^2 / tr(B^2), where B is the covariance of the scaled residuals of the clusters
+    if all questions of a cluster were alike; clusters - 1 if all are equally large."""
     share = sizes / sizes.sum()
     own = sizes.astype(np.float64) ** 2
     scale = 1 / (1 - share)
@@ -308,7 +316,7 @@ def _clopper_pearson(mean: FloatArray, number: int) -> tuple[FloatArray, FloatAr
 
 
 def _bounded_difference(deltas: FloatArray, num_clusters: int) -> tuple[float, float, float]:
-    """Ends and p-value where clusters show no spread."""
+    """Return low end, high end and p-value if the clusters show no spread."""
     if not deltas.any():
         most = 1 - _TAIL ** (1 / num_clusters)
         return -most, most, 1.0

@@ -7,7 +7,7 @@ from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Judged, Response, 
 from vlm_rl.records import Problem, Verdict
 from vlm_rl.rewards.accuracy import Accuracy, gold_of
 from vlm_rl.verification.notation import normalise
-from vlm_rl.verification.reading import Reading
+from vlm_rl.verification.pool import Reading
 
 
 def judge(
@@ -16,7 +16,7 @@ def judge(
     groups: Sequence[Sequence[Response]],
     accuracy: Accuracy,
 ) -> list[Judged]:
-    """Judge `groups` [P][k], in their order. A problem that could not be asked is not solved."""
+    """Judge `groups` [P][k], in their order. A problem that could not be asked is unsolved."""
     readings = accuracy.read(problems, [[response.text for response in group] for group in groups])
     classes = _answer_classes(problems, readings, accuracy)
     return [
@@ -45,15 +45,18 @@ def _official(benchmark: Benchmark, problem: Problem, response: Response) -> Rul
 def _answer_classes(
     problems: Sequence[Problem], readings: Sequence[Sequence[Reading]], accuracy: Accuracy
 ) -> list[list[int | None]]:
-    """Number the different answers of each problem: right ones are one class, and others are
-    compared with each other as if the earlier one were the gold."""
+    """Give each different answer of a problem a number [P][k].
+
+    Right answers are one class. The others are compared with each other, as if the earlier one were
+    the gold.
+    """
     classes: list[list[int | None]] = [[None] * len(row) for row in readings]
-    unknown = []  # per problem: its answers that have no class yet, by their spelling
-    for row, found in zip(readings, classes, strict=True):
+    unknown = []  # per problem: its answers without a class so far, by their spelling
+    for row, numbers in zip(readings, classes, strict=True):
         spelled: dict[str, list[int]] = {}
         for index, reading in enumerate(row):
             if reading.verdict is Verdict.CORRECT:
-                found[index] = 0
+                numbers[index] = 0
             elif reading.answer is not None:
                 spelled.setdefault(normalise(reading.answer), []).append(index)
         unknown.append(spelled)
@@ -65,16 +68,16 @@ def _answer_classes(
             questions.append([(gold, other) for other in others])
         asked = [question for row in questions for question in row]
         equal = iter(accuracy.pool.check(asked))
-        for spelled, pairs, found in zip(unknown, questions, classes, strict=True):
+        for spelled, pairs, numbers in zip(unknown, questions, classes, strict=True):
             same = [other for _, other in pairs if next(equal).verdict is Verdict.CORRECT]
             for spelling in [*list(spelled)[:1], *same]:
                 for index in spelled.pop(spelling):
-                    found[index] = number
+                    numbers[index] = number
     return classes
 
 
 def _until_all_are_known(unknown: Sequence[dict[str, list[int]]]) -> Iterator[int]:
-    number = 1  # 0 is that of the right answers
+    number = 1  # right answers are class 0
     while any(unknown):
         yield number
         number += 1

@@ -1,12 +1,11 @@
-"""The Markdown of an evaluation: figures in tables that a person reads."""
+"""The Markdown of an evaluation: results in tables that a person reads."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from vlm_rl.evaluation.results import QUANTILES
-
-Figures = Mapping[str, Any]
+from vlm_rl.evaluation.intervals import Difference, IntervalEstimate
+from vlm_rl.evaluation.results import BenchmarkResult, OfficialResult
+from vlm_rl.evaluation.summary import QUANTILES
 
 READING = (
     "Accuracies are in percent, with the 95 % interval in brackets; questions that are versions of "
@@ -18,20 +17,23 @@ NOT_OURS = (
     "no difference to the figures above can be read off."
 )
 
+MeasureRow = tuple[str, str, object]
+"""What is measured, its value, and over how many questions."""
+
 
 def markdown(
-    found: Sequence[Figures], *, overview: str, pictures: Mapping[str, Sequence[str]]
+    results: Sequence[BenchmarkResult], *, overview: str, plots: Mapping[str, Sequence[str]]
 ) -> str:
-    """The report over several benchmarks; `pictures` are the paths by benchmark."""
-    models = ", ".join(dict.fromkeys(one["model"] for one in found))
-    parts = [f"# Evaluation of {_cell(models)}", READING, _overview(found), _picture(overview)]
-    for one in found:
-        parts += [*_section(one), *(_picture(path) for path in pictures[one["benchmark"]])]
+    """Return the report over several benchmarks; `plots` are paths by benchmark."""
+    models = ", ".join(dict.fromkeys(result.model for result in results))
+    parts = [f"# Evaluation of {_cell(models)}", READING, _overview(results), _plot(overview)]
+    for result in results:
+        parts += [*_section(result), *(_plot(path) for path in plots[result.benchmark])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table, its first column to the left and the others to the right."""
+    """Return a Markdown table, its first column to the left and the others to the right."""
     rule = ["---", *["---:"] * (len(headings) - 1)]
     lines = [headings, rule, *([_cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -41,18 +43,18 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.1f}"
 
 
-def interval(estimate: Figures | None) -> str:
+def interval(estimate: IntervalEstimate | Difference | None) -> str:
     if estimate is None:
         return "-"
-    return f"{percent(estimate['mean'])} [{percent(estimate['low'])}, {percent(estimate['high'])}]"
+    return f"{percent(estimate.mean)} [{percent(estimate.low)}, {percent(estimate.high)}]"
 
 
-def asked(one: Figures) -> str:
-    """How many questions were asked, and of how many where these are not all that were published:
-    such figures are not those of the split."""
-    of = one["num_published"]
-    partial = of is not None and of != one["num_questions"]
-    return f"{one['num_questions']:,} of {of:,}" if partial else str(one["num_questions"])
+def asked(result: BenchmarkResult) -> str:
+    """Return how many questions were asked, and of how many if these are only part of the split:
+    such numbers are not those of the split."""
+    if not result.is_partial:
+        return str(result.num_questions)
+    return f"{result.num_questions:,} of {result.num_published:,}"
 
 
 def p_text(p_value: float | None) -> str:
@@ -65,11 +67,11 @@ def _cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
 
 
-def _picture(path: str) -> str:
+def _plot(path: str) -> str:
     return f"![{path}]({path.replace(' ', '%20')})"
 
 
-def _overview(found: Sequence[Figures]) -> str:
+def _overview(results: Sequence[BenchmarkResult]) -> str:
     headings = (
         "benchmark",
         "questions",
@@ -83,32 +85,32 @@ def _overview(found: Sequence[Figures]) -> str:
     )
     rows = [
         (
-            one["benchmark"],
-            asked(one),
-            _samples(one),
-            interval(one["accuracy"]),
-            interval(one["official"] and one["official"]["accuracy"]),
-            _most_samples(one),
-            percent(one["extraction"]["frac"]),
-            percent(one["truncated"] and one["truncated"]["frac"]),
-            _tokens(one["length_tokens"] and one["length_tokens"]["all"]["mean"]),
+            result.benchmark,
+            asked(result),
+            _samples(result),
+            interval(result.accuracy),
+            interval(result.official_accuracy),
+            _most_samples(result),
+            percent(result.extraction.frac),
+            percent(result.truncated_frac),
+            _tokens(result.mean_length),
         )
-        for one in found
+        for result in results
     ]
     return table(headings, rows)
 
 
-def _samples(one: Figures) -> str:
-    least, most = one["samples_per_question"]["least"], one["samples_per_question"]["most"]
-    return str(most) if least == most else f"{least} to {most}"
+def _samples(result: BenchmarkResult) -> str:
+    counts = result.samples_per_question
+    return str(counts.most) if counts.least == counts.most else f"{counts.least} to {counts.most}"
 
 
-def _most_samples(one: Figures) -> str:
-    """pass@k and maj@k at the largest k."""
-    if not one["pass_at_k"]:
+def _most_samples(result: BenchmarkResult) -> str:
+    """Return pass@k and maj@k at the largest k."""
+    if not result.pass_at_k:
         return "-"
-    k = list(one["pass_at_k"])[-1]
-    passed, majority = one["pass_at_k"][k]["mean"], one["maj_at_k"][k]["mean"]
+    k = max(result.pass_at_k)
+    passed, majority = result.pass_at_k[k].mean, result.maj_at_k[k].mean
     return f"pass@{k} {percent(passed)}, maj@{k} {percent(majority)}"
 
 
@@ -116,121 +118,120 @@ def _tokens(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def _section(one: Figures) -> list[str]:
-    heading = f"## {_cell(one['benchmark'])} ({_cell(one['split'])})"
+def _section(result: BenchmarkResult) -> list[str]:
+    heading = f"## {_cell(result.benchmark)} ({_cell(result.split)})"
     return [
         heading,
-        _what(one),
-        one["notes"],
-        table(("measure", "value", "questions"), _measures(one)),
-        _lengths(one),
-        *(_category(name, values) for name, values in one["categories"].items()),
-        _published(one),
-        _settings(one),
+        _summary(result),
+        result.notes,
+        table(("measure", "value", "questions"), _measures(result)),
+        _lengths(result),
+        *(_category(name, values) for name, values in result.categories.items()),
+        _published(result),
+        _settings(result),
     ]
 
 
-def _what(one: Figures) -> str:
-    """Where the questions come from, and everything that is not in the figures."""
-    excluded = one["excluded"]
-    lost = excluded["timeout"] + excluded["error"]
+def _summary(result: BenchmarkResult) -> str:
+    """Say where the questions come from, and what is not in the numbers."""
+    excluded = result.excluded
     sentences = [
-        f"{one['num_questions']} questions ({one['num_clusters']} clusters) from {one['source']}, "
-        f"{one['num_responses']} responses of {one['model']}.",
-        *([f"These are {asked(one)} published problems."] if " of " in asked(one) else []),
-        f"Checking timed out on {excluded['timeout']} responses and failed on {excluded['error']}: "
-        f"these {lost} are left out of every accuracy, and {excluded['questions_without_verdict']} "
-        "questions with them; in pass@k and maj@k they count as wrong.",
+        f"{result.num_questions} questions ({result.num_clusters} clusters) from {result.source}, "
+        f"{result.num_responses} responses of {result.model}.",
+        *([f"These are {asked(result)} published problems."] if result.is_partial else []),
+        f"Checking timed out on {excluded.timeout} responses and failed on {excluded.error}: "
+        f"these {excluded.num_responses} are left out of every accuracy, and "
+        f"{excluded.questions_without_verdict} questions with them; in pass@k and maj@k they count "
+        "as wrong.",
     ]
-    if one["refused"]:
-        sentences.append(f"Refused by the policy's limits and counted: {_counts(one['refused'])}.")
-    return " ".join([*sentences, f"Left out beforehand: {_counts(one['skipped']) or 'nothing'}."])
+    if result.refused:
+        refused = _counts(result.refused)
+        sentences.append(f"Refused by the policy's limits and counted: {refused}.")
+    return " ".join([*sentences, f"Left out beforehand: {_counts(result.skipped) or 'nothing'}."])
 
 
 def _counts(by_reason: Mapping[str, int]) -> str:
     return "; ".join(f"{count} x {reason}" for reason, count in by_reason.items())
 
 
-def _measures(one: Figures) -> list[tuple[str, str, object]]:
-    rows = [_estimate(f"strict accuracy, avg@{_samples(one)}", one["accuracy"])]
-    for name in ("pass", "maj"):
-        found = one[f"{name}_at_k"].items()
-        rows += [_estimate(f"{name}@{k}", estimate) for k, estimate in found]
-    rows += _official(one["official"])
-    rows += [(name.replace("_", " "), percent(v), "") for name, v in one["measures"].items()]
-    rows += _control(one)
-    extraction, truncated = one["extraction"], one["truncated"]
+def _measures(result: BenchmarkResult) -> list[MeasureRow]:
+    rows = [_estimate(f"strict accuracy, avg@{_samples(result)}", result.accuracy)]
+    rows += [_estimate(f"pass@{k}", estimate) for k, estimate in result.pass_at_k.items()]
+    rows += [_estimate(f"maj@{k}", estimate) for k, estimate in result.maj_at_k.items()]
+    rows += _official(result.official)
+    rows += [(name.replace("_", " "), percent(v), "") for name, v in result.measures.items()]
+    rows += _control(result)
+    extraction = result.extraction
     rows += [
         (
-            f"no answer read ({extraction['no_answer']} without an answer, "
-            f"{extraction['unparsable']} unreadable), % of responses",
-            percent(extraction["frac"]),
+            f"no answer read ({extraction.no_answer} without an answer, "
+            f"{extraction.unparsable} unreadable), % of responses",
+            percent(extraction.frac),
             "",
         ),
-        ("cut off at the budget, % of responses", percent(truncated and truncated["frac"]), ""),
-        ("tokens per right answer", _tokens(one["tokens_per_correct"]), ""),
+        ("cut off at the budget, % of responses", percent(result.truncated_frac), ""),
+        ("tokens per right answer", _tokens(result.tokens_per_correct), ""),
     ]
     return rows
 
 
-def _estimate(name: str, estimate: Figures | None) -> tuple[str, str, object]:
-    return name, interval(estimate), "" if estimate is None else estimate["num_questions"]
+def _estimate(name: str, estimate: IntervalEstimate | Difference | None) -> MeasureRow:
+    return name, interval(estimate), "" if estimate is None else estimate.num_questions
 
 
-def _official(official: Figures | None) -> list[tuple[str, str, object]]:
+def _official(official: OfficialResult | None) -> list[MeasureRow]:
     if official is None:
         return [("official accuracy: no rule without a judge", "-", "")]
     return [
-        _estimate("official accuracy", official["accuracy"]),
-        _estimate("strict accuracy of the same responses", official["strict"]),
-        ("responses right by the official rule only", str(official["right_by_official_only"]), ""),
-        ("responses right by the strict rule only", str(official["right_by_strict_only"]), ""),
-        ("responses without an official ruling", str(official["no_ruling"]), ""),
+        _estimate("official accuracy", official.accuracy),
+        _estimate("strict accuracy of the same responses", official.strict),
+        ("responses right by the official rule only", str(official.right_by_official_only), ""),
+        ("responses right by the strict rule only", str(official.right_by_strict_only), ""),
+        ("responses without an official ruling", str(official.no_ruling), ""),
     ]
 
 
-def _control(one: Figures) -> list[tuple[str, str, object]]:
-    blind = one["blind"]
-    rows: list[tuple[str, str, object]] = []
-    if one["chance"] is not None:
-        rows.append(("guessing among options", percent(one["chance"]), one["num_chance_questions"]))
-    if blind:
-        added = blind["images_add"]
+def _control(result: BenchmarkResult) -> list[MeasureRow]:
+    rows: list[MeasureRow] = []
+    if result.chance is not None:
+        chance = percent(result.chance)
+        rows.append(("guessing among options", chance, result.num_chance_questions))
+    if result.blind:
+        added = result.blind.images_add
         rows += [
-            _estimate("strict accuracy without images", blind["accuracy"]),
-            _estimate(f"images add, in points (p {p_text(added['p_value'])})", added),
+            _estimate("strict accuracy without images", result.blind.accuracy),
+            _estimate(f"images add, in points (p {p_text(added.p_value)})", added),
         ]
     return rows
 
 
-def _lengths(one: Figures) -> str:
-    if one["length_tokens"] is None:
+def _lengths(result: BenchmarkResult) -> str:
+    lengths = result.length_tokens
+    if lengths is None:
         return "Lengths in tokens are not known."
+    kinds = {"all": lengths.all, "correct": lengths.correct, "wrong": lengths.wrong}
     rows = [
-        (kind, part["num_responses"], *(_tokens(part[name]) for name in ("mean", *QUANTILES)))
-        for kind, part in one["length_tokens"].items()
+        (kind, part.num_responses, *(_tokens(getattr(part, name)) for name in ("mean", *QUANTILES)))
+        for kind, part in kinds.items()
         if part is not None
     ]
     return table(("length in tokens", "responses", "mean", *QUANTILES), rows)
 
 
-def _category(name: str, values: Figures) -> str:
-    rows = [(value, interval(part), part["num_questions"]) for value, part in values.items()]
+def _category(name: str, values: Mapping[str, IntervalEstimate]) -> str:
+    rows = [(value, interval(part), part.num_questions) for value, part in values.items()]
     return table((_cell(name), "strict", "questions"), rows)
 
 
-def _published(one: Figures) -> str:
-    if not one["published"]:
+def _published(result: BenchmarkResult) -> str:
+    if not result.published:
         return "Published figures: none on record."
-    rows = [
-        (found["model"], found["measure"], f"{found['percent']:g}", found["source"])
-        for found in one["published"]
-    ]
+    rows = [(one.model, one.measure, f"{one.percent:g}", one.source) for one in result.published]
     return f"{NOT_OURS}\n\n" + table(("published", "measure", "%", "source"), rows)
 
 
-def _settings(one: Figures) -> str:
-    rows = [(name, _setting(value)) for name, value in one["settings"].items()]
+def _settings(result: BenchmarkResult) -> str:
+    rows = [(name, _setting(value)) for name, value in result.settings.items()]
     return table(("setting", "value"), rows) if rows else ""
 
 

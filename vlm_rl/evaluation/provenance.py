@@ -1,4 +1,4 @@
-"""What figures were made of: problems, weights and packages, in a form that can be compared."""
+"""The origin of a result: digests of problems and weights, and package versions, to compare."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ _BLOCKS, _BLOCK_BYTES = 64, 4096
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that decide what is sampled and what is right."""
+    """Return the versions of the packages that decide what is sampled and what is right."""
     return {name: version(name) for name in _PACKAGES}
 
 
 def problems_digest(problems: Sequence[Problem], instruction: str = "") -> str:
-    """Equal for the same questions, choices, pictures and golds, put with the same words."""
+    """Return a digest, equal for the same questions, choices, images, golds and instruction."""
     digest = hashlib.sha256(instruction.encode())
     for problem in problems:
         asked = (problem.uid, problem.question, problem.choices, problem.answer)
@@ -28,8 +28,8 @@ def problems_digest(problems: Sequence[Problem], instruction: str = "") -> str:
 
 
 def weights_digest(checkpoint: str) -> str | None:
-    """Of blocks spread over the weight files of a folder, which a training step changes; None for
-    what is no folder, such as a hub id."""
+    """Return a digest of blocks spread over the weight files of a folder, which a training step
+    changes; None for anything but a folder, such as a hub id."""
     files = sorted(Path(checkpoint).glob("*.safetensors"))
     if not files:
         return None

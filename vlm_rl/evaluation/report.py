@@ -1,10 +1,10 @@
-"""What an evaluation leaves to read: report.md, report.json, pictures, and its judged samples."""
+"""The files of an evaluation: report.md, report.json, plots, and its judged samples."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from vlm_rl.evaluation.plots import (
     plot_overview,
     plot_responses,
 )
-from vlm_rl.evaluation.results import Evaluation, figures
+from vlm_rl.evaluation.results import BenchmarkResult
+from vlm_rl.evaluation.summary import Evaluation, summarise
 from vlm_rl.records import Problem, Verdict
 
 REPORT = "report.md"
-FIGURES = "report.json"
+RESULTS = "report.json"
 SAMPLES = "samples.jsonl"
 DISAGREEMENTS = "disagreements.jsonl"
 _MARK = re.compile(r"<image\s*\d*>")
@@ -30,7 +31,7 @@ _MARK = re.compile(r"<image\s*\d*>")
 
 @dataclass(frozen=True)
 class Sample:
-    """A line of samples.jsonl: a judged response as far as a comparison needs it."""
+    """A line of samples.jsonl: what a comparison needs of a judged response."""
 
     uid: str
     sample: int
@@ -45,33 +46,40 @@ class Sample:
         return self.verdict is Verdict.CORRECT
 
 
-def write_report(evaluations: Sequence[Evaluation], folder: Path) -> list[dict[str, Any]]:
-    """Write the report of one model over several benchmarks into `folder`; returns the `figures`
-    of each. The pictures of a benchmark, and the responses on which its official rule and ours
-    disagree, lie in a folder of its name."""
-    names = [one.benchmark for one in evaluations]
+def write_report(evaluations: Sequence[Evaluation], folder: Path) -> list[BenchmarkResult]:
+    """Write the report of one model over several benchmarks into `folder`, and return the results.
+
+    The plots of a benchmark, and the responses on which its official rule and ours disagree, lie
+    in a folder of its name. Raises ValueError without evaluations, or with two of one benchmark.
+    """
+    names = [evaluation.benchmark for evaluation in evaluations]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"a report needs one evaluation per benchmark, got {names}")
-    found = [figures(one) for one in evaluations]
-    pictures = {
-        one.benchmark: _write_benchmark(one, its, folder)
-        for one, its in zip(evaluations, found, strict=True)
+    results = [summarise(evaluation) for evaluation in evaluations]
+    plots = {
+        result.benchmark: _write_benchmark(evaluation, result, folder)
+        for evaluation, result in zip(evaluations, results, strict=True)
     }
-    plot_overview(found, folder / OVERVIEW)
-    text = markdown(found, overview=OVERVIEW, pictures=pictures)
+    plot_overview(results, folder / OVERVIEW)
+    text = markdown(results, overview=OVERVIEW, plots=plots)
     (folder / REPORT).write_text(text, encoding="utf-8")
-    plain = json.dumps({"benchmarks": found}, indent=1, ensure_ascii=False)
-    (folder / FIGURES).write_text(plain + "\n", encoding="utf-8")
-    return found
+    (folder / RESULTS).write_text(results_json(results), encoding="utf-8")
+    return results
 
 
-def _write_benchmark(evaluation: Evaluation, found: Mapping[str, Any], folder: Path) -> list[str]:
-    """Names of the pictures drawn, relative to `folder`."""
+def results_json(results: Sequence[BenchmarkResult]) -> str:
+    """Return report.json: every field of each result under its own name."""
+    plain = {"benchmarks": [asdict(result) for result in results]}
+    return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+
+
+def _write_benchmark(evaluation: Evaluation, result: BenchmarkResult, folder: Path) -> list[str]:
+    """Write plots and disagreements; return the paths of the plots, relative to `folder`."""
     own = folder / evaluation.benchmark
     own.mkdir(parents=True, exist_ok=True)
     drawn = {
-        RESPONSES: plot_responses(found, evaluation.judged, own / RESPONSES),
-        CATEGORIES: plot_categories(found, own / CATEGORIES),
+        RESPONSES: plot_responses(result, evaluation.judged, own / RESPONSES),
+        CATEGORIES: plot_categories(result, own / CATEGORIES),
     }
     disagreed = [one for one in evaluation.judged if _disagree(one)]
     write_samples(disagreed, own / DISAGREEMENTS)
@@ -85,15 +93,14 @@ def _disagree(one: Judged) -> bool:
 
 
 def write_samples(judged: Iterable[Judged], path: Path) -> None:
-    """One JSON line per judged response."""
+    """Write one JSON line per judged response."""
     with path.open("w", encoding="utf-8") as file:
         for one in judged:
             file.write(json.dumps(sample_row(one), ensure_ascii=False) + "\n")
 
 
 def sample_row(judged: Judged) -> dict[str, Any]:
-    """What samples.jsonl says of a judged response; `official` is whether the authors' rule calls
-    it right, None without a ruling."""
+    """Return the line of samples.jsonl; `official` is None if the authors' rule has no ruling."""
     problem, response, official = judged.problem, judged.response, judged.official
     return {
         "uid": problem.uid,
@@ -117,28 +124,30 @@ def sample_row(judged: Judged) -> dict[str, Any]:
 
 
 def question_sha256(problem: Problem) -> str:
-    """16 hex digits, equal for the same words and choices, with or without the pictures."""
+    """Return 16 hex digits, equal for the same text and choices, with or without images."""
     texts = (problem.question, *(problem.choices or ()))
     plain = ["".join(_MARK.sub("", text).split()) for text in texts]
     return hashlib.sha256("\0".join(plain).encode()).hexdigest()[:16]
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """The lines of a samples.jsonl. Raises ValueError naming the line that can not be read or
-    repeats a sample of a question."""
-    found: dict[tuple[str, int], Sample] = {}
-    # not splitlines: a response may hold a separator such as U+2028, which is no end of a line
+    """Read a samples.jsonl.
+
+    Raises ValueError naming the line that cannot be read or that repeats a sample of a question.
+    """
+    samples: dict[tuple[str, int], Sample] = {}
+    # not splitlines: a response may hold a separator such as U+2028, which does not end a line
     with path.open(encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, 1):
             sample = _read_line(line, f"{path}, line {number}")
             key = (sample.uid, sample.sample)
-            if key in found:
+            if key in samples:
                 raise ValueError(
                     f"{path}, line {number}: sample {sample.sample} of question {sample.uid!r} "
-                    "stands there twice; remove one of the lines"
+                    "is there twice; remove one of the lines"
                 )
-            found[key] = sample
-    return list(found.values())
+            samples[key] = sample
+    return list(samples.values())
 
 
 def _read_line(line: str, where: str) -> Sample:
@@ -149,6 +158,8 @@ def _read_line(line: str, where: str) -> Sample:
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not JSON: {error}") from error
     except KeyError as error:
-        raise ValueError(f"{where} has no field {error}; needed are those of evaluate") from error
+        raise ValueError(
+            f"{where} has no field {error}; give a file that evaluate wrote"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error

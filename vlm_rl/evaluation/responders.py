@@ -1,4 +1,4 @@
-"""Who answers the problems of an evaluation: a policy through an engine, or a server that chats."""
+"""Answer the problems of an evaluation: by a policy in an engine, or by a chat server."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ from vlm_rl.data.prompts import BadProblem, PromptEncoder, PromptTooLong, text_p
 from vlm_rl.evaluation.benchmarks.benchmark import Response
 from vlm_rl.records import Groups, Problem, Prompt
 from vlm_rl.rollout import Engine, EngineError, Sampling
-from vlm_rl.rollout.engine import WHOLE_SOFTMAX
+from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
 
 _OF_OPENAI = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 _WEB_FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
@@ -30,14 +30,14 @@ class Responder(ABC):
     def respond(
         self, problems: Sequence[Problem], *, samples: int, seed: int
     ) -> list[list[Response]]:
-        """[P][samples]. A problem that can not be asked has responses that say why.
+        """Return responses [P][samples]; those to a problem that cannot be asked say why.
 
-        Raises EngineError where no answer can be had.
+        Raises EngineError if the engine or server fails.
         """
 
 
 class PolicyResponder(Responder):
-    """A started engine; `encoder` says how a problem is put."""
+    """A started engine; `encoder` makes the prompts."""
 
     def __init__(self, engine: Engine, encoder: PromptEncoder, sampling: Sampling) -> None:
         self._engine = engine
@@ -47,25 +47,25 @@ class PolicyResponder(Responder):
     def respond(
         self, problems: Sequence[Problem], *, samples: int, seed: int
     ) -> list[list[Response]]:
-        asked = Asked.of(problems, self._encoder)
-        if not asked.prompts:
-            return asked.responses([], samples)
+        encoded = EncodedProblems.of(problems, self._encoder)
+        if not encoded.prompts:
+            return encoded.responses([], samples)
         groups = self._engine.generate(
-            asked.prompts, group_size=samples, sampling=self._sampling, seed=seed
+            encoded.prompts, group_size=samples, sampling=self._sampling, seed=seed
         )
-        return asked.responses(groups, samples)
+        return encoded.responses(groups, samples)
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Problems as prompts, but for those that can not be: `refused` says why, by uid."""
+class EncodedProblems:
+    """Problems and their prompts; `refused` says, by uid, why a problem has none."""
 
     problems: Sequence[Problem]
     prompts: Sequence[Prompt]
     refused: Mapping[str, str]
 
     @classmethod
-    def of(cls, problems: Sequence[Problem], encoder: PromptEncoder) -> "Asked":
+    def of(cls, problems: Sequence[Problem], encoder: PromptEncoder) -> "EncodedProblems":
         prompts, refused = [], {}
         for problem in problems:
             try:
@@ -75,26 +75,25 @@ class Asked:
         return cls(problems, prompts, refused)
 
     def responses(self, groups: Groups, samples: int) -> list[list[Response]]:
-        """[P][samples] of all problems; `groups` are the completions of the prompts."""
-        given = iter(groups)
+        """Return responses [P][samples]; `groups` are the completions of the prompts."""
+        completions = iter(groups)
         return [
             [Response(p.uid, sample, "", refused=self.refused[p.uid]) for sample in range(samples)]
             if p.uid in self.refused
             else [
                 Response(p.uid, sample, completion.text, len(completion), completion.truncated)
-                for sample, completion in enumerate(next(given))
+                for sample, completion in enumerate(next(completions))
             ]
             for p in self.problems
         ]
 
 
 class ChatServer:
-    """Any server of OpenAI's chat completions, vLLM's and others', at `url` (such as
-    http://127.0.0.1:8000/v1).
+    """A server of OpenAI's chat completions, such as vLLM, at `url` (http://127.0.0.1:8000/v1).
 
-    `concurrent` requests are under way at a time, each given up after `timeout_s` and tried again
-    up to `max_retries` times. A key, where the server wants one, is read from the environment
-    variable `key_variable`. The server has its own chat template and image limits.
+    Sends `concurrent` requests at a time. Each times out after `timeout_s` and is retried up to
+    `max_retries` times. A server that needs a key gets the one in the environment variable
+    `key_variable`. The server has its own chat template and image limits.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class ChatServer:
     ) -> None:
         for name, value in {"concurrent": concurrent, "timeout_s": timeout_s}.items():
             if not value > 0:
-                raise ValueError(f"ChatServer.{name} must be above 0, got {value}")
+                raise ValueError(f"ChatServer.{name}={value} must be above 0")
         self.url = url
         self.concurrent = concurrent
         self._client = openai.OpenAI(
@@ -119,22 +118,22 @@ class ChatServer:
         )
 
     def model_name(self) -> str:
-        """The one model that it serves. Raises ValueError where there is no answer, or several."""
+        """Return the one model that it serves. Raises ValueError if none answers, or several."""
         try:
             names = [model.id for model in self._client.models.list()]
         except openai.OpenAIError as error:
-            raise ValueError(f"no server answers at {self.url}: {error}; is it started?") from error
+            raise ValueError(f"no server answers at {self.url}: {error}; start it") from error
         if len(names) != 1:
             raise ValueError(f"{self.url} serves {', '.join(names)}; name one of them by --model")
         return names[0]
 
     def ask(self, request: dict[str, Any]) -> Any:
-        """One chat completion."""
+        """Request one chat completion."""
         return self._client.chat.completions.create(**request)
 
 
 class ChatResponder(Responder):
-    """A server's model, asked with the text and the pictures of each problem."""
+    """A server's model, asked with the text and the images of each problem."""
 
     def __init__(
         self,
@@ -166,7 +165,7 @@ class ChatResponder(Responder):
     def _response(self, problem: Problem, sample: int, seed: int) -> Response:
         try:
             completion = self._server.ask(self._request(problem, seed % 2**31))
-        except (BadProblem, openai.BadRequestError) as error:  # this problem, not the server
+        except (BadProblem, openai.BadRequestError) as error:  # the problem is at fault
             return Response(problem.uid, sample, "", refused=str(error))
         except openai.OpenAIError as error:
             raise EngineError(f"{self._server.url}: {error}") from error
@@ -193,7 +192,7 @@ class ChatResponder(Responder):
             "model": self._model,
             "messages": messages,
             "seed": seed,
-            # what a server does not know it would refuse, so only what is asked for
+            # a server refuses unknown fields, so send only those that are set
             "max_tokens": self._sampling.max_completion_tokens,
             **{name: getattr(self._sampling, name) for name in _OF_OPENAI},
             "extra_body": {
@@ -205,12 +204,12 @@ class ChatResponder(Responder):
 
 
 def legal(text: str) -> str:
-    """Without halves of characters, which JSON can hold and UTF-8 can not."""
+    """Replace half characters, which JSON can hold and UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _data_url(problem: Problem, source: bytes | Path) -> str:
-    """The very bytes where every browser can show them, else the same picture as PNG."""
+    """Return the image as it is if every browser can show its format, else as PNG."""
     content = source if isinstance(source, bytes) else source.read_bytes()
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -220,5 +219,7 @@ def _data_url(problem: Problem, source: bytes | Path) -> str:
                 image.save(buffer, kind)
                 content = buffer.getvalue()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadProblem(f"problem {problem.uid}: a picture can not be read: {error}") from error
+        raise BadProblem(
+            f"problem {problem.uid}: an image cannot be read: {error}; repair it"
+        ) from error
     return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"

@@ -1,7 +1,7 @@
-"""Responses on disk: gathered batch by batch, so that a killed evaluation goes on, or brought.
+"""Responses on disk: logged batch by batch, so that a killed evaluation resumes, or made elsewhere.
 
-A file that somebody else made has a JSON object a line with `id` and `response`, and where known
-`sample`, `length_tokens`, `truncated` and `extraction` (the answer as they cut it out). Several
+A file that was made elsewhere has a JSON object per line with `id` and `response`, and if known
+`sample`, `length_tokens`, `truncated` and `extraction` (the answer as others extracted it). Several
 lines of one id without `sample` are its samples in order.
 """
 
@@ -28,8 +28,8 @@ _FIELDS: dict[str, type] = {
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Problems that are answered together: which numbers are drawn depends on the whole batch."""
+class ProblemBatch:
+    """Problems that are answered together: the random numbers depend on the whole batch."""
 
     number: int
     problems: tuple[Problem, ...]
@@ -40,64 +40,65 @@ class Batch:
         return int(entropy.generate_state(1, np.uint64)[0] >> 1)
 
 
-def batches_of(problems: Sequence[Problem], size: int, samples: int) -> list[Batch]:
+def batches_of(problems: Sequence[Problem], size: int, samples: int) -> list[ProblemBatch]:
+    """Cut `problems` into batches of `size`, each problem to be answered `samples` times."""
     starts = range(0, len(problems), size)
-    return [Batch(n, tuple(problems[i : i + size]), samples) for n, i in enumerate(starts)]
+    return [ProblemBatch(n, tuple(problems[i : i + size]), samples) for n, i in enumerate(starts)]
 
 
-class Gathered:
-    """The responses of one benchmark in `path`, a line each; whole batches only are kept.
+class ResponseLog:
+    """The responses of one benchmark in `path`, a line each; only whole batches are kept.
 
-    What is there already, from a run that was stopped, is taken as it is: answered again with the
-    same weights and seed it would be the same.
+    Responses of an earlier, stopped run are kept as they are: with the same weights and seed they
+    would be the same.
     """
 
-    def __init__(self, path: Path, batches: Sequence[Batch]) -> None:
+    def __init__(self, path: Path, batches: Sequence[ProblemBatch]) -> None:
         self._path = path
         self._batches = {batch.number: batch for batch in batches}
-        self._found: dict[int, list[Response]] = {}
+        self._responses: dict[int, list[Response]] = {}
         self._whole: list[str] | None = None
         if path.exists():
             self._read()
 
     @property
-    def missing(self) -> list[Batch]:
-        return [batch for number, batch in self._batches.items() if number not in self._found]
+    def missing(self) -> list[ProblemBatch]:
+        return [batch for number, batch in self._batches.items() if number not in self._responses]
 
     @property
     def groups(self) -> list[list[Response]]:
-        """[P][samples], in the order of the problems; complete once nothing is missing."""
+        """Responses [P][samples], in the order of the problems; needs every batch."""
         by_problem: dict[str, list[Response]] = defaultdict(list)
         for number in self._batches:
-            for response in self._found[number]:
+            for response in self._responses[number]:
                 by_problem[response.uid].append(response)
         return list(by_problem.values())
 
     def answer(self, responder: Responder, seed: int, done: Callable[[], object]) -> None:
-        """Have the missing batches answered; `done` is called after each is on disk.
+        """Have the missing batches answered; call `done` once each is on disk.
 
-        Raises EngineError where not one problem of the first batch can be asked: that is a fault of
-        the settings, and no answer.
+        Raises EngineError if no problem of the first batch can be asked: then the settings are
+        wrong, and nothing was answered.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._leave_out_what_is_torn()
+        self._drop_partial_batches()
         with self._path.open("a", encoding="utf-8") as lines:
             for batch in self.missing:
                 groups = responder.respond(
                     batch.problems, samples=batch.samples, seed=batch.seed(seed)
                 )
-                found = [response for group in groups for response in group]
-                if not self._found and all(response.refused for response in found):
-                    raise EngineError(f"no problem can be asked; the first: {found[0].refused}")
-                rows = ({"batch": batch.number} | asdict(response) for response in found)
+                responses = [response for group in groups for response in group]
+                if not self._responses and all(response.refused for response in responses):
+                    raise EngineError(f"no problem can be asked; the first: {responses[0].refused}")
+                rows = ({"batch": batch.number} | asdict(response) for response in responses)
                 lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 lines.flush()
-                self._found[batch.number] = found
+                self._responses[batch.number] = responses
                 done()
 
     def _read(self) -> None:
-        """Take up whole batches."""
-        # not splitlines: a response may hold a separator such as U+2028, which ends no line
+        """Read the whole batches."""
+        # not splitlines: a response may hold a separator such as U+2028, which does not end a line
         *lines, torn = self._path.read_text(encoding="utf-8", errors="replace").split("\n")
         kept: dict[int, list[str]] = defaultdict(list)
         for line in lines:
@@ -105,16 +106,16 @@ class Gathered:
             if row is not None and row.get("batch") in self._batches:
                 kept[row["batch"]].append(line)
         for number, batch in self._batches.items():
-            found = [Response(**_without_batch(line)) for line in kept[number]]
+            responses = [Response(**_without_batch(line)) for line in kept[number]]
             expected = [(p.uid, sample) for p in batch.problems for sample in range(batch.samples)]
-            if [(r.uid, r.sample) for r in found] == expected:
-                self._found[number] = found
-        whole = [line for number in self._found for line in kept[number]]
+            if [(r.uid, r.sample) for r in responses] == expected:
+                self._responses[number] = responses
+        whole = [line for number in self._responses for line in kept[number]]
         if torn or len(whole) < len(lines):
             self._whole = whole
 
-    def _leave_out_what_is_torn(self) -> None:
-        """Write the file anew where a kill has left part of a batch."""
+    def _drop_partial_batches(self) -> None:
+        """Rewrite the file if a kill has left part of a batch."""
         if self._whole is not None:
             partial = self._path.with_suffix(".partial")
             partial.write_text("".join(line + "\n" for line in self._whole), encoding="utf-8")
@@ -123,41 +124,46 @@ class Gathered:
 
 
 def read_responses(path: Path, problems: Sequence[Problem]) -> dict[str, list[Response]]:
-    """Responses made elsewhere, by uid; `id` is a problem's `meta` id or its uid.
+    """Return responses made elsewhere, by uid; `id` is a problem's `meta` id or its uid.
 
-    Raises ValueError with file and line for what is no response, for an id that no problem has, and
-    where problems have different numbers of responses.
+    Raises ValueError with file and line for anything but a response, for an id that no problem has,
+    and if problems have different numbers of responses.
     """
     if not path.is_file():
         raise ValueError(f"no responses file {path}")
     known = {p.uid: p.uid for p in problems}
     known |= {str(p.meta["id"]): p.uid for p in problems if "id" in p.meta}
-    found: dict[str, list[Response]] = defaultdict(list)
+    by_uid: dict[str, list[Response]] = defaultdict(list)
     for place, row in _rows(path):
         if str(row["id"]) not in known:
             example = problems[0].meta.get("id", problems[0].uid)
             raise ValueError(
                 f"{place}: no problem of this benchmark and split has the id {row['id']!r} (one "
-                f"that is there: {example!r}); is it another split?"
+                f"that is there: {example!r}); name the split of the responses"
             )
         uid = known[str(row["id"])]
-        values: dict[str, Any] = {"sample": len(found[uid]), "text": legal(row["response"])}
+        values: dict[str, Any] = {"sample": len(by_uid[uid]), "text": legal(row["response"])}
         values |= {name: row[name] for name in _FIELDS if row.get(name) is not None}
-        found[uid].append(Response(uid=uid, **values))
-    if not found:
+        by_uid[uid].append(Response(uid=uid, **values))
+    if not by_uid:
         raise ValueError(f"{path} holds no response")
-    for uid, responses in found.items():
+    _check_samples(path, by_uid)
+    return {uid: sorted(responses, key=lambda r: r.sample) for uid, responses in by_uid.items()}
+
+
+def _check_samples(path: Path, by_uid: Mapping[str, Sequence[Response]]) -> None:
+    for uid, responses in by_uid.items():
         twice = [n for n, count in Counter(r.sample for r in responses).items() if count > 1]
         if twice:
-            raise ValueError(f"{path}: {uid!r} has its sample {twice[0]} twice")
-    numbers = Counter(map(len, found.values()))
+            raise ValueError(f"{path}: {uid!r} has its sample {twice[0]} twice; remove one of them")
+    numbers = Counter(map(len, by_uid.values()))
     if len(numbers) > 1:
-        odd = next(uid for uid, r in found.items() if len(r) != numbers.most_common(1)[0][0])
+        usual = numbers.most_common(1)[0][0]
+        odd = next(uid for uid, responses in by_uid.items() if len(responses) != usual)
         raise ValueError(
-            f"{path}: most problems have {numbers.most_common(1)[0][0]} responses, {odd!r} has "
-            f"{len(found[odd])}; give each as many, or score them apart"
+            f"{path}: most problems have {usual} responses, {odd!r} has {len(by_uid[odd])}; give "
+            "each as many, or score them separately"
         )
-    return {uid: sorted(responses, key=lambda r: r.sample) for uid, responses in found.items()}
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -170,7 +176,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             continue
         place, row = f"{path}, line {number}", _object(line)
         if row is None:
-            raise ValueError(f"{place} is no JSON object")
+            raise ValueError(f"{place} is not a JSON object")
         if "id" not in row or not isinstance(row.get("response"), str):
             raise ValueError(f"{place} needs `id` and the text `response`, it has {', '.join(row)}")
         for name, kind in _FIELDS.items():
@@ -194,8 +200,8 @@ def _without_batch(line: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Brought:
-    """Responses [P][samples] that are there already."""
+class GivenResponses:
+    """Responses [P][samples] that were made elsewhere."""
 
     groups: list[list[Response]]
-    missing: tuple[Batch, ...] = ()
+    missing: tuple[ProblemBatch, ...] = ()

@@ -1,20 +1,18 @@
-"""An evaluation on the screen: one line a benchmark."""
+"""An evaluation on the screen: one line per benchmark."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from vlm_rl.evaluation.markdown import asked, interval, percent
+from vlm_rl.evaluation.results import BenchmarkResult
 
-Figures = Mapping[str, Any]
 
-
-def print_overview(found: Sequence[Figures]) -> None:
-    """Print the `figures` of each benchmark, and what of it was not asked; a column that nothing is
-    known of is left out."""
-    rows = [_row(one) for one in found]
+def print_overview(results: Sequence[BenchmarkResult]) -> None:
+    """Print each result, and what of its benchmark was not asked; columns without a value are
+    left out."""
+    rows = [_row(result) for result in results]
     # without borders, so that an interval fits into 80 columns; a long name takes two lines
     table = Table(title="accuracy in %, 95 % interval; length in tokens", box=None)
     headings = [name for name in rows[0] if any(row[name] != "-" for row in rows)]
@@ -30,21 +28,21 @@ def print_overview(found: Sequence[Figures]) -> None:
         table.add_row(*(row[heading] for heading in headings))
     console = Console()
     console.print(table)
-    for one in found:
-        if " of " in asked(one):
-            print(f"{one['benchmark']}: {asked(one)} published problems")
-        for reason, count in one["skipped"].items():
-            console.print(f"{one['benchmark']}: {count} {reason}", soft_wrap=True, markup=False)
+    for result in results:
+        if result.is_partial:
+            print(f"{result.benchmark}: {asked(result)} published problems")
+        for reason, count in result.skipped.items():
+            console.print(f"{result.benchmark}: {count} {reason}", soft_wrap=True, markup=False)
 
 
-def _row(one: Figures) -> dict[str, str]:
-    official, cut, length = one["official"], one["truncated"], one["length_tokens"]
+def _row(result: BenchmarkResult) -> dict[str, str]:
+    official, length = result.official_accuracy, result.mean_length
     return {
-        "benchmark": one["benchmark"],
-        "asked": str(one["num_questions"]),
-        "accuracy": interval(one["accuracy"]),
-        "official": percent(official and official["accuracy"]["mean"]),
-        "no answer": percent(one["extraction"]["frac"]),
-        "cut off": percent(cut and cut["frac"]),
-        "length": f"{length['all']['mean']:.0f}" if length and length["all"] else "-",
+        "benchmark": result.benchmark,
+        "asked": str(result.num_questions),
+        "accuracy": interval(result.accuracy),
+        "official": percent(official.mean if official else None),
+        "no answer": percent(result.extraction.frac),
+        "cut off": percent(result.truncated_frac),
+        "length": "-" if length is None else f"{length:.0f}",
     }

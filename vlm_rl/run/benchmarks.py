@@ -1,7 +1,7 @@
-"""Benchmarks inside training: a fixed subset, asked of the live engine every so many steps.
+"""Benchmarks inside training: a fixed subset, asked of the live engine every `every_n_steps` steps.
 
-Of several processes each asks its share, and the first judges and writes all. Greedy answers are
-those of one process; random numbers are each process's own.
+Each rank asks its share; rank 0 judges and writes everything. Greedy answers do not depend on the
+number of ranks; random numbers are each rank's own.
 """
 
 import logging
@@ -19,11 +19,13 @@ from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Response
 from vlm_rl.evaluation.benchmarks.loading import load
 from vlm_rl.evaluation.judging import judge
 from vlm_rl.evaluation.report import SAMPLES, write_samples
-from vlm_rl.evaluation.responders import Asked
-from vlm_rl.evaluation.results import Evaluation, figures, metrics
-from vlm_rl.evaluation.tasks import label, named
+from vlm_rl.evaluation.responders import EncodedProblems
+from vlm_rl.evaluation.results import metrics
+from vlm_rl.evaluation.summary import Evaluation, summarise
+from vlm_rl.evaluation.tasks import benchmark_and_split, evaluation_name
 from vlm_rl.rollout import Sampling
 from vlm_rl.training.module import RLModule
+from vlm_rl.training.streams import Stream
 
 _logger = logging.getLogger(__name__)
 _warn = rank_zero_only(_logger.warning)
@@ -32,8 +34,10 @@ _BATCH_PROMPTS = 64
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """Which benchmarks (`name[:split]`, local copies in `data`), how often, how many problems of
-    each. Problems are put as in training; greedy unless `temperature` is above 0."""
+    """Which benchmarks (`name[:split]`, local copies in `data`), how often, and how many problems.
+
+    Prompts are those of training; decoding is greedy unless `temperature` is above 0.
+    """
 
     benchmark: list[str]
     every_n_steps: int = 50
@@ -49,10 +53,10 @@ class BenchmarkSettings:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"benchmarks.limit must be >= 1, got {self.limit}; null for all")
         for name in self.data:
-            if name not in [named(item)[0].name for item in self.benchmark]:
+            if name not in [benchmark_and_split(item)[0].name for item in self.benchmark]:
                 raise ValueError(
                     f"benchmarks.data.{name} is for a benchmark that benchmarks.benchmark does not "
-                    "name"
+                    "name; leave it out"
                 )
         if self.samples_per_problem > 1 and self.temperature == 0:
             raise ValueError(
@@ -64,15 +68,15 @@ class BenchmarkSettings:
 class _Subset(NamedTuple):
     benchmark: Benchmark
     split: str
-    asked: Asked
+    asked: EncodedProblems
 
 
 class BenchmarkRuns(L.Callback):
-    """Before the first step, every `every_n_steps` steps and at the end: `eval/NAME/...` metrics,
-    and every response in `evaluations/step_N/NAME-SPLIT/samples.jsonl`, where
-    `vlm_rl.evaluate --compare` reads them.
+    """Ask benchmarks before the first step, every `every_n_steps` steps and at the end.
 
-    Raises ValueError for benchmarks that can not be read, in the constructor.
+    Logs `eval/NAME/...` metrics, and writes every response to
+    `evaluations/step_N/NAME-SPLIT/samples.jsonl`, where `vlm_rl.evaluate --compare` reads them.
+    The constructor raises ValueError for benchmarks that cannot be read.
     """
 
     def __init__(
@@ -88,22 +92,22 @@ class BenchmarkRuns(L.Callback):
         self._run_dir = run_dir
         self._subsets = []
         for name in settings.benchmark:
-            benchmark, split = named(name)
+            benchmark, split = benchmark_and_split(name)
             source = settings.data.get(benchmark.name)
-            found = load(benchmark, source, split, limit=settings.limit, seed=seed)
-            problems = [replace(problem, answer_style=answer_style) for problem in found]
-            subset = _Subset(benchmark, split, Asked.of(problems, encoder))
+            loaded = load(benchmark, source, split, limit=settings.limit, seed=seed)
+            problems = [replace(problem, answer_style=answer_style) for problem in loaded]
+            subset = _Subset(benchmark, split, EncodedProblems.of(problems, encoder))
             for uid, reason in subset.asked.refused.items():
                 _warn("%s: %s is not asked and counts as wrong: %s", name, uid, reason)
             self._subsets.append(subset)
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        """Also what a run that was stopped in the benchmarks of its last step still owes."""
+        """Ask at step 0, and after a resume the benchmarks that the last step did not finish."""
         if module.completed_steps == 0:
             self._run(module, self._subsets)
         elif self._is_due(module):
             missing = [not self._has(module, subset) for subset in self._subsets]
-            missing = ranks.gather(missing)[0]  # which only the first writes
+            missing = ranks.gather(missing)[0]  # only rank 0 writes them
             self._run(module, [s for s, owed in zip(self._subsets, missing, strict=True) if owed])
 
     def on_train_batch_end(
@@ -117,12 +121,12 @@ class BenchmarkRuns(L.Callback):
         return step % self._settings.every_n_steps == 0 or step == module.steps
 
     def _run(self, module: RLModule, subsets: Sequence[_Subset]) -> None:
-        with module.stages("benchmarks"):
+        with module.clock("benchmarks"):
             for subset in subsets:
                 self._run_one(module, subset)
 
     def _has(self, module: RLModule, subset: _Subset) -> bool:
-        name = label(subset.benchmark, subset.split)
+        name = evaluation_name(subset.benchmark, subset.split)
         return (self._folder(module, name) / SAMPLES).exists()
 
     def _folder(self, module: RLModule, name: str) -> Path:
@@ -134,10 +138,12 @@ class BenchmarkRuns(L.Callback):
         limit = module.sampling.max_completion_tokens
         sampling = Sampling(self._settings.temperature, limit)
         groups: list[Any] = []
-        # every process samples equally often, also with nothing to ask
+        # every rank samples equally often, also with nothing to ask
         for start in range(0, max(ranks.gather(len(own.prompts))), _BATCH_PROMPTS):
             part = own.prompts[start : start + _BATCH_PROMPTS]
-            groups += module.sample(part, samples, sampling, f"{subset.benchmark.name} {start}")
+            groups += module.sample(
+                part, samples, sampling, Stream.benchmark(subset.benchmark.name, start)
+            )
         shares: list[list[Sequence[Response]]] = ranks.gather([*own.responses(groups, samples)])
         self._record(module, subset, ranks.round_robin(shares))
 
@@ -147,7 +153,7 @@ class BenchmarkRuns(L.Callback):
     ) -> None:
         benchmark, split, asked = subset
         judged = judge(benchmark, asked.problems, responses, module.reward.accuracy)
-        name = label(benchmark, split)
+        name = evaluation_name(benchmark, split)
         evaluation = Evaluation(
             benchmark=name,
             split=split,
@@ -156,20 +162,20 @@ class BenchmarkRuns(L.Callback):
             judged=judged,
             measures=benchmark.measures(judged),
         )
-        found = metrics(figures(evaluation))
+        values = metrics(summarise(evaluation))
         folder = self._folder(module, name)
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{SAMPLES}.partial"  # half of it would be taken for done
-        with module.stages("report"):  # both or neither
+        partial = folder / f"{SAMPLES}.partial"  # half of it would pass for done
+        with module.clock("report"):  # both or neither
             write_samples(judged, partial)
             partial.replace(folder / SAMPLES)
-            module.log_metrics(found)
-        accuracy = found[f"eval/{name}/accuracy"]
+            module.log_metrics(values)
+        accuracy = values[f"eval/{name}/accuracy"]
         print(f"step {module.completed_steps}  {name}: accuracy {accuracy:.1%}")
 
 
-def _share(asked: Asked) -> Asked:
-    """Every so-manieth problem, as many as there are processes."""
-    problems = asked.problems[ranks.rank() :: ranks.count()]
+def _share(asked: EncodedProblems) -> EncodedProblems:
+    """Return this rank's share of the problems."""
+    problems = asked.problems[ranks.rank() :: ranks.world_size()]
     own = {problem.uid for problem in problems}
-    return Asked(problems, [p for p in asked.prompts if p.uid in own], asked.refused)
+    return EncodedProblems(problems, [p for p in asked.prompts if p.uid in own], asked.refused)

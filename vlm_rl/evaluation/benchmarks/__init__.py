@@ -1,4 +1,4 @@
-"""Benchmarks by name, one file each: what it reads, its prompt, its rule, its published figures."""
+"""Benchmarks by name, one file each: what it reads, its prompt, rule and published results."""
 
 from collections.abc import Mapping
 

@@ -1,7 +1,7 @@
 """AIME 2025, I and II: 30 questions, answers 0 to 999.
 
-Columns as in `math-ai/aime25` (problem, answer, id; from published uses of it, its card was not
-seen).
+Columns as in `math-ai/aime25` (problem, answer, id). They come from published uses; the card was
+not seen.
 """
 
 from collections.abc import Mapping

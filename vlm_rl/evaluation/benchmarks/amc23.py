@@ -1,7 +1,7 @@
 """AMC 2023: the 40 questions of AMC 12 A and B whose answer is an integer.
 
-Columns as in `math-ai/amc23` (question, answer, id, url; from published uses of it, its card was
-not seen); others call the question problem. Some copies write the answers as 27.0.
+Columns as in `math-ai/amc23` (question, answer, id, url). They come from published uses; the card
+was not seen. Others call the question problem. Some copies write the answers as 27.0.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 r"""The value of a closed arithmetic expression, in LaTeX or plain, without evaluating any code.
 
-Numbers, `+ - * / : ^`, `\frac`, `\sqrt`, `\pi` and brackets; a product may leave its sign out.
-Everything is a decimal of 30 digits with a bounded exponent, so that a tower of powers overflows at
-once and nothing can grow.
+It reads numbers, `+ - * / : ^`, `\frac`, `\sqrt`, `\pi` and brackets; a product may leave its sign
+out. Every value is a decimal of 30 digits with a bounded exponent, so that a tower of powers
+overflows at once and nothing can grow.
 """
 
 import decimal
@@ -36,7 +36,7 @@ _PRODUCT: dict[str, Callable[[Decimal, Decimal], Decimal]] = {
 
 
 def arithmetic(text: str) -> float | None:
-    r"""The finite real value of `text`, None for everything that is not plain arithmetic:
+    r"""Return the finite real value of `text`, None for everything that is not plain arithmetic:
     `6\sqrt{3}+4\pi` has one, `2x` and `1/0` have none."""
     if len(text) > _MAX_CHARACTERS or len(re.findall(r"[({\[]", text)) > _MAX_BRACKETS:
         return None
@@ -53,7 +53,7 @@ def arithmetic(text: str) -> float | None:
 
 
 class _NotArithmetic(Exception):
-    """The tokens are no expression."""
+    """The tokens are not an expression."""
 
 
 class _Reader:
@@ -90,7 +90,7 @@ class _Reader:
         value = self._power()
         while (token := self._peek()) and token not in (*"+-)}]",):
             if _is_number(token) and _is_number(self._tokens[self._next - 1]):
-                raise _NotArithmetic  # `5 5` is no product
+                raise _NotArithmetic  # `5 5` is not a product
             value = _PRODUCT[self._take() if token in _PRODUCT else "*"](value, self._power())
         return value
 
@@ -102,9 +102,9 @@ class _Reader:
         return base ** (-self._atom() if self._minus() else self._atom())
 
     def _minus(self) -> bool:
-        found = self._peek() == "-"
-        self._next += found
-        return found
+        is_minus = self._peek() == "-"
+        self._next += is_minus
+        return is_minus
 
     def _atom(self) -> Decimal:
         token = self._take()
@@ -130,13 +130,13 @@ def _is_number(token: str) -> bool:
 
 
 def _tokens(text: str) -> list[str]:
-    """Empty where something else stands between them."""
+    """Split `text`; no tokens if anything else stands between them."""
     tokens: list[str] = []
     position = 0
     while position < len(text.rstrip()):
-        found = _TOKEN.match(text, position)
-        if found is None:
+        token = _TOKEN.match(text, position)
+        if token is None:
             return []
-        tokens.append(found[found.lastgroup or 0])
-        position = found.end()
+        tokens.append(token[token.lastgroup or 0])
+        position = token.end()
     return tokens

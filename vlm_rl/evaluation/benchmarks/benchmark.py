@@ -1,8 +1,8 @@
-"""What a benchmark is: rows in a published schema, a prompt, a rule, measures, published figures.
+"""What a benchmark is: rows in a published schema, a prompt, a rule, measures, published results.
 
-Two rulings stand beside each other. The verdict is ours, by the verifier that also rewards
+There are two rulings on a response. The verdict is ours, by the verifier that also rewards
 training. The official ruling is the benchmark's own: what its authors' code counts as right, as far
-as a rule says it and without a judge model or a random guess.
+as a rule can decide it, without a judge model or a random guess.
 """
 
 from abc import ABC, abstractmethod
@@ -15,8 +15,8 @@ from vlm_rl.records import Problem, Verdict
 
 
 @dataclass(frozen=True)
-class Published:
-    """A figure that somebody printed, in percent, with where; it is never compared silently."""
+class PublishedResult:
+    """A number that somebody printed, in percent, and where; it is never compared silently."""
 
     model: str
     percent: float
@@ -28,9 +28,9 @@ class Published:
 class Response:
     """The `sample`th answer to a problem, from a policy or from a file.
 
-    `length_tokens` and `truncated` are None where whoever made it did not say. `extraction` is the
-    answer as somebody else has cut it out already. `refused` says why the problem was never asked;
-    the text is then empty.
+    `length_tokens` and `truncated` are None if they are unknown. `extraction` is the answer as
+    somebody else has extracted it. `refused` says why the problem was never asked; the text is then
+    empty.
     """
 
     uid: str
@@ -44,7 +44,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Ruling:
-    """What the benchmark's own rule says. `answer` is what it cut out, None where it found none."""
+    """What the benchmark's own rule says. `answer` is what it cut out, None if there was none."""
 
     correct: bool
     answer: str | None
@@ -52,8 +52,8 @@ class Ruling:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One table of a benchmark that is stored in several; `columns` are added to its rows."""
+class TableSource:
+    """Where one table of a benchmark is; `columns` are added to its rows."""
 
     source: str
     split: str | None
@@ -63,9 +63,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Judged:
-    """A response with both rulings. `answer` is what our verifier read, None where there was no
-    answer slot or several; `rule` is the rule of it that decided. Answers of one problem that the
-    verifier calls equal have the same `answer_class`, counted from 0; without an answer it is None.
+    """A response with both rulings.
+
+    `answer` is what our verifier read, None without an answer slot or with several; `rule` is the
+    rule that decided. Answers of one problem that the verifier calls equal have the same
+    `answer_class`, counted from 0; without an answer it is None.
     """
 
     problem: Problem
@@ -84,73 +86,76 @@ class Judged:
 class Benchmark(ABC):
     """One benchmark; its file states what it reads and where each statement comes from.
 
-    A problem's `meta` holds `cluster`, the question that it is a version of (by default it alone),
-    and `categories`, by which accuracies are given, such as {"subject": "algebra"}; `num_options`,
-    among how many options the answer is, 0 for a free one and None where that can not be told.
+    A problem's `meta` holds `cluster`, the question that it is a version of (by default, itself);
+    `categories`, by which accuracies are given, such as {"subject": "algebra"}; and `num_options`,
+    the number of options to choose from: 0 for a free answer, None if it is unknown.
     """
 
     name: ClassVar[str]
-    """As in `--benchmarks mathvision`."""
+    """As in `--benchmark mathvision`."""
     hub_id: ClassVar[str]
     splits: ClassVar[tuple[str, ...]]
     """The first one is the default."""
     columns: ClassVar[tuple[str, ...]]
-    """Those that must be there; a table without one of them is refused by its name."""
+    """The required ones; a table that lacks one is refused with its name."""
     sizes: ClassVar[Mapping[str, int]] = {}
-    """Split -> number of published rows, where it is known: it tells a file of another split."""
+    """Split -> number of published rows, if known: it reveals a file of another split."""
     aliases: ClassVar[Mapping[str, str]] = {}
     """Other published names of columns -> those in `columns`."""
     flawed_rows: ClassVar[int] = 0
-    """How many published rows can not be problems; more than these are an error."""
+    """How many published rows cannot be problems; more than these are an error."""
     instruction: ClassVar[str]
     """What the authors' prompt asks for, after the question and its choices."""
     answer_style: ClassVar[str] = "box"
     """Where `instruction` puts the answer: box, tag or answer_line."""
     samples_per_problem: ClassVar[int] = 1
-    """How many are usual in reports; small benchmarks need many."""
-    published: ClassVar[tuple[Published, ...]] = ()
+    """The number that is usual in reports; small benchmarks need many."""
+    published: ClassVar[tuple[PublishedResult, ...]] = ()
     notes: ClassVar[str] = ""
-    """What a reader of the figures must know."""
+    """What a reader of the results must know."""
 
-    def parts(self, source: str, split: str) -> Sequence[Part]:
-        """The tables that a split consists of, in a file, in a folder (a file of the split's name
-        first) or on the hub."""
+    def tables(self, source: str, split: str) -> Sequence[TableSource]:
+        """Return the tables of a split, in a file, a folder or on the hub.
+
+        In a folder, a file of the split's name comes first.
+        """
         files = [Path(source, f"{split}{suffix}") for suffix in (".jsonl", ".json", ".parquet")]
-        return [Part(str(next((file for file in files if file.is_file()), source)), split)]
+        path = next((file for file in files if file.is_file()), source)
+        return [TableSource(str(path), split)]
 
     def images(self, row: Mapping[str, Any]) -> Sequence[object]:
-        """The pictures of a row as stored: bytes, {"bytes", "path"} or a path."""
+        """Return the images of a row as stored: bytes, {"bytes", "path"} or a path."""
         return [row["image"]]
 
     @abstractmethod
     def problem(self, row: Mapping[str, Any], images: tuple[bytes | Path, ...]) -> Problem:
-        """The problem of a row; raises BadRow for a row that can not be one."""
+        """Return the problem of a row; raises BadRow for a row that cannot be one."""
 
     def official(self, problem: Problem, response: str) -> Ruling | None:
-        """The authors' rule on the text of a response, None where only a judge could say."""
+        """Apply the authors' rule to the text of a response; None if only a judge could rule."""
         return None
 
     def official_of_extraction(self, problem: Problem, extraction: object) -> Ruling | None:
-        """The authors' rule on an answer that a judge model cut out and somebody stored, None where
-        the benchmark has no such step."""
+        """Apply the authors' rule to a stored answer that a judge model extracted; None if the
+        benchmark has no such step."""
         return None
 
     def measures(self, judged: Sequence[Judged]) -> Mapping[str, float]:
-        """Figures of the benchmark as a whole beside accuracy, by name, as fractions."""
+        """Return measures of the whole benchmark beside accuracy, by name, as fractions."""
         return {}
 
 
 def cluster_of(problem: Problem) -> str:
-    """The question that a problem is a version of."""
+    """Return the question that a problem is a version of."""
     return str(problem.meta.get("cluster", problem.uid))
 
 
 def num_options(problem: Problem) -> int | None:
-    """Among how many options the answer is: 0 for a free answer, None where that is not known."""
-    found = problem.meta.get("num_options", len(problem.choices or ()))
-    return None if found is None else int(found)
+    """Return the number of options to choose from: 0 for a free answer, None if unknown."""
+    number = problem.meta.get("num_options", len(problem.choices or ()))
+    return None if number is None else int(number)
 
 
 def categories_of(problem: Problem) -> Mapping[str, str]:
-    """What accuracies are broken down by, such as {"subject": "algebra", "level": "3"}."""
+    """Return what accuracies are broken down by, such as {"subject": "algebra", "level": "3"}."""
     return dict(problem.meta.get("categories", {}))

@@ -1,11 +1,11 @@
-"""Where a benchmark's official rule here and stored verdicts differ, response by response.
+"""List the responses on which a benchmark's official rule here and stored verdicts differ.
 
     python -m vlm_rl.evaluation.benchmarks.disagreements mathvision outputs.jsonl \\
         --source test.jsonl --split test --out differ.jsonl
 
 The file of responses is JSONL or JSON, a list of rows or an object of rows by id. A row has `id`
-(or `pid`), `response` and a verdict: `correct` (or `true_false`); where it has the `extraction` of
-a judge model, the official rule reads that and not the response.
+(or `pid`), `response` and a verdict: `correct` (or `true_false`). If it has the `extraction` of a
+judge model, the official rule reads that and not the response.
 """
 
 import argparse
@@ -40,12 +40,14 @@ class Rescored:
 def rescored(
     benchmark: Benchmark, problems: Sequence[Problem], rows: Iterable[object]
 ) -> Iterator[Rescored]:
-    """One for each row, in order. Raises ValueError for a row without a known id, a response or a
-    verdict."""
+    """Apply the official rule to each row, in order.
+
+    Raises ValueError for a row without a known id, a response or a verdict.
+    """
     by_id = {problem.uid: problem for problem in problems}
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
-            raise ValueError(f"response {number} is no object with id, response and correct")
+            raise ValueError(f"response {number} is not an object with id, response and correct")
         stored: dict[str, Any] = {_ALIASES.get(name) or name: row[name] for name in row}
         missing = [name for name in ("id", "response", "correct") if name not in stored]
         if missing:
@@ -71,17 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     benchmark = BENCHMARKS[options.benchmark]
     problems = load(benchmark, options.source, options.split, images=False)
-    found = list(
-        rescored(benchmark, problems, (row for _, row in open_table(options.responses).rows))
-    )
-    differing = [each for each in found if not each.agrees]
+    rows = (row for _, row in open_table(options.responses).rows)
+    responses = list(rescored(benchmark, problems, rows))
+    differing = [each for each in responses if not each.agrees]
     lines = (json.dumps(_line(each), ensure_ascii=False) + "\n" for each in differing)
     options.out.write_text("".join(lines), encoding="utf-8")
-    stored = sum(bool(each.stored["correct"]) for each in found)
-    ours = sum(each.ruling is not None and each.ruling.correct for each in found)
+    stored = sum(bool(each.stored["correct"]) for each in responses)
+    ours = sum(each.ruling is not None and each.ruling.correct for each in responses)
+    count = len(responses)
     print(
-        f"{len(found)} responses: {100 * ours / len(found):.2f} % right by the official rule here, "
-        f"{100 * stored / len(found):.2f} % stored; {len(differing)} differ: {options.out}"
+        f"{count} responses: {100 * ours / count:.2f} % right by the official rule here, "
+        f"{100 * stored / count:.2f} % stored; {len(differing)} differ: {options.out}"
     )
 
 

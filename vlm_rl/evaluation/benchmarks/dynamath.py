@@ -1,8 +1,8 @@
 r"""DynaMath (Zou et al. 2024, https://arxiv.org/abs/2411.00836), MIT licence.
 
 501 seed questions, each drawn in ten variants. Columns as in `DynaMath/DynaMath_Sample`, whose
-splits are the variants; a copy is a folder of `trial1/dataset.json` to `trial10/dataset.json` with
-their pictures, as github.com/DynaMath/DynaMath generates it.
+splits are the variants. A local copy is a folder of `trial1/dataset.json` to `trial10/dataset.json`
+with their images, as github.com/DynaMath/DynaMath generates it.
 """
 
 import re
@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlm_rl.evaluation.benchmarks.arithmetic import arithmetic
-from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Judged, Part, Published, Ruling
+from vlm_rl.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    Judged,
+    PublishedResult,
+    Ruling,
+    TableSource,
+)
 from vlm_rl.evaluation.benchmarks.cutting import cut, has_words, labels_in, letter_of, short
-from vlm_rl.evaluation.benchmarks.samples import Outcome, over_samples
+from vlm_rl.evaluation.benchmarks.samples import ScoredProblem, over_samples
 from vlm_rl.records import AnswerType, Problem
 from vlm_rl.verification.extraction import after_thinking
 
@@ -34,10 +40,10 @@ class DynaMath(Benchmark):
         "there are options, a number with three decimals where it is one."
     )
     published = (
-        Published("MM-Eureka-7B", 23.0, "OpenMMReasoner, lmms-eval", "worst_case"),
-        Published("OpenVLThinker-7B", 16.8, "OpenMMReasoner, lmms-eval", "worst_case"),
-        Published("VL-Rethinker-7B", 17.8, "OpenMMReasoner, lmms-eval", "worst_case"),
-        Published("OpenMMReasoner-7B", 34.9, "OpenMMReasoner, lmms-eval", "worst_case"),
+        PublishedResult("MM-Eureka-7B", 23.0, "OpenMMReasoner, lmms-eval", "worst_case"),
+        PublishedResult("OpenVLThinker-7B", 16.8, "OpenMMReasoner, lmms-eval", "worst_case"),
+        PublishedResult("VL-Rethinker-7B", 17.8, "OpenMMReasoner, lmms-eval", "worst_case"),
+        PublishedResult("OpenMMReasoner-7B", 34.9, "OpenMMReasoner, lmms-eval", "worst_case"),
     )
     notes = (
         "The authors count text as right where the gold stands anywhere in the answer, even one "
@@ -45,12 +51,14 @@ class DynaMath(Benchmark):
         "with all ten variants judged; their share is given."
     )
 
-    def parts(self, source: str, split: str) -> Sequence[Part]:
+    def tables(self, source: str, split: str) -> Sequence[TableSource]:
         variants = range(1, NUM_VARIANTS + 1)
         if Path(source, "trial1").is_dir():
             files = [(n, str(Path(source, f"trial{n}", "dataset.json"))) for n in variants]
-            return [Part(file, None, columns={"variant": n}) for n, file in files]
-        return [Part(source, f"{split}_variant{n}", columns={"variant": n}) for n in variants]
+            return [TableSource(file, None, columns={"variant": n}) for n, file in files]
+        return [
+            TableSource(source, f"{split}_variant{n}", columns={"variant": n}) for n in variants
+        ]
 
     def images(self, row: Mapping[str, Any]) -> Sequence[object]:
         return [row.get("decoded_image") or row["image"]]
@@ -78,8 +86,10 @@ class DynaMath(Benchmark):
         )
 
     def official(self, problem: Problem, response: str) -> Ruling:
-        """A number within 0.001, the letter of a choice, the words of a text; cut out of the JSON
-        that the authors ask for, else like any answer."""
+        """Compare a number within 0.001, the letter of a choice, the words of a text.
+
+        The answer comes from the JSON that the authors ask for, else it is cut like any other.
+        """
         answer = _short_answer(response)
         if answer is None:
             return Ruling(False, None, "no answer")
@@ -95,25 +105,26 @@ class DynaMath(Benchmark):
         return over_samples(judged, robustness)
 
 
-def robustness(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Average: share of right answers. Worst case: share of questions right in every variant.
-    Consistency: share of questions right in all variants or wrong in all."""
+def robustness(outcomes: Sequence[ScoredProblem]) -> dict[str, float]:
+    """Return the shares of right answers (average), of questions right in every variant (worst
+    case), and of questions right in all variants or wrong in all (consistency)."""
     questions: dict[str, list[bool]] = {}
     for problem, correct in outcomes:
         questions.setdefault(problem.meta["cluster"], []).append(correct)
     whole = [variants for variants in questions.values() if len(variants) == NUM_VARIANTS]
-    figures = {
+    measures = {
         "average": sum(correct for _, correct in outcomes) / len(outcomes),
         "whole_questions": len(whole) / len(questions),
     }
     if whole:
-        figures["worst_case"] = sum(map(all, whole)) / len(whole)
-        figures["consistency"] = sum(len(set(found)) == 1 for found in whole) / len(whole)
-    return figures
+        measures["worst_case"] = sum(map(all, whole)) / len(whole)
+        measures["consistency"] = sum(len(set(variants)) == 1 for variants in whole) / len(whole)
+    return measures
 
 
 def _type(kind: str, answer: str) -> AnswerType | None:
-    """A gold of the kind text may be a word, a point, an equation or a number."""
+    """Return the answer type; a gold of the kind text may be a word, a point, an equation or a
+    number."""
     if kind == "multiple choice":
         return "choice"
     if kind in ("float", "int", "integer"):
@@ -127,12 +138,12 @@ def _short_answer(response: str) -> str | None:
     named = _SHORT_ANSWER.findall(after_thinking(response))
     if named:
         return named[-1].strip() or None
-    found = short(cut(response))
-    return None if found is None else found.answer
+    answer = short(cut(response))
+    return None if answer is None else answer.answer
 
 
 def _close(gold: str, answer: str) -> bool:
-    """What follows a number is a unit."""
+    """Compare numbers; what follows a number is a unit."""
     expected = arithmetic(gold)
     text = answer.replace("π", r"\pi")
     value = arithmetic(text)

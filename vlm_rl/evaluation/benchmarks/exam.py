@@ -1,4 +1,4 @@
-"""What the text-only mathematics benchmarks have in common."""
+"""What the text-only mathematics benchmarks share."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from vlm_rl.evaluation.benchmarks.benchmark import Benchmark
 from vlm_rl.records import AnswerType, Problem
-from vlm_rl.verification.quantities import plain_number
+from vlm_rl.verification.exact_numbers import plain_number
 
 
 class Exam(Benchmark):
-    """Questions without pictures. There is no official rule on a response: the exam has one right
+    """Questions without images. There is no official rule on a response: the exam has one right
     answer, which our verifier compares."""
 
     instruction = "Reason step by step and put the final answer in one \\boxed{}."
@@ -33,6 +33,6 @@ class Exam(Benchmark):
 
 
 def whole_number(answer: str) -> str:
-    """`27.0`, as some copies write an integer, as 27; all else as it is."""
+    """Turn `27.0`, as some copies write an integer, into 27; keep all else as it is."""
     value = plain_number(answer) if answer.endswith(".0") else None
     return answer if value is None else str(value)

@@ -1,14 +1,14 @@
 r"""Geometry3K (Lu et al. 2021, https://arxiv.org/abs/2105.04165), as it is trained on.
 
-Columns as in `hiyouga/geometry3k`: one picture, free answers in LaTeX with spaces between signs.
-The rows have no ids; the place in the table, from 0, is theirs.
+Columns as in `hiyouga/geometry3k`: one image, free answers in LaTeX with spaces between signs. Rows
+have no ids; their place in the table, from 0, serves as one.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Published
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, PublishedResult
 from vlm_rl.records import Problem
 
 
@@ -20,10 +20,10 @@ class Geometry3K(Benchmark):
     sizes: ClassVar[Mapping[str, int]] = {"test": 601, "validation": 300}
     instruction = "Reason first, then put the final answer in one \\boxed{}."
     published = (
-        Published("Qwen2.5-VL-3B-Instruct", 24.0, "EasyR1 baselines, before training"),
-        Published("Qwen2.5-VL-3B-Instruct, GRPO", 38.0, "EasyR1 baselines, after training"),
-        Published("Qwen2.5-VL-7B-Instruct", 37.0, "EasyR1 baselines, before training"),
-        Published("Qwen2.5-VL-7B-Instruct, GRPO", 48.0, "EasyR1 baselines, after training"),
+        PublishedResult("Qwen2.5-VL-3B-Instruct", 24.0, "EasyR1 baselines, before training"),
+        PublishedResult("Qwen2.5-VL-3B-Instruct, GRPO", 38.0, "EasyR1 baselines, after training"),
+        PublishedResult("Qwen2.5-VL-7B-Instruct", 37.0, "EasyR1 baselines, before training"),
+        PublishedResult("Qwen2.5-VL-7B-Instruct, GRPO", 48.0, "EasyR1 baselines, after training"),
     )
     notes = (
         "There is no official rule for free answers: the original task is multiple choice. "

@@ -1,4 +1,4 @@
-"""A benchmark's problems out of its hub data set or a copy on disk."""
+"""Load a benchmark's problems from its hub data set or a copy on disk."""
 
 import hashlib
 import logging
@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlm_rl.data.rows import ImageStore
+from vlm_rl.data.images import ImageStore
 from vlm_rl.data.tables import BadRow, Table, open_table
 from vlm_rl.errors import nearest
-from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Part, cluster_of
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, TableSource, cluster_of
 from vlm_rl.evaluation.benchmarks.percentages import percent_type
 from vlm_rl.records import Problem
 
@@ -29,21 +29,21 @@ def load(
     images: bool = True,
     max_bad_rows: int | None = None,
 ) -> list[Problem]:
-    """The problems of a split (default: the benchmark's first) of the hub data set or of `source`,
-    in their published order.
+    """Return the problems of a split (default: the benchmark's first) of the hub data set or of
+    `source`, in their published order.
 
     `limit` keeps at most that many: whole clusters, drawn by `seed`, so that a smaller limit is a
-    subset of a larger one. Without `images` no picture is looked for, to score responses made
-    elsewhere. Rows that can not be problems are named in a warning; raises ValueError for more of
-    them than `max_bad_rows` (default: the benchmark's known flaws), for a missing column, an
-    unknown split, and an id that stands twice.
+    subset of a larger one. Without `images` none is looked for, to score responses made elsewhere.
+    Rows that cannot be problems are named in a warning. Raises ValueError for more of them than
+    `max_bad_rows` (default: the benchmark's known flaws), for a missing column, an unknown split,
+    and an id that occurs twice.
     """
     split = _split(benchmark, source, split)
     problems: list[Problem] = []
     bad: list[str] = []
     store = ImageStore() if images else None
-    for part in benchmark.parts(source or benchmark.hub_id, split):
-        for where, problem in _problems(benchmark, part, store):
+    for table in benchmark.tables(source or benchmark.hub_id, split):
+        for where, problem in _problems(benchmark, table, store):
             if isinstance(problem, BadRow):
                 bad.append(f"{where}: {problem}")
             else:
@@ -56,8 +56,10 @@ def load(
 def problem_of(
     benchmark: Benchmark, row: Mapping[str, Any], images: tuple[bytes | Path, ...] = ()
 ) -> Problem:
-    """The problem of a raw row, whichever of its published names the columns have. A number that is
-    asked for as a percentage has the type percent. Raises BadRow."""
+    """Return the problem of a raw row, whichever of their published names the columns have.
+
+    A number that is asked for as a percentage has the type percent. Raises BadRow.
+    """
     values = _renamed(benchmark, row)
     if _blank(values.get("answer")):
         raise BadRow("no answer", "the answer is empty")
@@ -70,14 +72,15 @@ def problem_of(
     return replace(problem, answer_type=percent_type(problem))
 
 
-def rows_of(benchmark: Benchmark, part: Part) -> Iterator[tuple[Table, str, object]]:
-    """The raw rows of a part with their table and place, the part's columns added to each; a row
-    that can not be read is a BadRow. `row`, the place in its table, serves sets without ids.
+def rows_of(benchmark: Benchmark, source: TableSource) -> Iterator[tuple[Table, str, object]]:
+    """Yield the raw rows of a table with the table and their place; a row that cannot be read is a
+    BadRow.
 
+    Each gets the columns of `source` and `row`, its place in the table, for data sets without ids.
     Raises ValueError for a table without the benchmark's columns.
     """
-    table = open_table(part.source, part.split, part.config)
-    _check_columns(benchmark, table, part)
+    table = open_table(source.source, source.split, source.config)
+    _check_columns(benchmark, table, source)
     by_split = table.split is not None and "split" in table.columns
     for number, (where, row) in enumerate(table.rows):
         if not isinstance(row, Mapping):
@@ -85,11 +88,12 @@ def rows_of(benchmark: Benchmark, part: Part) -> Iterator[tuple[Table, str, obje
             bad = BadRow("not an object", f"the row is of type {kind}, not an object")
             yield table, where, row if isinstance(row, BadRow) else bad
         elif not by_split or row.get("split") == table.split:
-            yield table, where, {**row, **part.columns, "row": number}
+            yield table, where, {**row, **source.columns, "row": number}
 
 
 def _split(benchmark: Benchmark, source: str | None, split: str | None) -> str:
-    """A copy may name its splits as it likes; the table says so where it has no such split."""
+    """Return the split to read. A local copy may name its splits as it likes; its table refuses one
+    that it lacks."""
     if source is None and split is not None and split not in benchmark.splits:
         known = ", ".join(benchmark.splits)
         raise ValueError(
@@ -100,9 +104,9 @@ def _split(benchmark: Benchmark, source: str | None, split: str | None) -> str:
 
 
 def _problems(
-    benchmark: Benchmark, part: Part, store: ImageStore | None
+    benchmark: Benchmark, source: TableSource, store: ImageStore | None
 ) -> Iterator[tuple[str, Problem | BadRow]]:
-    for table, where, row in rows_of(benchmark, part):
+    for table, where, row in rows_of(benchmark, source):
         try:
             yield where, _problem(benchmark, table, row, store)
         except BadRow as error:
@@ -112,15 +116,15 @@ def _problems(
 def _problem(benchmark: Benchmark, table: Table, row: object, store: ImageStore | None) -> Problem:
     if isinstance(row, BadRow):
         raise row
-    assert isinstance(row, Mapping), "rows_of gives nothing else"
-    pictures = () if store is None else _pictures(benchmark, table.folder, row, store)
-    problem = problem_of(benchmark, row, pictures)
+    assert isinstance(row, Mapping), "rows_of yields nothing else"
+    images = () if store is None else _images(benchmark, table.folder, row, store)
+    problem = problem_of(benchmark, row, images)
     style = problem.answer_style or benchmark.answer_style
     return replace(problem, answer_style=style, source=table.label)
 
 
-def pictures_of(benchmark: Benchmark, row: Mapping[str, Any]) -> Sequence[object]:
-    """The pictures of a raw row, as they are stored; raises BadRow."""
+def images_of(benchmark: Benchmark, row: Mapping[str, Any]) -> Sequence[object]:
+    """Return the images of a raw row, as they are stored; raises BadRow."""
     try:
         return benchmark.images(_renamed(benchmark, row))
     except (LookupError, TypeError, AttributeError, SyntaxError, ValueError) as error:
@@ -136,22 +140,22 @@ def _renamed(benchmark: Benchmark, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _blank(answer: object) -> bool:
-    """Tables write a cell that is missing as nothing, as white space or as NaN."""
+    """Whether a cell is missing, which tables write as nothing, white space or NaN."""
     if isinstance(answer, float):
         return not math.isfinite(answer)
     return answer is None or (isinstance(answer, str) and not answer.strip())
 
 
-def _pictures(
+def _images(
     benchmark: Benchmark, folder: Path, row: Mapping[str, Any], store: ImageStore
 ) -> tuple[bytes | Path, ...]:
-    return tuple(store.add(item, folder)[0] for item in pictures_of(benchmark, row))
+    return tuple(store.add(item, folder)[0] for item in images_of(benchmark, row))
 
 
-def _check_columns(benchmark: Benchmark, table: Table, part: Part) -> None:
-    found = {benchmark.aliases.get(name, name) for name in table.columns} | {*part.columns}
+def _check_columns(benchmark: Benchmark, table: Table, source: TableSource) -> None:
+    columns = {benchmark.aliases.get(name, name) for name in table.columns} | {*source.columns}
     for column in benchmark.columns:
-        if column not in found:
+        if column not in columns:
             raise ValueError(
                 f"{table.label}: no column {column!r} that {benchmark.name} needs; there are "
                 f"{', '.join(table.columns) or 'none'}"
@@ -162,10 +166,10 @@ def _report(benchmark: Benchmark, bad: Sequence[str], allowed: int) -> None:
     if not bad:
         return
     more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-    message = f"{len(bad)} rows are no problems: {'; '.join(bad[:_SHOWN])}{more}"
+    message = f"{len(bad)} rows cannot be problems: {'; '.join(bad[:_SHOWN])}{more}"
     if len(bad) > allowed:
         raise ValueError(
-            f"{benchmark.name}: {message}; mend them, or allow them with max_bad_rows={len(bad)}"
+            f"{benchmark.name}: {message}; repair them, or allow them with max_bad_rows={len(bad)}"
         )
     _logger.warning("%s: %s", benchmark.name, message)
 
@@ -175,12 +179,12 @@ def _check_ids(benchmark: Benchmark, problems: Sequence[Problem]) -> None:
     for problem in problems:
         if problem.uid in seen:
             raise ValueError(
-                f"{benchmark.name}: the id {problem.uid!r} stands twice in {problem.source}; "
-                "responses could not be told apart"
+                f"{benchmark.name}: the id {problem.uid!r} occurs twice in {problem.source}; "
+                "remove one of the rows, or responses cannot be told apart"
             )
         seen.add(problem.uid)
     if not problems:
-        raise ValueError(f"{benchmark.name}: no problem was found")
+        raise ValueError(f"{benchmark.name}: there is no problem; check the data and the split")
 
 
 def _limited(problems: list[Problem], limit: int, seed: int) -> list[Problem]:
@@ -197,11 +201,11 @@ def _limited(problems: list[Problem], limit: int, seed: int) -> list[Problem]:
     if not kept:
         raise ValueError(
             f"limit={limit} is too small: a question has up to {max(sizes.values())} versions, "
-            "which stay together"
+            "which stay together; raise it"
         )
     return [problem for problem in problems if cluster_of(problem) in kept]
 
 
 def _lot(cluster: str, seed: int) -> bytes:
-    """A draw that does not depend on which other clusters there are."""
+    """Return a draw that does not depend on which other clusters there are."""
     return hashlib.sha256(f"{seed}:{cluster}".encode()).digest()

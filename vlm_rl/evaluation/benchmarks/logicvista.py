@@ -1,8 +1,8 @@
 r"""LogicVista (Xiao et al. 2024, https://arxiv.org/abs/2407.04973).
 
 Columns as in `lscpku/LogicVista`; data/dataset.json of github.com/Yijia-Xiao/LogicVista calls the
-picture `imagename`. The options stand in the question or in the picture. Of the 448 published rows
-one has no answer, one a number, and a few several letters.
+image `imagename`. The options are in the question or in the image. Of the 448 published rows one
+has no answer, one has a number, and a few have several letters.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Published, Ruling
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, PublishedResult, Ruling
 from vlm_rl.evaluation.benchmarks.cutting import cut, labels_in, letter_of, short
 from vlm_rl.records import Problem
 
@@ -30,11 +30,11 @@ class LogicVista(Benchmark):
         "\\boxed{}."
     )
     published = (
-        Published("Qwen2.5-VL-3B-Instruct", 31.0, "AReaL with VLMEvalKit"),
-        Published("MM-Eureka-7B", 46.3, "OpenMMReasoner, lmms-eval"),
-        Published("OpenVLThinker-7B", 44.5, "OpenMMReasoner, lmms-eval"),
-        Published("VL-Rethinker-7B", 42.7, "OpenMMReasoner, lmms-eval"),
-        Published("OpenMMReasoner-7B", 50.0, "OpenMMReasoner, lmms-eval"),
+        PublishedResult("Qwen2.5-VL-3B-Instruct", 31.0, "AReaL with VLMEvalKit"),
+        PublishedResult("MM-Eureka-7B", 46.3, "OpenMMReasoner, lmms-eval"),
+        PublishedResult("OpenVLThinker-7B", 44.5, "OpenMMReasoner, lmms-eval"),
+        PublishedResult("VL-Rethinker-7B", 42.7, "OpenMMReasoner, lmms-eval"),
+        PublishedResult("OpenMMReasoner-7B", 50.0, "OpenMMReasoner, lmms-eval"),
     )
     notes = "The authors let a model extract the letters; the official figure rests on our cut."
 
@@ -54,15 +54,15 @@ class LogicVista(Benchmark):
         )
 
     def official(self, problem: Problem, response: str) -> Ruling:
-        """The same set of letters."""
-        found = short(cut(response, letters="ABCDEFGHI"))
-        answer = None if found is None else _letters(found.answer) or found.answer.strip()
+        """Compare the sets of letters."""
+        given = short(cut(response, letters="ABCDEFGHI"))
+        answer = None if given is None else _letters(given.answer) or given.answer.strip()
         gold = _letters(problem.answer) or problem.answer
         return Ruling(answer == gold, answer, "letters of our cut" if answer else "no answer")
 
 
 def _letters(text: str) -> str | None:
-    """`B, D` and `(D) and (B)` as BD."""
+    """Read `B, D` and `(D) and (B)` as BD."""
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).strip(" $*")
     if _LETTERS.fullmatch(text):
         return "".join(sorted(set(re.findall("[A-I]", text))))

@@ -1,9 +1,9 @@
 r"""MathVerse (Zhang et al. 2024, https://arxiv.org/abs/2403.14624).
 
 Columns as in `AI4Math/MathVerse` and in data/testmini_text_only.json of
-github.com/ZrrSkywalker/MathVerse. 788 problems, each in five versions that move the information
-from the text into the picture; a sixth without a picture is a split of its own. In the version
-"Vision Only" the whole question stands in the picture.
+github.com/ZrrSkywalker/MathVerse. There are 788 problems, each in five versions that move the
+information from the text into the image; a sixth without an image is a split of its own. In the
+version "Vision Only" the whole question is in the image.
 """
 
 import re
@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Part, Published, Ruling
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, PublishedResult, Ruling, TableSource
 from vlm_rl.evaluation.benchmarks.cutting import cut, labels_in, letter_of, short
 from vlm_rl.records import Problem
 
 _CHOICES = re.compile(r"\n?Choices:\s*\n(.*)\Z", re.DOTALL)
 _CHOICE = re.compile(r"^([A-H])\s*[:.]\s*(.+)$", re.MULTILINE)
-_IN_PICTURE = "The question is in the picture."
+_IN_IMAGE = "The question is in the picture."
 
 
 class MathVerse(Benchmark):
@@ -40,9 +40,9 @@ class MathVerse(Benchmark):
         "letter of one."
     )
     published = (
-        Published("Qwen2.5-VL-7B-Instruct", 47.9, "MM-Eureka README"),
-        Published("MM-Eureka-7B", 50.3, "MM-Eureka README"),
-        Published("OpenMMReasoner-7B", 63.8, "OpenMMReasoner, lmms-eval"),
+        PublishedResult("Qwen2.5-VL-7B-Instruct", 47.9, "MM-Eureka README"),
+        PublishedResult("MM-Eureka-7B", 50.3, "MM-Eureka README"),
+        PublishedResult("OpenMMReasoner-7B", 63.8, "OpenMMReasoner, lmms-eval"),
     )
     notes = (
         "Published figures come from a judge model that extracts and compares. Only choices have "
@@ -50,8 +50,8 @@ class MathVerse(Benchmark):
         "tables differ in whether they ask for an answer at once or for reasoning first."
     )
 
-    def parts(self, source: str, split: str) -> Sequence[Part]:
-        return [Part(source, split, None if Path(source).exists() else split)]
+    def tables(self, source: str, split: str) -> Sequence[TableSource]:
+        return [TableSource(source, split, None if Path(source).exists() else split)]
 
     def images(self, row: Mapping[str, Any]) -> Sequence[object]:
         return [row["image"]] if row["image"] else []
@@ -61,7 +61,7 @@ class MathVerse(Benchmark):
         question, choices = _parted(row["question"]) if is_choice else (row["question"], ())
         return Problem(
             uid=f"{row['sample_index']}-text" if not row["image"] else str(row["sample_index"]),
-            question=question.strip() or _IN_PICTURE,
+            question=question.strip() or _IN_IMAGE,
             answer=str(row["answer"]),
             images=images,
             answer_type="choice" if is_choice else None,
@@ -78,19 +78,19 @@ class MathVerse(Benchmark):
         )
 
     def official(self, problem: Problem, response: str) -> Ruling | None:
-        """The letter of a choice equals the gold; a free answer needs the judge."""
+        """Compare the letter of a choice with the gold; a free answer needs the judge."""
         if problem.answer_type != "choice":
             return None
-        found = short(cut(response))
-        letter = letter_of(found.answer) if found else None
+        answer = short(cut(response))
+        letter = letter_of(answer.answer) if answer else None
         return Ruling(letter == problem.answer.strip(), letter, "letter of our cut")
 
 
 def _parted(question: str) -> tuple[str, tuple[str, ...]]:
-    """The question and its choices, which stand in it as lines `A:40°`; none where their letters
-    leave a gap, and the question is then whole."""
+    """Split off the choices, which are in the question as lines `A:40°`; if their letters leave a
+    gap, there are none and the question stays whole."""
     block = _CHOICES.search(question)
-    found = _CHOICE.findall(block[1]) if block else []
-    if block is None or "".join(letter for letter, _ in found) != "ABCDEFGH"[: len(found)]:
+    choices = _CHOICE.findall(block[1]) if block else []
+    if block is None or "".join(letter for letter, _ in choices) != "ABCDEFGH"[: len(choices)]:
         return question, ()
-    return question[: block.start()], tuple(text.strip() for _, text in found)
+    return question[: block.start()], tuple(text.strip() for _, text in choices)

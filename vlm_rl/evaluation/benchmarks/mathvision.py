@@ -2,7 +2,7 @@ r"""MathVision (MATH-V, Wang et al. 2024, https://arxiv.org/abs/2402.14804), MIT
 
 Columns as in `MathLLMs/MathVision` and in data/test.jsonl of github.com/mathllm/MATH-V, where
 `image` is a path and the hub adds `decoded_image`. Several `<imageN>` marks stand for parts of one
-merged picture, so they stay text.
+merged image, so they stay text.
 """
 
 import re
@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 from vlm_rl.data.tables import BadRow
 from vlm_rl.evaluation.benchmarks.arithmetic import arithmetic
-from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Published, Ruling
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, PublishedResult, Ruling
 from vlm_rl.evaluation.benchmarks.cutting import cut
 from vlm_rl.records import AnswerType, Problem
 
 _LABELS = "abcdefgh"
-_PICTURE = re.compile(r"\s*<image\s*\d*>\s*")
+_IMAGE = re.compile(r"\s*<image\s*\d*>\s*")
 _DROPPED = re.compile(
     r"\{\}|\s|\\[,!]|\\left|\\right|\\text|\\mbox|\^\{\\circ\}|\^\\circ|\\?\$|\\%"
     r"|\{?m\}?\^3|\{(?:units|km)\}|units|km"
@@ -36,12 +36,14 @@ class MathVision(Benchmark):
         "only the letter of one."
     )
     published = (
-        Published("Qwen2.5-VL-3B-Instruct", 21.2, "Qwen2.5-VL README; split not named there"),
-        Published("Qwen2.5-VL-7B-Instruct", 25.1, "Qwen2.5-VL README; split not named there"),
-        Published("Qwen2.5-VL-72B-Instruct", 38.1, "Qwen2.5-VL README; split not named there"),
-        Published("MM-Eureka-7B", 26.9, "MM-Eureka README"),
-        Published("Qwen2.5-VL-3B-Instruct", 18.3, "AReaL with VLMEvalKit, testmini"),
-        Published("OpenMMReasoner-7B", 43.6, "OpenMMReasoner, lmms-eval, test"),
+        PublishedResult("Qwen2.5-VL-3B-Instruct", 21.2, "Qwen2.5-VL README; split not named there"),
+        PublishedResult("Qwen2.5-VL-7B-Instruct", 25.1, "Qwen2.5-VL README; split not named there"),
+        PublishedResult(
+            "Qwen2.5-VL-72B-Instruct", 38.1, "Qwen2.5-VL README; split not named there"
+        ),
+        PublishedResult("MM-Eureka-7B", 26.9, "MM-Eureka README"),
+        PublishedResult("Qwen2.5-VL-3B-Instruct", 18.3, "AReaL with VLMEvalKit, testmini"),
+        PublishedResult("OpenMMReasoner-7B", 43.6, "OpenMMReasoner, lmms-eval, test"),
     )
     notes = (
         "Options that only name what the picture shows (`A`, `$a$`, `<image2>`) are left out of "
@@ -74,25 +76,25 @@ class MathVision(Benchmark):
                 },
                 "gold": gold,
                 "gold_value": value,
-                # a gold that is a letter without options: these are in the picture
+                # a gold that is a letter without options: these are in the image
                 "num_options": len(options) or (None if kind == "choice" else 0),
             },
         )
 
     def official(self, problem: Problem, response: str) -> Ruling:
-        """The cut answer equals the gold or, of a choice, the value of the gold's option: as text
-        in lower case, or as a number rounded to two decimals."""
-        found = cut(response, letters="ABCDE")
-        answer = tidy(found.answer) if found else ""
-        if found is None or not answer:
+        """Compare the cut answer with the gold or, of a choice, with the value of its option: as
+        text in lower case, or as a number rounded to two decimals."""
+        given = cut(response, letters="ABCDE")
+        answer = tidy(given.answer) if given else ""
+        if given is None or not answer:
             return Ruling(False, None, "no answer")
         correct = equal(problem.meta["gold"], answer) or equal(problem.meta["gold_value"], answer)
-        return Ruling(correct, answer, found.how)
+        return Ruling(correct, answer, given.how)
 
 
 def tidy(answer: str) -> str:
-    r"""A cut answer in the authors' spelling: what follows the last `=` or `\approx`, in lower
-    case, without spaces, degree and dollar signs, and a few units; `(a)` is `a`."""
+    r"""Return a cut answer in the authors' spelling: what follows the last `=` or `\approx`, in
+    lower case, without spaces, degree and dollar signs, and a few units; `(a)` becomes `a`."""
     text = re.split(r"=|\\approx", answer.lower())[-1]
     text = _DROPPED.sub("", text).replace(r"\tfrac", r"\frac").replace(r"\dfrac", r"\frac")
     for _ in range(2):  # `\text{(A)}` has two
@@ -101,7 +103,7 @@ def tidy(answer: str) -> str:
 
 
 def equal(gold: str, answer: str) -> bool:
-    """The same text or the same number to two decimals; tuples element by element."""
+    """Whether both are the same text, or the same number to two decimals; tuples by element."""
     gold, answer = gold.lower().strip(), answer.lower().strip()
     if not gold or not answer:
         return False
@@ -115,8 +117,8 @@ def equal(gold: str, answer: str) -> bool:
 
 
 def repaired(gold: str) -> tuple[str, str | None]:
-    r"""A gold as mathematics and its unit: a form feed that was `\f`, a box around it, words in
-    braces at its end."""
+    r"""Split a gold into mathematics and unit: repair a form feed that was `\f`, drop a box around
+    it, and take words in braces at its end for the unit."""
     text = gold.replace("\x0c", r"\f").strip().strip("$").strip()
     if boxed := re.fullmatch(r"\\boxed\{(.*)\}", text):
         text = boxed[1]
@@ -129,16 +131,16 @@ def repaired(gold: str) -> tuple[str, str | None]:
 
 def _options(cell: object) -> tuple[str, ...]:
     if cell is not None and not isinstance(cell, list):
-        raise BadRow("wrong type", f"options {cell!r:.50} are no list")
+        raise BadRow("wrong type", f"options {cell!r:.50} are not a list")
     return tuple(map(str, cell or ()))
 
 
 def _value_of(gold: str, options: Sequence[str]) -> str:
-    """The option that the letter `gold` names, "" without options."""
+    """Return the option that the letter `gold` names, "" without options."""
     letters = [chr(ord("A") + index) for index in range(len(options))]
     if options and gold.strip() not in letters:
         raise BadRow(
-            "wrong value", f"the answer {gold!r} is no letter of the {len(options)} options"
+            "wrong value", f"the answer {gold!r} is not a letter of the {len(options)} options"
         )
     return options[letters.index(gold.strip())] if options else ""
 
@@ -150,14 +152,14 @@ def _type(answer: str, is_choice: bool) -> AnswerType | None:
 
 
 def _only_labels(options: Sequence[str]) -> bool:
-    """Whether options say no more than the picture: letters in order, or marks of its parts."""
-    if all(map(_PICTURE.fullmatch, options)):
+    """Whether options say no more than the image: letters in order, or marks of its parts."""
+    if all(map(_IMAGE.fullmatch, options)):
         return True
     labels = "".join(option.strip(" ().:$").lower() for option in options)
     return len(labels) == len(options) and _LABELS.startswith(labels)
 
 
 def _elements(text: str) -> list[str]:
-    """The parts of `(3,-4)`; a thousands comma parts nothing, since it stands in no brackets."""
+    """Return the parts of `(3,-4)`; a thousands comma, outside brackets, separates nothing."""
     inside = re.fullmatch(r"\((.*,.*)\)|\[(.*,.*)\]", text)
     return (inside[1] or inside[2]).split(",") if inside else [text]

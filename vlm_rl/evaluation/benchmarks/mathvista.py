@@ -1,8 +1,8 @@
-"""MathVista (Lu et al. 2024, https://arxiv.org/abs/2310.02255), CC BY-SA 4.0; its 31 sources have
-their own licences.
+"""MathVista (Lu et al. 2024, https://arxiv.org/abs/2310.02255), CC BY-SA 4.0.
 
 Columns as in `AI4Math/MathVista` and in data/testmini.json of github.com/lupantech/MathVista, where
 `image` is a path and the hub adds `decoded_image`. The answers of the split `test` are not public.
+Its 31 sources have their own licences.
 """
 
 import re
@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlm_rl.data.tables import BadRow
-from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Published, Ruling
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, PublishedResult, Ruling
 from vlm_rl.evaluation.benchmarks.cutting import cut, letter_of, short
-from vlm_rl.evaluation.benchmarks.edit_distance import edit_distance
 from vlm_rl.records import AnswerType, Problem
+from vlm_rl.verification.exact_numbers import plain_number
 from vlm_rl.verification.notation import plain_text
-from vlm_rl.verification.quantities import plain_number
 from vlm_rl.verification.units import split_unit
 
 _CATEGORIES = ("category", "task", "context", "grade", "language")
@@ -48,12 +47,12 @@ class MathVista(Benchmark):
         "one \\boxed{}."
     )
     published = (
-        Published("Qwen2.5-VL-3B-Instruct", 62.3, "Qwen2.5-VL README"),
-        Published("Qwen2.5-VL-7B-Instruct", 68.2, "Qwen2.5-VL README"),
-        Published("Qwen2.5-VL-72B-Instruct", 74.8, "Qwen2.5-VL README"),
-        Published("MM-Eureka-7B", 73.0, "MM-Eureka README"),
-        Published("Qwen2.5-VL-3B-Instruct", 52.3, "AReaL with VLMEvalKit"),
-        Published("OpenMMReasoner-7B", 79.5, "OpenMMReasoner, lmms-eval"),
+        PublishedResult("Qwen2.5-VL-3B-Instruct", 62.3, "Qwen2.5-VL README"),
+        PublishedResult("Qwen2.5-VL-7B-Instruct", 68.2, "Qwen2.5-VL README"),
+        PublishedResult("Qwen2.5-VL-72B-Instruct", 74.8, "Qwen2.5-VL README"),
+        PublishedResult("MM-Eureka-7B", 73.0, "MM-Eureka README"),
+        PublishedResult("Qwen2.5-VL-3B-Instruct", 52.3, "AReaL with VLMEvalKit"),
+        PublishedResult("OpenMMReasoner-7B", 79.5, "OpenMMReasoner, lmms-eval"),
     )
     notes = (
         "The authors let a model extract the answer and then apply a rule; without that extraction "
@@ -94,19 +93,19 @@ class MathVista(Benchmark):
         )
 
     def official(self, problem: Problem, response: str) -> Ruling:
-        found = short(cut(response))
-        if found is None:
+        given = short(cut(response))
+        if given is None:
             return Ruling(False, None, "no answer that a rule can cut")
-        extraction = _extraction(found.answer, problem)
+        extraction = _extraction(given.answer, problem)
         if extraction is None:
-            return Ruling(False, found.answer, f"our cut ({found.how}), no option")
+            return Ruling(False, given.answer, f"our cut ({given.how}), no option")
         ruling = self.official_of_extraction(problem, extraction)
-        return Ruling(ruling.correct, ruling.answer, f"our cut ({found.how}), {ruling.rule}")
+        return Ruling(ruling.correct, ruling.answer, f"our cut ({given.how}), {ruling.rule}")
 
     def official_of_extraction(self, problem: Problem, extraction: object) -> Ruling:
-        """evaluation/calculate_score.py of the authors: the option of a letter, else the option at
-        the smallest edit distance; an integer cut towards 0; a float rounded; text as it is; then
-        equal as strings."""
+        """Compare as strings, as evaluation/calculate_score.py of the authors does: the option of a
+        letter, else the option at the smallest edit distance; an integer cut towards 0; a float
+        rounded; text as it is."""
         if problem.choices:
             answer, rule = _option(str(extraction), problem.choices)
             return Ruling(answer == problem.meta["gold"], answer, rule)
@@ -140,8 +139,10 @@ def _number(extraction: object, kind: str, precision: int | None) -> str | None:
 
 
 def _extraction(answer: str, problem: Problem) -> str | None:
-    """A cut answer as the authors' extracting model would give it. None where a choice is neither
-    a letter nor an option: the nearest one would be a guess."""
+    """Return a cut answer as the authors' extracting model would give it.
+
+    None if a choice is neither a letter nor an option: the nearest one would be a guess.
+    """
     if not problem.choices:
         number = plain_number(split_unit(answer)[0])
         return answer if number is None else str(float(number))
@@ -157,3 +158,15 @@ def _type(kind: str, is_choice: bool, has_unit: bool) -> AnswerType:
     if kind == "list":
         return "list"
     return "number_unit" if has_unit else "number"
+
+
+def edit_distance(left: str, right: str) -> int:
+    """Return the Levenshtein distance: insertions, deletions and substitutions, each of cost 1."""
+    previous = list(range(len(right) + 1))
+    for row, ours in enumerate(left, 1):
+        current = [row]
+        for column, theirs in enumerate(right, 1):
+            swap = previous[column - 1] + (ours != theirs)
+            current.append(min(previous[column] + 1, current[-1] + 1, swap))
+        previous = current
+    return previous[-1]

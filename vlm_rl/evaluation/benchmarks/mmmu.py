@@ -1,8 +1,8 @@
 r"""MMMU (Yue et al. 2024, https://arxiv.org/abs/2311.16502), Apache 2.0.
 
 Columns as in `MMMU/MMMU`, where each of the 30 subjects is a configuration; a merged copy such as
-`lmms-lab/MMMU` is one table. `options` is a list written as a string. Question and options say
-`<image 1>` where a picture stands.
+`lmms-lab/MMMU` is one table. `options` is a list written as a string. `<image 1>` in question and
+options marks the place of an image.
 """
 
 import ast
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from vlm_rl.data.tables import BadRow
 from vlm_rl.evaluation.benchmarks.arithmetic import arithmetic
-from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Part, Published, Ruling
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, PublishedResult, Ruling, TableSource
 from vlm_rl.evaluation.benchmarks.cutting import Cut, cut, has_words, letter_of, named_option, short
 from vlm_rl.records import IMAGE_MARK, Problem
 
@@ -63,12 +63,12 @@ class MMMU(Benchmark):
         "else a word, phrase or number."
     )
     published = (
-        Published("Qwen2.5-VL-3B-Instruct", 53.1, "Qwen2.5-VL README"),
-        Published("Qwen2.5-VL-7B-Instruct", 58.6, "Qwen2.5-VL README"),
-        Published("Qwen2.5-VL-72B-Instruct", 70.2, "Qwen2.5-VL README"),
-        Published("MM-Eureka-7B", 54.4, "OpenMMReasoner, lmms-eval"),
-        Published("OpenVLThinker-7B", 55.1, "OpenMMReasoner, lmms-eval"),
-        Published("OpenMMReasoner-7B", 57.8, "OpenMMReasoner, lmms-eval"),
+        PublishedResult("Qwen2.5-VL-3B-Instruct", 53.1, "Qwen2.5-VL README"),
+        PublishedResult("Qwen2.5-VL-7B-Instruct", 58.6, "Qwen2.5-VL README"),
+        PublishedResult("Qwen2.5-VL-72B-Instruct", 70.2, "Qwen2.5-VL README"),
+        PublishedResult("MM-Eureka-7B", 54.4, "OpenMMReasoner, lmms-eval"),
+        PublishedResult("OpenVLThinker-7B", 55.1, "OpenMMReasoner, lmms-eval"),
+        PublishedResult("OpenMMReasoner-7B", 57.8, "OpenMMReasoner, lmms-eval"),
     )
     notes = (
         "Where no option can be found the authors draw one at random; here that is wrong. Of an "
@@ -76,13 +76,13 @@ class MMMU(Benchmark):
         "the first. Pictures that stand in the options are shown in the question."
     )
 
-    def parts(self, source: str, split: str) -> Sequence[Part]:
+    def tables(self, source: str, split: str) -> Sequence[TableSource]:
         if source != self.hub_id:
-            return super().parts(source, split)
-        return [Part(source, split, subject) for subject in SUBJECTS]
+            return super().tables(source, split)
+        return [TableSource(source, split, subject) for subject in SUBJECTS]
 
     def images(self, row: Mapping[str, Any]) -> Sequence[object]:
-        """In the order in which they stand in the question; those it does not name come first."""
+        """Return images in the order in which the question names them, the unnamed ones first."""
         there = [number for number in range(1, 8) if row.get(f"image_{number}")]
         return [row[f"image_{number}"] for number in _in_order(_whole_text(row), there)]
 
@@ -112,10 +112,10 @@ class MMMU(Benchmark):
         )
 
     def official(self, problem: Problem, response: str) -> Ruling:
-        found = cut(response)
+        answer = cut(response)
         if not problem.meta["options"]:
-            return _open_ruling(short(found, words=12), problem.meta["golds"])
-        letter = letter_of(found.answer) if found and found.how != "text" else None
+            return _open_ruling(short(answer, max_words=12), problem.meta["golds"])
+        letter = letter_of(answer.answer) if answer and answer.how != "text" else None
         letter = letter or named_option(response, problem.meta["options"])
         return Ruling(letter == problem.answer, letter, "option" if letter else "no option named")
 
@@ -125,19 +125,19 @@ def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(options, str):
         options = ast.literal_eval(options)
     if not isinstance(options, list):
-        raise BadRow("wrong type", f"options {options!r:.50} are no list")
+        raise BadRow("wrong type", f"options {options!r:.50} are not a list")
     return tuple(str(option) for option in options)
 
 
 def _golds(answer: str) -> list[str]:
-    """An open question may have several: `['24/7', '3.429']`."""
+    """Return the golds; an open question may have several: `['24/7', '3.429']`."""
     if re.fullmatch(r"\[\s*['\"].*\]", answer):
         return [str(gold) for gold in ast.literal_eval(answer)]
     return [answer]
 
 
 def _whole_text(row: Mapping[str, Any]) -> str:
-    """The question; with its options where pictures stand in these."""
+    """Return the question, with its options if these hold images."""
     options = _options(row)
     if not any(_MARK.search(option) for option in options):
         return str(row["question"])
@@ -151,23 +151,23 @@ def _in_order(text: str, there: Sequence[int]) -> list[int]:
 
 
 def _marked(text: str, there: Sequence[int]) -> str:
-    """The first mention of a picture becomes its mark; a later one stays text."""
+    """Turn the first mention of an image into its mark; a later one stays text."""
     for number in there:
         text = text.replace(f"<image {number}>", IMAGE_MARK, 1)
     return IMAGE_MARK * (len(there) - text.count(IMAGE_MARK)) + text
 
 
-def _open_ruling(found: Cut | None, golds: Sequence[str]) -> Ruling:
-    """Numbers are equal to two decimals; a text holds the words of a gold."""
-    if found is None:
+def _open_ruling(given: Cut | None, golds: Sequence[str]) -> Ruling:
+    """Compare numbers to two decimals; a text must hold the words of a gold."""
+    if given is None:
         return Ruling(False, None, "no answer")
-    value = arithmetic(found.answer)
+    value = arithmetic(given.answer)
     for gold in golds:
         expected = arithmetic(gold)
         if expected is not None:
             same = value is not None and round(value, 2) == round(expected, 2)
         else:
-            same = has_words(found.answer, gold)
+            same = has_words(given.answer, gold)
         if same:
-            return Ruling(True, found.answer, "open answer")
-    return Ruling(False, found.answer, "open answer")
+            return Ruling(True, given.answer, "open answer")
+    return Ruling(False, given.answer, "open answer")

@@ -1,12 +1,12 @@
 """Questions that ask for a percentage while their gold is a bare number, such as 50.
 
-Such a number compared as a number makes the natural answer `50\\%` wrong, which is 0.5.
+Compared as a number, such a gold makes the natural answer `50\\%`, which is 0.5, wrong.
 """
 
 import re
 
 from vlm_rl.records import AnswerType, Problem
-from vlm_rl.verification.quantities import plain_number
+from vlm_rl.verification.exact_numbers import plain_number
 from vlm_rl.verification.units import split_unit
 
 _ASKED = re.compile(
@@ -20,8 +20,8 @@ _ASKED = re.compile(
 
 
 def percent_type(problem: Problem) -> AnswerType | None:
-    """The answer type of `problem`, percent where it is a free question for a percentage whose gold
-    is a number with no other unit."""
+    """Return the answer type of `problem`: percent if it is a free question for a percentage whose
+    gold is a number with no other unit."""
     free = problem.answer_type in (None, "number") and not problem.choices and not problem.unit
     if not free or not asks_for_percentage(problem.question):
         return problem.answer_type
@@ -31,6 +31,6 @@ def percent_type(problem: Problem) -> AnswerType | None:
 
 
 def asks_for_percentage(question: str) -> bool:
-    """`What percent of` and `what is the total percentage of` ask for one, `in how many years is
-    the percentage above 4` does not."""
+    """Whether `question` asks for a percentage: `what percent of` and `what is the total percentage
+    of` do, `in how many years is the percentage above 4` does not."""
     return _ASKED.search(question) is not None

@@ -1,8 +1,8 @@
 r"""We-Math (Qiao et al. 2024, https://arxiv.org/abs/2407.01284), for research only.
 
-Columns as in `We-Math/We-Math` and in data/testmini.json of github.com/We-Math/We-Math: chains of
-two or three one-step rows and one row that needs all their knowledge at once. `ID` names the chain,
-`key` the row's place in it (`2steps_1`, `2steps_2`, `2steps_multi`).
+Columns as in `We-Math/We-Math` and in data/testmini.json of github.com/We-Math/We-Math. Rows form
+chains: two or three one-step rows, and one row that needs all their knowledge at once. `ID` names
+the chain, `key` the row's place in it (`2steps_1`, `2steps_2`, `2steps_multi`).
 """
 
 import re
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlm_rl.data.tables import BadRow
-from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Judged, Published, Ruling
+from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Judged, PublishedResult, Ruling
 from vlm_rl.evaluation.benchmarks.cutting import cut, labels_in, letter_of, short
-from vlm_rl.evaluation.benchmarks.samples import Outcome, over_samples
+from vlm_rl.evaluation.benchmarks.samples import ScoredProblem, over_samples
 from vlm_rl.records import Problem
 from vlm_rl.verification.extraction import after_thinking
 
@@ -30,9 +30,9 @@ class WeMath(Benchmark):
         "First give the thought process, then the letter of the right option in one \\boxed{}."
     )
     published = (
-        Published("MM-Eureka-7B", 59.8, "OpenMMReasoner, lmms-eval", "score_loose"),
-        Published("OpenVLThinker-7B", 61.9, "OpenMMReasoner, lmms-eval", "score_loose"),
-        Published("OpenMMReasoner-7B", 79.0, "OpenMMReasoner, lmms-eval", "score_loose"),
+        PublishedResult("MM-Eureka-7B", 59.8, "OpenMMReasoner, lmms-eval", "score_loose"),
+        PublishedResult("OpenVLThinker-7B", 61.9, "OpenMMReasoner, lmms-eval", "score_loose"),
+        PublishedResult("OpenMMReasoner-7B", 79.0, "OpenMMReasoner, lmms-eval", "score_loose"),
     )
     notes = (
         "The measures are over the chains all of whose rows were judged (their share is given); "
@@ -69,15 +69,15 @@ class WeMath(Benchmark):
         )
 
     def official(self, problem: Problem, response: str) -> Ruling:
-        """The letter right after the last "Answer", as the authors read it; a box goes first, and a
-        word that starts with a letter is none."""
-        found = short(cut(response))
-        if found and found.how == "box":
-            letter = letter_of(found.answer)
+        """Read the letter right after the last "Answer", as the authors do; a box goes first, and a
+        word that starts with a letter does not count."""
+        given = short(cut(response))
+        if given and given.how == "box":
+            letter = letter_of(given.answer)
         else:
             _, named, rest = after_thinking(response).rpartition("Answer")
             match = _ANSWER_LETTER.match(rest) if named else None
-            letter = match[1] if match else letter_of(found.answer) if found else None
+            letter = match[1] if match else letter_of(given.answer) if given else None
         return Ruling(letter == problem.answer, letter, "letter")
 
     def measures(self, judged: Sequence[Judged]) -> Mapping[str, float]:
@@ -85,28 +85,29 @@ class WeMath(Benchmark):
 
 
 def options_of(text: str) -> tuple[str, ...]:
-    """`A. 3; B. 4` as ("3", "4"); empty where the letters leave a gap or stand inside an option."""
-    found: list[str] = []
-    while marks := re.match(rf"[;\s]*{'ABCDEFGH'[len(found)]}\s*\.\s*", text):
+    """Split `A. 3; B. 4` into ("3", "4"); empty if the letters leave a gap or are inside an
+    option."""
+    options: list[str] = []
+    while marks := re.match(rf"[;\s]*{'ABCDEFGH'[len(options)]}\s*\.\s*", text):
         text = text[marks.end() :]
         # `Shape ;B.; B. ...` names a point B in the option before
-        following = re.search(rf";\s*{'ABCDEFGH'[len(found) + 1]}\s*\.(?!\s*;)", text)
+        following = re.search(rf";\s*{'ABCDEFGH'[len(options) + 1]}\s*\.(?!\s*;)", text)
         end = following.start() if following else len(text)
-        found.append(text[:end].strip(" ;"))
+        options.append(text[:end].strip(" ;"))
         text = text[end:]
-        if not text or len(found) == 7:
+        if not text or len(options) == 7:
             break
-    hidden = re.search(r";\s*[A-H]\s*\.(?!\s*;)", "".join(found[-1:]))
-    return () if hidden or text or len(found) < 2 or not all(found) else tuple(found)
+    hidden = re.search(r";\s*[A-H]\s*\.(?!\s*;)", "".join(options[-1:]))
+    return () if hidden or text or len(options) < 2 or not all(options) else tuple(options)
 
 
-def four_measures(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """The formulas of evaluation/four_dimensional_metrics.py, as fractions, and S1, S2, S3.
+def four_measures(outcomes: Sequence[ScoredProblem]) -> dict[str, float]:
+    """Compute the formulas of evaluation/four_dimensional_metrics.py, as fractions, and S1, S2, S3.
 
-    Of the chains: insufficient knowledge, a step wrong and the last row wrong; inadequate
-    generalisation, all steps right and the last wrong; complete mastery, the last right and all
-    steps (strict) or one (loose) right; rote memorisation, the last right and some step (strict) or
-    every step (loose) wrong. The score is mastery and half of generalisation.
+    Shares of the chains. Insufficient knowledge: a step wrong and the last row wrong. Inadequate
+    generalisation: all steps right and the last row wrong. Complete mastery: the last row right and
+    all steps (strict) or one (loose) right. Rote memorisation: the last row right and some step
+    (strict) or every step (loose) wrong. The score is mastery and half of generalisation.
     """
     chains: dict[str, dict[str, bool]] = {}
     lengths: dict[str, int] = {}
@@ -116,7 +117,7 @@ def four_measures(outcomes: Sequence[Outcome]) -> dict[str, float]:
         lengths[problem.meta["cluster"]] = problem.meta["steps"]
         by_steps.setdefault(problem.meta["categories"]["steps"], []).append(correct)
     whole = [rows for name, rows in chains.items() if len(rows) == lengths[name] + 1]
-    accuracy = {f"S{steps}": sum(found) / len(found) for steps, found in sorted(by_steps.items())}
+    accuracy = {f"S{steps}": sum(rows) / len(rows) for steps, rows in sorted(by_steps.items())}
     return accuracy | {"whole_chains": len(whole) / len(chains)} | _rates(whole)
 
 
@@ -128,14 +129,14 @@ def _rates(chains: Sequence[Mapping[str, bool]]) -> dict[str, float]:
     ]
     knowledge = sum(not end and not all(steps) for end, steps in ends) / len(ends)
     generalisation = sum(not end and all(steps) for end, steps in ends) / len(ends)
-    figures = {
+    rates = {
         "insufficient_knowledge": knowledge,
         "inadequate_generalization": generalisation,
     }
     right = sum(end for end, _ in ends)
     for name, mastered in (("strict", all), ("loose", any)):
         mastery = sum(end and mastered(steps) for end, steps in ends)
-        figures[f"complete_mastery_{name}"] = mastery / len(ends)
-        figures[f"rote_memorization_{name}"] = (right - mastery) / right if right else 0.0
-        figures[f"score_{name}"] = mastery / len(ends) + 0.5 * generalisation
-    return figures
+        rates[f"complete_mastery_{name}"] = mastery / len(ends)
+        rates[f"rote_memorization_{name}"] = (right - mastery) / right if right else 0.0
+        rates[f"score_{name}"] = mastery / len(ends) + 0.5 * generalisation
+    return rates
