@@ -22,7 +22,7 @@ from data_prep.converter import Converter, Draft, Drop, Source
 from data_prep.on_disk import Drops, ImageFolder, check_folder, write_manifest, write_rows
 from data_prep.overlap import Benchmarks
 from data_prep.repeats import Repeats
-from vlm_rl.data.rows import ImageStore
+from vlm_rl.data.images import ImageStore
 from vlm_rl.data.tables import BadRow, Table
 from vlm_rl.evaluation.benchmarks import BENCHMARKS
 from vlm_rl.evaluation.benchmarks.percentages import percent_type

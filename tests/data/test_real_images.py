@@ -11,7 +11,6 @@ from typing import Any, Literal
 import pytest
 import torch
 from PIL import Image
-from tests.support.run_helpers import REWARD_TERMS, Listening, command, rollouts
 from torch import Tensor
 
 from data_prep.convert import Options, convert
@@ -19,6 +18,7 @@ from data_prep.converter import Converter
 from data_prep.dynamath import DynaMath
 from data_prep.mathvision import MathVision
 from data_prep.tiny_policy import build_untrained
+from tests.support.run_helpers import REWARD_TERMS, Listening, command, rollouts
 from vlm_rl.fit import fit
 from vlm_rl.records import Prompt
 

@@ -1,15 +1,12 @@
-"""Reading: every form a data set comes in, and one clear line for every row that is none.
+"""Reading: every form a data set comes in, and one clear line for every row that is not a problem.
 
 Mutations that must go red: cut `_TAG` or `boxes` (worked solutions), drop the surrogate check, read
 `ground_truth` before `answer`, map optional columns of foreign sets, skip `image.verify()`.
 """
 
-from tests.support.places import TINY_POLICY
 import io
 import json
 import re
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +16,13 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from tests.support.places import TINY_POLICY
+from tests.support.tiny import png, png_header
+from vlm_rl.data.images import ImageStore
 from vlm_rl.data.prompts import PromptEncoder
-from vlm_rl.data.rows import ImageStore, SourceRows, read_problems
+from vlm_rl.data.rows import SourceRows, read_problems
 
-
-
-def encoded(image: Image.Image, form: str = "PNG") -> bytes:
-    target = io.BytesIO()
-    image.save(target, form)
-    return target.getvalue()
-
-
-PICTURE = encoded(Image.effect_noise((40, 30), 60).convert("RGB"))
+PICTURE = png(Image.effect_noise((40, 30), 60).convert("RGB"))
 GOOD = {"problem": "<image>How many?", "answer": "3", "images": ["ok.png"]}
 
 
@@ -51,14 +43,14 @@ def read(path: Path | str, **options: Any) -> SourceRows:
     return read_problems(str(path), ImageStore(), owners={}, **options)
 
 
-def assert_one_line(found: SourceRows, reason: str, *words: str, row: int = 2) -> None:
-    """Exactly one row is left out, in one line that names its place and what is wrong."""
-    assert [skipped.reason for skipped in found.skipped] == [reason]
-    message = found.skipped[0].message
+def assert_one_line(rows: SourceRows, reason: str, *texts: str, row: int = 2) -> None:
+    """Check that one row is left out, in one line that names its place and what is wrong."""
+    assert [skipped.reason for skipped in rows.skipped] == [reason]
+    message = rows.skipped[0].message
     assert f"row {row}: " in message
     assert "\n" not in message
-    for word in words:
-        assert word in message
+    for text in texts:
+        assert text in message
 
 
 BAD_ROWS = {
@@ -94,26 +86,14 @@ BAD_ROWS = {
 }
 
 
-@pytest.mark.parametrize(("row", "reason", "words"), [(r, n, w) for r, n, *w in BAD_ROWS.values()],
-                         ids=BAD_ROWS)
-def test_a_bad_row_gets_its_one_line(tmp_path: Path, row: Any, reason: str, words: list[str]):
+@pytest.mark.parametrize(
+    ("row", "reason", "texts"), [(r, n, t) for r, n, *t in BAD_ROWS.values()], ids=BAD_ROWS
+)
+def test_a_bad_row_gets_its_one_line(tmp_path: Path, row: Any, reason: str, texts: list[str]):
     last = {"problem": "And now?", "answer": 4}
     found = read(write_jsonl(tmp_path / "train.jsonl", [GOOD, row, last]))
-    assert_one_line(found, reason, str(tmp_path / "train.jsonl"), *words)
+    assert_one_line(found, reason, str(tmp_path / "train.jsonl"), *texts)
     assert [problem.answer for problem in found.problems] == ["3", "4"]
-
-
-def bomb() -> bytes:
-    """A valid header of a picture of 100,000 x 100,000 pixels."""
-    chunks = b""
-    for name, data in (
-        (b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(b"\0")),
-        (b"IEND", b""),
-    ):
-        checksum = zlib.crc32(name + data)
-        chunks += struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
-    return b"\x89PNG\r\n\x1a\n" + chunks
 
 
 BAD_IMAGES = {
@@ -125,9 +105,11 @@ BAD_IMAGES = {
     "png_cut_in_its_header": (PICTURE[:20], "broken image", "bad.png"),
     "flipped_bit": (PICTURE[:60] + b"\x00\xff" + PICTURE[62:], "broken image", "bad.png"),
     "jpeg_cut_in_its_header": (
-        encoded(Image.new("RGB", (9, 9)), "JPEG")[:30], "broken image", "bad.png",
+        png(Image.new("RGB", (9, 9)), "JPEG")[:30],
+        "broken image",
+        "bad.png",
     ),
-    "decompression_bomb": (bomb(), "broken image", "exceeds limit"),
+    "decompression_bomb": (png_header(100_000, 100_000), "broken image", "exceeds limit"),
 }
 
 
@@ -159,20 +141,32 @@ def test_a_bad_image_list_gets_its_one_line(
 
 
 def test_broken_bytes_in_parquet_get_their_one_line(tmp_path: Path):
-    rows = [{"problem": f"q{i}", "answer": "1", "images": [{"bytes": content, "path": "x.png"}]}
-            for i, content in enumerate([PICTURE, PICTURE[:50]])]
+    rows = [
+        {"problem": f"q{i}", "answer": "1", "images": [{"bytes": content, "path": "x.png"}]}
+        for i, content in enumerate([PICTURE, PICTURE[:50]])
+    ]
     found = read(write_parquet(tmp_path / "t.parquet", rows))
     assert_one_line(found, "broken image", "t.parquet, row 2", "50 bytes")
 
 
 def test_all_columns_of_our_own_format_are_read(tmp_path: Path):
     row = {
-        **GOOD, "uid": 17, "answer_type": "number_unit", "choices": ["2 cm", "3 cm"], "unit": "cm",
-        "tolerance": {"abs": 0.1}, "answer_style": "box", "source": "mine", "task": "count",
-        "split": "train", "meta": {"level": 2},
+        **GOOD,
+        "uid": 17,
+        "answer_type": "number_unit",
+        "choices": ["2 cm", "3 cm"],
+        "unit": "cm",
+        "tolerance": {"abs": 0.1},
+        "answer_style": "box",
+        "source": "mine",
+        "task": "count",
+        "split": "train",
+        "meta": {"level": 2},
     }
-    for path in (write_jsonl(tmp_path / "t.jsonl", [row]),
-                 write_parquet(tmp_path / "t.parquet", [row | {"uid": "17"}])):
+    for path in (
+        write_jsonl(tmp_path / "t.jsonl", [row]),
+        write_parquet(tmp_path / "t.parquet", [row | {"uid": "17"}]),
+    ):
         problem = read(path).problems[0]
         assert problem.uid == "17"
         assert problem.images == (tmp_path / "ok.png",)
@@ -181,13 +175,21 @@ def test_all_columns_of_our_own_format_are_read(tmp_path: Path):
         assert problem.meta == {"level": 2}
         fields = ("question", "answer", "answer_type", "unit", "answer_style", "source", "task")
         assert [getattr(problem, name) for name in fields] == [
-            "<image>How many?", "3", "number_unit", "cm", "box", "mine", "count",
+            "<image>How many?",
+            "3",
+            "number_unit",
+            "cm",
+            "box",
+            "mine",
+            "count",
         ]
 
 
 def test_a_mark_without_images_is_text_and_images_without_marks_are_kept(tmp_path: Path):
-    rows = [{"problem": "What does <image> mean in HTML?", "answer": "a"},
-            {"problem": "How many?", "answer": "b", "images": ["ok.png", "ok.png"]}]
+    rows = [
+        {"problem": "What does <image> mean in HTML?", "answer": "a"},
+        {"problem": "How many?", "answer": "b", "images": ["ok.png", "ok.png"]},
+    ]
     plain, unmarked = read(write_jsonl(tmp_path / "t.jsonl", rows)).problems
     assert plain.question == "What does <image> mean in HTML?"
     assert (unmarked.question, len(unmarked.images)) == ("How many?", 2)
@@ -198,7 +200,7 @@ def test_uid_is_a_hash_of_content_wherever_the_image_lies(tmp_path: Path):
     in_row = [{**GOOD, "images": [{"bytes": PICTURE, "path": None}]}]
     assert read(write_parquet(tmp_path / "b.parquet", in_row)).problems[0].uid == by_path
     for change in ({"problem": "<image>How few?"}, {"answer": "4"}, {"images": ["other.png"]}):
-        (tmp_path / "other.png").write_bytes(encoded(Image.new("RGB", (8, 8))))
+        (tmp_path / "other.png").write_bytes(png(Image.new("RGB", (8, 8))))
         other = read(write_jsonl(tmp_path / "c.jsonl", [GOOD | change])).problems[0].uid
         assert other != by_path
     # printf 'How many?\0003' | sha256sum: the same in every process and version
@@ -212,15 +214,26 @@ def test_equal_image_bytes_are_kept_once(tmp_path: Path):
     assert images[0] is images[1] is images[2]
 
 
-@pytest.mark.parametrize(("columns", "image", "answer", "shown"), [
-    (("problem", "images", "answer"), 1, "3", "problem, images, answer; ignored: nothing"),
-    (("question", "image", "answer"), 0, r"\boxed{3}", "problem <- question, images <- image"),
-    (("prompt", "image", "solution"), 0, "<think>2?</think><answer> 3 </answer>",
-     "problem <- prompt, images <- image, answer <- solution"),
-    (("query", "decoded_image", "ground_truth"), 0, "3",
-     "problem <- query, images <- decoded_image, answer <- ground_truth"),
-    (("problem", "image", "solution"), 0, r"so \boxed{2} no, \boxed{3}", "answer <- solution"),
-])
+@pytest.mark.parametrize(
+    ("columns", "image", "answer", "shown"),
+    [
+        (("problem", "images", "answer"), 1, "3", "problem, images, answer; ignored: nothing"),
+        (("question", "image", "answer"), 0, r"\boxed{3}", "problem <- question, images <- image"),
+        (
+            ("prompt", "image", "solution"),
+            0,
+            "<think>2?</think><answer> 3 </answer>",
+            "problem <- prompt, images <- image, answer <- solution",
+        ),
+        (
+            ("query", "decoded_image", "ground_truth"),
+            0,
+            "3",
+            "problem <- query, images <- decoded_image, answer <- ground_truth",
+        ),
+        (("problem", "image", "solution"), 0, r"so \boxed{2} no, \boxed{3}", "answer <- solution"),
+    ],
+)
 def test_columns_of_peers_are_found_and_shown(
     tmp_path: Path, columns: tuple[str, str, str], image: int, answer: str, shown: str
 ):
@@ -238,8 +251,14 @@ def test_columns_of_peers_are_found_and_shown(
 
 
 def test_geometry3k_answer_wins_over_its_letter_and_choices_stay_out(tmp_path: Path):
-    row = {"id": 5, "images": [{"bytes": PICTURE, "path": None}], "problem": "<image>Find x.",
-           "answer": r"2 \sqrt { 221 }", "choices": ["1", "2"], "ground_truth": "C"}
+    row = {
+        "id": 5,
+        "images": [{"bytes": PICTURE, "path": None}],
+        "problem": "<image>Find x.",
+        "answer": r"2 \sqrt { 221 }",
+        "choices": ["1", "2"],
+        "ground_truth": "C",
+    }
     path = write_parquet(tmp_path / "t.parquet", [row])
     found = read(path)
     assert found.problems[0].answer == r"2 \sqrt { 221 }"
@@ -253,9 +272,13 @@ def test_geometry3k_answer_wins_over_its_letter_and_choices_stay_out(tmp_path: P
 
 def test_verl_nested_row_is_read(tmp_path: Path):
     row = {
-        "data_source": "geo3k", "ability": "math", "extra_info": {"index": 3},
-        "prompt": [{"role": "system", "content": "Be good."},
-                   {"role": "user", "content": "<image>Find x."}],
+        "data_source": "geo3k",
+        "ability": "math",
+        "extra_info": {"index": 3},
+        "prompt": [
+            {"role": "system", "content": "Be good."},
+            {"role": "user", "content": "<image>Find x."},
+        ],
         "images": [{"bytes": PICTURE, "path": "a.png"}],
         "reward_model": {"ground_truth": "140°", "style": "rule"},
     }
@@ -270,7 +293,8 @@ def test_chats_of_both_spellings_are_read(tmp_path: Path):
         {"role": "assistant", "content": "<answer>7</answer>"},
     ]
     conversations = [
-        {"from": "human", "value": "<image>Find y."}, {"from": "gpt", "value": "So \\boxed{8}."},
+        {"from": "human", "value": "<image>Find y."},
+        {"from": "gpt", "value": "So \\boxed{8}."},
     ]
     for name, chat, expected in (
         ("messages", messages, ("<image>Find x.", "7")),
@@ -292,8 +316,10 @@ def test_explicit_columns_win_and_reach_into_structs(tmp_path: Path):
 
 def test_splits_are_chosen_and_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    parts = {name: datasets.Dataset.from_list([{"problem": name, "answer": "1"}])
-             for name in ("train", "test")}
+    parts = {
+        name: datasets.Dataset.from_list([{"problem": name, "answer": "1"}])
+        for name in ("train", "test")
+    }
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
     for name, part in parts.items():
         (tmp_path / "files").mkdir(exist_ok=True)
@@ -317,7 +343,7 @@ def test_a_source_that_can_not_be_read_names_the_way_out(tmp_path: Path):
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
     for path, options, message in (
         (tmp_path / "absent.jsonl", {}, "no data file"),
-        (tmp_path / "broken.parquet", {}, "can not be read"),
+        (tmp_path / "broken.parquet", {}, "cannot be read"),
         ("data.txt", {}, "owner/name"),
         ("nobody/nothing-here:train", {}, "on the hub"),
         (rows, {}, r"no column for answer .* there are problem, label; name it with `columns`"),
@@ -337,8 +363,12 @@ def from_mathvision(row: dict[str, Any]) -> dict[str, Any]:
     """One merged image stands for all numbered marks."""
     question = re.sub(r"<image\d+>", "<image>", row["question"], count=1)
     return {
-        "uid": row["id"], "problem": re.sub(r"<image\d+>", "", question), "images": [row["image"]],
-        "answer": row["answer"], "choices": row["options"] or None, "task": row["subject"],
+        "uid": row["id"],
+        "problem": re.sub(r"<image\d+>", "", question),
+        "images": [row["image"]],
+        "answer": row["answer"],
+        "choices": row["options"] or None,
+        "task": row["subject"],
     }
 
 
@@ -346,8 +376,9 @@ def from_mathvision(row: dict[str, Any]) -> dict[str, Any]:
 def test_real_benchmarks_are_read_and_encoded(shared: Path, tmp_path: Path, name: str):
     if name == "dynamath":
         folder = shared / "data" / name / "trial1"
-        rows = [from_dynamath(row)
-                for row in json.loads((folder / "dataset.json").read_text()).values()]
+        rows = [
+            from_dynamath(row) for row in json.loads((folder / "dataset.json").read_text()).values()
+        ]
     else:
         folder = shared / "data" / name
         lines = (folder / "testmini.jsonl").read_text().splitlines()

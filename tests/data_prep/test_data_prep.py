@@ -28,7 +28,8 @@ from data_prep.converter import Converter, text
 from data_prep.geometry3k import Geometry3K, Geometry3KChoices
 from data_prep.golds import plain_answer
 from tests.support.data_prep_helpers import encoded, geometry, noise, row, run
-from vlm_rl.data.rows import ImageStore, read_problems
+from vlm_rl.data.images import ImageStore
+from vlm_rl.data.rows import read_problems
 
 
 def every_converter() -> list[type[Converter]]:
@@ -300,7 +301,7 @@ def test_command_line_ends_with_the_place_and_the_drops(
     geometry(tmp_path / "bad.parquet", rows[1:])
     with pytest.raises(SystemExit, match=r"0 problems .*1 of 1 rows left out: 1 empty answer"):
         command(monkeypatch, "--source", tmp_path / "bad.parquet", "--output", tmp_path / "none")
-    with pytest.raises(SystemExit, match=r"geometry3k: .* is no .* file, folder, or hub id"):
+    with pytest.raises(SystemExit, match=r"geometry3k: .* is not a .* file, folder, or hub id"):
         command(monkeypatch, "--source", "not there", "--output", tmp_path / "none")
 
 

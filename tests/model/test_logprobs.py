@@ -24,7 +24,7 @@ BANNED = torch.tensor([0, 7, 49])
 
 
 def inputs(num: int = 11, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """hidden [num, H] and weight [V, H], leaves; targets [num], none of them banned."""
+    """Return hidden [num, H] and weight [V, H], leaves; targets [num], none of them banned."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(num, H, generator=generator, dtype=torch.float64).to(dtype)
     weight = torch.randn(V, H, generator=generator, dtype=torch.float64).to(dtype)
@@ -39,7 +39,7 @@ def naive(
     temperature: float = 1.0,
     banned: Tensor = BANNED,
 ) -> TokenStats:
-    """The same from all logits of the allowed ids, in float64."""
+    """Compute the same from all logits of the allowed ids, in float64."""
     allowed = torch.ones(len(weight), dtype=torch.bool)
     allowed[banned] = False
     logits = hidden.double() @ weight.double()[allowed].T / temperature

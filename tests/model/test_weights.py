@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from vlm_rl.model.policy import MODEL_TYPES, Policy
+from vlm_rl.model.families import FAMILIES
+from vlm_rl.model.policy import Policy
 from vlm_rl.model.weights import blocks, chunks, named_parameters, named_weights
 
-every_family = pytest.mark.parametrize("family", MODEL_TYPES)
+every_family = pytest.mark.parametrize("family", FAMILIES)
 
 TARGETS = r".*(layers|blocks)\.\d+\..*(q_proj|up_proj|down_proj|qkv|fc1|fc2|attn\.proj)"
 """Matrices of language model and vision tower in all three families."""
@@ -50,7 +51,7 @@ def randomise(parameters: Iterable[Tensor], seed: int) -> None:
 
 
 def with_adapters(model: Any, *names: str, **options: Any) -> Any:
-    """Wrapped by peft, with LoRA matrices that are not 0; the last adapter is active."""
+    """Wrap by peft, with LoRA matrices that are not 0; the last adapter is active."""
     peft = pytest.importorskip("peft", reason="peft is an optional dependency")
     config = peft.LoraConfig(**({"r": 4, "lora_alpha": 6, "target_modules": TARGETS} | options))
     wrapped = peft.get_peft_model(model, config, adapter_name=names[0] if names else "default")
@@ -172,12 +173,12 @@ def test_an_active_adapter_counts_only_where_a_layer_has_it(checkpoints: dict[st
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "DoRA": ({"use_dora": True}, "q_proj can not .* DoRA"),
-    "bias": ({"lora_bias": True}, "q_proj can not .* a bias"),
-    "saved module": ({"modules_to_save": ["language_model.norm"]}, "norm can not .* modules_to"),
-    "tokens": ({"trainable_token_indices": [1]}, "embed_tokens can not .* trainable tokens"),
-    "tied": ({"target_modules": ["embed_tokens"]}, "embed_tokens can not .* tied to another"),
-    "parameter": ({"target_parameters": ["o_proj.weight"]}, "o_proj can not .* no LoRA layer"),
+    "DoRA": ({"use_dora": True}, "q_proj cannot .* DoRA"),
+    "bias": ({"lora_bias": True}, "q_proj cannot .* a bias"),
+    "saved module": ({"modules_to_save": ["language_model.norm"]}, "norm cannot .* modules_to"),
+    "tokens": ({"trainable_token_indices": [1]}, "embed_tokens cannot .* trainable tokens"),
+    "tied": ({"target_modules": ["embed_tokens"]}, "embed_tokens cannot .* tied to another"),
+    "parameter": ({"target_parameters": ["o_proj.weight"]}, "o_proj cannot .* not a LoRA layer"),
 }
 
 
@@ -201,7 +202,7 @@ def test_stream_refuses_merged_and_other_adapters(checkpoints: dict[str, Path]) 
         next(named_weights(wrapped))
     config = peft.LoHaConfig(target_modules=["q_proj"])
     wrapped = peft.get_peft_model(random_model(checkpoints["qwen2_5_vl"]), config)
-    with pytest.raises(ValueError, match="no LoRA layer"):
+    with pytest.raises(ValueError, match="not a LoRA layer"):
         next(named_weights(wrapped))
 
 

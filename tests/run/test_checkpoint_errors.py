@@ -101,7 +101,7 @@ def test_missing_relative_folder_is_not_taken_for_a_hub_id(path: str) -> None:
 
 
 def test_unknown_hub_id_is_named() -> None:
-    with pytest.raises(ValueError, match="nobody/nothing is no checkpoint that transformers"):
+    with pytest.raises(ValueError, match="nobody/nothing is not a checkpoint that transformers"):
         Policy.from_pretrained("nobody/nothing")
 
 

@@ -12,7 +12,8 @@ from PIL import Image as Pillow
 from data_prep.convert import Options, convert
 from data_prep.converter import Converter
 from data_prep.geometry3k import Geometry3K
-from vlm_rl.data.rows import ImageStore, read_problems
+from vlm_rl.data.images import ImageStore
+from vlm_rl.data.rows import read_problems
 from vlm_rl.records import Problem
 
 STRING, INT = Value("string"), Value("int64")

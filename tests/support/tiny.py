@@ -5,6 +5,8 @@ matrices are scaled up, which makes every token's distribution depend on all tha
 """
 
 import io
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,10 +24,11 @@ from transformers import (
 
 from data_prep.tiny_policy import CHAT_TEMPLATE, build_tokenizer, build_untrained
 from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.model import families
 from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Problem, Prompt, Rows
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = tuple(families.FAMILIES)
 
 PROBLEMS = {
     "one image": (("Count them: <image>", (32, 64)),),
@@ -42,7 +45,7 @@ PROBLEMS = {
 
 
 def build_checkpoint(family: str, folder: Path) -> Path:
-    """An untrained checkpoint of any family, with its processor."""
+    """Write an untrained checkpoint of any family, with its processor."""
     if family != "qwen2_vl":
         return build_untrained(family, folder)
     vision = {
@@ -73,7 +76,7 @@ def build_checkpoint(family: str, folder: Path) -> Path:
 
 
 def sharp_policy(folder: Path, *, scale: float = 1.5, freeze: Sequence[str] = ()) -> Policy:
-    """The policy of a checkpoint with its matrices scaled up."""
+    """Load the policy of a checkpoint with its matrices scaled up."""
     policy = Policy.from_pretrained(str(folder), freeze=freeze)
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -83,38 +86,50 @@ def sharp_policy(folder: Path, *, scale: float = 1.5, freeze: Sequence[str] = ()
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:
-    """Coarse noise in colour: every patch is different, and so is every picture."""
+    """Return coarse noise in colour: every patch is different, and so is every image."""
     pixels = np.random.default_rng((seed, height, width)).integers(0, 256, (height, width, 3))
     return Image.fromarray(pixels.astype(np.uint8))
 
 
 def png(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
-    """The bytes of an image file."""
+    """Return the bytes of an image file."""
     buffer = io.BytesIO()
     image.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
+def png_header(width: int, height: int) -> bytes:
+    """Return a PNG file that claims a size and holds no pixel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
 def problem(question: str, *sizes: tuple[int, int], uid: str = "p-7") -> Problem:
-    """A problem with one picture of each size."""
+    """Return a problem with one image of each size."""
     images = tuple(png(picture(*size, seed=index)) for index, size in enumerate(sizes))
     return Problem(uid=uid, question=question, answer="21", images=images)
 
 
 def prompts_of(encoder: PromptEncoder, name: str) -> list[Prompt]:
-    """The prompts of one of `PROBLEMS`; uids are their places."""
+    """Encode one of `PROBLEMS`; uids are their places."""
     described = enumerate(PROBLEMS[name])
     return [encoder.encode(problem(*parts, uid=str(index))) for index, parts in described]
 
 
 def completion_of(token_ids: Sequence[int]) -> Completion:
-    """A completion of which only the ids matter."""
+    """Return a completion of which only the ids matter."""
     ids = torch.tensor(token_ids, dtype=torch.int64)
     return Completion(ids, torch.zeros(len(ids)), "length", "")
 
 
 def random_rows(prompts: Sequence[Prompt], lengths: Sequence[int], seed: int = 0) -> Rows:
-    """A group of completions of these lengths for each prompt; the group's last row is masked."""
+    """Give each prompt a group of completions of these lengths; the last row of each is masked."""
     generator = torch.Generator().manual_seed(seed)
     groups = [
         [completion_of(torch.randint(350, (n,), generator=generator).tolist()) for n in lengths]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.test_data import CUT_JPEG, JPEG, data, write, write_image_rows
+from tests.support.problem_data import CUT_JPEG, JPEG, data, write, write_image_rows
 from vlm_rl.data.datamodule import DataSource, ProblemData
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.data.tables import BadRow

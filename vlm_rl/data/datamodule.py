@@ -1,14 +1,14 @@
 """Prompts in training order: the DataModule that can be resumed.
 
-The prompts of step k are a pure function of (seed, k), so a restart needs nothing but k, and
-another number of processes changes who encodes a prompt, not which prompts a step has.
+The prompts of step k are a pure function of (seed, k). So resuming needs only k, and another number
+of ranks changes which rank encodes a prompt, not which prompts a step has.
 """
 
 import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -17,15 +17,16 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
 
+from vlm_rl.data.batches import Batches, EncodedProblems
+from vlm_rl.data.images import ImageStore
 from vlm_rl.data.order import Mixture
-from vlm_rl.ranks import say
 from vlm_rl.data.prompts import BadProblem, PromptEncoder
-from vlm_rl.records import Problem, Prompt
-from vlm_rl.data.rows import COLUMNS, ImageStore, Skipped, read_problems
-from vlm_rl.errors import nearest
+from vlm_rl.data.rows import COLUMNS, Skipped, read_problems
 from vlm_rl.data.tables import BadRow
+from vlm_rl.errors import nearest
+from vlm_rl.ranks import print_once
+from vlm_rl.records import Problem, Prompt
 
 SKIPPED_FILE = "skipped.jsonl"
 """In the run's folder: one line per row that is left out, with its reason."""
@@ -62,15 +63,15 @@ class DataSource:
 class ProblemData(LightningDataModule):
     """Training and validation prompts.
 
-    `setup` reads and checks every row and drops prompts above the encoder's limit; what is left
-    out is in `skipped`, printed, and in `skipped.jsonl` of the run's folder. `on_bad_row` says what
-    a row does that can not be a problem, whether found then or when its image is decoded: "stop"
-    raises ValueError with its line, "skip" goes on without it. Prompts that are too long never
-    stop a run.
+    `setup` reads and checks every row and drops prompts above the encoder's limit. What is left out
+    is printed, kept in `skipped`, and written to `skipped.jsonl` of the run's folder. `on_bad_row`
+    applies to a row that cannot be a problem, whether `setup` or decoding its image shows it:
+    "stop" raises ValueError with its line, "skip" continues without it. A prompt that is too long
+    never stops a run.
 
-    `prompts_per_step` counts over all processes, `val_batch_prompts` in each. With `val_problems`
-    that many validation problems are used, evenly spaced. The run's module must hold the steps done
-    as `completed_steps`, restored before training begins; here it is what the checkpoint says.
+    `prompts_per_step` counts over all ranks, `val_batch_prompts` on each. `val_problems` limits the
+    validation problems, evenly spaced. The run's module must hold its `completed_steps`, restored
+    before training begins; the attribute here is what the checkpoint says.
     """
 
     def __init__(
@@ -115,18 +116,18 @@ class ProblemData(LightningDataModule):
         self._where: dict[str, str] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Read all sources, once; with a trainer, check its processes and write what is left out.
+        """Read all sources, once; with a trainer, check its ranks and write what is left out.
 
-        Raises ValueError with one line: a source that can not be read or has too few problems,
-        fewer prompts a step than processes, under "stop" a bad row.
+        Raises ValueError with one line for a source that cannot be read or has too few problems,
+        for fewer prompts a step than ranks, and under "stop" for a bad row.
         """
         if not self.train_set:
             self._read_all()
-        _, processes = self._place()
-        if self.prompts_per_step < processes:
+        _, world_size = self._rank_and_world_size()
+        if self.prompts_per_step < world_size:
             raise ValueError(
                 f"prompts_per_step={self.prompts_per_step} is less than one for each of "
-                f"{processes} processes; raise it, or start fewer"
+                f"{world_size} processes; raise it, or start fewer"
             )
         self._write_skipped()
 
@@ -134,27 +135,28 @@ class ProblemData(LightningDataModule):
         return {"completed_steps": self._steps_done(), "order": self._order}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on after the completed steps. Raises ValueError where this run's order is another."""
+        """Continue after the completed steps. Raises ValueError if this run has another order."""
         for name, value in self._order.items():
             before = state_dict["order"].get(name)
             if before != value:
                 raise ValueError(
-                    f"the checkpoint was made with {name} {before}, this run has {value}: its "
-                    "place would be lost; use the same, or start a new run"
+                    f"the checkpoint was made with {name} {before}, this run has {value}, so its "
+                    "place in the data would be lost; use the same, or start a new run"
                 )
         self.completed_steps = state_dict["completed_steps"]
 
     def train_dataloader(self) -> Iterable[list[Prompt]]:
-        """This process's prompts of each step, without end, from the first step not yet done."""
-        return _Batches(self._train_batches)
+        """Return this rank's prompts of each step, without end, from the first step to do."""
+        return Batches(self._train_batches)
 
     def refill(self, position: int, used: Collection[str]) -> tuple[Prompt, int] | None:
-        """The first prompt at or after `position` of a second endless order whose uid is not in
-        `used`, and the position after it; None where `used` has all that can be encoded.
+        """Return the next prompt of a second endless order, and the position after it.
 
-        A pure function of the seed and its arguments. The order is mixed as that of the steps.
+        It is the first at or after `position` whose uid is not in `used`; None if `used` has all
+        that can be encoded. The result is a pure function of the seed and the arguments. Sources
+        are mixed as in the order of the steps.
         """
-        encoded = _Encoded(self.train_set, self.encoder, self._where)
+        encoded = EncodedProblems(self.train_set, self.encoder, self._where)
         failed: set[int] = set()
         while len(used) + len(failed) < len(self.train_set):
             (index,) = self.refill_order.batch(position)
@@ -169,14 +171,16 @@ class ProblemData(LightningDataModule):
         return None
 
     def val_dataloader(self) -> Iterable[list[Prompt]]:
-        """Every world-size-th problem in order. All processes have equally many batches, so the
-        last may be shorter in some, or empty."""
-        return _Batches(self._val_batches, len(self._val_indices()))
+        """Return every world-size-th problem in order.
+
+        All ranks have equally many batches, so the last may be shorter on some, or empty.
+        """
+        return Batches(self._val_batches, len(self._val_indices()))
 
     def transfer_batch_to_device(
         self, batch: list[Prompt], device: torch.device, dataloader_idx: int
     ) -> list[Prompt]:
-        """Prompts stay on the CPU: policy and engine move the parts that they need."""
+        """Keep prompts on the CPU: policy and engine move the parts that they need."""
         return batch
 
     def _read_all(self) -> None:
@@ -194,19 +198,25 @@ class ProblemData(LightningDataModule):
         self._order = self._describe_order(by_source)
         shared = {p.uid for p in self.train_set} & {p.uid for p in self.val_set}
         if shared:
-            say(f"{len(shared)} validation problems are trained on too: {_first(sorted(shared))}")
+            print_once(
+                f"{len(shared)} validation problems are trained on too: {_first(sorted(shared))}"
+            )
 
     def _read(self, sources: Sequence[DataSource], images: ImageStore) -> Iterator[list[Problem]]:
         owners: dict[str, str] = {}
         for source in sources:
             rows = read_problems(
-                source.path, images, owners=owners,
-                split=source.split, columns=source.columns, limit=source.limit,
+                source.path,
+                images,
+                owners=owners,
+                split=source.split,
+                columns=source.columns,
+                limit=source.limit,
             )
             self._where |= owners
-            unfit = {p.uid: found for p in rows.problems if (found := self._unfit(p))}
+            unfit = {p.uid: reason for p in rows.problems if (reason := self._unfit(p))}
             problems = [problem for problem in rows.problems if problem.uid not in unfit]
-            say(f"{rows.mapping}; {len(problems)} problems")
+            print_once(f"{rows.mapping}; {len(problems)} problems")
             self._leave_out([*rows.skipped, *unfit.values()])
             if not problems:
                 raise ValueError(f"{source.path}: no row is a problem that can be used")
@@ -230,19 +240,19 @@ class ProblemData(LightningDataModule):
         bad = [s for s in skipped if s.reason != "prompt too long"]
         if too_long:
             limit = self.encoder.max_prompt_tokens
-            say(f"{len(too_long)} prompts above {limit} tokens left out: {_first(too_long)}")
+            print_once(f"{len(too_long)} prompts above {limit} tokens left out: {_first(too_long)}")
         for row in bad[:_SHOWN]:
-            say(row.message)
+            print_once(row.message)
         if len(bad) > _SHOWN:
-            say(f"... in all {dict(Counter(row.reason for row in bad))}")
+            print_once(f"... in all {dict(Counter(row.reason for row in bad))}")
         self._write_skipped()
         if bad and self.on_bad_row == "stop":
             more = f" (and {len(bad) - 1} more bad rows)" if len(bad) > 1 else ""
             raise BadRow(bad[0].reason, f"{bad[0].message}{more}; on_bad_row=skip leaves it out")
 
     def _write_skipped(self) -> None:
-        """The first process writes what all leave out, each other one what it alone has found."""
-        rank, _ = self._place()
+        """Write on rank 0 what all ranks leave out, on others what only they have tried."""
+        rank, _ = self._rank_and_world_size()
         rows = self._failed_here if rank else self.skipped
         if not rows or self.trainer is None:
             return
@@ -264,7 +274,7 @@ class ProblemData(LightningDataModule):
         return mixture
 
     def _describe_order(self, by_source: Sequence[Sequence[Problem]]) -> dict[str, object]:
-        """All that decides which problems a step has, to be compared after a restart."""
+        """Return all that decides which problems a step has, to compare on resume."""
         digest = hashlib.sha256()
         for problems, source in zip(by_source, self.train_sources, strict=True):
             digest.update(json.dumps([source.weight, [p.uid for p in problems]]).encode())
@@ -279,19 +289,18 @@ class ProblemData(LightningDataModule):
             return self.completed_steps
         return cast(int, self.trainer.lightning_module.completed_steps)
 
-    def _place(self) -> tuple[int, int]:
-        """Number of this process and of all."""
+    def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
     def _train_batches(self) -> Iterator[list[Prompt]]:
-        rank, processes = self._place()
-        # every so-manieth: the minibatches, cut in this order, are then those of one process
-        slots = range(rank, self.prompts_per_step, processes)
+        rank, world_size = self._rank_and_world_size()
+        # in turns, so that minibatches, cut in this order, are those of a run on one rank
+        slots = range(rank, self.prompts_per_step, world_size)
         start = self._steps_done()
         indices = ([self.mixture.batch(step)[slot] for slot in slots] for step in count(start))
-        encoded = _Encoded(self.train_set, self.encoder, self._where)
+        encoded = EncodedProblems(self.train_set, self.encoder, self._where)
         for step, batch in enumerate(encoded.batches(indices, self.num_workers), start):
             yield [
                 self._sound_prompt(item, encoded, step, slot)
@@ -299,25 +308,27 @@ class ProblemData(LightningDataModule):
             ]
 
     def _sound_prompt(
-        self, item: Prompt | Skipped, encoded: "_Encoded", step: int, slot: int
+        self, item: Prompt | Skipped, encoded: EncodedProblems, step: int, slot: int
     ) -> Prompt:
-        """`item`, or where it failed the prompt in the same slot of the next step that has one:
-        a choice each process makes alone. A set of few steps may so have a step with one twice."""
+        """Return `item`, or if it failed, the prompt in the same slot of the next sound step.
+
+        Each rank can choose this alone. With a small set, a step may then have a prompt twice.
+        """
         for later in range(step + 1, step + 2 + len(encoded)):
             if isinstance(item, Prompt):
                 return item
             self._failed(item)
             item = encoded[self.mixture.batch(later)[slot]]
-        raise ValueError(f"no image of {len(encoded)} problems in a row can be decoded")
+        raise ValueError(f"{len(encoded)} problems in a row have images that cannot be decoded")
 
     def _val_indices(self) -> list[list[int]]:
-        rank, processes = self._place()
-        own, size = range(rank, len(self.val_set), processes), self.val_batch_prompts
-        starts = range(0, math.ceil(len(self.val_set) / processes), size)
+        rank, world_size = self._rank_and_world_size()
+        own, size = range(rank, len(self.val_set), world_size), self.val_batch_prompts
+        starts = range(0, math.ceil(len(self.val_set) / world_size), size)
         return [list(own[start : start + size]) for start in starts]
 
     def _val_batches(self) -> Iterator[list[Prompt]]:
-        encoded = _Encoded(self.val_set, self.encoder, self._where)
+        encoded = EncodedProblems(self.val_set, self.encoder, self._where)
         for batch in encoded.batches(self._val_indices(), self.num_workers):
             for item in batch:
                 if isinstance(item, Skipped):
@@ -325,60 +336,16 @@ class ProblemData(LightningDataModule):
             yield [item for item in batch if isinstance(item, Prompt)]
 
     def _failed(self, row: Skipped) -> None:
-        """Only this process has tried that picture, so that it speaks for itself."""
+        """Leave out a row whose image only this rank has tried to decode."""
         if row not in self.skipped:
             self._failed_here.append(row)
-            if self._place()[0]:
+            if self._rank_and_world_size()[0]:  # `_leave_out` prints on rank 0
                 print(row.message)
             self._leave_out([row])
 
 
-@dataclass(frozen=True)
-class _Encoded(Dataset[Prompt | Skipped]):
-    """Encodes in a worker process; a failure is returned, so that the run's process decides."""
-
-    problems: Sequence[Problem]
-    encoder: PromptEncoder
-    where: Mapping[str, str]
-
-    def __len__(self) -> int:
-        return len(self.problems)
-
-    def __getitem__(self, index: int) -> Prompt | Skipped:
-        problem = self.problems[index]
-        try:
-            return self.encoder.encode(problem)
-        except BadProblem as error:
-            where = self.where[problem.uid]
-            return Skipped(where, problem.uid, "not encodable", f"{where}: {error}")
-
-    def batches(
-        self, indices: Iterable[list[int]], num_workers: int
-    ) -> Iterable[list[Prompt | Skipped]]:
-        return DataLoader(
-            self, batch_sampler=indices, collate_fn=list, num_workers=num_workers,
-            generator=torch.Generator(),  # each start would otherwise draw a global random number
-        )
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """Batches to go through again. Lightning would give a DataLoader a sampler of its own."""
-
-    start: Callable[[], Iterator[list[Prompt]]]
-    length: int | None = None
-
-    def __iter__(self) -> Iterator[list[Prompt]]:
-        return self.start()
-
-    def __len__(self) -> int:
-        if self.length is None:
-            raise TypeError("training batches have no end")
-        return self.length
-
-
 def _refill_seed(seed: int) -> int:
-    """Another order than that of the steps, which the same seed decides."""
+    """Return a seed for another order than that of the steps."""
     return int(np.random.SeedSequence([seed, *b"refill"]).generate_state(1)[0])
 
 

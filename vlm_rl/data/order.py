@@ -1,4 +1,4 @@
-"""Problems in training order: the mixture of sources, each in epochs of its own."""
+"""Problems in training order: the mixture of sources, each in its own epochs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ import numpy as np
 class Mixture:
     """Which problems each step has. Problems are numbered through all sources in their order.
 
-    Every source is drawn in epochs of its own, each a new permutation. Sources take turns by
-    stride scheduling: draw j of a source with share w is due at slot (j + 1/2) / w, so in any
-    window its count is within 1 + w * sources of its share. No step has a problem twice: where
-    one spans two epochs of a source, what it already has waits for the next step.
+    Every source is drawn in its own epochs, each a new permutation. Sources take turns by stride
+    scheduling: draw j of a source with share w is due at slot (j + 1/2) / w. So its count in any
+    window is within 1 + w * sources of its share. No step has a problem twice: if a step spans two
+    epochs of a source, what it already has waits for the next step.
     """
 
     def __init__(
@@ -29,13 +29,13 @@ class Mixture:
         self._steps: list[list[int]] = []
 
     def most_draws(self, source: int) -> int:
-        """A bound on the problems of `source` in one step; a source needs at least as many."""
+        """Bound the problems of `source` in one step; a source needs at least as many."""
         slots = self.prompts_per_step
         return min(slots, math.ceil(self.shares[source] * (slots + len(self.sizes))))
 
     def batch(self, step: int) -> list[int]:
-        """The problems of step 0, 1, ...; [prompts_per_step] different numbers."""
-        # played from the start, seconds for a million draws: simpler than any closed form
+        """Return the problems of `step`, counted from 0: [prompts_per_step] different numbers."""
+        # replayed from the start: a million draws take seconds, and no closed form is as simple
         while len(self._steps) <= step:
             self._steps.append(self._next_batch())
         return self._steps[step]

@@ -1,17 +1,13 @@
 """Rows on disk or on the hub -> `Problem` records.
 
-Three forms: a `.jsonl` or `.parquet` file with its images in the rows or beside it; a folder, saved
-by `datasets` or of parquet files; a hub id `owner/name[:split]`. Columns are named as in `COLUMNS`;
-the names that other projects use for question, images and answer are found without being told. An
-optional column that stands beside columns unknown to us is left alone unless `DataSource.columns`
-maps it: its meaning is then not ours (`choices` beside a free answer). In JSONL, which is typed by
-hand, an unknown column is an error of its row.
+Columns are named as in `COLUMNS`; the names that other projects use for question, images and answer
+are recognised. An optional column beside columns that we do not know is ignored unless
+`DataSource.columns` maps it, because it may mean something else there (`choices` beside a free
+answer). In JSONL, which is typed by hand, an unknown column is an error of its row.
 
-A row that can not be a problem becomes one `Skipped` line; the caller decides what follows.
+A row that cannot be a problem becomes one `Skipped` line; the caller decides what follows.
 """
 
-import hashlib
-import io
 import math
 import re
 from collections.abc import Mapping
@@ -20,31 +16,42 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from PIL import Image, UnidentifiedImageError
-
-from vlm_rl.records import IMAGE_MARK, AnswerType, Problem
-from vlm_rl.errors import nearest
+from vlm_rl.data.images import ImageStore, digest
 from vlm_rl.data.tables import BadRow, Reason, Table, open_table, parsed
+from vlm_rl.errors import nearest
+from vlm_rl.records import IMAGE_MARK, AnswerType, Problem
 from vlm_rl.verification.extraction import ANSWER_STYLES, boxes
 
 OPTIONAL_COLUMNS = (
-    "uid", "answer_type", "choices", "unit", "tolerance", "answer_style", "source", "task",
-    "split", "meta",
+    "uid",
+    "answer_type",
+    "choices",
+    "unit",
+    "tolerance",
+    "answer_style",
+    "source",
+    "task",
+    "split",
+    "meta",
 )
 COLUMNS = ("problem", "answer", "images", *OPTIONAL_COLUMNS)
 _ALIASES = {
     "problem": ("problem", "question", "prompt", "query", "messages", "conversations"),
-    # where both stand, `image` is only a path and `decoded_image` the picture
+    # in sets with both, `image` is only a path and `decoded_image` the image
     "images": ("images", "decoded_image", "image"),
-    # `ground_truth` comes last: beside `answer` it is a letter
+    # `ground_truth` comes last: beside `answer` it is the letter of a choice
     "answer": (
-        "answer", "solution", "reward_model.ground_truth", "ground_truth", "messages",
+        "answer",
+        "solution",
+        "reward_model.ground_truth",
+        "ground_truth",
+        "messages",
         "conversations",
     ),
 }
 _ROLES = {"user": ("user", "human"), "assistant": ("assistant", "gpt")}
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold one, UTF-8 and tokenizers can not
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold one, UTF-8 and tokenizers cannot
 
 
 @dataclass(frozen=True)
@@ -59,42 +66,11 @@ class Skipped:
 
 @dataclass(frozen=True)
 class SourceRows:
-    """What a source came to; `mapping` is one line to show."""
+    """The problems of a source and its rows that are left out; `mapping` is one line to show."""
 
     problems: list[Problem]
     skipped: list[Skipped]
     mapping: str
-
-
-class ImageStore:
-    """Reads every image file once to check it, and keeps equal image bytes once in memory."""
-
-    def __init__(self) -> None:
-        self._digests: dict[Path, str] = {}
-        self._kept: dict[str, bytes] = {}
-
-    def add(self, item: object, folder: Path) -> tuple[bytes | Path, str]:
-        """The image as a problem holds it, and the digest of its bytes.
-
-        `item` is bytes, a path relative to `folder`, or {"bytes": ..., "path": ...}. The header is
-        checked, the pixels are not decoded. Raises BadRow.
-        """
-        if isinstance(item, Mapping):
-            item = item.get("path") if item.get("bytes") is None else item["bytes"]
-        if isinstance(item, bytes):
-            digest = _checked_digest(item, f"of {len(item)} bytes")
-            return self._kept.setdefault(digest, item), digest
-        if not isinstance(item, str):
-            kind = type(item).__name__
-            raise BadRow("wrong type", f"an image is of type {kind}, not a path or {{bytes, path}}")
-        path = folder / item
-        if path not in self._digests:
-            try:
-                content = path.read_bytes()
-            except (OSError, ValueError) as error:
-                raise BadRow("no image file", f"image {item!r}: {error}") from error
-            self._digests[path] = _checked_digest(content, str(path))
-        return path, self._digests[path]
 
 
 def read_problems(
@@ -108,10 +84,10 @@ def read_problems(
 ) -> SourceRows:
     """Read and check the rows of one source, up to `limit` good ones.
 
-    `owners` holds the row of each uid read so far, over all sources, and is added to. `split` names
-    a split of a folder or hub data set, or the value of the `split` column of a file. `columns`
-    maps our column names to theirs; a dot reaches into a struct. Raises ValueError where the source
-    as a whole can not be read: no such file, an ambiguous split, no column for the answer.
+    `owners` maps each uid read so far, over all sources, to its row; new ones are added. `split`
+    names a split of a folder or hub data set, or the value of the `split` column of a file.
+    `columns` maps our column names to theirs; a dot reaches into a struct. Raises ValueError if the
+    source as a whole cannot be read: no such file, an ambiguous split, no column for the answer.
     """
     table = open_table(path, split)
     mapping = _map_columns(table, columns or {})
@@ -138,7 +114,7 @@ def read_problems(
 
 
 def _values(row: object, mapping: Mapping[str, str], strict: bool) -> dict[str, Any]:
-    """Our columns of a row; an empty one counts as absent."""
+    """Return our columns of a row; an empty one counts as absent."""
     if isinstance(row, BadRow):
         raise row
     if not isinstance(row, Mapping):
@@ -159,23 +135,23 @@ def _problem(values: dict[str, Any], folder: Path, images: ImageStore, source: s
     question = _text(values.get("problem"), "problem", "no question", "user")
     answer = _answer(values.get("answer"))
     listed = values.get("images", [])
-    pictures = [
+    checked = [
         images.add(item, folder) for item in (listed if isinstance(listed, list) else [listed])
     ]
     marks = question.count(IMAGE_MARK)
     # without images a mark is text, without marks the images come first: both are the encoder's
-    if pictures and marks not in (0, len(pictures)):
+    if checked and marks not in (0, len(checked)):
         raise BadRow(
             "marks and images differ",
-            f"{marks} {IMAGE_MARK} marks for {len(pictures)} images; write one each, or none",
+            f"{marks} {IMAGE_MARK} marks for {len(checked)} images; write one each, or none",
         )
     optional = {name: _optional(name, values[name]) for name in OPTIONAL_COLUMNS if name in values}
-    content = "\0".join([question, *(digest for _, digest in pictures), answer])
+    content = "\0".join([question, *(image_digest for _, image_digest in checked), answer])
     return Problem(
         question=question,
         answer=answer,
-        images=tuple(image for image, _ in pictures),
-        **{"uid": _digest(content.encode()), "source": source} | optional,
+        images=tuple(image for image, _ in checked),
+        **{"uid": digest(content.encode()), "source": source} | optional,
     )
 
 
@@ -196,7 +172,10 @@ def _empty(value: object) -> bool:
 
 
 def _turn(turns: list[Any], role: Literal["user", "assistant"]) -> object:
-    """The one turn of `role`; a system turn is left out, since the run's template has its own."""
+    """Return the one turn of `role`.
+
+    A system turn is left out, because the run's template has its own.
+    """
     if not all(isinstance(turn, Mapping) for turn in turns):
         raise BadRow("wrong type", "a list here must be a chat of objects with role and content")
     contents = [
@@ -215,7 +194,7 @@ def _turn(turns: list[Any], role: Literal["user", "assistant"]) -> object:
 
 
 def _answer(value: object) -> str:
-    """Numbers as text; out of a worked solution only the last `<answer>` or box."""
+    """Return a number as text, and of a worked solution only the last `<answer>` or box."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     text = _text(value, "answer", "no answer", "assistant")
@@ -248,32 +227,17 @@ def _optional(name: str, value: Any) -> Any:
     return value
 
 
-def _checked_digest(content: bytes, name: str) -> str:
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow's own text for an unknown format names an object in memory
-        why = "unknown format" if isinstance(error, UnidentifiedImageError) else error
-        raise BadRow("broken image", f"image {name} can not be read: {why}") from error
-    return _digest(content)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
 def _map_columns(table: Table, given: Mapping[str, str]) -> dict[str, str]:
-    """Our column names -> theirs."""
+    """Return our column names -> theirs."""
     mapping = ({} if table.split is None else {"split": "split"}) | dict(given)
     there_are = f"; there are {', '.join(table.columns)}"
     for name, column in mapping.items():
         if _root(column) not in table.columns:
             raise ValueError(f"{table.label}: no column {column!r} for {name}{there_are}")
     for name, aliases in _ALIASES.items():
-        found = [alias for alias in aliases if _root(alias) in table.columns]
-        if found:
-            mapping.setdefault(name, found[0])
+        present = [alias for alias in aliases if _root(alias) in table.columns]
+        if present:
+            mapping.setdefault(name, present[0])
         elif name not in mapping and name != "images" and table.columns:
             raise ValueError(
                 f"{table.label}: no column for {name} (any of {', '.join(aliases)}){there_are}; "

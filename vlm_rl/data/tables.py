@@ -1,4 +1,4 @@
-"""Raw rows of a data set, whatever it is stored as, each with the place where it stands.
+"""Raw rows of a data set in any form that it may be stored in, each with its place.
 
 A `.jsonl`, `.json` (a list of rows, or an object of rows by id), `.csv` or `.parquet` file; a
 folder, saved by `datasets` or of parquet files; a hub id `owner/name[:split]`.
@@ -18,14 +18,24 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 Reason = Literal[
-    "bad json", "not an object", "unknown column", "wrong type", "wrong value", "no question",
-    "no answer", "no image file", "broken image", "marks and images differ", "duplicate uid",
-    "not encodable", "prompt too long",
+    "bad json",
+    "not an object",
+    "unknown column",
+    "wrong type",
+    "wrong value",
+    "no question",
+    "no answer",
+    "no image file",
+    "broken image",
+    "marks and images differ",
+    "duplicate uid",
+    "not encodable",
+    "prompt too long",
 ]
 
 
 class BadRow(ValueError):
-    """A row that can not be a problem."""
+    """A row that cannot be a problem."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -34,7 +44,10 @@ class BadRow(ValueError):
 
 @dataclass(frozen=True)
 class Table:
-    """Raw rows with their places. `split` picks by the rows' own column; `strict`: by hand."""
+    """Raw rows, each with its place.
+
+    `split` is the value of the rows' own `split` column to keep. `strict` tables are typed by hand.
+    """
 
     label: str
     folder: Path
@@ -45,11 +58,11 @@ class Table:
 
 
 def open_table(source: str, split: str | None = None, config: str | None = None) -> Table:
-    """The rows of `source`, read as they are asked for; images as the bytes that are stored.
+    """Open `source` for lazy reading; images come as the bytes that are stored.
 
     `split` names a split of a folder or hub data set, or the value of the `split` column of a file.
-    `config` is the hub's second name, for data sets that have several. Raises ValueError for what
-    is not there or can not be read.
+    `config` picks one configuration of a hub data set that has several. Raises ValueError if the
+    source does not exist or cannot be read.
     """
     path = Path(source).expanduser()
     if path.suffix in _READERS:
@@ -61,7 +74,7 @@ def open_table(source: str, split: str | None = None, config: str | None = None)
     name, _, suffix = source.partition(":")
     if not _HUB_ID.fullmatch(name):
         kinds = ", ".join(_READERS)
-        raise ValueError(f"{source} is no {kinds} file, folder, or hub id owner/name")
+        raise ValueError(f"{source} is not a {kinds} file, folder, or hub id owner/name")
     return _hugging_face(name, Path(), split or suffix or None, config)
 
 
@@ -83,10 +96,9 @@ def _json(path: Path, split: str | None) -> Table:
             {"id": key} | row if isinstance(row, dict) else row for key, row in loaded.items()
         ]
     if not isinstance(loaded, list):
-        why = (
-            loaded if isinstance(loaded, BadRow) else "it is no list of rows and no object of rows"
-        )
-        raise ValueError(f"{path} can not be read: {why}")
+        shape = "it is neither a list of rows nor an object of rows"
+        reason = loaded if isinstance(loaded, BadRow) else shape
+        raise ValueError(f"{path} cannot be read: {reason}")
     columns = dict.fromkeys(name for row in loaded if isinstance(row, dict) for name in row)
     rows = [(f"{path}, row {number}", row) for number, row in enumerate(loaded, 1)]
     return Table(str(path), path.parent, list(columns), rows, split)
@@ -100,7 +112,7 @@ def _csv(path: Path, split: str | None) -> Table:
 
 
 def parsed(line: bytes) -> object:
-    """The value of a line of JSON, or the BadRow that it is."""
+    """Parse a line of JSON; return BadRow if it is invalid."""
     try:
         return json.loads(line)
     except ValueError as error:  # bad syntax or bad UTF-8
@@ -111,7 +123,7 @@ def _parquet(path: Path, split: str | None) -> Table:
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} can not be read: {error}") from error
+        raise ValueError(f"{path} cannot be read: {error}") from error
     rows = _numbered(file.iter_batches(batch_size=64), str(path))
     return Table(str(path), path.parent, file.schema_arrow.names, rows, split)
 
@@ -127,7 +139,7 @@ def _hugging_face(name: str, folder: Path, split: str | None, config: str | None
     if chosen not in splits:
         raise ValueError(f"{name} has the splits {', '.join(splits)}; got split={split}")
     loaded, name = splits[chosen], f"{name}:{chosen}"
-    # as Arrow, images come as the bytes they are stored as and not decoded
+    # as Arrow, images come as stored bytes and are not decoded
     batches = loaded.with_format("arrow").iter(batch_size=64)
     return Table(name, folder, loaded.column_names, _numbered(batches, name))
 

@@ -1,8 +1,8 @@
 """Log-probability and entropy of target tokens straight from hidden states.
 
 The logits [N, V] of a vision-language model are its largest tensor by far (V is about 152,000).
-They are never built whole here: rows are taken in chunks, and the backward pass computes each
-chunk a second time instead of storing it.
+They never exist whole here: rows are taken in chunks, and the backward pass computes each chunk a
+second time instead of storing it.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 
 class TokenStats(NamedTuple):
-    """Per token: `logprobs` and, where it was asked for, `entropy` in nats; float32 or float64."""
+    """Per token: `logprobs` and, if asked for, `entropy` in nats; float32 or float64."""
 
     logprobs: Tensor
     entropy: Tensor | None
@@ -30,11 +30,11 @@ def linear_logprobs(
     with_entropy: bool = False,
     chunk_rows: int = 256,
 ) -> TokenStats:
-    """log softmax(hidden @ weight.T / temperature)[targets], with `banned_ids` at minus infinity.
+    """Return log softmax(hidden @ weight.T / temperature)[targets], banned ids at minus infinity.
 
     `hidden` [N, H], `weight` [V, H], `targets` [N] int64 (none of them banned), `banned_ids` [K].
     Results are [N], float32 (float64 for float64 input), whatever the precision of the product.
-    The entropy is that of the same distribution and can be differentiated too.
+    The entropy is that of the same distribution and is differentiable too.
     """
     if banned_ids is None:
         banned_ids = targets.new_empty(0)
@@ -57,7 +57,10 @@ def _scaled_logits(hidden: Tensor, weight: Tensor, temperature: float, banned: T
 
 
 def _entropy(logits: Tensor, normalizer: Tensor, banned: Tensor) -> Tensor:
-    """H = logZ - sum p * logit. Banned logits are set to 0 first: their p is 0, not 0 * inf."""
+    """Return H = logZ - sum p * logit.
+
+    Banned logits are set to 0 first, so that they add 0 and not 0 * inf.
+    """
     probabilities = torch.exp(logits - normalizer[:, None])
     logits = logits.index_fill(1, banned, 0.0)
     return normalizer - (probabilities * logits).sum(-1)

@@ -1,9 +1,10 @@
 """LoRA: small trained matrices beside the attention and MLP matrices of named parts, by peft.
 
-W x becomes W x + (alpha / rank) B A x (https://arxiv.org/abs/2106.09685). W stays as it was loaded,
-A and B are all that is trained, and B starts at 0, so that the first policy is the checkpoint. The
-paper's dropout is left out: the log-probabilities before and in an update would be of two
-different draws, and their ratio not 1 before anything was learned.
+W x becomes W x + (alpha / rank) B A x (https://arxiv.org/abs/2106.09685). W is frozen, only A and B
+are trained, and B starts at 0, so that the first policy is the checkpoint. The named parts have
+adapters on every matrix of attention and MLP, which comes nearest to full training at equal size
+(https://arxiv.org/abs/2305.14314). The paper's dropout is left out: log-probabilities before and in
+an update would come from two different draws, and their ratio would not start at 1.
 """
 
 import json
@@ -12,28 +13,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
+from vlm_rl.model.families import PARTS, Part, family_of
 from vlm_rl.model.weights import full, is_adapter
-
-Part = Literal["vision_tower", "language_model"]
 
 CONFIG = "adapter_config.json"
 """The file that makes a folder an adapter, by peft's convention."""
-
-MATRICES: dict[Part, str] = {
-    "language_model": r"model\.language_model\.layers\.\d+\.(self_attn|mlp)\.\w+_proj",
-    "vision_tower": r"model\.visual\.blocks\.\d+\.(attn|mlp)\.(qkv|proj|\w+_proj|\w*fc\d)",
-}
-"""Every matrix of attention and MLP, by its whole name: adapting all of them is what comes nearest
-to full training at equal size (https://arxiv.org/abs/2305.14314). By name and not by type, since
-head and embeddings must stay out: the log-probabilities read the head's weight, not its output, and
-it may be tied."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +43,15 @@ class LoraSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"policy.lora.{name} must be >= 1, got {getattr(self, name)}")
         named = set(self.parts)
-        if not named or not named <= set(MATRICES) or len(named) < len(self.parts):
+        if not named or not named <= set(PARTS) or len(named) < len(self.parts):
             raise ValueError(
-                f"policy.lora.parts must name {' or '.join(MATRICES)}, or both once, got "
+                f"policy.lora.parts must name {' or '.join(PARTS)}, or both once, got "
                 f"{list(self.parts)}"
             )
 
 
 def check_lora(lora: LoraSettings | None, freeze: Sequence[Part]) -> None:
-    """Refuse, before any model is loaded, what can not be trained. Raises ValueError."""
+    """Check, before any model is loaded, that `lora` can be trained. Raises ValueError."""
     if lora is None:
         return
     both = [part for part in lora.parts if part in freeze]
@@ -73,15 +64,16 @@ def check_lora(lora: LoraSettings | None, freeze: Sequence[Part]) -> None:
 
 
 def add_adapters(model: Any, lora: LoraSettings, *, base: str, seed: int) -> None:
-    """Freeze `model`, loaded from `base`, and put adapters in, equal in every process."""
+    """Freeze `model`, loaded from `base`, and add adapters that are equal on every rank."""
     from peft import LoraConfig
 
-    targets = "|".join(MATRICES[part] for part in lora.parts)
+    matrices = family_of(model.config).matrices
+    targets = "|".join(matrices[part] for part in lora.parts)
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.add_adapter(config)
-    # an adapter is worth nothing without the base, which is looked for from any folder
+    # loading needs the base, from whatever folder it starts in
     config.base_model_name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
 
 
@@ -91,13 +83,13 @@ def has_adapters(model: nn.Module) -> bool:
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """The base alone inside."""
+    """Switch the adapters off inside."""
     layers: list[Any] = [module for module in model.modules() if hasattr(module, "base_layer")]
     before = [layer._disable_adapters for layer in layers]
     try:
         for layer in layers:
-            # peft's own switch takes requires_grad from the adapters meanwhile, which a sharding
-            # wrapper that sees them for the first time would keep
+            # peft's own switch also sets requires_grad to False, which a sharding wrapper that
+            # first sees the adapters now would keep
             layer._disable_adapters = True
         yield
     finally:
@@ -106,9 +98,11 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
 
 
 def save_adapter(model: Any, folder: Path, *, write: bool = True) -> None:
-    """Write the adapters alone, for peft, transformers and vLLM. Where they are sharded, every
-    process takes part in gathering them and one is to `write`."""
-    # by hand: peft itself would ask the hub at each save whether the vocabulary has changed
+    """Write only the adapters, for peft, transformers and vLLM.
+
+    Sharded adapters are gathered: call it on every rank, with `write` on one.
+    """
+    # not with peft's own save: it asks the hub each time whether the vocabulary has changed
     from peft import get_peft_model_state_dict
 
     whole = {name: full(w) for name, w in model.state_dict().items() if is_adapter(name)}
@@ -123,9 +117,9 @@ def save_adapter(model: Any, folder: Path, *, write: bool = True) -> None:
 
 
 def base_of(path: str) -> str | None:
-    """The checkpoint that the adapter in folder `path` belongs to; None where there is none.
+    """Return the checkpoint below the adapter in folder `path`; None if it is not an adapter.
 
-    Raises ValueError for an adapter that can not be used here.
+    Raises ValueError for an adapter that cannot be used here.
     """
     file = Path(path) / CONFIG
     if not file.is_file():
@@ -134,26 +128,29 @@ def base_of(path: str) -> str | None:
     try:
         base = json.loads(file.read_text())["base_model_name_or_path"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{file} is no description of an adapter: {error}") from error
+        raise ValueError(f"{file} is not a description of an adapter: {error}") from error
     if not isinstance(base, str):
         raise ValueError(f"{file} names no base_model_name_or_path; put its checkpoint there")
     return base
 
 
 def check_base(before: str | None, now: str | None) -> None:
-    """Compare checksums of the weights below the adapters, None where there are none or nothing is
-    known. Raises ValueError."""
+    """Compare checksums of the weights below the adapters.
+
+    None stands for a policy without adapters, and in `before` for an unknown checksum. Raises
+    ValueError if they differ.
+    """
     if before not in (None, now):
         raise ValueError(
-            "the checkpoint holds adapters alone, and the weights at policy.path below them are "
-            "others than when it was written; put those back, or start a new run"
+            "the checkpoint holds only adapters, and policy.path now has other weights than when "
+            "it was written; put those back, or start a new run"
         )
 
 
 def merge_into(model: Any, folder: str) -> nn.Module:
-    """`model`, the base of the adapter in `folder`, with that adapter added to its weights.
+    """Add the adapter in `folder` to the weights of `model`, its base.
 
-    Raises ValueError for an adapter that does not fit to it in every weight.
+    Raises ValueError for an adapter that does not fit it in every weight.
     """
     from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
     from peft.utils import load_peft_weights
@@ -162,20 +159,21 @@ def merge_into(model: Any, folder: str) -> nn.Module:
         config = PeftConfig.from_pretrained(folder)
         if not isinstance(config, LoraConfig):
             raise ValueError(f"it is {config.peft_type}, only LoRA is supported")
-        config.base_model_name_or_path = model.name_or_path  # of an adapter below this one
+        # the base may itself be a merged adapter
+        config.base_model_name_or_path = model.name_or_path
         wrapped = get_peft_model(model, config)
-        found = set_peft_model_state_dict(wrapped, load_peft_weights(folder, device="cpu"))
+        loaded = set_peft_model_state_dict(wrapped, load_peft_weights(folder, device="cpu"))
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{folder} is no adapter that fits to its base: {reason}") from error
-    wrong = [*found.unexpected_keys, *filter(is_adapter, found.missing_keys)]
+        raise ValueError(f"{folder} does not fit its base: {reason}") from error
+    wrong = [*loaded.unexpected_keys, *filter(is_adapter, loaded.missing_keys)]
     if wrong:
         raise ValueError(
-            f"{folder} is no adapter that fits to its base: {len(wrong)} weights are on one side "
-            f"only, the first of them {wrong[0]}"
+            f"{folder} does not fit its base: {len(wrong)} weights are on one side only, the first "
+            f"of them {wrong[0]}"
         )
     merged: nn.Module = wrapped.merge_and_unload()
-    return merged.requires_grad_(True)  # peft had frozen it
+    return merged.requires_grad_(True)  # peft froze it
 
 
 def _require_peft(what: str) -> None:

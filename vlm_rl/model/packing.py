@@ -1,9 +1,9 @@
 """The group-shared layout: each prompt once, its completions behind it, all in one row.
 
-A group of G completions costs P + G*T token positions instead of G*(P + T), and the vision tower
-sees each image once. A completion attends to its own prompt and to itself; rotary positions of
-every completion start right after its prompt's. Values and gradients equal those of the plain
-forward (tests/model/test_policy.py).
+A group of G completions takes the prompt's positions once and not G times, and the vision tower
+sees each image once. A completion attends to its own prompt and to itself. Its rotary positions
+start right after those of its prompt. Values and gradients equal those of the plain forward
+(tests/model/test_policy.py).
 """
 
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class Packed:
 def pack(rows: Rows) -> Packed:
     """Lay out the prompts and completions of `rows` in one row.
 
-    Rows must be ordered by prompt, as `Rows` keeps them. Only trainable tokens are laid out: an
-    empty row costs nothing.
+    Rows must be ordered by prompt, as `Rows` keeps them. Only trainable tokens are laid out, so an
+    empty row takes no position.
     """
     token_ids: list[Tensor] = []
     positions: list[Tensor] = []
@@ -87,10 +87,10 @@ def _vision(prompts: tuple[Prompt, ...]) -> tuple[Tensor | None, Tensor | None]:
 
 
 def shared_prefix_mask(prompt_of: Tensor, segment: Tensor) -> Tensor:
-    """[1, 1, S, S] bool, True where query (row) may look at key (column).
+    """Return [1, 1, S, S] bool: whether a query (row) attends to a key (column).
 
-    This is the one place that knows who sees whom: a block-mask kernel needs the same three
-    conditions on (query, key) and nothing else.
+    Only this function knows who sees whom. A block-mask kernel needs the same three conditions on
+    (query, key) and nothing else.
     """
     index = torch.arange(len(segment), device=segment.device)
     earlier = index[:, None] >= index[None]

@@ -1,8 +1,8 @@
-"""The stream of a policy's weights for a rollout engine that holds a copy of its own.
+"""The stream of a policy's weights for a rollout engine that holds its own copy.
 
-Names are those of the transformers model's `state_dict()`, whatever is wrapped around it, and there
-is one full tensor at a time, so that sharded weights are never whole in memory together. Adapters
-other than plain LoRA (DoRA, LoRA biases, fully trained modules) are left out: they are refused.
+Names are those of the transformers model's `state_dict()`, whatever wraps it. The stream holds one
+full tensor at a time, so that sharded weights are never whole in memory together. Adapters other
+than plain LoRA (DoRA, LoRA biases, fully trained modules) are refused.
 """
 
 import re
@@ -21,59 +21,59 @@ _MAX_DEPTH = 3
 def named_weights(
     model: nn.Module, *, merge_adapters: bool = True, only: Collection[str] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every entry of the plain model's `state_dict()`, a tied head included, without gradients;
-    `only` those of these names, the others are then not gathered.
+    """Yield every entry of the plain model's `state_dict()`, a tied head included, detached.
 
-    Weights of FSDP2 (DTensor) are gathered one by one. That is a collective: every process must go
-    through the whole stream. Others are the model's own memory, not copies.
-    Layers with LoRA adapters (peft) come as float32 W + sum of (alpha / r) B A over the active
-    adapters, without `merge_adapters` as W; the model is not changed. Raises ValueError, at the
-    first step, for adapters that this formula does not describe.
+    `only` names the entries to yield; the others are not gathered. Weights of FSDP2 (DTensor) are
+    gathered one by one. That is a collective: every rank must exhaust the stream. Other weights are
+    the model's own memory, not copies. Layers with LoRA adapters (peft) come as float32
+    W + sum of (alpha / r) B A over the active adapters, without `merge_adapters` as W; the model is
+    not changed. Raises ValueError, at the first step, for adapters that this formula does not
+    describe.
     """
     layers = _adapted_layers(model) if merge_adapters else {}
     for name, weight in model.state_dict().items():
         if not is_adapter(name) and (only is None or _plain(name) in only):
             layer = layers.get(name.removesuffix(".base_layer.weight"))
-            # no variable holds the full tensor: it would live on while the next one is gathered
+            # a variable would keep the full tensor alive while the next one is gathered
             yield _plain(name), full(weight) if layer is None else _merged(weight, layer)
 
 
 def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters behind the stream by the same names, tied ones under each of theirs.
+    """Yield the parameters behind the stream by the same names, tied ones under each name.
 
-    Of a layer with adapters it is the parameter below them.
+    Of a layer with adapters, yield the parameter below them.
     """
-    # unlike model.named_parameters(), state_dict() has FSDP2 put back the sharded parameters that a
-    # forward has replaced by gathered ones, changes of which would be lost
+    # a forward of FSDP2 leaves gathered parameters, changes of which would be lost; state_dict()
+    # puts the sharded ones back, named_parameters() does not
     for name, value in model.state_dict(keep_vars=True).items():
         if isinstance(value, nn.Parameter) and not is_adapter(name):
             yield _plain(name), value
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a state of this name is a LoRA adapter's."""
+    """Return whether a state of this name belongs to a LoRA adapter."""
     return _ADAPTER.search(name) is not None
 
 
 def blocks(names: Iterable[str]) -> dict[str, list[str]]:
-    """Names by the block they belong to, in the order of first appearance.
+    """Group names by the block they belong to, in the order of first appearance.
 
-    A block is the module that holds the weight, but at most three components of its path, and a
-    number that comes fourth: `lm_head`, `model.visual.merger`, `model.visual.blocks.0`.
+    A block is the module that holds the weight, cut to three components of its path and a number
+    that comes fourth: `lm_head`, `model.visual.merger`, `model.visual.blocks.0`.
     """
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name in names:
         module = name.split(".")[:-1]
         is_numbered = len(module) > _MAX_DEPTH and module[_MAX_DEPTH].isdigit()
         block = ".".join(module[: _MAX_DEPTH + is_numbered])
-        found.setdefault(block, []).append(name)
-    return found
+        groups.setdefault(block, []).append(name)
+    return groups
 
 
 def chunks(
     weights: Iterable[tuple[str, Tensor]], max_bytes: int
 ) -> Iterator[list[tuple[str, Tensor]]]:
-    """In order, as many together as stay within `max_bytes`; a larger tensor goes alone.
+    """Group weights in order, as many as stay within `max_bytes`; a larger tensor is alone.
 
     Raises ValueError for `max_bytes` < 1.
     """
@@ -98,18 +98,18 @@ def _chunks(
 
 
 def _plain(name: str) -> str:
-    """The name without what peft puts into it."""
+    """Return the name without what peft adds to it."""
     return name.removeprefix(_WRAPPER).replace(".base_layer.", ".")
 
 
 def full(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered, another one as it is."""
+    """Gather a sharded tensor; return any other as it is."""
     gather: Any = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
 
 
 def _merged(weight: Tensor, layer: Any) -> Tensor:
-    """Base weight and deltas, added out of place: the base is the model's own memory."""
+    """Add the deltas to a copy: the base weight is the model's own memory."""
     with torch.no_grad():
         merged = full(weight).float()
         for adapter in _adding(layer):
@@ -118,27 +118,27 @@ def _merged(weight: Tensor, layer: Any) -> Tensor:
 
 
 def _adding(layer: Any) -> list[str]:
-    """The adapters that add to this layer's output now."""
+    """Return the adapters that add to this layer's output now."""
     if layer.disable_adapters:
         return []
     return [adapter for adapter in layer.active_adapters if adapter in layer.scaling]
 
 
 def _adapted_layers(model: nn.Module) -> dict[str, Any]:
-    """LoRA layers by name; raises ValueError for anything else that peft has put in."""
+    """Return LoRA layers by name. Raises ValueError for anything else that peft has added."""
     layers: dict[str, Any] = {}
     uses = Counter(map(id, model.state_dict(keep_vars=True).values()))
     for name, module in model.named_modules():
         reason = _refusal(module, uses)
         if reason:
-            raise ValueError(f"{_plain(name)} can not be streamed to a rollout engine: {reason}")
+            raise ValueError(f"{_plain(name)} cannot be streamed to a rollout engine: {reason}")
         if hasattr(module, "base_layer"):
             layers[name] = module
     return layers
 
 
 def _refusal(layer: Any, uses: Counter[int]) -> str | None:
-    """Why base weight and deltas would not be all of this layer; None if they are."""
+    """Return why base weight and deltas do not describe this layer; None if they do."""
     if hasattr(layer, "original_module"):
         return "it is in peft's modules_to_save or has trainable tokens; use LoRA layers only"
     if not hasattr(layer, "base_layer"):
@@ -146,11 +146,11 @@ def _refusal(layer: Any, uses: Counter[int]) -> str | None:
     base = layer.base_layer
     is_lora = hasattr(layer, "lora_variant") and not hasattr(layer, "parameter_name")
     if not is_lora or "weight" not in base._parameters:
-        return "it is no LoRA layer over a single weight; use LoRA on linear layers"
+        return "it is not a LoRA layer over a single weight; use LoRA on linear layers"
     if layer.merged:
         return "its adapters are merged in already; unmerge them"
     if any(name in layer.lora_variant or layer.lora_bias.get(name) for name in _adding(layer)):
         return "it uses DoRA, another variant of LoRA or a bias; use plain LoRA"
     if uses[id(base.weight)] > 1:
-        return "its weight is tied to another one, which its adapters do not change; leave it out"
+        return "its weight is tied to another one that the adapters do not change; leave it out"
     return None

@@ -1,12 +1,10 @@
-"""Order, position and sharing out of the training data, and what is left out of it.
+"""Position and sharing out of the training data, and what is left out of it.
 
-Mutations that must go red: sort out no `held` problems in `Mixture._draw`, start at step 0 after a
-restart, slice the step by something else than the rank, drop `generator=` of the loader, compare no
-`order` in `load_state_dict`, replace a failed prompt by nothing.
+Mutations that must go red: start at step 0 on resume, slice the step by something else than the
+rank, drop `generator=` of the loader, compare no `order` in `load_state_dict`, replace a failed
+prompt by nothing.
 """
 
-from tests.support.places import TINY_POLICY
-import io
 import json
 import re
 from collections import Counter
@@ -21,53 +19,18 @@ import pytest
 import torch
 from PIL import Image
 
-from vlm_rl.data.datamodule import SKIPPED_FILE, DataSource, Mixture, ProblemData
-from vlm_rl.ranks import round_robin
+from tests.support.places import TINY_POLICY
+from tests.support.problem_data import CUT_JPEG, JPEG, NOISE, data, write, write_image_rows
+from tests.support.tiny import png
+from vlm_rl.data.datamodule import SKIPPED_FILE, DataSource, ProblemData
 from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.ranks import round_robin
 from vlm_rl.records import Prompt
-
 
 
 @pytest.fixture(scope="module")
 def encoder() -> PromptEncoder:
     return PromptEncoder(str(TINY_POLICY), max_prompt_tokens=400)
-
-
-def write(folder: Path, rows: int, name: str = "t", **columns: Any) -> str:
-    path = folder / f"{name}.jsonl"
-    lines = [{"uid": f"{name}{i}", "problem": f"{i} + {i}?", "answer": 2 * i} | columns
-             for i in range(rows)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return str(path)
-
-
-def write_image_rows(folder: Path, images: dict[str, bytes]) -> str:
-    for name, content in images.items():
-        (folder / name).write_bytes(content)
-    lines = [{"uid": name, "problem": "<image>?", "answer": "1", "images": [name]}
-             for name in images]
-    path = folder / "images.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return str(path)
-
-
-def encoded(image: Image.Image, form: str = "PNG") -> bytes:
-    target = io.BytesIO()
-    image.save(target, form)
-    return target.getvalue()
-
-
-NOISE = Image.effect_noise((56, 56), 60).convert("RGB")
-JPEG = encoded(NOISE, "JPEG")
-CUT_JPEG = JPEG[: len(JPEG) // 2]
-"""Its header is whole, so that only decoding finds out."""
-
-
-def data(encoder: PromptEncoder, *train: str, **options: Any) -> ProblemData:
-    options = {"prompts_per_step": 4, "val": []} | options
-    module = ProblemData([DataSource(path) for path in train], encoder=encoder, **options)
-    module.setup()
-    return module
 
 
 def uids(batches: Iterator[list[Prompt]]) -> list[list[str]]:
@@ -83,51 +46,15 @@ def first_batch(module: ProblemData) -> list[Prompt]:
 
 
 def on_rank(module: ProblemData, rank: int, ranks: int, folder: Path, steps: int = 0) -> None:
-    """Stands for a trainer of several processes; real ones take ten seconds to start."""
+    """Stand in for a trainer on several ranks; real ones take ten seconds to start."""
     module.trainer = SimpleNamespace(
-        global_rank=rank, world_size=ranks, is_global_zero=rank == 0, default_root_dir=folder,
+        global_rank=rank,
+        world_size=ranks,
+        is_global_zero=rank == 0,
+        default_root_dir=folder,
         lightning_module=SimpleNamespace(completed_steps=steps),
     )
     module.setup()
-
-
-@pytest.mark.parametrize(("size", "step"), [(16, 16), (20, 16), (17, 16), (5, 4), (37, 8)])
-def test_steps_are_distinct_and_every_epoch_has_each_problem_once(size: int, step: int):
-    mixture = Mixture([size], [1.0], prompts_per_step=step, seed=3)
-    batches = [mixture.batch(k) for k in range(5 * size)]
-    assert all(len(set(batch)) == step for batch in batches)
-    drawn = [number for batch in batches for number in batch]
-    epochs = [drawn[i : i + size] for i in range(0, len(drawn), size)]
-    assert len(epochs) == 5 * step
-    assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
-    assert size == step or epochs[0] != epochs[1]
-
-
-def test_mixture_shares_follow_the_weights_in_every_window():
-    sizes, weights = [500, 100, 37], [7.0, 2.0, 1.0]
-    mixture = Mixture(sizes, weights, prompts_per_step=16, seed=0)
-    batches = [mixture.batch(step) for step in range(100)]
-    source_of = [0] * 500 + [1] * 100 + [2] * 37
-    for first in range(0, 100, 7):
-        for last in range(first + 1, 101):
-            drawn = [source_of[number] for batch in batches[first:last] for number in batch]
-            for source, weight in enumerate(weights):
-                expected = weight / 10 * len(drawn)
-                assert abs(drawn.count(source) - expected) <= 1 + weight / 10 * 3
-    for source in range(3):
-        most = max(sum(source_of[number] == source for number in batch) for batch in batches)
-        assert most <= mixture.most_draws(source) <= most + 2
-
-
-def test_batch_is_a_pure_function_of_seed_and_step():
-    def mixture(seed: int = 5) -> Mixture:
-        return Mixture([30, 20], [1, 3], prompts_per_step=8, seed=seed)
-
-    going_on = mixture()
-    steps = [going_on.batch(step) for step in range(60)]
-    assert mixture().batch(57) == steps[57]
-    assert going_on.batch(3) == steps[3]
-    assert mixture(seed=6).batch(57) != steps[57]
 
 
 class CountingModule(L.LightningModule):
@@ -162,9 +89,15 @@ class CountingModule(L.LightningModule):
 
 def fit(module: CountingModule, prompts: ProblemData, folder: Path, **options: Any) -> L.Trainer:
     trainer = L.Trainer(
-        accelerator="cpu", max_epochs=-1, default_root_dir=folder, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        val_check_interval=2, check_val_every_n_epoch=None,
+        accelerator="cpu",
+        max_epochs=-1,
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        val_check_interval=2,
+        check_val_every_n_epoch=None,
     )
     trainer.fit(module, datamodule=prompts, weights_only=False, **options)
     return trainer
@@ -220,7 +153,7 @@ def test_ranks_share_every_step_out(tmp_path: Path, encoder: PromptEncoder):
             module = data(encoder, path, prompts_per_step=prompts)
             on_rank(module, rank, ranks, tmp_path)
             parts.append(first_steps(module, 8))
-        # in turns, so that a minibatch is the same slots of a step however many processes there are
+        # in turns, so that a minibatch is the same slots of a step on any number of ranks
         assert [round_robin(list(step)) for step in zip(*parts, strict=True)] == whole
     with pytest.raises(ValueError, match="prompts_per_step=4 is less than one for each of 5"):
         on_rank(data(encoder, path), 0, 5, tmp_path)
@@ -262,8 +195,9 @@ def test_too_long_prompts_are_left_out_counted_and_named(
     module = data(encoder, path)  # also under "stop"
     assert len(module.train_set) == 8
     assert Counter(row.reason for row in module.skipped) == {"prompt too long": 12}
-    assert re.search(r"row 9: a prompt of \d{3,} tokens, above max_prompt_tokens=400",
-                     module.skipped[0].message)
+    assert re.search(
+        r"row 9: a prompt of \d{3,} tokens, above max_prompt_tokens=400", module.skipped[0].message
+    )
     shown = capsys.readouterr().out
     assert "12 prompts above 400 tokens left out: long0, long1" in shown
     assert "long10" not in shown
@@ -307,11 +241,11 @@ def test_uids_are_distinct_over_sources_and_overlap_with_validation_is_shown(
 
 def test_unusual_images_become_prompts(tmp_path: Path, encoder: PromptEncoder):
     images = {
-        "rgba.png": encoded(Image.new("RGBA", (60, 60), (255, 0, 0, 10))),
-        "palette.gif": encoded(NOISE.convert("P"), "GIF"),
-        "grey16.png": encoded(Image.new("I;16", (60, 60), 40_000)),
-        "strip.png": encoded(Image.new("RGB", (5, 900))),
-        "cmyk.jpg": encoded(NOISE.convert("CMYK"), "JPEG"),
+        "rgba.png": png(Image.new("RGBA", (60, 60), (255, 0, 0, 10))),
+        "palette.gif": png(NOISE.convert("P"), "GIF"),
+        "grey16.png": png(Image.new("I;16", (60, 60), 40_000)),
+        "strip.png": png(Image.new("RGB", (5, 900))),
+        "cmyk.jpg": png(NOISE.convert("CMYK"), "JPEG"),
     }
     path = write_image_rows(tmp_path, images)
     batch = first_batch(data(encoder, path, prompts_per_step=5))
@@ -323,7 +257,7 @@ def test_unusual_images_become_prompts(tmp_path: Path, encoder: PromptEncoder):
 
 
 def test_an_extreme_strip_is_found_before_training(tmp_path: Path, encoder: PromptEncoder):
-    strip = {"strip.png": encoded(Image.new("RGB", (5, 8920)))}
+    strip = {"strip.png": png(Image.new("RGB", (5, 8920)))}
     with pytest.raises(ValueError, match=r"images.jsonl, row 1: .*5 x 8920"):
         data(encoder, write_image_rows(tmp_path, strip))
 
@@ -371,13 +305,16 @@ def test_reading_prompts_leaves_the_global_random_numbers_alone(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"prompts_per_step": 0}, "prompts_per_step must be at least 1, got 0"),
-    ({"val_problems": 0}, "val_problems must be at least 1, got 0"),
-    ({"on_bad_row": "sotp"}, "on_bad_row must be skip or stop, got 'sotp'"),
-    ({"prompts_per_step": 16}, "has 8 problems, but a step may need 16"),
-    ({"train": []}, "no data source"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts_per_step": 0}, "prompts_per_step must be at least 1, got 0"),
+        ({"val_problems": 0}, "val_problems must be at least 1, got 0"),
+        ({"on_bad_row": "sotp"}, "on_bad_row must be skip or stop, got 'sotp'"),
+        ({"prompts_per_step": 16}, "has 8 problems, but a step may need 16"),
+        ({"train": []}, "no data source"),
+    ],
+)
 def test_wrong_options_are_one_clear_line(
     tmp_path: Path, encoder: PromptEncoder, options: dict[str, Any], message: str
 ):

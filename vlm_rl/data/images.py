@@ -1,0 +1,172 @@
+"""Images of problems: kept, checked, decoded and resized.
+
+The EXIF orientation of a file is not applied: pixels are read as they are stored, as qwen-vl-utils
+reads them. The exception is TIFF, which Pillow itself turns when it opens the file.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from qwen_vl_utils import fetch_image
+from qwen_vl_utils.vision_process import smart_resize
+
+from vlm_rl.data.tables import BadRow
+
+_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
+"""What Pillow's decoders raise on malformed files, besides warnings."""
+
+
+class BadImage(ValueError):
+    """An image that cannot be used. The message starts with "image"."""
+
+
+class ImageStore:
+    """Images as problems hold them: each file is checked once, equal bytes are kept once."""
+
+    def __init__(self) -> None:
+        self._digests: dict[Path, str] = {}
+        self._kept: dict[str, bytes] = {}
+
+    def add(self, item: object, folder: Path) -> tuple[bytes | Path, str]:
+        """Return the image as a problem holds it, and the digest of its bytes.
+
+        `item` is bytes, a path relative to `folder`, or {"bytes": ..., "path": ...}. The header is
+        checked, the pixels are not decoded. Raises BadRow.
+        """
+        if isinstance(item, Mapping):
+            item = item.get("path") if item.get("bytes") is None else item["bytes"]
+        if isinstance(item, bytes):
+            checked = _checked_digest(item, item)
+            return self._kept.setdefault(checked, item), checked
+        if not isinstance(item, str):
+            kind = type(item).__name__
+            raise BadRow("wrong type", f"an image is of type {kind}, not a path or {{bytes, path}}")
+        path = folder / item
+        if path not in self._digests:
+            try:
+                content = path.read_bytes()
+            except (OSError, ValueError) as error:
+                raise BadRow("no image file", f"image {item!r}: {error}") from error
+            self._digests[path] = _checked_digest(content, path)
+        return path, self._digests[path]
+
+
+@dataclass(frozen=True)
+class Resizer:
+    """Makes images as large as visual tokens need them, as qwen-vl-utils does.
+
+    A visual token shows `merge_size` x `merge_size` patches of `patch_size` x `patch_size` pixels.
+    `min_pixels` and `max_pixels` bound the area of an image after resizing. Raises ValueError if
+    they cross or are below 1.
+    """
+
+    patch_size: int
+    merge_size: int
+    min_pixels: int
+    max_pixels: int
+
+    def __post_init__(self) -> None:
+        given = f"min_pixels={self.min_pixels} and max_pixels={self.max_pixels}"
+        if min(self.min_pixels, self.max_pixels) < 1:
+            raise ValueError(
+                f"{given} must be above 0, in pixels of area; leave them out for the checkpoint's "
+                "own"
+            )
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"min_pixels={self.min_pixels} is above max_pixels={self.max_pixels}; "
+                "give both, in pixels of area"
+            )
+
+    def num_tokens(self, source: bytes | Path) -> int:
+        """Return the number of visual tokens, from the header alone. Raises BadImage."""
+        factor = self.patch_size * self.merge_size
+        with _opened(source) as image:
+            height, width = self._target_size(image)
+        return (height // factor) * (width // factor)
+
+    def resized(self, source: bytes | Path) -> Image.Image:
+        """Return the decoded image in RGB, resized. Raises BadImage."""
+        with _opened(source) as image:
+            self._target_size(image)
+            with _bad_image(source, "is broken"):
+                decoded = _eight_bit(image)
+            limits = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
+            resized = fetch_image({"image": decoded, **limits}, image_patch_size=self.patch_size)
+        assert isinstance(resized, Image.Image)
+        return resized
+
+    def _target_size(self, image: Image.Image) -> tuple[int, int]:
+        factor = self.patch_size * self.merge_size
+        name = f"image of {image.width} x {image.height} pixels"
+        try:
+            height, width = smart_resize(
+                image.height, image.width, factor, self.min_pixels, self.max_pixels
+            )
+        except ValueError as error:
+            raise BadImage(f"{name}: {error}") from error
+        if not height or not width:
+            raise BadImage(
+                f"{name} is too narrow: less than one visual token high or wide at "
+                f"max_pixels={self.max_pixels}"
+            )
+        return int(height), int(width)
+
+
+def digest(content: bytes) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of `content`."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _checked_digest(content: bytes, source: bytes | Path) -> str:
+    try:
+        with _bad_image(source, "cannot be read"), Image.open(io.BytesIO(content)) as image:
+            image.verify()
+    except BadImage as error:
+        raise BadRow("broken image", str(error)) from error
+    return digest(content)
+
+
+def _opened(source: bytes | Path) -> Image.Image:
+    with _bad_image(source, "cannot be read"):
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+@contextmanager
+def _bad_image(source: bytes | Path, problem: str) -> Iterator[None]:
+    """Raise BadImage for what Pillow raises inside."""
+    try:
+        yield
+    except _IMAGE_ERRORS as error:
+        name = f"of {len(source)} bytes" if isinstance(source, bytes) else source
+        # Pillow's own message for this one holds the address of a buffer
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        raise BadImage(f"image {name} {problem}: {reason}") from error
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Decode to a mode whose conversion to RGB loses nothing that can be seen.
+
+    Greys of 16 bits and floats are scaled to 8 bits, since converting clips them. Transparency of
+    any kind becomes RGBA, which qwen-vl-utils lays on white. It drops every other transparency, and
+    so would show the black that usually hides there.
+    """
+    image.load()
+    if image.mode.startswith(("I", "F")):
+        scale = 255.0 / _white(image)
+        image = image.point(lambda value: value * scale).convert("L")
+    return image.convert("RGBA") if image.has_transparency_data else image
+
+
+def _white(image: Image.Image) -> float:
+    """Return the value that means white: by the mode if it says so, else by the brightest pixel."""
+    brightest: Any = image.getextrema()[1]
+    if image.mode.startswith("I;16") or brightest > 255:
+        return 65535.0
+    return 1.0 if image.mode == "F" and brightest <= 1 else 255.0
