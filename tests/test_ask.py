@@ -1,4 +1,4 @@
-"""One question to a checkpoint: what is printed, and what is said where it can not be asked."""
+"""One question to a checkpoint: what is printed, and the errors if it cannot be asked."""
 
 import random
 
@@ -18,7 +18,7 @@ QUESTION = "What is the sum of the bars?"
 
 
 @pytest.fixture
-def picture(tmp_path):
+def chart(tmp_path):
     path = tmp_path / "chart.png"
     scenes.render(scenes.draw_scene(random.Random(0), "chart", 2)).save(path)
     return path
@@ -30,9 +30,9 @@ def run(monkeypatch, *options):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_answer_has_the_logprobs_of_the_packed_forward(picture, temperature):
-    completion = ask(MODEL, QUESTION, [picture], temperature, max_completion_tokens=16)
-    problem = Problem(uid="ask", question=QUESTION, answer="?", images=(picture,))
+def test_answer_has_the_logprobs_of_the_packed_forward(chart, temperature):
+    completion = ask(MODEL, QUESTION, [chart], temperature, max_completion_tokens=16)
+    problem = Problem(uid="ask", question=QUESTION, answer="?", images=(chart,))
     prompt = PromptEncoder(MODEL).encode(problem)
     rows = Rows.build([prompt], [[completion]], trained=torch.ones(1, 1, dtype=torch.bool))
     policy = Policy.from_pretrained(MODEL)
@@ -42,9 +42,9 @@ def test_answer_has_the_logprobs_of_the_packed_forward(picture, temperature):
     torch.testing.assert_close(completion.sampling_logprobs, forward, rtol=0, atol=1e-5)
 
 
-def test_samples_follow_the_seed(picture):
-    def sampled(seed):  # so hot that no two samples are alike by chance
-        completion = ask(MODEL, QUESTION, [picture], 20.0, max_completion_tokens=12, seed=seed)
+def test_samples_follow_the_seed(chart):
+    def sampled(seed):  # so hot that two samples are never equal by chance
+        completion = ask(MODEL, QUESTION, [chart], 20.0, max_completion_tokens=12, seed=seed)
         return completion.token_ids.tolist()
 
     first = sampled(0)
@@ -52,12 +52,12 @@ def test_samples_follow_the_seed(picture):
     assert sampled(1) != first
 
 
-def test_answer_depends_on_the_picture(picture):
-    with_picture = ask(MODEL, QUESTION, [picture], max_completion_tokens=8)
+def test_answer_depends_on_the_image(chart):
+    with_image = ask(MODEL, QUESTION, [chart], max_completion_tokens=8)
     without = ask(MODEL, QUESTION, max_completion_tokens=8)
-    shared = min(len(with_picture), len(without))
+    shared = min(len(with_image), len(without))
     assert not torch.allclose(
-        with_picture.sampling_logprobs[:shared], without.sampling_logprobs[:shared], atol=1e-4
+        with_image.sampling_logprobs[:shared], without.sampling_logprobs[:shared], atol=1e-4
     )
 
 
@@ -72,9 +72,9 @@ def test_answer_and_logprob_are_printed(monkeypatch, capsys):
     assert ("cut at max_completion_tokens" in printed) == expected.truncated
 
 
-def test_picture_is_given_by_its_name(monkeypatch, capsys, picture):
-    expected = ask(MODEL, QUESTION, [picture], max_completion_tokens=8)
-    options = ["--model", MODEL, "--question", QUESTION, "--image", str(picture)]
+def test_image_is_given_by_its_name(monkeypatch, capsys, chart):
+    expected = ask(MODEL, QUESTION, [chart], max_completion_tokens=8)
+    options = ["--model", MODEL, "--question", QUESTION, "--image", str(chart)]
     run(monkeypatch, *options, "--max_completion_tokens", "8")
     total = float(expected.sampling_logprobs.sum())
     assert f"log-probability {total:.4f}" in capsys.readouterr().out
@@ -85,20 +85,19 @@ def test_picture_is_given_by_its_name(monkeypatch, capsys, picture):
     [
         (
             ["--image", "missing.png"],
-            "problem ask: image missing.png can not be read: "
+            "problem ask: image missing.png cannot be read: "
             "[Errno 2] No such file or directory: 'missing.png'",
         ),
         (
             ["--image", "{folder}/notes.png"],
-            "problem ask: image {folder}/notes.png can not be read: "
-            "it is no image in a format that Pillow knows",
+            "problem ask: image {folder}/notes.png cannot be read: unknown format",
         ),
         (["--question", ""], "problem 'ask': question is empty"),
         (
             ["--model", "{folder}/nothing"],
             "{folder}/nothing is not a folder; give a checkpoint folder or a hub id",
         ),
-        (["--model", "{folder}"], "{folder} has no config.json, so it is no checkpoint"),
+        (["--model", "{folder}"], "{folder} has no config.json, so it is not a checkpoint"),
         (
             ["--temperature", "-1"],
             "sampling.temperature must be finite and >= 0, got -1.0",
@@ -121,10 +120,8 @@ def test_picture_is_given_by_its_name(monkeypatch, capsys, picture):
         "unknown style",
     ],
 )
-def test_what_can_not_be_asked_is_answered_in_one_line(
-    monkeypatch, capsys, tmp_path, options, line
-):
-    (tmp_path / "notes.png").write_text("not a picture")
+def test_what_cannot_be_asked_is_an_error_in_one_line(monkeypatch, capsys, tmp_path, options, line):
+    (tmp_path / "notes.png").write_text("not an image")
     options = [option.format(folder=tmp_path) for option in options]
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, "--model", MODEL, "--question", QUESTION, *options)

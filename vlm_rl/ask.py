@@ -29,8 +29,8 @@ def ask(
 ) -> Completion:
     """Answer `question` about the images with a checkpoint folder or hub id.
 
-    Greedy unless `temperature` is above 0. Raises ValueError for a checkpoint or image that can
-    not be read.
+    Greedy unless `temperature` is above 0. Raises ValueError for a checkpoint or image that cannot
+    be read.
     """
     sampling = Sampling(temperature, max_completion_tokens)
     check_checkpoint(model)

@@ -2,9 +2,9 @@
 
 python -m vlm_rl.serve --config X.yaml --host 0.0.0.0 --port 8000
 
-It reads the run's own config, so that both sides have the same limits on images, lengths and the
-same precision. The run then has `engine: {class_path: vlm_rl.rollout.VLLMServer, init_args: {url:
-http://this-machine:8000}}`. Weights come from the trainer when it starts. The server has no
+It reads the run's own config, so that both sides have the same precision and the same limits on
+images and lengths. The run then sets `engine: {class_path: vlm_rl.rollout.VLLMServer, init_args:
+{url: http://this-machine:8000}}`. The trainer sends the weights when it starts. The server has no
 password: anyone who can reach it can replace its weights, so bind it to a network that you trust.
 """
 
@@ -22,7 +22,7 @@ from vlm_rl.rollout import VLLMServer
 
 
 def main() -> None:
-    """Become the server."""
+    """Replace this process by the server."""
     with one_line_errors("vlm_rl.serve"):
         own = argparse.ArgumentParser(
             "vlm_rl.serve",
@@ -31,7 +31,7 @@ def main() -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        own.add_argument("--host", default="127.0.0.1", help="the address to listen at")
+        own.add_argument("--host", default="127.0.0.1", help="the address to listen on")
         own.add_argument("--port", type=int, default=8000)
         place, rest = own.parse_known_args()
         parser = build_parser()
@@ -39,8 +39,8 @@ def main() -> None:
         parts = instantiate(parser, config)
         if not isinstance(parts.engine, VLLMServer):
             raise ValueError(
-                f"engine: {config.engine.class_path} is no server; serve a config whose "
-                "engine.class_path is vlm_rl.rollout.VLLMServer"
+                f"engine.class_path={config.engine.class_path} is not a server; set it to "
+                "vlm_rl.rollout.VLLMServer"
             )
         parts.engine.check(parts.sampling)
         model_config = check_checkpoint(config.policy.path)

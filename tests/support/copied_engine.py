@@ -1,5 +1,7 @@
-"""An engine that holds a copy of the weights, as vLLM does, but is the transformers model: it goes
-through exchange, proof and restarts in several processes where vLLM is not installed."""
+"""An engine that holds a copy of the weights, as vLLM does, but is the transformers model.
+
+It goes through the exchange of weights, its checks and restarts on several ranks without vLLM.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,8 +21,8 @@ from vlm_rl.rollout.vllm.protocol import Answer, Request
 
 
 class Copied(VLLMBase):
-    """Fails after the `breaks_after`th weight that process `rank` sends, once for each of
-    `breaks`. `checkpoint` is where the policy comes from."""
+    """Fails at those weights that `rank` sends whose count is in `breaks_after`. `checkpoint` is
+    that of the policy."""
 
     def __init__(self, checkpoint: str, rank: int, breaks_after: list[int], **how: Any) -> None:
         super().__init__(**how)
@@ -30,7 +32,7 @@ class Copied(VLLMBase):
         self.sent = 0
 
     def check(self, sampling: Sampling) -> None:
-        """vLLM is not needed."""
+        """Refuse nothing: vLLM is not needed."""
 
     def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
         self.encoder, self.sampling = encoder, sampling
@@ -62,13 +64,13 @@ class Copied(VLLMBase):
         return self.sampler.generate(prompts, group_size=group_size, sampling=sampling, seed=seed)
 
     def _stop(self) -> None:
-        """Nothing runs."""
+        """Do nothing: no process runs."""
 
     def _ask(self, requests: Sequence[Request]) -> list[Answer]:
         raise AssertionError("samples by itself")
 
     def _empty_caches(self) -> None:
-        """There are none."""
+        """Do nothing: there are none."""
 
     def _load_adapter(self, number: int, folder: Path) -> None:
         raise AssertionError("adapters are merged")

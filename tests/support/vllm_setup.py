@@ -3,18 +3,20 @@
 import dataclasses
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Timer
 from typing import Any
 
 import psutil
+import pytest
 import torch
 from torch import Tensor
 
 from tests.support.tiny import build_checkpoint, picture, png, sharp_policy
 from vlm_rl import ranks
 from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.distributed.weights import whole_weights
 from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Problem, Prompt, Rows
 from vlm_rl.rollout import Engine, Sampling, VLLMEngine, VLLMServer
@@ -27,7 +29,7 @@ MISSING = "vLLM is not installed; `make vllm` installs it"
 
 @dataclasses.dataclass
 class Setup:
-    """A policy, its engine, and prompts: longer than a cached block, pictures that come again."""
+    """A policy, its engine, and prompts: longer than a cached block, images that come again."""
 
     folder: Path
     policy: Policy
@@ -50,7 +52,7 @@ class Setup:
         return self.engine.generate(self.prompts, group_size=size, sampling=sampling, seed=seed)
 
     def gaps(self, groups: list[list[Completion]], temperature: float = 1.0) -> Tensor:
-        """|engine - policy| of every sampled token."""
+        """Return |engine - policy| of every sampled token."""
         everything = torch.ones(len(groups), len(groups[0]), dtype=torch.bool)
         rows = Rows.build(self.prompts, groups, trained=everything)
         with self.policy.evaluating():
@@ -67,6 +69,16 @@ def in_process(**changes: Any) -> VLLMEngine:
     return VLLMEngine(**{"kv_cache_gib": 1 / 16, "max_concurrent": 64} | changes)
 
 
+def change_stream(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
+    """Send `change(name, weight)`, a list of pairs, in place of every weight."""
+
+    def changed(policy: Policy, **how: Any) -> Iterator[tuple[str, Tensor]]:
+        for name, weight in whole_weights(policy, **how):
+            yield from change(name, weight)
+
+    monkeypatch.setattr("vlm_rl.rollout.vllm.base.whole_weights", changed)
+
+
 def tokens_of(groups: list[list[Completion]]) -> list[list[int]]:
     return [completion.token_ids.tolist() for group in groups for completion in group]
 
@@ -74,12 +86,12 @@ def tokens_of(groups: list[list[Completion]]) -> list[list[int]]:
 def prompts_of(encoder: PromptEncoder) -> list[Prompt]:
     again = png(picture(64, 96, seed=3))
     described = [
-        ("a picture", f"{LONG}<image>", (again,)),
-        ("the same picture, other words", f"Look: <image> {LONG}", (again,)),
-        ("no picture", LONG, ()),
-        ("two pictures", f"<image> or <image>? {LONG}", (again, png(picture(48, 48)))),
+        ("an image", f"{LONG}<image>", (again,)),
+        ("the same image, other words", f"Look: <image> {LONG}", (again,)),
+        ("no image", LONG, ()),
+        ("two images", f"<image> or <image>? {LONG}", (again, png(picture(48, 48)))),
         ("the mark as text", f"Here stand <|image_pad|> and <|vision_start|>. {LONG}", ()),
-        ("the mark beside a picture", f"<image> is no <|image_pad|>. {LONG}", (again,)),
+        ("the mark beside an image", f"<image> is no <|image_pad|>. {LONG}", (again,)),
     ]
     return [
         encoder.encode(Problem(uid=uid, question=text, answer="1", images=images))
@@ -88,7 +100,7 @@ def prompts_of(encoder: PromptEncoder) -> list[Prompt]:
 
 
 class Attacked(VLLMServer):
-    """Does something to its own server in the middle of training rollouts, the nth in `attacks`."""
+    """Attacks its own server in the middle of training rollouts, the nth by `attacks[n]`."""
 
     def __init__(self, attacks: list[str], **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -106,7 +118,7 @@ class Attacked(VLLMServer):
         attack, self.due = self.due, ""
         if attack:
             assert self._process is not None
-            (server,) = psutil.Process(self._process.pid).children()  # of the tether
+            (server,) = psutil.Process(self._process.pid).children()  # of die_with_parent.py
             (core,) = [c for c in server.children() if "EngineCore" in " ".join(c.cmdline())]
             # requests wait in front of a stopped engine, so that the attack always finds them there
             os.kill(core.pid, signal.SIGSTOP)
@@ -120,7 +132,7 @@ class Attacked(VLLMServer):
 
 
 class Breaking(VLLMEngine):
-    """Fails in the `breaks_at`th training rollout, unless `marker` is there; leaves it there."""
+    """Fails in the `breaks_at`th training rollout, unless `marker` exists, and creates it."""
 
     def __init__(self, marker: str, breaks_at: int, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -138,7 +150,7 @@ class Breaking(VLLMEngine):
 
 
 class Killed(VLLMEngine):
-    """Loses its worker in the `dies_at`th training rollout of process `rank`, in the middle."""
+    """Loses its worker in the middle of the `dies_at`th training rollout of `rank`."""
 
     def __init__(self, rank: int, dies_at: int, **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -1,35 +1,35 @@
-"""What can go wrong with a rollout engine that is a program of its own."""
+"""Failures of a rollout engine: `vllm/restarts.py` says which of them lead to a restart."""
 
 
 class EngineError(RuntimeError):
-    """The engine can not go on; the policy is unharmed. Its message is for the user."""
+    """The engine cannot continue; the policy is unharmed. Its message is for the user."""
 
     together = False
-    """Whether every process of the run raises it, at the same place."""
+    """Whether every rank raises it, at the same place."""
 
 
 class EngineFault(EngineError):
-    """The engine died, hung or gave a broken answer: start it again and ask again."""
+    """The engine died, hung or gave a broken answer: restart it and ask again."""
 
     own = True
-    """Whether it is the engine of this process that failed."""
+    """Whether the engine of this rank failed."""
 
 
 class EngineMismatch(EngineError):
-    """Engine and trainer do not see the same thing; to ask again would not help."""
-
-
-WEIGHT_STREAM = "weight stream: "
-"""Begins what a receiver of weights complains of, also through an HTTP server's error."""
-
-
-def refused(message: str) -> EngineError:
-    """For a request that the engine will refuse as often as it is made."""
-    _, mark, complaint = message.partition(WEIGHT_STREAM)
-    return EngineMismatch(complaint.strip()) if mark else EngineError(f"vLLM refuses: {message}")
+    """Engine and trainer disagree; asking again would not help."""
 
 
 class EngineGaveUp(EngineError):
-    """The engine failed too often in a row; all processes count alike."""
+    """The engine failed too often in a row; all ranks count alike."""
 
     together = True
+
+
+WEIGHT_STREAM = "weight stream: "
+"""Begins every complaint of a receiver of weights, also inside an HTTP server's error."""
+
+
+def refusal(message: str) -> EngineError:
+    """Build the error for a request that the engine refuses however often it is made."""
+    _, mark, complaint = message.partition(WEIGHT_STREAM)
+    return EngineMismatch(complaint.strip()) if mark else EngineError(f"vLLM refuses: {message}")

@@ -1,11 +1,11 @@
 """Rollouts with the policy's own transformers model: no second copy of the weights, any device.
 
-Prompts are encoded once each, and their key-value cache is then repeated for the completions of
-the group. Completions that have ended leave the batch.
+Each prompt is encoded once, and its key-value cache is then repeated for the completions of the
+group. Completions that have ended leave the batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,18 +13,18 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vlm_rl.data.prompts import PromptEncoder
-from vlm_rl.distributed.strategies import whole
 from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Prompt
-from vlm_rl.rollout.engine import STOP_TOKENS, Engine, Sampling
+from vlm_rl.rollout.engine import STOP_TOKENS, Engine
+from vlm_rl.rollout.sampling import Sampling
 
 COMPACT_BELOW = 0.75
-"""Ended rows are dropped once the living share falls below this: dropping copies the cache."""
+"""Ended rows are dropped once the active share is below this: dropping copies the cache."""
 
 
 class TransformersEngine(Engine):
-    """Samples from the live policy. `max_rows` bounds the completions decoded side by side, but
-    a group is never cut: at least one is decoded at a time."""
+    """Samples from the live policy. `max_rows` bounds the completions decoded side by side, but a
+    group is never split: at least one group is decoded at a time."""
 
     def __init__(self, max_rows: int = 256) -> None:
         if max_rows < 1:
@@ -45,11 +45,11 @@ class TransformersEngine(Engine):
         self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
     ) -> list[list[Completion]]:
         policy = self._policy
-        assert policy is not None, "Engine.start comes before Engine.generate"
+        assert policy is not None, "call Engine.start before Engine.generate"
         generator = torch.Generator(policy.device).manual_seed(seed)
         per_batch = max(1, self.max_rows // group_size)
         groups: list[list[Completion]] = []
-        with policy.evaluating(), whole(policy):
+        with policy.evaluating(), policy.shards.gathered(policy):
             for start in range(0, len(prompts), per_batch):
                 part = prompts[start : start + per_batch]
                 rows = self._decode(policy, part, group_size, sampling, generator)
@@ -77,19 +77,13 @@ class TransformersEngine(Engine):
         return [out.completion(row, self._tokenizer) for row in range(len(out.ended))]
 
 
-@dataclass
 class _Output:
-    """Tokens of each row as they come; rows that have ended take no more."""
+    """Tokens of each row as they are sampled; a row that has ended gets no more."""
 
-    num_rows: int
-    ended: list[bool] = field(init=False)
-    tokens: list[list[int]] = field(init=False)
-    logprobs: list[list[float]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.ended = [False] * self.num_rows
-        self.tokens = [[] for _ in range(self.num_rows)]
-        self.logprobs = [[] for _ in range(self.num_rows)]
+    def __init__(self, num_rows: int) -> None:
+        self.ended = [False] * num_rows
+        self.tokens: list[list[int]] = [[] for _ in range(num_rows)]
+        self.logprobs: list[list[float]] = [[] for _ in range(num_rows)]
 
     def append(self, rows: Tensor, tokens: Tensor, logprobs: Tensor, ended: Tensor) -> None:
         columns = (rows.tolist(), tokens.tolist(), logprobs.tolist(), ended.tolist())
@@ -112,8 +106,8 @@ class _Output:
 class _State:
     """Decoding in progress: R rows, each with its index `rows` [R] in the output.
 
-    `logits` [R, V] are those of the next token, `positions` [R] its rotary position, `attention`
-    [R, C] the cached tokens that are not padding.
+    `logits` [R, V] are those of the next token, `positions` [R] are its rotary positions,
+    `attention` [R, C] marks the cached tokens that are not padding.
     """
 
     rows: Tensor
@@ -124,14 +118,14 @@ class _State:
     logits: Tensor
 
     def advance(self, policy: Policy, tokens: Tensor, ended: Tensor) -> None:
-        """Feed `tokens` [R] and hold the logits of what follows."""
+        """Feed `tokens` [R] and compute the logits of the next token."""
         self.ended = self.ended | ended
-        alive = (~self.ended).nonzero()[:, 0]
-        if len(alive) < COMPACT_BELOW * len(self.rows):
-            tokens = tokens[alive]
-            self.rows, self.ended = self.rows[alive], self.ended[alive]
-            self.attention, self.positions = self.attention[alive], self.positions[alive]
-            self.cache.batch_select_indices(alive)
+        active = (~self.ended).nonzero()[:, 0]
+        if len(active) < COMPACT_BELOW * len(self.rows):
+            tokens = tokens[active]
+            self.rows, self.ended = self.rows[active], self.ended[active]
+            self.attention, self.positions = self.attention[active], self.positions[active]
+            self.cache.batch_select_indices(active)
         self.attention = torch.cat([self.attention, torch.ones_like(tokens[:, None])], dim=1)
         hidden = policy.model.model(
             input_ids=tokens[:, None],
@@ -172,13 +166,13 @@ def _prefill(policy: Policy, prompts: Sequence[Prompt], group_size: int) -> _Sta
     ).last_hidden_state[:, -1]
     logits = policy.model.lm_head(hidden).repeat_interleave(group_size, 0)
     cache.batch_repeat_interleave(group_size)
-    following = torch.tensor([prompt.next_position for prompt in prompts], device=device)
+    next_positions = torch.tensor([prompt.next_position for prompt in prompts], device=device)
     rows = torch.arange(len(prompts) * group_size, device=device)
     return _State(
         rows=rows,
         cache=cache,
         attention=attention.to(device).repeat_interleave(group_size, 0),
-        positions=following.repeat_interleave(group_size),
+        positions=next_positions.repeat_interleave(group_size),
         ended=torch.zeros_like(rows, dtype=torch.bool),
         logits=logits,
     )
@@ -187,7 +181,7 @@ def _prefill(policy: Policy, prompts: Sequence[Prompt], group_size: int) -> _Sta
 def _sample(
     logits: Tensor, banned_ids: Tensor, sampling: Sampling, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw a token per row; also its log-probability under the distribution drawn from, [R]."""
+    """Draw a token per row [R], and its log-probability [R] under the distribution drawn from."""
     logits = logits.float() / sampling.softmax_temperature
     logprobs = torch.log_softmax(logits.index_fill(1, banned_ids, float("-inf")), dim=-1)
     if sampling.temperature == 0:

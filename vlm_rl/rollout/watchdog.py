@@ -1,4 +1,4 @@
-"""Ends a process that waits for ever inside a library, with a line that says for what."""
+"""End a process that waits forever inside a library, with a line that says for what."""
 
 import faulthandler
 import os
@@ -8,15 +8,15 @@ import time
 from typing import Any, ClassVar, Self
 
 EXIT_STATUS = 75
-"""EX_TEMPFAIL of sysexits.h: started again, the run goes on from its last checkpoint."""
+"""EX_TEMPFAIL of sysexits.h: the same command resumes from the last checkpoint."""
 
 
 class Watchdog:
     """While open, ends the process once nothing has called `touch` for `limit_s` seconds.
 
-    A thread can not be stopped from outside, so that nothing less helps where the main thread hangs
-    in foreign code. The stacks of all threads go to stderr before. Of several that are open, one
-    inside another, only the innermost counts: its limit is the one made for what goes on.
+    A thread cannot be stopped from outside, so nothing less helps if the main thread hangs in
+    foreign code. The stacks of all threads go to stderr first. If several watchdogs are open, one
+    inside another, only the innermost counts: its limit was chosen for what is running now.
     """
 
     _open: ClassVar[list["Watchdog"]] = []
@@ -35,10 +35,10 @@ class Watchdog:
     def __exit__(self, *_: Any) -> None:
         self._closed.set()
         self._open.remove(self)
-        moved()  # for those outside it the time inside was no silence
+        touch_all()  # to the outer ones, the time inside was not silence
 
     def touch(self) -> None:
-        """Something has moved."""
+        """Restart the clock: something has moved."""
         self._touched = time.monotonic()
 
     @property
@@ -67,7 +67,7 @@ class Watchdog:
         os._exit(EXIT_STATUS)
 
 
-def moved() -> None:
-    """Touch every open watchdog: called where something foreign is seen to live."""
-    for dog in Watchdog._open:
-        dog.touch()
+def touch_all() -> None:
+    """Touch every open watchdog: called when something foreign is seen to live."""
+    for watchdog in Watchdog._open:
+        watchdog.touch()

@@ -1,10 +1,10 @@
-"""LoRA adapters on their way to vLLM: merged, or alone onto the engine's own base.
+"""LoRA adapters in vLLM: merged before they are sent, or alone on the engine's own base.
 
 Broken on purpose, one at a time, each seen red:
     adapters merged that go alone, or not merged that do not; the number of an adapter not raised; a
-        request without its adapter, or with the first one for ever; only the adapter sent to an
-        engine that is started again -> samples from the policy
-    trained weights that are no adapter let through -> refused where the policy trains more
+        request without its adapter, or always with the first one; only the adapter sent to an
+        engine that is restarted -> samples from the policy
+    trained weights that are not adapters let through -> refused if the policy trains more
 """
 
 from collections.abc import Iterator
@@ -64,11 +64,11 @@ def test_engine_samples_from_the_policy_with_its_adapters(setup: Setup) -> None:
     setup.engine.update_weights(setup.policy)
     assert setup.gaps(setup.generate()).max() < 1e-5
     break_engine(setup.engine)
-    assert setup.gaps(setup.generate()).max() < 1e-5  # started again, with base and adapter
+    assert setup.gaps(setup.generate()).max() < 1e-5  # restarted, with base and adapter
     assert setup.engine.restarts == 1
 
 
-def test_adapters_alone_are_refused_where_the_policy_trains_more(tmp_path: Path) -> None:
+def test_adapters_alone_are_refused_if_the_policy_trains_more(tmp_path: Path) -> None:
     setup = with_adapters(Setup.build("qwen2_5_vl", tmp_path, in_process(adapter_rank=8)))
     setup.policy.part("vision_tower").requires_grad_(True)
     with pytest.raises(EngineMismatch, match=r"the policy trains model\.model\.visual\.\S+; leave"):

@@ -1,9 +1,9 @@
 """vLLM in the trainer's process, against the policy's own float32 forward.
 
-Skipped where vLLM is not installed. Broken on purpose, one at a time, each seen red:
+Skipped if vLLM is not installed. Broken on purpose, one at a time, each seen red:
     log-probabilities before the temperature, expanded ids, the encoder cache kept, placeholders not
-        banned, weights of earlier chunks forgotten -> the proof at the start, so every test
-    the policy's weights not restored by the proof, random states not put back -> start
+        banned, weights of earlier chunks forgotten -> the checks at the start, so every test
+    the policy's weights not restored by the checks, random states not restored -> start
     an update that sends nothing -> update; seed ignored -> seed; no stop tokens -> first stop token
     the whole softmax whatever is asked -> sampler that is allowed
 """
@@ -119,7 +119,7 @@ def test_generate_leaves_random_states_alone(setup: Setup) -> None:
 @pytest.mark.usefixtures("weights_restored")
 @pytest.mark.parametrize("part", ["vision_tower", "language_model"])
 def test_update_brings_the_new_weights_and_leaves_no_old_ones(setup: Setup, part: Any) -> None:
-    """Of the vision tower alone too: prompts and pictures come again, so that caches would show."""
+    """Of the vision tower alone too: prompts and images come again, so that caches would show."""
     assert setup.gaps(setup.generate()).max() < 1e-5
     setup.scale(part)
     assert setup.gaps(setup.generate()).max() > 0.05  # the engine still has the old weights
@@ -147,7 +147,7 @@ def test_prompts_are_what_the_trainer_sees(setup: Setup, monkeypatch: pytest.Mon
         assert list(answer.prompt_ids) == prompt.token_ids.tolist()
 
 
-def test_no_placeholder_is_sampled_where_the_policy_wants_nothing_else(setup: Setup) -> None:
+def test_no_placeholder_is_sampled_if_the_policy_wants_nothing_else(setup: Setup) -> None:
     """A head that prefers the placeholders by far."""
     head = setup.policy.model.lm_head.weight
     kept = head.detach().clone()

@@ -1,11 +1,11 @@
-"""vLLM where training runs in two processes, with weights cut between them (FSDP2, float32).
+"""vLLM when two ranks train, with weights sharded over them (FSDP2, float32).
 
 One launch of three runs: a worker killed in the middle of a step, an engine beyond its ceiling, a
-server that both processes share. Log-probabilities of the engines are compared with the policy's by
-the run itself, at 1e-4 nats a token.
+server that both ranks share. The run itself compares the log-probabilities of the engines with the
+policy's, at 1e-4 nats a token.
 
 Seen red once: vLLM's own end of an engine, which destroys the trainer's process group -> killed.
-The rest of what processes must agree about is in test_engine_agreement.
+The rest of what ranks must agree about is in test_restarts.
 """
 
 import json
@@ -86,16 +86,14 @@ def runs(policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("name", ["killed", "ceiling", "shared"])
-def test_every_process_samples_from_the_policy_before_and_after_updates(
-    runs: Runs, name: str
-) -> None:
+def test_every_rank_samples_from_the_policy_before_and_after_updates(runs: Runs, name: str) -> None:
     rows = runs.trained(name)
     assert len(rows) == (2 if name == "ceiling" else 3)
     assert max(row["drift/abs_max"] for row in rows) < 1e-4
 
 
 def test_worker_killed_in_the_middle_of_a_step_changes_nothing_but_the_count(runs: Runs) -> None:
-    """Until its own end the run beyond the ceiling is the same one, undisturbed."""
+    """Until it ends, the run beyond the ceiling is the same run, undisturbed."""
     assert [row["rollout/engine_restarts"] for row in runs.trained("killed")] == [0, 1, 1]
     disturbed, undisturbed = rollouts(runs.root / "killed"), rollouts(runs.root / "ceiling")
     assert list(undisturbed) == [f"step_00000{s}_rank_{r}.jsonl" for s in (1, 2) for r in (0, 1)]
@@ -106,10 +104,10 @@ def test_worker_killed_in_the_middle_of_a_step_changes_nothing_but_the_count(run
     assert same(ours["optimizer_states"], theirs["optimizer_states"])
 
 
-def test_engine_beyond_its_ceiling_stops_all_processes_with_one_line_and_a_checkpoint(
+def test_engine_beyond_its_ceiling_stops_all_ranks_with_one_line_and_a_checkpoint(
     runs: Runs,
 ) -> None:
-    """The launch looks at the status of both; no checkpoint is due before step 3."""
+    """The launch checks the status of both; no checkpoint is due before step 3."""
     (line,) = [line for line in runs.output.splitlines() if "vlm_rl.fit:" in line]
     assert "failed 1 times in a row, last: rank 0: RuntimeError" in line
     assert "stopped after step 2 with a checkpoint" in line
@@ -122,12 +120,12 @@ def test_engine_beyond_its_ceiling_stops_all_processes_with_one_line_and_a_check
     [
         (
             {"engine": "vlm_rl.rollout.VLLMServer", "trainer.num_nodes": 2},
-            "VLLMServer without url is for the",
+            "VLLMServer without url is for the ranks of one node",
         ),
     ],
-    ids=["server of another machine"],
+    ids=["server of another node"],
 )
-def test_what_can_not_work_is_refused_in_one_line(
+def test_what_cannot_work_is_refused_in_one_line(
     options: dict[str, object],
     words: str,
     policy_folder: Path,

@@ -1,8 +1,8 @@
-"""Whole runs with vLLM: what a broken engine must not change, and what a run says of it.
+"""Whole runs with vLLM: what a broken engine must not change, and what a run reports.
 
 Broken on purpose, one at a time, each seen red:
     weights not updated before a step -> on-policy
-    no checkpoint where the engine gives up -> beyond its ceiling
+    no checkpoint when the engine gives up -> beyond its ceiling
 """
 
 import json
@@ -60,7 +60,7 @@ def test_steps_are_on_policy_to_float32(undisturbed: Path) -> None:
 def test_engine_killed_hung_and_aborted_in_the_middle_of_steps_loses_nothing(
     undisturbed: Path, tmp_path: Path, policy_folder: Path, data_folder: Path
 ) -> None:
-    """Attacks on three of six steps: as many updates as without, and every prompt of every step."""
+    """Attack three of six steps: updates and prompts are as without attacks."""
     attacks = ["hang", "", "kill engine", "abort"]
     options = engine_options(
         "tests.support.vllm_setup.Attacked", attacks=attacks, silence_timeout_s=20
@@ -74,7 +74,7 @@ def test_engine_killed_hung_and_aborted_in_the_middle_of_steps_loses_nothing(
     assert max(row["drift/abs_max"] for row in rows) < 2e-5
 
 
-def test_engine_beyond_its_ceiling_stops_the_run_with_a_checkpoint_to_go_on_from(
+def test_engine_beyond_its_ceiling_stops_the_run_with_a_checkpoint_to_resume_from(
     undisturbed: Path,
     tmp_path: Path,
     policy_folder: Path,

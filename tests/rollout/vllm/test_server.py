@@ -1,8 +1,8 @@
-"""vLLM as a server: the one of `python -m vlm_rl.serve`, and one that a run starts and loses.
+"""vLLM as a server: one of `python -m vlm_rl.serve`, and one that a run starts and loses.
 
 Broken on purpose, one at a time, each seen red:
-    images sent as JPEG -> the proof at the start, so every test
-    the length of the server's model not looked at -> server started otherwise
+    images sent as JPEG -> the checks at the start, so every test
+    the length of the server's model not compared -> server started otherwise
     a server that outlives its run -> own server
     complaints of the weight stream taken for faults -> renamed weight
 """
@@ -23,7 +23,7 @@ import pytest
 from tests.support.places import REPOSITORY
 from tests.support.run_helpers import QUICKSTART
 from tests.support.vllm_setup import MISSING, Setup, tokens_of
-from vlm_rl.distributed.strategies import whole_weights
+from vlm_rl.distributed.weights import whole_weights
 from vlm_rl.rollout import Sampling, VLLMServer
 from vlm_rl.rollout.faults import EngineFault, EngineMismatch
 from vlm_rl.rollout.vllm.server import Http
@@ -33,7 +33,7 @@ pytest.importorskip("vllm", reason=MISSING)
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
-    """A server that somebody else started, and the engine of a run that was told where it is."""
+    """Start a server by hand, and the engine of a run that has its url."""
     folder = tmp_path_factory.mktemp("checkpoint")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -55,7 +55,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
     try:
         yield built.start()
         engine.close()
-        assert server.poll() is None, "a server that somebody else started is not ours to stop"
+        assert server.poll() is None, "an engine must not stop a server that it did not start"
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
@@ -97,7 +97,7 @@ def test_update_brings_the_new_weights_and_leaves_no_old_ones(setup: Setup, part
 def test_server_started_otherwise_is_refused_by_name(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, name: str, value: Any
 ) -> None:
-    """What the real server says of itself, but for one thing."""
+    """Change one setting of those that the real server reports."""
     engine: Any = setup.engine
     info = engine._http.get("server_info?config_format=json")
     *path, last = name.split(".")
@@ -120,7 +120,7 @@ def test_server_that_is_not_there_is_a_fault_in_time(setup: Setup) -> None:
 
 
 def test_own_server_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:
-    """Its workers too, which are not its children: no orphan keeps a GPU."""
+    """Its workers end too, which are not its children: no orphan keeps a GPU."""
     program = f"""
 import sys, time; sys.path.insert(0, {str(REPOSITORY)!r})
 from pathlib import Path

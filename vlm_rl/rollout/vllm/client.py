@@ -6,12 +6,12 @@ from typing import Any
 
 import requests
 
-from vlm_rl.rollout.faults import WEIGHT_STREAM, EngineFault, EngineMismatch, refused
+from vlm_rl.rollout.faults import WEIGHT_STREAM, EngineFault, EngineMismatch, refusal
 
 
 class Http:
-    """A server at `base`. Raises EngineFault where it can not be reached or fails, EngineMismatch
-    for what it says of the weight stream."""
+    """A server at `base`. Raises EngineFault if it cannot be reached or fails, EngineMismatch for
+    what it says of the weight stream."""
 
     def __init__(self, base: str, timeout_s: float) -> None:
         self.base = base
@@ -24,7 +24,7 @@ class Http:
             return False
 
     def tokens(self) -> float:
-        """How many the server has read and written so far; -1 where it does not say."""
+        """Count the tokens that the server has read and written so far; -1 if it does not say."""
         try:
             lines = requests.get(f"{self.base}/metrics", timeout=5).text.splitlines()
         except requests.RequestException:
@@ -33,13 +33,13 @@ class Http:
         return sum(float(line.split()[-1]) for line in lines if line.startswith(counters))
 
     def get(self, path: str, *, needed: bool = False) -> Any:
-        """With `needed`, a server that lacks `path` is no server for this, and EngineMismatch."""
+        """Get JSON. With `needed`, a server that lacks `path` raises EngineMismatch."""
         return self._sent("GET", path, None, self._timeout_s, needed)
 
     def post(
         self, path: str, body: Mapping[str, Any] | None = None, *, patient: bool = False
     ) -> Any:
-        """With `patient` there is no limit to the time until the answer comes."""
+        """Post JSON. With `patient`, the wait for the answer has no limit."""
         return self._sent("POST", path, body, None if patient else self._timeout_s)
 
     def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
@@ -69,7 +69,7 @@ class Http:
         except requests.RequestException as error:
             raise EngineFault(f"{path}: the server does not answer: {error}") from error
         if response.status_code == 400 or WEIGHT_STREAM in response.text:
-            raise refused(_message(response))
+            raise refusal(_message(response))
         if needed and response.status_code == 404:
             raise EngineMismatch(
                 f"the server at {self.base} has no {path.partition('?')[0]}, one of vLLM's "
@@ -82,20 +82,20 @@ class Http:
 
 
 class Silence:
-    """How long a server has neither finished a request nor worked on one."""
+    """Time since a server last finished a request or read or wrote a token."""
 
     def __init__(self, http: Http, limit_s: float) -> None:
         self._http = http
         self._limit_s = limit_s
         self._tokens = http.tokens()
-        self.end()
+        self.restart()
 
-    def end(self) -> None:
-        """Something has been finished."""
+    def restart(self) -> None:
+        """Restart the clock: a request was finished."""
         self._since = self._looked = time.monotonic()
 
     def check(self) -> None:
-        """Raises EngineFault once it has lasted for the limit."""
+        """Raise EngineFault once silence has lasted for the limit."""
         now = time.monotonic()
         if now - self._looked > self._limit_s / 4:
             self._looked, before = now, self._tokens
@@ -107,9 +107,9 @@ class Silence:
 
 
 def _message(response: requests.Response) -> str:
-    """What an answer says of its failure; vLLM's is `{"error": {"message": ...}}`."""
+    """Return what an answer says of its failure; vLLM's is `{"error": {"message": ...}}`."""
     try:
-        found = response.json()["error"]
-        return str(found["message"] if isinstance(found, dict) else found)
+        error = response.json()["error"]
+        return str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
         return response.text[:500]

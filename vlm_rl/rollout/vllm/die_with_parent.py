@@ -1,8 +1,9 @@
-"""Runs a program that ends when its parent does: `python tether.py PROGRAM [ARGUMENT ...]`.
+"""Run a program that ends when its parent does: `python die_with_parent.py PROGRAM [ARGUMENT ...]`.
 
-The parent holds the other end of this process's standard input. When that closes, which it also
-does when the parent is killed, the whole process group is killed, children of children included.
-Started as a file, and with the standard library alone, so that it costs nothing.
+The parent holds the other end of this process's standard input. That end closes even if the parent
+is killed. Then the whole process group is killed, children of children included. This file is run
+by its path and imports only the standard library, so that it starts at once. Its folder is then on
+`sys.path`: no file beside it may have the name of a module of the standard library.
 """
 
 import os
@@ -13,7 +14,7 @@ import threading
 
 
 def main(command: list[str]) -> int:
-    """Status of the program, as a shell gives it: 128 + the signal that ended it."""
+    """Return the status of the program as a shell does: 128 + the signal if one ended it."""
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     status = child.wait()

@@ -1,12 +1,12 @@
 """vLLM inside the trainer's process: `class_path: vlm_rl.rollout.VLLMEngine`.
 
-What vLLM changes in its host is put back: random states, the environment but for its own
-variables, torch's thread setter. The trainer's autocast is off inside. With one GPU for both,
-`sleep` hands its memory to the trainer between rollouts.
+What vLLM changes in its host is restored: random states, torch's thread setter, the environment
+except vLLM's own variables. The trainer's autocast is off inside. With one GPU for both, `sleep`
+frees vLLM's memory for the trainer between rollouts.
 
-Where training runs in several processes, each has its own vLLM for its share of the prompts. vLLM
-would take a process group of the trainer for its own, and destroy it at its end, so that its model
-then runs in a child, as its tensor-parallel workers always do, and weights go through a socket.
+With several ranks, each has its own vLLM for its share of the prompts. vLLM would use the trainer's
+process group as its own, and destroy it at its end. So its model then runs in a child, as its
+tensor-parallel workers always do, and weights go through a socket.
 """
 
 import gc
@@ -25,23 +25,24 @@ from vlm_rl import ranks
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Prompt
-from vlm_rl.rollout.engine import Sampling
-from vlm_rl.rollout.faults import EngineError, EngineFault, refused
-from vlm_rl.rollout.vllm.agreement import agreed
-from vlm_rl.rollout.vllm.base import VLLMBase, child_path, environment
-from vlm_rl.rollout.vllm.placement import outside_the_run, own_gpus
+from vlm_rl.rollout.faults import EngineError, EngineFault, refusal
+from vlm_rl.rollout.sampling import Sampling
+from vlm_rl.rollout.vllm import environment
+from vlm_rl.rollout.vllm.base import VLLMBase
 from vlm_rl.rollout.vllm.protocol import Answer, RawCompletion, Request
+from vlm_rl.rollout.vllm.restarts import agreed
 from vlm_rl.rollout.vllm.weight_sender import WeightSender
 from vlm_rl.rollout.watchdog import Watchdog
 
 
 class VLLMEngine(VLLMBase):
-    """vLLM in the trainer's process; its workers are children with `tensor_parallel_size` above 1,
-    and where the trainer's processes form a group; each of these needs that many GPUs.
+    """vLLM in the trainer's process.
 
-    `sleep` frees vLLM's GPU memory after each rollout and takes it back for the next. Other
-    arguments: see VLLMBase. A hang can not be undone inside a process: the run ends with exit
-    status 75, and started again it goes on from its last checkpoint.
+    Its workers are children if `tensor_parallel_size` is above 1, or if the trainer has a process
+    group; each rank then needs that many GPUs. `sleep` frees vLLM's GPU memory after each rollout
+    and takes it back for the next. Other arguments: see VLLMBase. A hang cannot be undone inside a
+    process: the run ends with exit status 75, and the same command resumes from the last
+    checkpoint.
     """
 
     def __init__(self, *, sleep: bool = False, **kwargs: Any) -> None:
@@ -53,50 +54,46 @@ class VLLMEngine(VLLMBase):
         self._adapter: Any = None
 
     def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
-        self._apart = ranks.have_met()  # before vLLM, which may make a group of its own
+        self._apart = ranks.have_group()  # before vLLM, which may make a group of its own
         super().start(policy, encoder, sampling)
-
-    def check_gpus(self, num_ranks: int) -> None:
-        """Refuse more engines than this node has GPUs for. Raises ValueError."""
-        needed, present = num_ranks * self.tensor_parallel_size, torch.cuda.device_count()
-        if present and needed > present:
-            raise ValueError(
-                f"engine.init_args.tensor_parallel_size={self.tensor_parallel_size} needs {needed} "
-                f"GPUs for the {num_ranks} ranks of this node, which has {present}; lower it, or "
-                "take vlm_rl.rollout.VLLMServer, which all ranks share"
-            )
 
     def generate(
         self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
     ) -> list[list[Completion]]:
         groups = super().generate(prompts, group_size=group_size, sampling=sampling, seed=seed)
         if self.sleep:
-            self._fall_asleep()
+            # not repeated after a restart, which leaves the engine awake
+            self._run(lambda: agreed(self._put_to_sleep), after_restart=lambda: None)
         return groups
 
     def _check_placement(self, world_size: int, num_nodes: int, devices_per_node: int) -> None:
-        if world_size > 1:
-            self.check_gpus(devices_per_node)
+        needed, present = devices_per_node * self.tensor_parallel_size, torch.cuda.device_count()
+        if world_size > 1 and present and needed > present:
+            raise ValueError(
+                f"engine.init_args.tensor_parallel_size={self.tensor_parallel_size} needs {needed} "
+                f"GPUs for the {devices_per_node} ranks of this node, which has {present}; lower "
+                "it, or take vlm_rl.rollout.VLLMServer, which all ranks share"
+            )
 
     def _launch(self) -> WeightSender:
         # the engine's loop in this process; vLLM reads its settings whenever it needs them
-        os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} | environment()
+        os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} | environment.settings()
         place: dict[str, Any] = {"distributed_executor_backend": "mp"} if self._apart else {}
-        variables = {"PYTHONPATH": child_path(self.folder)}
+        variables = {"PYTHONPATH": environment.python_path(self.folder)}
         if self._apart:
-            variables |= own_gpus(self.tensor_parallel_size)
-            # vLLM would bind the worker of every process to the same cores
+            variables |= environment.own_gpus(self.tensor_parallel_size)
+            # vLLM would bind the workers of all ranks to the same cores
             variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         try:
-            with self._vllm(self.startup_timeout_s), _environment(variables):
+            with self._vllm(self.startup_timeout_s), _child_environment(variables):
                 from vllm import LLM
 
                 _leave_room()
-                # a CPU has no memory to hand over, but goes through the same calls
+                # a CPU has no memory to free, but goes through the same calls
                 frees_memory = self.sleep and torch.cuda.is_available()
                 self._llm = LLM(**self.arguments(), enable_sleep_mode=frees_memory, **place)
         except EngineError as error:
-            # what it took before it will take again, once memory is free
+            # it accepted the same arguments before: only memory can be short
             raise EngineFault(str(error)) if self._restarts_in_a_row else error from None
         return WeightSender(
             self,
@@ -109,13 +106,13 @@ class VLLMEngine(VLLMBase):
 
     def _stop(self) -> None:
         if self._llm is not None:
-            # now, and not when it is collected: that would end the groups of the next one
+            # now, not when it is collected: that would end the process groups of the next one
             with suppress(Exception):  # it may be broken in any way
                 client = self._llm.llm_engine.engine_core
                 if self._apart:
-                    client._finalizer.detach()  # that, too, would destroy the trainer's group
+                    client._finalizer.detach()  # it too would destroy the trainer's group
                     client.engine_core.model_executor.shutdown()
-                    gc.unfreeze()  # what vLLM holds was frozen at its start
+                    gc.unfreeze()  # vLLM froze what it holds at its start
                 else:
                     client.shutdown()
         self._llm = None
@@ -141,9 +138,9 @@ class VLLMEngine(VLLMBase):
     def _ask(self, requests: Sequence[Request]) -> list[Answer]:
         prompts = [_prompt(request) for request in requests]
         parameters = [_parameters(request) for request in requests]
-        with self._vllm() as dog:
+        with self._vllm() as watchdog:
             self._wake("weights", "kv_cache")
-            with _each_step(self._llm.llm_engine, dog.touch):
+            with _each_step(self._llm.llm_engine, watchdog.touch):
                 outputs = self._llm.generate(
                     prompts, parameters, use_tqdm=False, lora_request=self._adapter
                 )
@@ -163,15 +160,6 @@ class VLLMEngine(VLLMBase):
 
         self._adapter = LoRARequest(f"policy-{number}", number, str(folder))
 
-    def _fall_asleep(self) -> None:
-        try:
-            agreed(self._put_to_sleep)
-        except EngineFault as fault:
-            message, own = str(fault), fault.own
-        else:
-            return
-        self._restart(message, own)
-
     def _put_to_sleep(self) -> None:
         with self._vllm():
             self._llm.sleep(level=1)
@@ -179,14 +167,14 @@ class VLLMEngine(VLLMBase):
 
     def _wake(self, *parts: str) -> None:
         due = [part for part in parts if part in self._asleep]
-        if due:  # a part that is awake must not be woken again
+        if due:  # vLLM must not wake a part that is awake
             _leave_room()
             self._llm.wake_up(tags=due)
             self._asleep -= set(due)
 
     def _before_weights(self) -> None:
         with self._vllm():
-            self._wake("weights")  # weights of before are copied back now, not over new ones
+            self._wake("weights")  # copies the old weights back now, not over new ones
 
     def _empty_caches(self) -> None:
         with self._vllm():
@@ -197,24 +185,27 @@ class VLLMEngine(VLLMBase):
 
     @contextmanager
     def _vllm(self, limit_s: float | None = None) -> Iterator[Watchdog]:
-        """Around every call: the host is afterwards as before, what goes wrong is a fault, to be
-        tried again, but for what vLLM refuses; silence of `limit_s` ends this process."""
+        """Surround every call of vLLM, to restore the host and to turn errors into ours.
+
+        Whatever fails is an EngineFault, except what vLLM refuses. Silence of `limit_s` ends this
+        process.
+        """
         limit = self.silence_timeout_s if limit_s is None else limit_s
-        with _host_unchanged(), Watchdog(limit, "the rollout engine") as dog:
+        with _host_unchanged(), Watchdog(limit, "the rollout engine") as watchdog:
             try:
-                yield dog
+                yield watchdog
             except EngineError:
                 raise
             except Exception as error:  # a failed step of vLLM raises whatever its layers raise
                 from vllm.exceptions import VLLMClientError
 
                 if isinstance(error, ValueError | VLLMClientError):
-                    raise refused(str(error)) from error
+                    raise refusal(str(error)) from error
                 raise EngineFault(f"{type(error).__name__}: {error}") from error
 
 
 def _leave_room() -> None:
-    """Give back what the trainer's allocator keeps in reserve: vLLM may be another process."""
+    """Free what the trainer's allocator holds in reserve: vLLM may be another process."""
     if torch.cuda.is_available():
         gc.collect()
         torch.cuda.empty_cache()
@@ -222,7 +213,7 @@ def _leave_room() -> None:
 
 @contextmanager
 def _each_step(engine: Any, done: Callable[[], None]) -> Iterator[None]:
-    """`done` is called whenever the engine has done a step."""
+    """Call `done` after every step of the engine."""
     step = engine.step
 
     def watched() -> Any:
@@ -238,7 +229,7 @@ def _each_step(engine: Any, done: Callable[[], None]) -> Iterator[None]:
 
 
 def _prompt(request: Request) -> dict[str, Any]:
-    """Unexpanded ids, since vLLM would expand expanded ones once more without a word."""
+    """Build a prompt of unexpanded ids, since vLLM would silently expand expanded ones again."""
     prompt: dict[str, Any] = {"prompt_token_ids": request.prompt.unexpanded_ids.tolist()}
     if request.prompt.images:
         prompt["multi_modal_data"] = {"image": list(request.prompt.images)}
@@ -253,11 +244,11 @@ def _parameters(request: Request) -> Any:
 
 
 @contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """For vLLM's own children, which are none of the run's processes; afterwards only what vLLM
-    reads itself stays."""
+def _child_environment(variables: dict[str, str]) -> Iterator[None]:
+    """Replace the environment for vLLM's children, which are not ranks of the run. Afterwards only
+    what vLLM reads itself stays."""
     before = dict(os.environ)
-    inside = outside_the_run(before) | variables
+    inside = environment.without_launcher(before) | variables
     os.environ.clear()
     os.environ.update(inside)
     try:
@@ -270,9 +261,11 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _host_unchanged() -> Iterator[None]:
-    """Random states and torch's thread setter as before: vLLM reseeds the ones, draws from them
-    also where each request has a seed, and replaces the other. Inside, no autocast: vLLM computes
-    in the precision of its weights."""
+    """Restore random states and torch's thread setter, and switch autocast off inside.
+
+    vLLM reseeds the random states, draws from them even if each request has a seed, and replaces
+    the setter. It computes in the precision of its weights.
+    """
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     on_gpu = torch.cuda.is_available()
     gpu_states = torch.cuda.get_rng_state_all() if on_gpu else []

@@ -1,4 +1,4 @@
-"""What vLLM is asked, and what is checked in every answer; the same in process and over HTTP."""
+"""Requests to vLLM, and the checks of every answer; the same in process and over HTTP."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from vlm_rl.records import Completion, Prompt
-from vlm_rl.rollout.engine import WHOLE_SOFTMAX, Sampling
 from vlm_rl.rollout.faults import EngineFault, EngineMismatch
+from vlm_rl.rollout.sampling import WHOLE_SOFTMAX, Sampling
 
 BAN = -100.0
-"""The lowest logit bias that vLLM takes; what is left of a banned token is checked for."""
+"""The lowest logit bias that vLLM accepts. Answers are still checked for banned tokens."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokenizer that both sides share, the ids that end a completion, those never sampled."""
+    """The tokenizer of both sides, the ids that end a completion, those never sampled."""
 
     tokenizer: Any
     stop_ids: frozenset[int]
@@ -52,7 +52,7 @@ class Vocabulary:
     def requests(
         self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
     ) -> list[Request]:
-        """A request per prompt. Seeds are far apart: vLLM counts on from them within a group."""
+        """Build a request per prompt. Seeds are far apart: vLLM counts up within a group."""
         fixed = {
             "n": 1 if sampling.temperature == 0 else group_size,
             "temperature": sampling.temperature,
@@ -71,10 +71,10 @@ class Vocabulary:
         ]
 
     def group(self, request: Request, answer: Answer, group_size: int) -> list[Completion]:
-        """The completions of an answer, checked.
+        """Check an answer and return its completions.
 
-        Raises EngineMismatch where the engine saw another prompt, EngineFault for an answer that
-        is broken or incomplete.
+        Raises EngineMismatch if the engine saw another prompt, EngineFault if the answer is broken
+        or incomplete.
         """
         _compare_prompts(request.prompt, answer.prompt_ids)
         wanted: int = request.parameters["n"]
@@ -114,10 +114,10 @@ def _compare_prompts(prompt: Prompt, seen: Sequence[int]) -> None:
     if ours == list(seen):
         return
     pairs = zip(ours, seen, strict=False)
-    place = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(seen)))
+    first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(seen)))
     sizes = ", ".join(f"{image.width}x{image.height}" for image in prompt.images) or "none"
     raise EngineMismatch(
         f"problem {prompt.uid}: the engine's prompt has {len(seen)} tokens, the trainer's "
-        f"{len(ours)}, different from token {place} on (images as the trainer resized them: "
+        f"{len(ours)}, different from token {first} on (images as the trainer resized them: "
         f"{sizes}); the engine must use the trainer's min_pixels, max_pixels and chat tokens"
     )

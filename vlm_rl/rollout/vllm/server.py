@@ -1,11 +1,10 @@
 """vLLM as a server of its own: `class_path: vlm_rl.rollout.VLLMServer`.
 
-Without a `url` the run starts a server on this machine, on the GPUs that `devices` names. With one
-it uses a server that `python -m vlm_rl.serve` started, on this or another machine. Rollouts are
-asked for over HTTP (vLLM's token-in, token-out endpoint), weights go by vLLM's weight-transfer API.
+Without a `url` the run starts a server on this node, on the GPUs that `devices` names. With a `url`
+it uses a server that `python -m vlm_rl.serve` started, on this or another node. Requests go over
+HTTP (vLLM's token-in, token-out endpoint), weights through vLLM's weight-transfer API.
 
-All processes of a run ask the same server, each for its share. The first one starts it and sends
-the weights.
+All ranks of a run ask the same server, each for its share. Rank 0 starts it and sends the weights.
 """
 
 import base64
@@ -32,28 +31,26 @@ from PIL import Image
 
 from vlm_rl import ranks
 from vlm_rl.rollout.faults import EngineFault, EngineMismatch
-from vlm_rl.rollout.vllm import die_with_parent
-from vlm_rl.rollout.vllm.base import VLLMBase, child_path, environment
+from vlm_rl.rollout.vllm import die_with_parent, environment
+from vlm_rl.rollout.vllm.base import VLLMBase
 from vlm_rl.rollout.vllm.client import Http, Silence
-from vlm_rl.rollout.vllm.placement import outside_the_run
 from vlm_rl.rollout.vllm.plugin import NAME
 from vlm_rl.rollout.vllm.protocol import Answer, RawCompletion, Request
 from vlm_rl.rollout.vllm.weight_group import address_towards
 from vlm_rl.rollout.vllm.weight_sender import WeightSender
-from vlm_rl.rollout.watchdog import moved
+from vlm_rl.rollout.watchdog import touch_all
 
 AHEAD = 8
-"""Requests, each for a whole group, that wait at the server while others are decoded."""
+"""Requests, each of a whole group, that wait at the server while others are decoded."""
 
 
 class VLLMServer(VLLMBase):
     """A vLLM server; with `url` one that runs already, which the run waits for and never stops.
 
     `devices` are the GPUs of the run's own server, by number; without them it sees those of the
-    trainer and needs room beside it. When its process dies this is noticed within a second; a
-    server of a `url` that can not be reached, and a hung one, after `silence_timeout_s`. Other
-    arguments: see VLLMBase; for a server that runs already they are those it must have been started
-    with.
+    trainer and needs room beside it. The death of its process is noticed within a second. A hung
+    server, or one at a `url` that cannot be reached, is noticed after `silence_timeout_s`. Other
+    arguments: see VLLMBase. A server that runs already must have been started with the same ones.
     """
 
     def __init__(
@@ -64,36 +61,36 @@ class VLLMServer(VLLMBase):
             raise ValueError(f"VLLMServer.url must be like http://host:8000, got {url!r}")
         if devices is not None and (url is not None or len(devices) < self.tensor_parallel_size):
             raise ValueError(
-                f"VLLMServer.devices={list(devices)} are those of a server without url, one for "
-                f"each of its tensor_parallel_size={self.tensor_parallel_size} workers"
+                f"VLLMServer.devices={list(devices)} must be given without url, one for each of "
+                f"tensor_parallel_size={self.tensor_parallel_size} workers"
             )
         self.url = url
         self.devices = devices
         if url is not None and self.adapter_rank:
             raise ValueError(
-                "VLLMServer.adapter_rank needs a folder that both sides see; leave it at 0 for a "
-                "server of its own `url`, adapters are then merged on their way"
+                f"VLLMServer.adapter_rank={self.adapter_rank} needs a folder that both sides see, "
+                "which a server with a url lacks; leave it at 0 to merge adapters into the weights"
             )
         self._process: subprocess.Popen[bytes] | None = None
         self._adapter: dict[str, str] = {}
 
     def command(self, host: str, port: int) -> list[str]:
-        """What starts the server."""
+        """Return the command that starts the server."""
         program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
         options = {"host": host, "port": port, "enable_scale_out": True}
         if self.tensor_parallel_size == 1:
-            options["distributed_executor_backend"] = "uni"  # one process less, but on a CPU
+            options["distributed_executor_backend"] = "uni"  # one process less, except on a CPU
         return [*program, *_flags(self.arguments() | options)]
 
     def environment(self) -> dict[str, str]:
-        """What the server's process needs in its environment."""
+        """Return the environment of the server's process."""
         # the weight-transfer API is among vLLM's development endpoints
-        own = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": child_path(self.folder)}
+        own = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": environment.python_path(self.folder)}
         if self.devices is not None:
             own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.devices))
         if self.adapter_rank:
             own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
-        return outside_the_run(os.environ | environment() | own)
+        return environment.without_launcher(os.environ | environment.settings() | own)
 
     def _check_placement(self, world_size: int, num_nodes: int, devices_per_node: int) -> None:
         if self.url is None and num_nodes > 1:
@@ -107,8 +104,8 @@ class VLLMServer(VLLMBase):
     def _has_engine(self) -> bool:
         return ranks.rank() == 0
 
-    def _is_hit(self, own: bool) -> bool:
-        return True  # it is the same server for all
+    def _launches_after(self, own: bool) -> bool:
+        return True  # all ranks share the server
 
     def _launch(self) -> WeightSender | None:
         base = self._own_address() if self.url is None else self.url.rstrip("/")
@@ -131,7 +128,7 @@ class VLLMServer(VLLMBase):
         )
 
     def _own_address(self) -> str:
-        """Chosen by the first process, for all of this machine."""
+        """Return an address on this node, chosen by rank 0."""
         return f"http://127.0.0.1:{ranks.gather(_free_port())[0]}"
 
     def _spawn(self, base: str) -> subprocess.Popen[bytes]:
@@ -139,7 +136,7 @@ class VLLMServer(VLLMBase):
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, die_with_parent.__file__, *self.command("127.0.0.1", _port(base))],
-                stdin=subprocess.PIPE,  # the tether: it closes when this process ends, however
+                stdin=subprocess.PIPE,  # closes when this process ends, even if it is killed
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self.environment(),
@@ -149,7 +146,7 @@ class VLLMServer(VLLMBase):
     def _await_health(self) -> None:
         end = time.monotonic() + self.startup_timeout_s
         while not self._http.healthy():
-            moved()  # this wait has a limit of its own
+            touch_all()  # this wait has its own limit
             self._check_process()
             if time.monotonic() > end:
                 raise EngineFault(
@@ -158,30 +155,30 @@ class VLLMServer(VLLMBase):
             time.sleep(0.2)
 
     def _check_process(self) -> None:
-        """Raises EngineFault where the run's own server has ended."""
+        """Raise EngineFault if the run's own server has ended."""
         if self._process is not None and self._process.poll() is not None:
             tail = self._log.read_text(errors="replace").strip().splitlines()[-1:]
             raise EngineFault(f"the server ended with status {self._process.returncode}: {tail}")
 
     def _check_settings(self) -> None:
-        """Raises EngineMismatch with the name of what the server does otherwise than we do."""
+        """Raise EngineMismatch with the name of every setting that is not ours."""
         info = self._http.get("server_info?config_format=json", needed=True)["vllm_config"]
         wrong = [
-            f"{name} is {found!r}, must be {wanted!r}"
-            for name, found, wanted in self._settings(info)
-            if found != wanted
+            f"{name} is {theirs!r}, must be {ours!r}"
+            for name, theirs, ours in self._settings(info)
+            if theirs != ours
         ]
         longest = info["model_config"]["max_model_len"]
         if longest < self.max_model_len:
             wrong.append(f"max_model_len is {longest}, must be at least {self.max_model_len}")
         if wrong:
             raise EngineMismatch(
-                f"the server at {self._http.base} can not serve this run: {'; '.join(wrong)}; "
+                f"the server at {self._http.base} cannot serve this run: {'; '.join(wrong)}; "
                 "start it with `python -m vlm_rl.serve` and the run's own config"
             )
 
     def _settings(self, info: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-        """(name, the server's, ours) of what decides which distribution is sampled and recorded."""
+        """List (name, the server's, ours) of what decides the distribution sampled and recorded."""
         model = info["model_config"]
         transfer = info["weight_transfer_config"] or {}
         return [
@@ -199,7 +196,7 @@ class VLLMServer(VLLMBase):
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(5)
-        with suppress(ProcessLookupError):  # also what a server left behind when it died
+        with suppress(ProcessLookupError):  # also children of a server that died
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
@@ -208,23 +205,25 @@ class VLLMServer(VLLMBase):
         results: Queue[tuple[int, Answer | BaseException]] = Queue()
         completions = max(request.parameters["n"] for request in requests)
         for _ in range(min(len(requests), math.ceil(self.max_concurrent / completions) + AHEAD)):
-            # daemons, so that a server that never answers does not keep this process from ending
+            # daemons, so that a server that never answers cannot keep this process from ending
             Thread(target=self._work, args=(todo, results), daemon=True).start()
         answers: dict[int, Answer] = {}
         try:
             silence = Silence(self._http, self.silence_timeout_s)
             while len(answers) < len(requests):
-                moved()  # silence of the server has a limit of its own
+                touch_all()  # silence of the server has its own limit
                 self._check_process()
                 with suppress(Empty):
                     index, result = results.get(timeout=1.0)
                     if isinstance(result, BaseException):
                         raise result
                     answers[index] = result
-                    silence.end()
+                    silence.restart()
                 silence.check()
         finally:
-            if len(answers) < len(requests):  # also by Ctrl-C: a server would go on with them
+            if len(answers) < len(
+                requests
+            ):  # also after Ctrl-C: the server would continue with them
                 todo.clear()
                 with suppress(EngineFault):
                     Http(self._http.base, 5.0).post("abort_requests", {})
@@ -236,11 +235,11 @@ class VLLMServer(VLLMBase):
         results: Queue[tuple[int, Answer | BaseException]],
     ) -> None:
         while todo:
-            with suppress(IndexError):  # another thread has taken the last one
+            with suppress(IndexError):  # another thread took the last one
                 index, request = todo.popleft()
                 try:
                     results.put((index, self._answer(request)))
-                except BaseException as error:  # whatever it is, the run's thread waits for it
+                except BaseException as error:  # whatever it is, the main thread waits for it
                     results.put((index, error))
 
     def _answer(self, request: Request) -> Answer:
@@ -253,7 +252,7 @@ class VLLMServer(VLLMBase):
             "return_token_ids": True,
             **self._adapter,
         }
-        # no limit for a request: it may wait behind many, and silence is that of the whole server
+        # no limit for one request: it may wait behind many; `Silence` watches the whole server
         answer = self._http.post("inference/v1/generate", body, patient=True)
         return Answer(answer["prompt_token_ids"] or [], [_raw(c) for c in answer["choices"]])
 
@@ -268,7 +267,7 @@ class VLLMServer(VLLMBase):
 
     def _before_weights(self) -> None:
         if self._has_engine:
-            self._http.post("abort_requests", {})  # what a failed attempt may have left
+            self._http.post("abort_requests", {})  # a failed attempt may have left some
 
     def _empty_caches(self) -> None:
         if not self._has_engine:
@@ -280,7 +279,7 @@ class VLLMServer(VLLMBase):
 
 
 def _flags(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Arguments of `vllm.LLM` as options of its server."""
+    """Write arguments of `vllm.LLM` as options of its server."""
     for name, value in arguments.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):
@@ -299,7 +298,7 @@ def _raw(choice: Mapping[str, Any]) -> RawCompletion:
 
 def _data_url(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)  # lossless: the very pixels of the trainer
+    image.save(buffer, "PNG", compress_level=1)  # lossless: the exact pixels of the trainer
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -1,8 +1,8 @@
 """The receiving end of the weight stream, inside each vLLM worker.
 
-A backend of vLLM's weight-transfer API (`WeightTransferEngine`, vLLM 0.32). Its own backends need
-GPUs and take whatever comes: a layer that no weight arrives for silently keeps its old values. Here
-every name of the stream must find its place, and every weight of the model must arrive.
+A backend of vLLM's weight-transfer API (`WeightTransferEngine`, vLLM 0.32). vLLM's own backends
+need GPUs and accept anything: a layer for which no weight arrives silently keeps its old values.
+Here every name of the stream must have a place, and every weight of the model must arrive.
 """
 
 from collections.abc import Sequence
@@ -23,15 +23,13 @@ from vllm.model_executor.model_loader.reload import (
 )
 
 from vlm_rl.rollout.faults import WEIGHT_STREAM
+from vlm_rl.rollout.vllm.weight_checks import check_complete, check_name
 from vlm_rl.rollout.vllm.weight_group import WeightGroup, unflatten
-
-TIED_HEAD = "lm_head.weight"
-"""Not among a tied model's parameters, yet wanted: the CPU backend keeps a packed copy of it."""
 
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):
-    """Where the trainer waits for its workers; nothing where both are one process."""
+    """Address at which the trainer waits for its workers; empty if both are one process."""
 
     host: str = ""
     port: int = 0
@@ -41,10 +39,10 @@ class InitInfo(WeightTransferInitInfo):
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
-    """One chunk: its `tensors` themselves within one process, else what the group will send.
+    """One chunk: the `tensors` themselves within one process, else what the group will send.
 
-    `one_by_one` looks for each name by itself, to find those that the model silently ignores.
-    `partial` says that the update leaves other weights alone on purpose.
+    `one_by_one` loads each name by itself, to find those that the model silently ignores. `partial`
+    says that the update leaves other weights unchanged on purpose.
     """
 
     names: list[str]
@@ -95,13 +93,12 @@ class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._partial |= update_info.partial
         for part in ([pair] for pair in named) if update_info.one_by_one else [named]:
             loaded = self._load(part)
-            if not loaded:
-                raise ValueError(f"{WEIGHT_STREAM}the rollout engine has no {part[0][0]!r}")
+            check_name(part[0][0], loaded)
             self._names.update(name for name, _ in part)
             self._loaded |= loaded
 
     def _load(self, named: Sequence[tuple[str, Tensor]]) -> set[str]:
-        """The engine's own names of what was loaded."""
+        """Load weights and return the engine's own names of them."""
         model: Any = self.model
         try:
             loaded: set[str] = model.load_weights(iter(named))
@@ -114,33 +111,23 @@ class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
-        missing = sorted(self._expected() - self._loaded)
-        if self.model_config.hf_text_config.tie_word_embeddings and TIED_HEAD not in self._names:
-            missing.append(TIED_HEAD)
-        if missing and not self._partial:
-            raise ValueError(
-                f"{WEIGHT_STREAM}{len(missing)} weights of the rollout engine were not sent, the "
-                f"first of them {missing[0]!r}"
-            )
-
-    def _expected(self) -> set[str]:
-        # an engine with adapters wraps the layers that may have one
-        names = (name for name, _ in self.model.named_parameters() if ".lora_" not in name)
-        return {name.replace(".base_layer.", ".") for name in names}
+        if not self._partial:
+            tied = self.model_config.hf_text_config.tie_word_embeddings
+            check_complete(self.model, sent=self._names, loaded=self._loaded, tied=tied)
 
     def shutdown(self) -> None:
         self._group = None
 
 
 class EmptyLoader(BaseModelLoader):
-    """Reads nothing: all weights come by the stream. Parameters are zero until then.
+    """Reads nothing: all weights arrive by the stream. Parameters are zero until then.
 
     vLLM's own `load_format="dummy"` gives random values to buffers too, such as the rotary
-    frequencies of a vision tower, which no stream of weights would put right.
+    frequencies of a vision tower. No stream of weights would correct those.
     """
 
     def download_model(self, model_config: Any) -> None:
-        """Nothing to fetch."""
+        """Do nothing: there is no checkpoint."""
 
     def load_weights(self, model: torch.nn.Module, model_config: Any) -> None:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The sending end of the weight stream: chunks, one after the other, to an engine's workers."""
+"""The sending end of the weight stream: chunk by chunk to an engine's workers."""
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlm_rl.model.weights import chunks
 from vlm_rl.rollout.faults import EngineFault
-from vlm_rl.rollout.vllm.weight_group import WeightGroup, flatten, meeting_point
+from vlm_rl.rollout.vllm.weight_group import WeightGroup, flatten, open_store
 
 
 class Control(Protocol):
@@ -26,9 +26,9 @@ class Control(Protocol):
 
 
 class WeightSender:
-    """Sends weights to one engine; within one process the tensors themselves, else their bytes.
+    """Sends weights to one engine: the tensors themselves within one process, else their bytes.
 
-    `host` is this machine's address as the engine's workers see it, "" within one process.
+    `host` is this node's address as the engine's workers see it, "" within one process.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class WeightSender:
         chunk_bytes: int,
         timeout_s: float,
     ) -> None:
-        """Meets the workers. Raises EngineFault where they do not come within `timeout_s`."""
+        """Join the workers. Raises EngineFault if they have not joined within `timeout_s`."""
         self._control = control
         self._dtype = dtype
         self._chunk_bytes = chunk_bytes
@@ -49,12 +49,12 @@ class WeightSender:
         if not host:
             control.init_weight_transfer_engine({})
             return
-        store = meeting_point(host)
+        store = open_store(host)
         size = num_workers + 1
-        meeting = {"host": host, "port": store.port, "world_size": size, "timeout_s": timeout_s}
+        init_info = {"host": host, "port": store.port, "world_size": size, "timeout_s": timeout_s}
         self._group = _meanwhile(
             lambda: WeightGroup(store, rank=0, world_size=size, own_host=host, timeout_s=timeout_s),
-            lambda: control.init_weight_transfer_engine(meeting),
+            lambda: control.init_weight_transfer_engine(init_info),
         )
 
     def send(
@@ -66,8 +66,8 @@ class WeightSender:
     ) -> None:
         """Replace the engine's weights by `weights`, in its own precision, chunk by chunk.
 
-        Raises EngineFault where the engine is gone, and what the engine says of a name that it does
-        not have, or has and did not get (unless `partial`).
+        `one_by_one` asks the engine about every name by itself. Raises EngineFault if the engine is
+        gone, EngineMismatch for a name that it lacks, or has and did not get (unless `partial`).
         """
         self._control.start_weight_update()
         cast = ((name, tensor.to(self._dtype)) for name, tensor in weights)
@@ -93,9 +93,9 @@ T = TypeVar("T")
 
 
 def _meanwhile(here: Callable[[], T], there: Callable[[], None]) -> T:
-    """Do `here` in a thread while `there` is asked for the other half of it.
+    """Do `here` in a thread while `there` asks the engine for the other half of it.
 
-    Where `there` fails, its error is raised at once, and `here` is left to its own time limit.
+    If `there` fails, its error is raised at once, and `here` is left to its own time limit.
     """
     result: Future[T] = Future()
 

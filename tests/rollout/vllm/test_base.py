@@ -1,16 +1,30 @@
-"""Which ranks an engine can serve is checked before a model is loaded.
+"""What an engine of vLLM refuses before it is started, and the files it is started with.
 
-Break one at a time, each seen red:
-    one condition of the three left out -> refused; GPUs counted for a single rank -> accepted
+Broken on purpose, one at a time, each seen red:
+    one condition of the three on ranks left out -> refused; GPUs counted for one rank -> accepted
 """
+
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.support.vllm_setup import SAMPLING, Setup, in_process
 from vlm_rl.rollout import Engine, TransformersEngine, VLLMEngine, VLLMServer
 
 NODES = {"world_size": 4, "num_nodes": 2, "devices_per_node": 2}
 URL = "http://127.0.0.1:8000"
+
+
+def test_engine_arguments_are_checked_by_name() -> None:
+    for change, words in (
+        ({"max_concurrent": 0}, "max_concurrent must be >= 1, got 0"),
+        ({"gpu_memory_utilization": 1.5}, r"gpu_memory_utilization must be in \(0, 1\)"),
+        ({"silence_timeout_s": 0.0}, "silence_timeout_s must be > 0"),
+        ({"max_restarts": -1}, "max_restarts must be >= 0"),
+    ):
+        with pytest.raises(ValueError, match=f"VLLMEngine.{words}"):
+            VLLMEngine(**change)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -42,3 +56,14 @@ def test_ranks_that_an_engine_can_serve_are_accepted(monkeypatch: pytest.MonkeyP
     VLLMEngine().check_ranks(**NODES, gathers_within_step=None)
     alone = {"world_size": 1, "num_nodes": 1, "devices_per_node": 1}
     VLLMEngine(tensor_parallel_size=4).check_ranks(**alone, gathers_within_step=None)
+
+
+def test_files_of_an_engine_have_neither_weights_nor_a_sampler(tmp_path: Path) -> None:
+    engine = in_process()
+    setup = Setup.build("qwen2_5_vl", tmp_path, engine)
+    (tmp_path / "generation_config.json").write_text('{"top_k": 2}')
+    engine.prepare(tmp_path / "engine", setup.policy.model.config, setup.encoder, SAMPLING)
+    names = {path.name for path in (tmp_path / "engine").iterdir()}
+    assert "config.json" in names
+    assert not {name for name in names if name.endswith("safetensors")}
+    assert "generation_config.json" not in names
