@@ -1,12 +1,12 @@
-"""Advantages against worked numbers and loops; groups that say nothing.
+"""Advantages against worked numbers and loops; groups without a signal.
 
-Broken on purpose, one at a time, each seen red:
-    equality found by `std() > 0` instead of comparing -> all-equal
+Mutations, each seen red:
+    equality tested by `std() > 0` instead of comparison -> all-equal
     `len(values) > 1` left out -> single and empty
     unscored rewards kept in the group -> unscored, left out, finite
-    sample and population exchanged, epsilon left out -> golden, loop
-    the median for the mean, G / (G - 1) left out -> golden, loop, leave-one-out
-    `epsilon < 0` for `not epsilon >= 0` -> refuses
+    sample and population swapped, epsilon left out -> golden, loop
+    the median instead of the mean, G / (G - 1) left out -> golden, loop, leave-one-out
+    `epsilon < 0` instead of `not epsilon >= 0` -> refuses
 """
 
 import json
@@ -78,13 +78,13 @@ GOLDEN += [([1.0, 0.0, 0.0, 0.0], *case) for case in ONE.values()]
 
 
 def of_group(advantage: PerGroup, rewards: list[float]) -> list[float]:
-    """The advantages of one group, all scored."""
+    """Return the advantages of one group, all scored."""
     group = torch.tensor([rewards], dtype=torch.float64)
     return of_rewards(advantage, group)[0].tolist()
 
 
 def of_rewards(advantage: PerGroup, rewards: Tensor, scored: Tensor | None = None) -> Tensor:
-    """[P, G] with completions of one token."""
+    """Return advantages [P, G] of completions of one token."""
     scored = torch.ones_like(rewards, dtype=torch.bool) if scored is None else scored
     return advantage.of_rewards(rewards, scored, torch.ones_like(rewards, dtype=torch.int64))
 
@@ -142,7 +142,7 @@ def test_random_groups_are_finite(advantage):
         result = of_rewards(advantage, rewards, scored)
         assert result.dtype == torch.float64
         assert result.isfinite().all()
-        # every estimator here weighs the rewards of a group against each other
+        # every estimator here centres the rewards of a group
         assert result.sum(-1).abs().max() < 1e-9 * (1 + result.abs().max())
 
 

@@ -1,11 +1,11 @@
-"""Advantages that read lengths, tasks, reward terms or the whole step; and all of them, found by
-discovery, on groups that say nothing and on 10,000 random ones.
+"""Advantages that read lengths, tasks, reward terms or the whole step. Every advantage of the
+package on groups without a signal and on 10,000 random groups.
 
-Broken on purpose, one at a time, each seen red:
+Mutations, each seen red:
     the whitening without lengths -> golden, loop
-    groups that say nothing whitened too -> all-equal
-    ties of ranks not shared, or by exact equality -> goldens of the ranks
-    the halves of CANON exchanged, an unstable sort -> CANON golden, ties
+    groups without a signal whitened too -> all-equal
+    ties of ranks not shared, or only exact ties -> goldens of the ranks
+    the halves of CANON swapped, an unstable sort -> CANON golden, ties
     a reward term without its weight -> ComponentNormalized loop
 """
 
@@ -79,7 +79,7 @@ def rollout_of(
     terms: dict[str, list[list[float]]] | None = None,
     weights: dict[str, float] | None = None,
 ) -> Rollout:
-    """Groups with the given rewards; a reward above 1/2 is right."""
+    """Return groups with the given rewards; a reward above 1/2 is correct."""
     total = torch.as_tensor(rewards, dtype=torch.float64)
     lengths = lengths or [
         [1 + (i + j) % 3 for j in range(total.shape[1])] for i in range(len(total))
@@ -104,12 +104,12 @@ def rollout_of(
 
 
 def test_every_advantage_is_here():
-    found = {
+    actual = {
         cls
         for _, cls in inspect.getmembers(advantages, inspect.isclass)
         if issubclass(cls, Advantage) and not inspect.isabstract(cls)
     }
-    assert found == {type(advantage) for advantage in ALL}
+    assert actual == {type(advantage) for advantage in ALL}
 
 
 @every_advantage
@@ -118,9 +118,9 @@ def test_all_equal_group_is_exactly_zero_beside_another(advantage, reward):
     for size in (2, 3, 5, 8, 16, 32):
         equal = torch.full((1, size), reward, dtype=torch.float32).double()
         other = torch.arange(size, dtype=torch.float64)[None] / size
-        found = advantage(rollout_of(torch.cat([equal, other, equal])))
-        assert torch.equal(found[[0, 2]], torch.zeros(2, size, dtype=torch.float64))
-        assert found[1].any()
+        actual = advantage(rollout_of(torch.cat([equal, other, equal])))
+        assert torch.equal(actual[[0, 2]], torch.zeros(2, size, dtype=torch.float64))
+        assert actual[1].any()
 
 
 @every_advantage
@@ -132,13 +132,13 @@ def test_singleton_groups_and_empty_completions_are_zero(advantage):
 
 
 @every_advantage
-def test_unscored_completions_get_zero_and_change_nobody(advantage):
+def test_unscored_completions_get_zero_and_change_no_other(advantage):
     scored = torch.tensor([[True, False, True, True], [True, True, True, False]])
     rewards = [[1.0, 0.0, 0.2, 0.6], [0.0, 1.0, 0.4, 0.0]]
     changed = [[1.0, 9.0, 0.2, 0.6], [0.0, 1.0, 0.4, 5.0]]
-    found = [advantage(rollout_of(values, scored=scored)) for values in (rewards, changed)]
-    assert torch.equal(found[0], found[1])
-    assert not found[0][~scored].any()
+    actual = [advantage(rollout_of(values, scored=scored)) for values in (rewards, changed)]
+    assert torch.equal(actual[0], actual[1])
+    assert not actual[0][~scored].any()
 
 
 @every_advantage
@@ -151,10 +151,10 @@ def test_ten_thousand_random_groups_are_finite(advantage):
         lengths = torch.randint(0, 40, (count, size), generator=generator).tolist()
         scored = torch.rand((count, size), generator=generator) < 0.95
         tasks = [str(index % 3) for index in range(count)]
-        found = advantage(rollout_of(rewards, lengths, scored, tasks))
-        assert found.dtype == torch.float64
-        assert found.isfinite().all()
-        assert not found[~scored].any()
+        actual = advantage(rollout_of(rewards, lengths, scored, tasks))
+        assert actual.dtype == torch.float64
+        assert actual.isfinite().all()
+        assert not actual[~scored].any()
 
 
 @every_advantage
@@ -162,28 +162,28 @@ def test_order_within_a_group_does_not_matter(advantage):
     rewards = [[1.0, 0.0, 0.25, 0.5], [0.0, 1.0, 0.75, 0.1]]
     lengths = [[3, 5, 2, 9], [4, 1, 7, 2]]
     order = [2, 0, 3, 1]
-    found = advantage(rollout_of(rewards, lengths))
+    actual = advantage(rollout_of(rewards, lengths))
     moved = advantage(
         rollout_of(
             [[row[i] for i in order] for row in rewards], [[r[i] for i in order] for r in lengths]
         )
     )
-    torch.testing.assert_close(moved, found[:, order], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(moved, actual[:, order], rtol=1e-12, atol=1e-12)
 
 
 def test_batch_normalized_matches_loop():
     rewards = [[1.0, 0.0, 0.5], [0.0, 0.0, 0.2]]
     scale = stdev([value for row in rewards for value in row]) + 1e-4
     expected = [[(value - mean(row)) / scale for value in row] for row in rewards]
-    for found, wanted in zip(BatchNormalized()(rollout_of(rewards)), expected, strict=True):
-        assert found.tolist() == pytest.approx(wanted, abs=1e-12)
+    for actual, wanted in zip(BatchNormalized()(rollout_of(rewards)), expected, strict=True):
+        assert actual.tolist() == pytest.approx(wanted, abs=1e-12)
 
 
 def test_whitened_golden():
     # lengths 2, 4, 3, 1 and rewards 1, 0, 0, 1: centred +-0.5, token mean (3 - 7) / 2 / 10 = -0.2,
     # unbiased variance (3 x 0.49 + 7 x 0.09) / 9 = 0.233333: 0.7 / 0.483046 and -0.3 / 0.483046
-    found = Whitened()(rollout_of([[1.0, 0.0, 0.0, 1.0]], [[2, 4, 3, 1]]))[0].tolist()
-    assert found == pytest.approx([1.449138, -0.621059, -0.621059, 1.449138], abs=1e-6)
+    actual = Whitened()(rollout_of([[1.0, 0.0, 0.0, 1.0]], [[2, 4, 3, 1]]))[0].tolist()
+    assert actual == pytest.approx([1.449138, -0.621059, -0.621059, 1.449138], abs=1e-6)
 
 
 def test_component_normalized_matches_loop():
@@ -205,19 +205,19 @@ def test_component_normalized_matches_loop():
         [0.7 * a + 0.2 * b for a, b in zip(*rows, strict=True)]
         for rows in zip(terms["a"], terms["b"], strict=True)
     ]
-    found = ComponentNormalized()(rollout_of(total, terms=terms, weights=weights))
-    for row, wanted in zip(found, expected, strict=True):
+    actual = ComponentNormalized()(rollout_of(total, terms=terms, weights=weights))
+    for row, wanted in zip(actual, expected, strict=True):
         assert row.tolist() == pytest.approx(wanted, abs=1e-12)
 
 
 def test_length_weighted_baseline_golden():
     # lengths 2, 4, 3, 1, rewards 1, 0, 0, 1: baseline (2 + 1) / 10
-    found = LengthWeightedBaseline()(rollout_of([[1.0, 0.0, 0.0, 1.0]], [[2, 4, 3, 1]]))[0]
-    assert found.tolist() == pytest.approx([0.7, -0.3, -0.3, 0.7])
+    actual = LengthWeightedBaseline()(rollout_of([[1.0, 0.0, 0.0, 1.0]], [[2, 4, 3, 1]]))[0]
+    assert actual.tolist() == pytest.approx([0.7, -0.3, -0.3, 0.7])
 
 
 def test_one_winner_golden():
-    # rewards 0, 1, 0.5: (1 - 0.5) / (0.5 + 1e-6); two winners: nobody
+    # rewards 0, 1, 0.5: (1 - 0.5) / (0.5 + 1e-6); two winners: all 0
     assert OneWinner()(rollout_of([[0.0, 1.0, 0.5]]))[0].tolist() == pytest.approx([0, 0.999998, 0])
     assert not OneWinner()(rollout_of([[1.0, 1.0, 0.0]])).any()
 
@@ -239,9 +239,9 @@ CANON_GOLDEN = {
 
 @pytest.mark.parametrize("mu", CANON_GOLDEN)
 def test_canon_golden(mu):
-    found = CANON(mu)(rollout_of([[0.0, 1.0, 1.0, 1.0]], [[9, 2, 3, 5]]))[0].tolist()
+    actual = CANON(mu)(rollout_of([[0.0, 1.0, 1.0, 1.0]], [[9, 2, 3, 5]]))[0].tolist()
     expected = CANON_GOLDEN[mu]
-    assert found == pytest.approx([expected[3], *expected[:3]])
+    assert actual == pytest.approx([expected[3], *expected[:3]])
 
 
 def test_canon_schedules_weights_and_ties():
@@ -253,7 +253,7 @@ def test_canon_schedules_weights_and_ties():
     # alpha 0.9: short 1 - 0.9 x 0.5 = 0.55, long 0.9 x 1 - 1 = -0.1 and 0 - 1
     weighted = CANON(1.0, 0.9)(rollout_of([[1.0, 1.0, 1.0, 0.0]], [[1, 2, 3, 4]]))[0].tolist()
     assert weighted == pytest.approx([0.55, 0.55, -0.1, -1.0])
-    # of equal length: the first two of the group are the short half
+    # of equal lengths, the first two of the group are the short half
     tied = CANON(1.0)(rollout_of([[1.0, 0.0, 0.0, 0.0]], [[5, 5, 5, 5]]))[0].tolist()
     assert tied == pytest.approx([1.0, 0.0, -0.5, -0.5])
 
@@ -269,8 +269,8 @@ RANKS = [
 @pytest.mark.parametrize(("values", "expected"), RANKS)
 def test_gaussian_ranks_golden(values, expected):
     # quantiles of (k - 1/2) / 5: -+1.2816, -+0.5244, 0; ties take their mean
-    found = gaussian_ranks(torch.tensor(values, dtype=torch.float64)).tolist()
-    assert found == pytest.approx(expected, abs=5e-5)
+    actual = gaussian_ranks(torch.tensor(values, dtype=torch.float64)).tolist()
+    assert actual == pytest.approx(expected, abs=5e-5)
     assert gaussian_ranks(torch.zeros(1, dtype=torch.float64)).tolist() == [0.0]
     # 0.1 + 0.2 is 0.30000000000000004
     tied = gaussian_ranks(torch.tensor([0.1 + 0.2, 0.3, 1.0], dtype=torch.float64)).tolist()
@@ -283,8 +283,8 @@ def test_gaussian_ranks_match_loop():
     order = sorted(range(50), key=values.__getitem__)
     quantile = {i: NormalDist().inv_cdf((k + 0.5) / 50) for k, i in enumerate(order)}
     expected = [mean(quantile[j] for j in range(50) if values[j] == values[i]) for i in range(50)]
-    found = gaussian_ranks(torch.tensor(values, dtype=torch.float64)).tolist()
-    assert found == pytest.approx(expected, abs=1e-9)
+    actual = gaussian_ranks(torch.tensor(values, dtype=torch.float64)).tolist()
+    assert actual == pytest.approx(expected, abs=1e-9)
 
 
 def test_rank_gaussian_golden():

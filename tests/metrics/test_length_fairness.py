@@ -1,10 +1,10 @@
-"""Length fairness: goldens by hand, loops, windows, restarts, and what a person sees.
+"""Length fairness: goldens by hand, loops, windows, resumed runs, reports and plots.
 
-Broken on purpose, one at a time, each seen red:
-    bins weighing the same whatever they hold -> LRE golden
+Mutations, each seen red:
+    all bins with the same weight -> LRE golden
     the half left out of LRE or of its floor -> goldens
-    the first update of several not left out -> acceptance leaves out the update at ratio 1
-    edges that part equal lengths -> equal lengths share a bin
+    the first of several updates kept -> acceptance leaves out the update at ratio 1
+    edges that separate equal lengths -> equal lengths share a bin
     sequences without an advantage counted as accepted -> accepted is over sequences that learn
 """
 
@@ -33,7 +33,7 @@ from vlm_rl.run.report import METRICS, read_metrics
 
 
 def sequences(lengths: list[int], inside: list[float], weight: list[float] | None = None):
-    """Accepted as far as inside; nothing clipped but at the lower end."""
+    """Return sequences that are accepted if inside, and clipped only at the lower end."""
     share = torch.tensor(inside, dtype=torch.float64)
     none = torch.zeros_like(share)
     weights = torch.tensor(weight or [1.0] * len(lengths), dtype=torch.float64)
@@ -41,7 +41,7 @@ def sequences(lengths: list[int], inside: list[float], weight: list[float] | Non
 
 
 def rollout(lengths: list[int]) -> Rollout:
-    """One group; the first completion is right, the last cut off at the budget."""
+    """Return one group; its first completion is correct, its last is truncated."""
     ends = ["stop"] * (len(lengths) - 1) + ["length"]
     group = [
         Completion(torch.zeros(n, dtype=torch.int64), torch.zeros(n), end, "")
@@ -66,17 +66,17 @@ def test_length_rate_error_golden():
 @pytest.mark.parametrize(("count", "floor"), [(30, 0.02428), (100, 0.0133), (1000, 0.00421)])
 def test_sampling_floor_golden(count, floor):
     # 1/2 sqrt(2/pi) sqrt((1 - q) / (q n)) at q = 0.9
-    found = sampling_floor(torch.full((4,), 0.9), torch.full((4,), count))
-    assert found == pytest.approx(floor, abs=5e-6)
+    actual = sampling_floor(torch.full((4,), 0.9), torch.full((4,), count))
+    assert actual == pytest.approx(floor, abs=5e-6)
 
 
 def test_fair_band_shows_about_the_sampling_floor():
     generator = torch.Generator().manual_seed(0)
     counts = torch.full((10,), 100)
     draws = torch.rand(2000, 10, 100, generator=generator) < 0.8
-    found = [length_rate_error(q, counts) for q in draws.double().mean(-1)]
+    errors = [length_rate_error(q, counts) for q in draws.double().mean(-1)]
     floor = sampling_floor(torch.full((10,), 0.8), counts)
-    assert sum(found) / len(found) == pytest.approx(floor, rel=0.06)
+    assert sum(errors) / len(errors) == pytest.approx(floor, rel=0.06)
 
 
 def test_bins_hold_about_equally_many():
@@ -127,7 +127,7 @@ def test_acceptance_leaves_out_the_update_at_ratio_one():
     assert LengthWindow().report() is None
 
 
-def test_window_forgets_old_steps_and_survives_a_restart():
+def test_window_forgets_old_steps_and_resumes():
     window = LengthWindow(window_steps=2)
     for step in range(1, 4):
         part = sequences([step, 10 * step], [1.0, 1 / step])
@@ -144,7 +144,7 @@ def test_window_forgets_old_steps_and_survives_a_restart():
     assert torch.equal(again.lengths()["wrong"], window.lengths()["wrong"])
 
 
-def test_empty_completions_are_no_sequences():
+def test_empty_completions_are_not_sequences():
     window = LengthWindow()
     window.add([sequences([0, 5], [0.0, 1.0])], rollout([0, 5]))
     assert [b.num_sequences for b in window.report().bins] == [1]
@@ -167,7 +167,7 @@ def test_gradient_weight_is_one_over_length_for_gspo_and_one_for_luspo():
     assert _weights(LUSPO(0.1, 0.1), False).tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_picture_is_drawn(tmp_path: Path):
+def test_plot_is_drawn(tmp_path: Path):
     window = LengthWindow()
     for step in range(3):
         part = sequences([5, 6, 20, 30 + step], [1.0, 0.5, 0.2, 0.1])

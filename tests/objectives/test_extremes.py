@@ -1,9 +1,9 @@
-"""Objectives in float32: ratios far outside any band, and ten thousand groups as they may come.
+"""Objectives in float32: ratios far outside any band, and ten thousand random groups.
 
-Broken on purpose, one at a time, each seen red:
+Mutations, each seen red:
     MAX_LOG_RATIO left out of any surrogate -> extreme ratios
     the kernel of VESPO as a product of powers -> extreme ratios
-    the deviation instead of max == min for groups that say nothing -> random groups
+    the deviation instead of max == min to find groups without a signal -> random groups
     `clamp(min=1)` left out of a length -> random groups
 """
 
@@ -34,7 +34,7 @@ every_objective = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o:
 def evaluated(
     objective: Objective, logprobs: torch.Tensor, batch: Batch
 ) -> tuple[Loss, torch.Tensor]:
-    """In float32, after checking that all is finite; and the gradient of the summed terms."""
+    """Evaluate in float32 and check that all is finite; return the gradient of the summed terms."""
     leaf = logprobs.detach().float().requires_grad_()
     loss = objective(TokenStats(leaf, None), batch, {})
     total = torch.stack([term.sum() for term in loss.terms.values()]).sum()
@@ -65,7 +65,7 @@ def test_extreme_ratios_leave_loss_and_gradient_finite(objective):
         for name in ("old_logprobs", "sampling_logprobs", "advantages")
     }
     loss, _ = evaluated(objective, stats_of(rows).logprobs, replace(batch, **single))
-    # unknown where the advantage is 0, else a number
+    # NaN if the advantage is 0, else a number
     weight = loss.sequences.weight
     assert weight.isnan().tolist() == [row.advantage == 0 for row in rows]
     assert weight[~weight.isnan()].isfinite().all()
@@ -76,7 +76,7 @@ NUM_GROUPS, GROUP_SIZE, WIDTH = 10_000, 4, 5
 
 @pytest.fixture(scope="module")
 def groups() -> tuple[Batch, torch.Tensor, torch.Tensor]:
-    """Of all sorts of rewards and lengths; log-probabilities now; and which groups say nothing."""
+    """Return groups of many kinds, current log-probabilities, and the rows without a signal."""
     generator = torch.Generator().manual_seed(0)
 
     def uniform(*shape: int) -> torch.Tensor:

@@ -1,13 +1,13 @@
-"""FSPO: where its band lies under each reading of the drift, its dual clip, and its state.
+"""FSPO: its band under each reading of the drift, its dual clip, and its state.
 
-Broken on purpose, one at a time, each seen red:
+Mutations, each seen red:
     the band by the length instead of its root; the drift not by the length -> bands golden
     `abs` left out of widen -> bands golden
-    the centre's band not made to hold 0 -> holds an unmoved sequence
+    the centre's band not widened to hold 0 -> holds an unmoved sequence
     minimum and maximum for the clamp, which halve a gradient at the end -> keeps the gradient
-    the dual bound without its root, or for A > 0 as well -> dual clip golden
-    the average moved before it is used, or by the wrong share, or with drift none -> average
-    state_dict left empty -> state
+    the dual bound without its root, or also for A > 0 -> dual clip golden
+    the average moved before it is used, or at the wrong rate, or with drift none -> average
+    an empty state_dict -> state
 """
 
 import math
@@ -91,7 +91,7 @@ def test_dual_clip_golden():
 
 
 def observed(objective: FSPO, rows: list[Row]) -> float:
-    """The loss of a minibatch, after which the objective learns what it came to."""
+    """Return the loss of a minibatch, then let the objective observe its metrics."""
     result = evaluate(objective, rows)
     metrics = {name: value / count for name, (value, count) in result.statistics.items()}
     objective.observe(metrics)
@@ -117,7 +117,7 @@ def test_average_is_moved_after_it_is_used(drift, moved, then):
 
 
 @pytest.mark.parametrize("drift", ["centre", "widen"])
-def test_state_goes_on_where_it_stopped(drift):
+def test_state_resumes_where_it_stopped(drift):
     def fresh() -> FSPO:
         return FSPO(0.05, 0.05, 0.5, drift, 0.3)
 

@@ -1,10 +1,10 @@
 """Objectives against numbers worked out by hand.
 
-Broken on purpose, one at a time, each seen red:
-    the division by the length left out of SequenceMeanOfTokenMeans, the sum of log-ratios for
-        their mean in SequenceMeanRatio, LUSPO with GSPO's aggregation
-    minimum made a maximum, or the two clips exchanged; a published default changed
-    the 4 / tau of SAPO, one of the two taus; e^decay of VESPO, its two pairs of constants exchanged
+Mutations, each seen red:
+    the division by the length left out of SequenceMeanOfTokenMeans; the sum of log-ratios instead
+        of their mean in SequenceMeanRatio; LUSPO with GSPO's aggregation
+    minimum changed to maximum; the two clips swapped; a published default changed
+    the 4 / tau or one tau of SAPO changed; e^decay left out of VESPO, its constants swapped
     CISPO's lower bound ignored; GMPO clipped after the mean; CTPO's positions from 0
     DPPO's condition on the advantage left out; EngineSequenceSumRatio without the mismatch
     a micro-batch counted by its rows in LocalTokenMean
@@ -47,7 +47,7 @@ LEFT_OUT = tuple(a * 2 / 3 for a in UNIT)  # rewards minus the mean of the other
 
 
 def fspo(drift: str = "none", mean_log_ratio: float = 0.0) -> FSPO:
-    """With the band 0.15 sqrt(L) and a dual clip that is never met."""
+    """Build FSPO with the band 0.15 sqrt(L) and a dual clip that is never reached."""
     objective = FSPO(0.15, 0.15, 10.0, drift, None if drift == "none" else 0.1)
     objective.load_state_dict({"surrogate": {"mean_log_ratio": mean_log_ratio}})
     return objective
@@ -64,23 +64,23 @@ class Golden(NamedTuple):
 # 0.818731. Token losses with clip 0.2, unit advantages: -1.105171 -1.2 | 0.951229 1.284025 0.8
 # 1.105171 | 1.020201 0.8 1.161834 | -0.818731; a token at -1.2 or 0.8 is cut off. So GRPO is
 # (-2.305171 / 2 + 4.140425 / 4 + 2.982035 / 3 - 0.818731) / 4, DAPO their sum / 10 with 1.28 for
-# 1.2, Dr.GRPO their sum / 8 / 4. The gradient of a token in the band is its loss by its weight.
-# GSPO with 0.1: (-1.1 + 0.975310 + 0.957592 - 0.818731) / 4, LUSPO each times L, the first and
-# nothing else cut off; with the published bands only the fourth sequence is inside.
+# 1.2, Dr.GRPO their sum / 8 / 4. The gradient of a token in the band is its loss times its weight.
+# GSPO with 0.1: (-1.1 + 0.975310 + 0.957592 - 0.818731) / 4, LUSPO each times L. Only the first
+# sequence is cut off; with the published bands only the fourth is inside.
 # k3 with d = log_ratio - 0.1 adds 0.1 (exp(-d) + d - 1), its gradient 0.1 (1 - exp(-d)).
-# GSPO-token is GSPO where a row has one advantage. BNPO with one micro-batch: GRPO's losses / 10.
-# RLOO: the log-probabilities add up to -1.6, -4.1, -3.13, -1.2, times A = 2/3, -2/3, -2/3, 2/3.
+# GSPO-token is GSPO if a row has one advantage. BNPO with one micro-batch: GRPO's losses / 10.
+# RLOO: the log-probabilities sum to -1.6, -4.1, -3.13, -1.2, times A = 2/3, -2/3, -2/3, 2/3.
 # RLOO-IS: S = 0.4, -0.1, -0.13, -0.2, so -1.2 (cut off), 0.904837, 0.878095, -0.818731 times 2/3.
-# FSPO: b = 0.15 sqrt(L) = 0.212132, 0.3, 0.259808, 0.15: the first is cut at -e^b = -1.236311, the
-# fourth is below the band, but with A > 0 keeps its gradient. A drift of -0.02 per token moves the
-# first upper end to 0.172132 (centre), or out to 0.252132 (widen, whatever the sign).
+# FSPO: b = 0.15 sqrt(L) = 0.212132, 0.3, 0.259808, 0.15. The first is cut at -e^b = -1.236311. The
+# fourth is below the band, but keeps its gradient because A > 0. A drift of -0.02 per token moves
+# the first upper end to 0.172132 (centre), or out to 0.252132 (widen, for either sign).
 # CISPO: -r A log pi, all ten with a gradient; with the bounds 0.8 and 1.28, 1.349859 becomes 1.28,
 # 0.670320 and 0.740818 become 0.8. SAPO at r = 1.105171: 4 sigmoid(0.105171) = 2.105074; tau 1.05
-# for A < 0. GMPO: no token above 0.4, so that its losses are GSPO's unclipped; with 0.2 the means
+# for A < 0. GMPO: no token is above 0.4, so its losses are GSPO's unclipped; with 0.2 the means
 # are (0.1 + 0.2) / 2, (-0.05 + 0.25 - 0.2 + 0.1) / 4, (0.02 - 0.2 + 0.15) / 3.
 # VESPO: phi = e^3 W^2 e^-3W at W = e^0.4, e^-0.2, and e^2 W^3 e^-2W at e^-0.1, e^-0.13.
 # CTPO: prefix sums 0.1 0.4 | -0.05 0.2 -0.2 -0.1 | 0.02 -0.28 -0.13 | -0.2, upper ends 0.05 sqrt(t)
-# with A > 0 cut both of row 1, lower ends -0.025 sqrt(t) with A < 0 all negative ones.
+# with A > 0 cut both of row 1, lower ends -0.025 sqrt(t) with A < 0 cut all negative ones.
 GOLDEN = {
     "grpo eps.2 A=unit": Golden(
         GRPO(),
@@ -243,11 +243,11 @@ GOLDEN = {
 
 # Not among the shared numbers.
 # DPPO, shift 0.1, from pi_old = 0.367879: pi rises by 0.128706 in (1, 2) with A > 0 and falls by
-# 0.121282 in (2, 3) with A < 0, which are dropped; (2, 2) rises by 0.104487 with A < 0 and stays.
-# Of the others -r A log pi: 0.994654 | -0.998791 -0.963019 -0.994654 | -0.999797 -0.963064
-# -0.987559 | 0.982477, together -3.929753, over ten tokens.
+# 0.121282 in (2, 3) with A < 0: both are dropped. (2, 2) rises by 0.104487 with A < 0 and stays.
+# The others give -r A log pi: 0.994654 | -0.998791 -0.963019 -0.994654 | -0.999797 -0.963064
+# -0.987559 | 0.982477, in sum -3.929753, over ten tokens.
 # VESPO against the engine: S + mismatch = 1.2, -1.0, 0.07, -0.2, phi = 0.010458, 0.176266,
-# 1.067142, 1.154662; times -A and the sums of log pi, -1.6, -4.1, -3.13, -1.2, and over ten.
+# 1.067142, 1.154662; times -A and the sums of log pi, -1.6, -4.1, -3.13, -1.2, over ten tokens.
 # CTPO as published: with A < 0 and the dual clip at 0.05 sqrt(t), (2, 2) is cut off at
 # e^(0.05 sqrt 2) = 1.073271 instead of e^0.2 = 1.221403: 0.031605 - 0.148132 / 4 / 4 = 0.022347.
 OWN_GOLDEN = {

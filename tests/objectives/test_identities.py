@@ -1,11 +1,11 @@
-"""What objectives have in common: at ratio 1, at any ratio, and per token.
+"""Identities between objectives: at ratio 1, at any ratio, and per token.
 
-Broken on purpose, one at a time, each seen red:
-    any aggregation or normalizer of a preset exchanged -> ratio 1, weights of tokens
-    the sum of log-ratios for their mean in SequenceMeanRatio -> equal lengths
+Mutations, each seen red:
+    any aggregation or normalizer of a preset replaced -> ratio 1, weights of tokens
+    the sum of log-ratios instead of their mean in SequenceMeanRatio -> equal lengths
     LocalTokenMean divided once over the update -> BNPO
     an objective without an entry in AT_RATIO_ONE -> ratio 1
-    the weight divided by a signed advantage; a clipped row's not 0 -> weights of tokens
+    the weight divided by a signed advantage; the weight of a clipped row not 0 -> weights of tokens
 """
 
 from dataclasses import replace
@@ -58,8 +58,8 @@ def times(factor: float, grad: list[list[float]]) -> list[list[float]]:
     return [[factor * value for value in row] for row in grad]
 
 
-# What stands before A grad log pi at ratio 1, times N sequences (or S tokens): each row's factor,
-# L being its length, and the normalizer.
+# The factor of A grad log pi at ratio 1, for a row of length L among S tokens, and the normalizer:
+# N sequences, S tokens or 1.
 SEQUENCES, TOKENS, ONE = "N", "S", "1"
 AT_RATIO_ONE = {
     "BNPO": (lambda L, S: 1 / S, ONE),
@@ -93,7 +93,7 @@ def test_ratio_one_is_the_weighted_policy_gradient(cls):
         for row, value in zip(rows, factors, strict=True)
     ]
     assert_close(evaluate(build(cls), rows).grad, expected)
-    # the measured weight is the same, before the normalizer
+    # the measured weight is the factor, before the normalizer
     weights = sequences_of(build(cls), [rows]).weight.tolist()
     assert weights == pytest.approx(factors, rel=1e-12)
 

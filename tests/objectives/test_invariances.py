@@ -1,6 +1,6 @@
-"""Objectives: what must not move loss, gradient and statistics, for every one of the package.
+"""Invariances of the loss, gradient and statistics of every objective in the package.
 
-Broken on purpose, one at a time, each seen red:
+Mutations, each seen red:
     masked_sum by product instead of `where`, or a mean over the width -> padding
     Dr.GRPO divided by the padded width, log-ratios averaged over it -> padding, ranks
     advantages or statistics not cleared in the padding -> padding
@@ -8,7 +8,7 @@ Broken on purpose, one at a time, each seen red:
     `clamp(min=1)` left out -> empty rows, batch without tokens
     a term divided by the count of its own rows -> micro-batch, ranks
     statistics counted with the padding -> padding, ranks, empty rows
-    row means over the width; a weight that a row's neighbours change -> sequences
+    row means over the width; a row's weight that depends on other rows -> sequences
 """
 
 import math
@@ -124,9 +124,9 @@ def test_sequences_are_micro_batch_invariant(cls, size):
     assert_same_sequences(sequences_of(objective, parts), sequences_of(objective, [rows]))
 
 
-def test_gradient_over_gloo_processes_equals_one_process(tmp_path):
+def test_gradient_over_gloo_ranks_equals_one_rank(tmp_path):
     rows = random_rows(4)
-    silent = [replace(row, **EMPTY) for row in rows[8:]]  # a process without a token takes part too
+    silent = [replace(row, **EMPTY) for row in rows[8:]]  # a rank without a token takes part too
     splits = [[rows[:8], rows[8:]], [rows[:4], rows[4:8], silent]]
     mp.spawn(run_process, (splits, tmp_path), nprocs=3)
     for parts in splits:
@@ -140,7 +140,7 @@ def test_gradient_over_gloo_processes_equals_one_process(tmp_path):
 
 
 @every_objective
-def test_empty_rows_count_for_nothing(cls):
+def test_empty_rows_are_not_counted(cls):
     objective, rows = build(cls, regularizers=[KL(0.1)]), random_rows(6)
     result = evaluate(objective, rows)
     kept = [index for index, row in enumerate(rows) if len(row)]

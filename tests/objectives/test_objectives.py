@@ -1,8 +1,8 @@
 """Objectives against loops over the papers' formulas, statistics, bands, and refused arguments.
 
-Broken on purpose, one at a time, each seen red:
+Mutations, each seen red:
     float32 lengths in the dual clip of LengthBand -> loop
-    1 - clip_low made 1 / (1 + clip_low) -> clip bites, loop
+    1 - clip_low changed to 1 / (1 + clip_low) -> clip bites, loop
     clipped_high without its condition on the advantage -> statistics golden, clip bites
     a published default changed (LUSPO 2.5e-3, DAPO 0.28) -> loop
     the detach of a weight left out (CISPO, VESPO, DPPO), or that of a prefix sum (CTPO) -> loop
@@ -102,7 +102,7 @@ def test_objective_matches_float64_loop(cls, seed):
     oracle = ORACLES[cls.__name__].policy_term
     result = evaluate(build(cls), rows)
     assert result.loss == pytest.approx(oracle([row for row in rows if len(row)]), rel=1e-12)
-    # the bound is that of the differences
+    # the tolerance is that of the finite differences
     assert_close(result.grad, numeric_gradient(oracle, rows), 1e-8)
 
 
@@ -132,7 +132,7 @@ def test_random_rows_reach_both_ends_of_the_band_and_its_inside(cls):
 
 
 def test_statistics_golden():
-    # of 10 tokens one is above 1.2 with A > 0, two below 0.8 with A < 0; the log-ratios add up to
+    # of 10 tokens one is above 1.2 with A > 0, two are below 0.8 with A < 0; the log-ratios sum to
     # -0.03; k3 as in GOLDEN, entropy 0.5 everywhere
     sums = evaluate(GRPO(regularizers=[KL(0.1)]), fixture(UNIT)).statistics
     ratios = [math.exp(value + 1) for row in fixture(UNIT) for value in row.logprobs]
@@ -185,7 +185,7 @@ def test_clip_bites_exactly_outside_the_band(name, advantage, end, outside):
 
 
 def beyond_the_dual_clip(name: str) -> dict[str, float]:
-    """CTPO's is where its band ends, and with A < 0 would cut there as well."""
+    """Widen the dual clip of CTPO, which ends with the band and would cut there with A < 0."""
     return {"dual_clip_log": 1.0} if name == "CTPO" else {}
 
 

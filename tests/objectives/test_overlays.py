@@ -1,6 +1,6 @@
-"""`configs/objective/*.yaml`: each goes onto any run, also one that has another on it already.
+"""`configs/objective/*.yaml`: each goes onto any run, also onto a run with another overlay.
 
-Broken on purpose, each seen red: an argument left out of an overlay; `reward.length` left out.
+Mutations, each seen red: an argument left out of an overlay; `reward.length` left out.
 """
 
 import importlib
@@ -36,7 +36,7 @@ def merged(parser: ArgumentParser, *overlays: Path) -> dict[str, Any]:
 
 
 def _without_empty(node: Any) -> Any:
-    """A class without arguments may or may not have an empty `init_args`."""
+    """Drop empty `init_args`, which a class without arguments may or may not have."""
     if isinstance(node, dict):
         kept = {name: _without_empty(value) for name, value in node.items()}
         return {name: value for name, value in kept.items() if (name, value) != ("init_args", {})}

@@ -1,8 +1,8 @@
-"""Regularizers: loops, goldens, state, and what must not move them.
+"""Regularizers: loops, goldens, state and invariances.
 
-Broken on purpose, one at a time, each seen red:
+Mutations, each seen red:
     the entropy bonus with the other sign -> loop
-    the band's side taken from the other end -> loop of the band
+    the band's side read from the other end -> loop of the band
     the weight N / N_task left out -> loop of the band, invariances
     the threshold of KL-Cov one token too low -> loop
     the entropy detached, in a term or in the objective -> gradient in the entropy
@@ -58,7 +58,7 @@ every_regularizer = pytest.mark.parametrize(
 
 
 def term(regularizer: Regularizer, rows: list[Row]) -> float:
-    """The regularizer's own term of GRPO's loss."""
+    """Return the regularizer's term of GRPO's loss."""
     with_it = evaluate(GRPO(regularizers=[regularizer]), rows).loss
     return with_it - evaluate(GRPO(), rows).loss
 
@@ -112,9 +112,9 @@ def test_corrected_kl_matches_loop_and_its_gradient_is_the_reverse_kl():
     assert_close(own, numeric_gradient(loss, rows), 1e-8)
     # at pi = pi_old: d/dlogpi of r (exp(-d) + d - 1) is d, as of KL(pi || pi_ref)
     still = [replace(row, logprobs=row.old) for row in rows]
-    found = evaluate(GRPO(regularizers=[CorrectedKL(1.0)]), still).grad
+    with_kl = evaluate(GRPO(regularizers=[CorrectedKL(1.0)]), still).grad
     plain = evaluate(GRPO(), still).grad
-    for row, a, b in zip(still, found, plain, strict=True):
+    for row, a, b in zip(still, with_kl, plain, strict=True):
         expected = [(o - r) / len(row) / len(still) for o, r in zip(row.old, row.ref, strict=True)]
         assert [x - y for x, y in zip(a, b, strict=True)] == pytest.approx(expected, abs=1e-12)
 
@@ -137,7 +137,7 @@ def test_entropy_band_matches_loop(entropy):
     objective = Objective(GRPO().ratio, GRPO().surrogate, GRPO().aggregation, [band])
     plan = objective.prepare(batch, lambda tensor: tensor)
     loss = objective(stats, batch, plan)
-    found = loss.terms["entropy_band"].sum() / objective.normalizers(batch)["entropy_band"]
+    actual = loss.terms["entropy_band"].sum() / objective.normalizers(batch)["entropy_band"]
     expected = 0.0
     for task, low, high in (("chart", 1.5, 2.0), ("other", 0.2, 0.9)):
         own = [row for row in rows if tasks[row.prompt] == task]
@@ -149,15 +149,15 @@ def test_entropy_band_matches_loop(entropy):
             for value in (row.entropy if entropy == "full" else [-v for v in row.logprobs])
         ]
         now = sum(values) / len(values)
-        assert before < low or before > high, "the case must be out of the band"
+        assert before < low or before > high, "the case must be outside the band"
         expected += 0.3 * (now - high if before > high else low - now)
-    assert found.item() == pytest.approx(expected, abs=1e-12)
+    assert actual.item() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
     ("regularizer", "slope"),
     [
-        # the rows' -log pi_old is 2 throughout, above the band: +0.3 per token over all tokens
+        # all -log pi_old are 2, above the band: +0.3 per token over all tokens
         (EntropyBand(0.3, 0.2, 0.6), lambda length, rows: 0.3 / sum(map(len, rows))),
         (EntropyBonus(0.01), lambda length, rows: -0.01 / length / len(rows)),
     ],

@@ -1,7 +1,6 @@
-"""Parts that do not go together are refused in the constructor, with the rule and a way out.
+"""Constructors refuse parts that do not go together, with the rule and an alternative.
 
-Broken on purpose, one at a time, each seen red: every check of `soundness` and every `only_ratios`
-left out.
+Mutations, each seen red: every check of `soundness` and every `only_ratios` left out.
 """
 
 import warnings

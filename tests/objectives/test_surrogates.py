@@ -1,12 +1,12 @@
-"""Surrogates by themselves: bounds against a loss too large, gates, weights, and what they report.
+"""Surrogates by themselves: bounds on the loss, gates, weights, and their flags.
 
-Broken on purpose, one at a time, each seen red:
-    the dual clip for A > 0 as well, or flagged there; not flagged at all -> dual clip golden
-    MAX_LOG_RATIO left out where a band has an upper end or a dual clip -> bounded
-    CISPO's tokens flagged as cut off, inside whatever their weight -> CISPO
+Mutations, each seen red:
+    the dual clip also for A > 0, or flagged there; not flagged at all -> dual clip golden
+    MAX_LOG_RATIO left out of a band with an upper end or a dual clip -> bounded
+    CISPO's tokens flagged as cut off, or all flagged as inside -> CISPO
     a gate without its 4 / tau; the kernel without e^decay -> gate, kernel
-    GMPO's clipped token with a gradient, or its row without -> GMPO
-    DPPO's cap of the weight -> DPPO
+    GMPO's clipped token with a gradient, or the rest of its row without one -> GMPO
+    DPPO's cap of the weight left out -> DPPO
 """
 
 import math
@@ -39,7 +39,7 @@ from vlm_rl.objectives import (
 def applied(
     surrogate: Surrogate, log_ratios: list[float], advantage: float, old: float = -1.0
 ) -> tuple[SurrogateLoss, list[float]]:
-    """To the token ratios of one row; and the gradient of its summed loss."""
+    """Apply to the token ratios of one row; return also the gradient of its summed loss."""
     new = [old + value for value in log_ratios]
     row = Row(new, [old] * len(new), new, new, new, [0] * len(new), advantage, 0)
     stats, batch = stats_of([row]), batch_of([row])
@@ -78,14 +78,14 @@ def test_dual_clip_golden(dual_clip, advantage, ratio, loss, gradient, dual):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_ratio_that_the_band_lets_through_is_bounded_and_said_to_be(surrogate):
+def test_ratio_that_the_band_lets_through_is_bounded_and_flagged(surrogate):
     result, grad = applied(surrogate, [1e4], -1.0)
     assert result.loss.item() == pytest.approx(math.exp(20))
     assert grad == [0]
     assert result.clipped_dual.item()
 
 
-def test_wide_band_is_bounded_where_it_raises_the_ratio():
+def test_wide_band_is_bounded_at_its_upper_end():
     result, grad = applied(LengthBand(0.1, 1e5, 1e6), [1e4], 1.0)
     assert result.loss.item() == pytest.approx(-math.exp(20))
     assert grad == [0]
@@ -116,7 +116,7 @@ def test_tokens_without_a_gradient_are_the_clipped_ones(name, advantage):
     assert not (result.clipped_high & (torch.tensor(log_ratios) < 0)).any()
 
 
-def test_cispo_says_whose_weight_is_capped_and_cuts_no_gradient():
+def test_cispo_flags_capped_weights_and_cuts_no_gradient():
     ratios = [0.5, 0.9, 1.2, 4.0]
     result, grad = applied(CappedWeight(0.2, 0.28), [math.log(r) for r in ratios], -2.0)
     assert result.inside.tolist() == [[False, True, True, False]]
@@ -149,7 +149,7 @@ def test_kernel_is_one_at_one_and_largest_at_power_over_decay(advantage, power, 
 
 
 def test_gmpo_drops_a_clipped_token_and_keeps_its_row():
-    # y = 0.4 (cut), -0.3, so that the row's value is e^0.05 and a free token weighs half of it
+    # y = 0.4 (cut), -0.3: the row's value is e^0.05, and a free token weighs half of it
     result, grad = applied(ClippedGeometricMean(0.4, 0.4), [0.9, -0.3], 1.0)
     value = math.exp(0.05)
     assert result.loss.tolist()[0] == pytest.approx([-value, -value], rel=1e-12)
@@ -175,7 +175,7 @@ def test_dppo_cuts_by_probability_and_caps_the_ratio(old, kept):
     ],
     ids=["tokens", "sequences"],
 )
-def test_dual_clip_is_in_what_the_objective_says_of_a_sequence(objective):
+def test_objective_reports_the_dual_clip_of_a_sequence(objective):
     new, old = [-0.1], [-2.0]
     sequences = sequences_of(objective, [[Row(new, old, new, new, new, [0], -1.0, 0)]])
     assert sequences.clipped_dual.tolist() == [1]
@@ -184,7 +184,7 @@ def test_dual_clip_is_in_what_the_objective_says_of_a_sequence(objective):
 
 
 def test_capped_weights_are_accepted_and_dropped_tokens_are_not():
-    # CISPO accepts all, also where a weight is capped; DPPO does not accept what it drops
+    # CISPO accepts all, capped weights too; DPPO does not accept what it drops
     new, old = [-0.5, -1.0], [-1.0, -1.0]
     row = Row(new, old, new, new, new, [0, 0], 1.0, 0)
     cispo = sequences_of(CISPO(clip_high=0.5), [[row]])

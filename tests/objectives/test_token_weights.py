@@ -1,12 +1,12 @@
-"""Token weights: goldens, plain loops, and what must not move them.
+"""Token weights: goldens, plain loops and invariances.
 
-Broken on purpose, one at a time, each seen red:
-    old and sampling exchanged in the mismatch -> golden
-    the mean for the sum in the sequence weights -> golden, loop
-    `detach` left out where the objective multiplies -> gradient golden, gradient in a weight
+Mutations, each seen red:
+    old and sampling swapped in the mismatch -> golden
+    the mean instead of the sum in the sequence weights -> golden, loop
+    `detach` left out of the objective's product -> gradient golden, gradient in a weight
     the bound left out of K3Rejection -> extreme mismatch
-    a token hashed without its place, its prefix or its problem -> uniforms of places
-    the random choice keyed by the row's place in the batch -> invariances of ClipCov
+    a token hashed without its position, its prefix or its problem -> uniforms of positions
+    the random choice keyed by the row's index in the batch -> invariances of ClipCov
     OffPolicyMask without its condition on the advantage -> golden
 """
 
@@ -81,11 +81,11 @@ def test_every_token_weight_is_tested():
         (SequenceTIS(2.0), [[2] * 2, [0.40657] * 4, [1.221403] * 3, [1]]),
         (SequenceMIS(3.0), [[2.225541] * 2, [0.40657] * 4, [1.221403] * 3, [1]]),
         (SequenceMIS(2.0, 0.5), [[0] * 2, [0] * 4, [1.221403] * 3, [1]]),
-        # means: exp 0.4 = 1.491825, exp -0.225 = 0.798516, exp 0.0667 = 1.068939, 1
+        # exp of the means: exp 0.4 = 1.491825, exp -0.225 = 0.798516, exp 0.0667 = 1.068939, 1
         (GeometricRejection(0.9, 1.1), [[0] * 2, [0] * 4, [1] * 3, [1]]),
         # k3: (2.225541 - 1 - 0.8) / 2 = 0.212770, (0.40657 - 1 + 0.9) / 4 = 0.076642, 0.007134, 0
         (K3Rejection(0.1), [[0] * 2, [1] * 4, [1] * 3, [1]]),
-        # mean log pi_old - log pi: -0.2, 0.025, 0.043333, 0.2; only negative advantages
+        # mean log pi_old - log pi: -0.2, 0.025, 0.043333, 0.2; only for negative advantages
         (OffPolicyMask(0.03), [[1] * 2, [1] * 4, [0] * 3, [1]]),
     ],
     ids=lambda case: getattr(case, "name", None),
@@ -100,7 +100,7 @@ def test_weight_golden(weight, expected):
     [
         # token losses as in GRPO's golden: the first -1.105171 x 2, then 1.284025 x 0.40657 and
         # 1.161834 x 1.221403: (-3.410342 / 2 + 3.378442 / 4 + 3.239068 / 3 - 0.818731) / 4
-        # gradient: those that are not cut off, over 4 L: -1.105171 x 2 / 8, 0.951229 / 16, ...
+        # gradient of the tokens not cut off, over 4 L: -1.105171 x 2 / 8, 0.951229 / 16, ...
         (
             GRPO(token_weights=[TokenTIS(2.0)]),
             -0.149883,
@@ -246,11 +246,11 @@ def test_clip_cov_matches_loop():
     share = 0.1 * len(values) / sum(map(sum, in_range))
     assert share < 1, "the case must leave some tokens to chance"
     uniforms = token_uniforms(batch_of(rows))
-    for row, inside, drawn, found in zip(
+    for row, inside, drawn, weights in zip(
         rows, in_range, uniforms, weights_of(weight, rows), strict=True
     ):
         kept = [not (i and u < share) for i, u in zip(inside, drawn[: len(row)], strict=True)]
-        assert found == [float(k) for k in kept]
+        assert weights == [float(k) for k in kept]
 
 
 def test_token_uniforms_are_uniform_and_differ():
@@ -272,13 +272,13 @@ def test_token_uniforms_are_uniform_and_differ():
     assert torch.corrcoef(pairs)[0, 1].abs() < 0.01
 
 
-def test_token_uniforms_depend_on_problem_prefix_and_place():
+def test_token_uniforms_depend_on_problem_prefix_and_position():
     row = replace(random_rows(0)[0], **dict.fromkeys(TOKEN_FIELDS, [0.0] * 4))
     ids = [[7, 8, 7, 7], [7, 8, 9, 7], [8, 7, 7, 7]]
     rows = [replace(row, ids=each, prompt=owner) for owner in (0, 1) for each in ids]
     first, changed, swapped, other = token_uniforms(batch_of(rows))[:4].tolist()
     assert first[:2] == changed[:2]
-    # a token that differs moves all draws after it as well; the order of the prefix counts
+    # a different token changes its draw and all after it; the order of the prefix counts
     distinct = [*first, *changed[2:], *swapped, *other]
     assert len(set(distinct)) == len(distinct)
 

@@ -2,15 +2,15 @@
 
 Only formulas are compared: TRL's trainer is real, but its forward is replaced by given
 log-probabilities.
-Differences that are meant, so that the arguments are set accordingly:
+The arguments are set to account for differences by design:
     CISPO: TRL's epsilon_high is the cap itself, ours the distance above 1
     DAPO, CISPO, VESPO: TRL divides by the tokens of the generation batch, which here is the batch
-    KL: TRL multiplies it by the ratio unless told not to, as DeepSeek-V3.2 does
+    KL: TRL multiplies it by the ratio by default, as DeepSeek-V3.2 does
     Dr.GRPO: TRL's constant is max_completion_length
-    LUSPO: older versions of TRL averaged over the padded width where anything was per token
+    LUSPO: older versions of TRL averaged over the padded width if anything was per token
     BNPO: equal with one micro-batch, by definition
 
-Broken on purpose, each seen red: a clip end changed; LUSPO with GSPO's aggregation; KL's sign.
+Mutations, each seen red: a clip end changed; LUSPO with GSPO's aggregation; the sign of the KL.
 """
 
 import shutil
@@ -41,7 +41,7 @@ pytest.importorskip("trl", reason="TRL is not installed: pip install trl")
 
 CONSTANT = 8
 KEEP = [0, 1, 3, 4, 5, 6, 8, 9, 10, 11]
-"""Rows with tokens: TRL counts empty ones as sequences, we do not."""
+"""Rows with tokens: TRL counts empty rows as sequences, we do not."""
 
 CASES: dict[str, tuple[Objective, dict[str, Any]]] = {
     "grpo": (GRPO(), {"loss_type": "grpo"}),
@@ -93,7 +93,7 @@ CASES: dict[str, tuple[Objective, dict[str, Any]]] = {
 
 
 def trl_loss(folder: Path, settings: dict[str, Any], logprobs: Tensor, seed: int) -> Tensor:
-    """What `GRPOTrainer` makes of random_rows(seed) with `logprobs` [B, T]."""
+    """Return `GRPOTrainer`'s loss of random_rows(seed) with `logprobs` [B, T]."""
     from datasets import Dataset
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
     from trl import GRPOConfig, GRPOTrainer
@@ -124,7 +124,7 @@ def trl_loss(folder: Path, settings: dict[str, Any], logprobs: Tensor, seed: int
     )
     Qwen2ForCausalLM(config).save_pretrained(folder / "text")
     trainer = Given(
-        # a path: with a KL it loads the reference from there
+        # a path: with a KL, TRL loads the reference from there
         str(folder / "text"),
         lambda completions, **_: [0.0] * len(completions),
         args=arguments,

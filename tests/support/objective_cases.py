@@ -1,7 +1,7 @@
-"""What the tests of objectives share: ragged cases, discovery, and evaluation in one part or many.
+"""Ragged cases for the tests of objectives, discovery, and evaluation in one part or many.
 
-A case is a list of `Row`s of Python floats; `objective_oracles` has the loops over these, which
-can be had from here as well.
+A case is a list of `Row`s of Python floats. `objective_oracles` has the loops over these; they are
+exported here too.
 """
 
 import importlib
@@ -55,14 +55,16 @@ SPLIT_DEPENDENT = {"BNPO"}
 
 
 def text_prompt(uid: str, length: int = 3) -> Prompt:
-    """A prompt of `length` text tokens."""
+    """Return a prompt of `length` text tokens."""
     ids = torch.arange(length)
     return Prompt(Problem(uid, "question", "answer"), ids, ids, ids.expand(3, -1), None, None, ())
 
 
 def fixture(advantages: Sequence[float], reference_offset: float = 0.1) -> list[Row]:
-    """Four completions of one prompt with old_logprobs -1 everywhere; their log-ratios, and how
-    far old_logprobs are above the engine's:"""
+    """Return four completions of one prompt, whose old_logprobs are all -1.
+
+    `mismatch` is how far old_logprobs are above the engine's.
+    """
     log_ratios = [[0.10, 0.30], [-0.05, 0.25, -0.40, 0.10], [0.02, -0.30, 0.15], [-0.20]]
     mismatch = [[0.8, 0.0], [0.0, -0.9, 0.0, 0.0], [0.0, 0.0, 0.2], [0.0]]
     return [
@@ -81,8 +83,11 @@ def fixture(advantages: Sequence[float], reference_offset: float = 0.1) -> list[
 
 
 def random_rows(seed: int) -> list[Row]:
-    """Three groups of four; two rows have no tokens. The policy has moved little in some rows and
-    much in others, so that bands of 3e-4 and of 0.2 both cut some tokens off and not others."""
+    """Return three groups of four, where two rows have no tokens.
+
+    The policy has moved little in some rows and much in others, so that a band of 3e-4 and a band
+    of 0.2 both cut off some tokens and keep others.
+    """
     rng = random.Random(seed)
     rows = []
     for index in range(12):
@@ -105,7 +110,7 @@ def random_rows(seed: int) -> list[Row]:
 
 
 def padded(values: Sequence[Sequence[float]], extra: int = 0, fill: float = 0.0) -> Tensor:
-    """[B, T + extra] float64, with `fill` in the padding."""
+    """Return [B, T + extra] float64, with `fill` in the padding."""
     width = max(map(len, values), default=0) + extra
     rows = [[*row, *[fill] * (width - len(row))] for row in values]
     return torch.tensor(rows, dtype=torch.float64).reshape(len(values), width)
@@ -143,14 +148,14 @@ class Evaluated(NamedTuple):
 def evaluate(
     objective: Objective, rows: Sequence[Row], *, extra: int = 0, fill: float = 0.0
 ) -> Evaluated:
-    """Loss, gradient and statistics of rows in one batch, `extra` columns wider than needed."""
+    """Evaluate rows in one batch, `extra` columns wider than needed."""
     return evaluate_parts(objective, [rows], extra=extra, fill=fill)
 
 
 def evaluate_parts(
     objective: Objective, parts: Sequence[Sequence[Row]], *, extra: int = 0, fill: float = 0.0
 ) -> Evaluated:
-    """Each part padded by itself, as on a process of its own."""
+    """Evaluate parts, each padded by itself, as on a rank of its own."""
     batches = [batch_of(part, extra, fill) for part in parts]
     stats = [stats_of(part, extra, fill) for part in parts]
     everything = [row for part in parts for row in part]
@@ -164,8 +169,7 @@ def evaluate_parts(
 def divided(
     objective: Objective, stats: Sequence[TokenStats], batches: Sequence[Batch], whole: Batch
 ) -> tuple[Tensor, dict[str, tuple[float, int]]]:
-    """The loss and the statistics of an update of `whole` in parts: one division, by the summed
-    counts."""
+    """Return loss and statistics of an update of `whole` in parts, divided once by all counts."""
     normalizers = add_up([objective.normalizers(batch) for batch in batches])
     plan = objective.prepare(whole, lambda tensor: tensor)
     losses = [objective(*pair, plan) for pair in zip(stats, batches, strict=True)]
@@ -177,7 +181,7 @@ def divided(
 def sequences_of(
     objective: Objective, parts: Sequence[Sequence[Row]], *, extra: int = 0, fill: float = 0.0
 ) -> Sequences:
-    """What the objective did to each row, of all parts; each part is a forward of its own."""
+    """Return the `Sequences` of all parts; each part is a forward of its own."""
     whole = batch_of([row for part in parts for row in part])
     plan = objective.prepare(whole, lambda tensor: tensor)
     inputs = [(stats_of(part, extra, fill), batch_of(part, extra, fill)) for part in parts]
@@ -185,7 +189,7 @@ def sequences_of(
 
 
 def grad_of(rows: Sequence[Row], logprobs: Tensor) -> list[list[float]]:
-    """The gradient of a leaf by row; in the padding it is exactly 0."""
+    """Return the gradient of a leaf by row, and check that it is exactly 0 in the padding."""
     assert logprobs.grad is not None
     for row, values in zip(rows, logprobs.grad, strict=True):
         assert not values[len(row) :].any(), "a gradient in the padding"
@@ -208,20 +212,20 @@ def plain(statistics: dict[str, Statistic]) -> dict[str, tuple[float, int]]:
 def assert_close(
     actual: list[list[float]], expected: list[list[float]], tolerance: float = 1e-12
 ) -> None:
-    """Ragged lists of floats; relative above 1, absolute below."""
+    """Compare ragged lists of floats; the tolerance is relative above 1, absolute below."""
     for row, wanted in zip(actual, expected, strict=True):
         assert row == pytest.approx(wanted, rel=tolerance, abs=tolerance)
 
 
 def assert_same(actual: Evaluated, expected: Evaluated) -> None:
-    """Two `Evaluated` to 1e-12, counts exactly."""
+    """Compare two `Evaluated` to 1e-12, and counts exactly."""
     assert actual.loss == pytest.approx(expected.loss, rel=1e-12, abs=1e-12)
     assert_close(actual.grad, expected.grad)
     assert actual.statistics == about(expected.statistics)
 
 
 def about(statistics: dict[str, tuple[float, int]]) -> dict[str, tuple[Any, int]]:
-    """To compare with: sums to 1e-12, counts exactly."""
+    """Return what to compare with: sums to 1e-12, counts exactly."""
     return {
         name: (pytest.approx(value, rel=1e-12, abs=1e-12), count)
         for name, (value, count) in statistics.items()
@@ -229,24 +233,24 @@ def about(statistics: dict[str, tuple[float, int]]) -> dict[str, tuple[Any, int]
 
 
 def discover() -> list[type[Objective]]:
-    """Every concrete objective of the package, by name."""
+    """Return every concrete objective of the package, by name."""
     return discover_parts(Objective)
 
 
 def discover_parts(base: type[Any]) -> list[type[Any]]:
-    """Every concrete subclass of `base` in the package of the objectives, by name."""
+    """Return every concrete subclass of `base` in `vlm_rl.objectives`, by name."""
     for module in pkgutil.walk_packages(objectives.__path__, objectives.__name__ + "."):
         importlib.import_module(module.name)
-    found, queue = set(), [base]
+    classes, queue = set(), [base]
     while queue:
         subclasses = queue.pop().__subclasses__()
         queue += subclasses
-        found.update(cls for cls in subclasses if cls.__module__.startswith(objectives.__name__))
-    return sorted((c for c in found if not inspect.isabstract(c)), key=lambda cls: cls.__name__)
+        classes.update(cls for cls in subclasses if cls.__module__.startswith(objectives.__name__))
+    return sorted((c for c in classes if not inspect.isabstract(c)), key=lambda cls: cls.__name__)
 
 
 def build(cls: type[Objective], **options: Any) -> Objective:
-    """With the arguments that it requires."""
+    """Build `cls` with the arguments that it requires."""
     assert cls.__name__ in ORACLES, f"{cls.__name__} has no entry in ORACLES"
     return cls(**ORACLES[cls.__name__].arguments, **options)
 
@@ -254,7 +258,7 @@ def build(cls: type[Objective], **options: Any) -> Objective:
 def weight_gradient(
     objective: Objective, rows: Sequence[Row], all_reduce: Callable[[Tensor], Any]
 ) -> tuple[Tensor, dict[str, tuple[float, int]]]:
-    """d loss / d weights [3] where each log-probability depends linearly on the weights."""
+    """Return d loss / d weights [3]; each log-probability depends linearly on the weights."""
     weights = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     batch, stats = batch_of(rows), stats_of(rows)
     assert batch.ref_logprobs is not None
@@ -284,15 +288,15 @@ def weight_gradient(
 def weight_gradients(
     rows: Sequence[Row], all_reduce: Callable[[Tensor], Any]
 ) -> dict[str, tuple[Tensor, dict[str, tuple[float, int]]]]:
-    """`weight_gradient` of every objective that does not depend on the split, with a KL term."""
+    """Return `weight_gradient` of every split-independent objective, with a KL term."""
     invariant = [cls for cls in discover() if cls.__name__ not in SPLIT_DEPENDENT]
     built = {cls.__name__: build(cls, regularizers=[KL(0.1)]) for cls in invariant}
     return {name: weight_gradient(built[name], rows, all_reduce) for name in built}
 
 
 def run_process(rank: int, splits: Sequence[Sequence[Sequence[Row]]], folder: Path) -> None:
-    """One of several gloo processes. The first `len(parts)` of them share the rows of each split;
-    they leave what they got in `folder`."""
+    """Run one of several gloo ranks. The first `len(parts)` ranks share the rows of each split and
+    save their results in `folder`."""
     torch.set_num_threads(1)
     most = max(map(len, splits))
     rendezvous = f"file://{folder}/rendezvous"

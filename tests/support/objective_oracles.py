@@ -1,6 +1,6 @@
-"""Loops over Python floats, each written from the formula of its paper, to compare objectives with.
+"""Oracles for objectives: loops over Python floats, each written from the formula of its paper.
 
-They use nothing of `vlm_rl`. A new objective needs an entry in `ORACLES`, without which
+They use nothing of `vlm_rl`. A new objective needs an entry in `ORACLES`, else
 `test_every_objective_has_an_oracle` fails.
 """
 
@@ -14,10 +14,10 @@ CONSTANT_TOKENS = 8
 
 @dataclass(frozen=True)
 class Row:
-    """A completion: floats per token (none where it is empty or left out) and whose it is.
+    """A completion: floats per token, none if it is empty or left out, and the prompt's number.
 
-    `frozen` are the log-probabilities where a formula stops the gradient: where `logprobs` are
-    moved to take differences, they are not.
+    `frozen` are the log-probabilities for terms without a gradient. They stay in place when
+    `logprobs` are moved to take finite differences.
     """
 
     logprobs: list[float]
@@ -43,19 +43,19 @@ def clipped(ratio: float, advantage: float, low: float, high: float) -> float:
 
 
 def token_losses(row: Row, low: float, high: float) -> list[float]:
-    """The PPO loss of each token of a row."""
+    """Return the PPO loss of each token of a row."""
     pairs = zip(row.logprobs, row.old, strict=True)
     return [clipped(math.exp(new - old), row.advantage, low, high) for new, old in pairs]
 
 
 def sequence_loss(row: Row, low: float, high: float) -> float:
-    """The PPO loss of a sequence, its ratio pi(y)/pi_old(y) to the power 1/L (GSPO, eq. 7)."""
+    """Return the PPO loss of a sequence with ratio (pi(y)/pi_old(y))^(1/L) (GSPO, eq. 7)."""
     log_ratio = sum(row.logprobs) - sum(row.old)
     return clipped(math.exp(log_ratio / len(row)), row.advantage, low, high)
 
 
 def bnpo(rows: list[Row]) -> float:
-    """All rows in one micro-batch."""
+    """Average over one micro-batch that has all rows."""
     losses = [loss for row in rows for loss in token_losses(row, 0.2, 0.2)]
     return sum(losses) / len(losses)
 
@@ -217,10 +217,13 @@ Average = Callable[[list[list[float]]], float]
 
 
 class Oracle(NamedTuple):
-    """`arguments` are those that the constructor requires, `policy_term` the loop over rows that
-    have tokens (at the published defaults), `average` what a regularizer shares with it. `band` are
-    the log-ratios at which a completion of one token with old log-probability -1 leaves the band,
-    None where no gradient is cut off."""
+    """What the tests need to know of an objective.
+
+    `arguments` are those that the constructor requires. `policy_term` is the loop over rows with
+    tokens, at the published defaults. `average` is the aggregation, which a regularizer shares.
+    `band` has the log-ratios at which a completion of one token, of old log-probability -1, leaves
+    the band; None if no gradient is cut off.
+    """
 
     arguments: dict[str, Any]
     policy_term: Callable[[list[Row]], float]
@@ -256,7 +259,7 @@ ORACLES = {
 
 
 def kl_term(rows: list[Row], estimator: str, average: Average) -> float:
-    """Average over tokens of an estimate of the divergence from the reference."""
+    """Average an estimate of the divergence from the reference over tokens."""
     of_token = {
         "k1": lambda d: d,
         "k2": lambda d: d * d / 2,
@@ -269,7 +272,7 @@ def kl_term(rows: list[Row], estimator: str, average: Average) -> float:
 def numeric_gradient(
     loss: Callable[[list[Row]], float], rows: list[Row], step: float = 1e-5
 ) -> list[list[float]]:
-    """Central differences of `loss` in every log-probability, apart from stopped gradients."""
+    """Return central differences of `loss` in every log-probability, but not where it is frozen."""
     still = [replace(row, frozen=row.logprobs) for row in rows]
 
     def moved(index: int, token: int, by: float) -> float:

@@ -1,8 +1,8 @@
-"""The plain forward: what the packed, group-shared one has to equal.
+"""The plain forward: the oracle of the packed, group-shared forward.
 
-One row per completion, the prompt and the pixels of its images repeated in each, padded to one
-width; rotary positions and attention left to transformers; the logits built whole. Nothing here
-knows `vlm_rl.model.packing`, `vlm_rl.model.logprobs` or the positions that prompts carry.
+One row per completion, padded to one width; each repeats the prompt and the pixels of its images.
+transformers computes rotary positions and attention, and the logits are built whole. Nothing here
+uses `vlm_rl.model.packing`, `vlm_rl.model.logprobs` or the positions in the prompts.
 """
 
 from typing import Any, Literal
@@ -21,7 +21,7 @@ def plain_logprobs(
     banned_ids: Tensor | None = None,
     padding: Literal["left", "right"] = "left",
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies of the completion tokens, each [B, T], 0 in the padding."""
+    """Return log-probabilities and entropies of the completions, [B, T], 0 in the padding."""
     logits = plain_logits(model, rows, padding=padding) / temperature
     if banned_ids is not None:
         logits = logits.index_fill(-1, banned_ids, float("-inf"))
@@ -35,7 +35,7 @@ def plain_logprobs(
 
 
 def plain_logits(model: Any, rows: Rows, *, padding: Literal["left", "right"] = "left") -> Tensor:
-    """Logits that predict each completion token, [B, T, V]; arbitrary in the padding."""
+    """Return the logits that predict each completion token, [B, T, V]; arbitrary in the padding."""
     prompts = [rows.prompts[index] for index in rows.row_prompt.tolist()]
     lengths = rows.lengths.tolist()
     width = max(len(p) + n for p, n in zip(prompts, lengths, strict=True))
