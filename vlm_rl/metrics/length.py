@@ -1,14 +1,14 @@
-"""Response length: does an objective treat long and short completions alike?
+"""Length fairness: does an objective treat long and short completions alike?
 
 Acceptance q(L) is the share of a sequence's tokens that keep their gradient, as a function of its
-length. Two definitions, because theory and training differ: `inside`, the ratio is within the band
-whatever the sign of the advantage; and `accepted`, no gradient is cut off, among sequences with an
-advantage that is not 0. Only updates whose weights have moved since the rollout count, where a
-rollout has several: in the first nothing can be clipped.
+length. Theory and training differ, so there are two definitions. `inside`: the ratio is within the
+band, whatever the sign of the advantage. `accepted`: no gradient is cut off, among sequences whose
+advantage is not 0. If a rollout has several updates, only those after the first count: in the first
+the weights have not moved and nothing can be clipped.
 
-LRE, the length rate error of FSPO (arXiv:2509.09177), is 1/2 E|q(L) / E q - 1|: 0 where acceptance
-does not depend on length. The paper does not say its bins; here they hold equally many sequences,
-as far as lengths that occur often allow, and weigh by what they hold.
+LRE, the length rate error of FSPO (arXiv:2509.09177), is 1/2 E|q(L) / E q - 1|. It is 0 if
+acceptance does not depend on length. The paper does not give its bins. Here they hold equally many
+sequences, as far as frequent lengths allow, and each weighs by its number of sequences.
 """
 
 import math
@@ -27,10 +27,12 @@ NUM_BINS = 10
 
 @dataclass(frozen=True)
 class LengthBin:
-    """Sequences of lengths `least` to `most`, means over them. `accepted`, the weights and
-    `clipped_*` are over the `num_learning` of them whose advantage is not 0; None without any.
-    `weight` is a token's factor of A grad log pi, clipped ones included; `weight_first` the same in
-    the first update of each rollout, at ratio 1."""
+    """Means over the sequences of lengths `least` to `most`.
+
+    `accepted`, the weights and `clipped_*` are over the `num_learning` sequences whose advantage is
+    not 0; None without any. `weight` is a token's factor of A grad log pi, clipped tokens included.
+    `weight_first` is the same in the first update of each rollout, at ratio 1.
+    """
 
     least: int
     most: int
@@ -48,9 +50,11 @@ class LengthBin:
 
 @dataclass(frozen=True)
 class LengthReport:
-    """q(L) and what goes with it. `lre_*_floor` is the LRE that a perfectly fair band would show
-    with so few sequences per bin: what is not well above it says nothing. None where nothing is
-    accepted."""
+    """q(L) by bin and the LRE of both definitions.
+
+    `lre_*_floor` is the LRE that a perfectly fair band would show with so few sequences per bin. An
+    LRE that is not well above its floor says nothing. Both are None if nothing is accepted.
+    """
 
     bins: tuple[LengthBin, ...]
     lre_inside: float | None
@@ -60,8 +64,8 @@ class LengthReport:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`length/...`: both LRE, their floors, and q and clip fractions by bin, shortest first."""
-        found: dict[str, float | None] = {
+        """Return `length/...`: LREs, their floors, q and clip fractions by bin, shortest first."""
+        values: dict[str, float | None] = {
             "lre_inside": self.lre_inside,
             "lre_inside_floor": self.lre_inside_floor,
             "lre_accepted": self.lre_accepted,
@@ -71,11 +75,11 @@ class LengthReport:
         }
         names = ("inside", "accepted", "clipped_low", "clipped_high", "clipped_dual", "weight")
         for index, part in enumerate(self.bins, 1):
-            found |= {f"{name}_bin{index}": getattr(part, name) for name in names}
-        return {f"length/{name}": value for name, value in found.items() if value is not None}
+            values |= {f"{name}_bin{index}": getattr(part, name) for name in names}
+        return {f"length/{name}": value for name, value in values.items() if value is not None}
 
     def plain(self) -> dict[str, Any]:
-        """As it is written to a file."""
+        """Return plain values, as they are written to a file."""
         return asdict(self) | {"bins": [asdict(part) for part in self.bins]}
 
 
@@ -88,20 +92,20 @@ class LengthWindow:
         self._rollouts: list[dict[str, Tensor]] = []
 
     def add(self, updates: Sequence[Sequences], *rollouts: Rollout) -> None:
-        """One step: a part per update, in order, and all that was sampled."""
+        """Add one step: `updates` are its sequences by update, in order; `rollouts` all groups."""
         self._updates.append([Sequences(*(column.cpu() for column in part)) for part in updates])
         self._rollouts.append(_lengths_by_verdict([r for r in rollouts if r.groups]))
         del self._updates[: -self.window_steps], self._rollouts[: -self.window_steps]
 
     def lengths(self) -> dict[str, Tensor]:
-        """Lengths [n] of the correct, the wrong and the truncated completions."""
+        """Return the lengths [n] of the correct, the wrong and the truncated completions."""
         return {
             kind: torch.cat([step[kind] for step in self._rollouts])
             for kind in ("correct", "wrong", "truncated")
         }
 
     def report(self, num_bins: int = NUM_BINS) -> LengthReport | None:
-        """None where nothing has been updated yet."""
+        """Return q(L) over the window; None before the first update."""
         first = _joined(step[0] for step in self._updates)
         moved = _joined(part for step in self._updates for part in step[1:])
         judged = first if moved is None else moved
@@ -119,17 +123,17 @@ class LengthWindow:
 
 
 def _lengths_by_verdict(rollouts: Sequence[Rollout]) -> dict[str, Tensor]:
-    found: dict[str, list[Tensor]] = {"correct": [], "wrong": [], "truncated": []}
+    lengths: dict[str, list[Tensor]] = {"correct": [], "wrong": [], "truncated": []}
     for rollout in rollouts:
         scored, correct = rollout.scores.scored, rollout.scores.correct
-        found["correct"].append(rollout.lengths[correct])
-        found["wrong"].append(rollout.lengths[scored & ~correct])
-        found["truncated"].append(rollout.lengths[rollout.truncated])
-    return {kind: torch.cat(parts) for kind, parts in found.items()}
+        lengths["correct"].append(rollout.lengths[correct])
+        lengths["wrong"].append(rollout.lengths[scored & ~correct])
+        lengths["truncated"].append(rollout.lengths[rollout.truncated])
+    return {kind: torch.cat(parts) for kind, parts in lengths.items()}
 
 
 def report_of(judged: Sequences, first: Sequences | None, num_bins: int = NUM_BINS) -> LengthReport:
-    """`judged` decide the bins and the acceptance; `first`, at ratio 1, only `weight_first`."""
+    """Report on `judged`, which decide the bins; `first`, at ratio 1, give `weight_first` only."""
     edges = equal_mass_edges(judged.length, num_bins)
     inside, counts = _mean_by_bin(judged.inside, judged.length, edges)
     learning = _learning(judged)
@@ -167,8 +171,8 @@ def report_of(judged: Sequences, first: Sequences | None, num_bins: int = NUM_BI
 
 
 def equal_mass_edges(lengths: Tensor, num_bins: int) -> Tensor:
-    """Upper ends (inclusive) of at most `num_bins` bins of about equally many `lengths` [n]. Equal
-    lengths are in one bin: where one length is frequent there are fewer bins."""
+    """Return the upper ends (inclusive) of at most `num_bins` bins of about equally many `lengths`
+    [n]. Equal lengths share a bin, so a frequent length makes fewer bins."""
     ordered = lengths.sort().values
     ranks = (torch.arange(1, num_bins + 1) * len(ordered) / num_bins).ceil().long() - 1
     edges: Tensor = ordered[ranks].unique()
@@ -176,8 +180,8 @@ def equal_mass_edges(lengths: Tensor, num_bins: int) -> Tensor:
 
 
 def length_rate_error(q: Tensor, counts: Tensor) -> float | None:
-    """1/2 E|q / E q - 1| over bins [K] that weigh by their `counts`; None where nothing is accepted
-    or nothing is counted."""
+    """Return 1/2 E|q / E q - 1| over bins [K], each weighted by its count; None if nothing is
+    accepted or counted."""
     filled = counts > 0
     q, mass = q[filled].double(), counts[filled].double() / counts[filled].sum()
     mean = (mass * q).sum()
@@ -185,8 +189,11 @@ def length_rate_error(q: Tensor, counts: Tensor) -> float | None:
 
 
 def sampling_floor(q: Tensor, counts: Tensor) -> float | None:
-    """The LRE to expect of a perfectly fair band from chance alone: with n sequences in a bin, each
-    accepted or not with probability q, E|q_bin / q - 1| = sqrt(2 / pi) sqrt((1 - q) / (q n))."""
+    """Return the LRE that chance alone gives a perfectly fair band.
+
+    With n sequences in a bin, each accepted with probability q, E|q_bin / q - 1| is
+    sqrt(2 / pi) sqrt((1 - q) / (q n)).
+    """
     filled = counts > 0
     counts = counts[filled].double()
     mass = counts / counts.sum()
@@ -196,10 +203,10 @@ def sampling_floor(q: Tensor, counts: Tensor) -> float | None:
 
 
 def _joined(parts: Iterable[Sequences]) -> Sequences | None:
-    found = list(parts)
-    if not found:
+    listed = list(parts)
+    if not listed:
         return None
-    joined = Sequences.joined(found)
+    joined = Sequences.joined(listed)
     return _where(joined, joined.length > 0)
 
 
@@ -212,7 +219,7 @@ def _learning(sequences: Sequences) -> Sequences:
 
 
 def _mean_by_bin(values: Tensor, lengths: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of `values` [n] in each bin [K], NaN in an empty one, and how many there are [K]."""
+    """Return the mean of `values` [n] in each bin [K], NaN if it is empty, and the counts [K]."""
     bins = torch.bucketize(lengths, edges).clamp(max=len(edges) - 1)
     counts = torch.bincount(bins, minlength=len(edges))
     sums = torch.zeros(len(edges), dtype=torch.float64).index_add(0, bins, values.double())

@@ -8,9 +8,9 @@ from vlm_rl.records import Rollout, Scores, Statistic, Verdict
 
 
 def answer_statistics(rollout: Rollout) -> Statistics:
-    """Accuracy, verdicts and length in tokens; what training and validation report alike.
+    """Return accuracy, verdicts and lengths in tokens, which training and validation both report.
 
-    Completions that could not be scored are in no accuracy, but in the lengths and verdicts.
+    Completions without a score are in no accuracy, but they are in the lengths and verdicts.
     """
     scored, correct = rollout.scores.scored, rollout.scores.correct
     lengths, truncated = rollout.lengths, rollout.truncated
@@ -20,7 +20,7 @@ def answer_statistics(rollout: Rollout) -> Statistics:
         "length_correct_tokens": mean_of(lengths, correct),
         "length_wrong_tokens": mean_of(lengths, scored & ~correct),
         "length_truncated_tokens": mean_of(lengths, truncated),
-        # all that was written, right or wrong, for each right answer
+        # all scored tokens, correct or wrong, for each correct answer
         "length_per_correct_tokens": Statistic(lengths[scored].sum(), correct.sum()),
         "truncated_frac": mean_of(truncated),
     }
@@ -31,7 +31,7 @@ def answer_statistics(rollout: Rollout) -> Statistics:
 
 
 def task_statistics(rollout: Rollout) -> Statistics:
-    """Accuracy by the problems' task, `<task>/accuracy`."""
+    """Return the accuracy of each task, `<task>/accuracy`."""
     statistics: Statistics = {}
     scored, correct = rollout.scores.scored, rollout.scores.correct
     for row, prompt in enumerate(rollout.prompts):
@@ -42,7 +42,7 @@ def task_statistics(rollout: Rollout) -> Statistics:
 
 
 def rollout_statistics(rollout: Rollout, advantages: Tensor) -> Statistics:
-    """Metrics of a training step's rollout: rewards, groups, lengths. `advantages` [P, G]."""
+    """Return metrics of a training step: rewards, groups, lengths. `advantages` [P, G]."""
     scores = rollout.scores
     statistics = {"reward/mean": mean_of(scores.total, scores.scored)}
     for name, term in scores.terms.items():
@@ -62,7 +62,7 @@ def rollout_statistics(rollout: Rollout, advantages: Tensor) -> Statistics:
 
 
 def _group_statistics(scores: Scores) -> Statistics:
-    """Shares of groups that are all right, all wrong, or mixed, by verdict, not by reward."""
+    """Return the shares of groups that are all right, all wrong or mixed, by verdict."""
     right, wrong = all_right(scores), all_wrong(scores)
     return {
         "group/all_right_frac": mean_of(right),
@@ -72,10 +72,10 @@ def _group_statistics(scores: Scores) -> Statistics:
 
 
 def all_right(scores: Scores) -> Tensor:
-    """[P] bool: some completions could be scored, and all of these are correct."""
+    """Return [P] bool: some completions have a score, and all of these are correct."""
     return (scores.correct | ~scores.scored).all(dim=1) & scores.scored.any(dim=1)
 
 
 def all_wrong(scores: Scores) -> Tensor:
-    """[P] bool: some completions could be scored, and none of these is correct."""
+    """Return [P] bool: some completions have a score, and none of these is correct."""
     return ~scores.correct.any(dim=1) & scores.scored.any(dim=1)
