@@ -15,10 +15,10 @@ from rich.progress import track
 
 from vlm_rl.records import Problem, Verdict
 from vlm_rl.rewards.accuracy import Accuracy, gold_of
+from vlm_rl.verification.exact_numbers import plain_number
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.notation import normalise, open_text, plain_text
 from vlm_rl.verification.pool import Check, Question
-from vlm_rl.verification.quantities import plain_number
 from vlm_rl.verification.units import split_unit
 
 AS_IT_STANDS = "as it stands"

@@ -91,14 +91,14 @@ ELSEWHERE = {
         )
         for name in (*WHOLE_SOFTMAX, "allow_undescribed")
     },
-    "reward.length": "rewards/test_length_rewards.py::test_length_term_is_a_term_of_its_own",
+    "reward.length": "rewards/test_length.py::test_length_term_is_a_term_of_its_own",
     "data.train": "data/test_real_images.py::test_real_images_train_both_families",
     "data.val": "data/test_real_images.py::test_real_images_train_both_families",
     "data.on_bad_row": "run/test_reports.py::test_skipped_rows_are_in_the_summary",
     "data.num_workers": "data/test_data.py::test_restart_goes_on_with_the_very_next_step",
     "reward.terms": "run/test_reports.py::test_rollout_files_hold_every_completion",
     "reward.max_unscored_frac": (
-        "verification/test_malformed_answers.py::test_run_stops_when_too_many_answers_can_not_be_checked"
+        "verification/test_malformed_answers.py::test_run_stops_when_too_many_answers_cannot_be_checked"
     ),
     "updates.max_grad_norm": "test_fit.py::test_gradient_is_clipped_to_max_grad_norm",
     "updates.max_skipped_updates": (

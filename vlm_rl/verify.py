@@ -1,12 +1,12 @@
-"""Check answers that stand in a file against their golds, and say which rule decided:
+"""Check the answers in a file against their golds, and say which rule decided:
 
     python -m vlm_rl.verify answers.jsonl
 
-Each line is an object with `gold` and `prediction`, and where wanted `id`, `answer_type` (guessed
-from the gold where it is missing), `prediction_kind` (`answer`, the default, or `response`: a whole
+Each line is an object with `gold` and `prediction`. It may also have `id`, `answer_type` (by
+default guessed from the gold), `prediction_kind` (`answer`, the default, or `response`: a whole
 text that the answer is cut out of), `answer_style` (`box`, the default, `tag` or `answer_line`),
-`options`, `tolerance`, `unit`, and `expected`, true where the answer is right. Other fields are
-left alone.
+`options`, `tolerance`, `unit`, and `expected`, true if the answer is right. Other fields are
+ignored.
 """
 
 import json
@@ -25,19 +25,18 @@ from vlm_rl.records import AnswerType, Verdict
 from vlm_rl.verification.extraction import ANSWER_STYLES, answers
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.matching import infer_type
-from vlm_rl.verification.pool import CheckerPool
-from vlm_rl.verification.reading import Reading, read_answers
+from vlm_rl.verification.pool import CheckerPool, Reading, read_answers
 
 _CHUNK = 64
 _MAX_PRINTED = 20
 _KINDS = ("answer", "response")
 _TEXTS = {"gold": True, "prediction": True, "answer_type": False, "unit": False}
-"""Fields that hold text, and whether they must be there."""
+"""Fields that hold text, and whether they are required."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the file. `given` are the different answers in the slots of its prediction."""
+    """One line of the file. `given` holds the different answers in its prediction's slots."""
 
     uid: object
     gold: Gold
@@ -51,11 +50,12 @@ def verify(
     timeout_s: PositiveFloat = 2.0,
     workers: PositiveInt = 1,
 ) -> Counter[Verdict]:
-    """Write `id`, `answer`, `verdict` and `rule` of each line of `file` to `output`, by default
-    FILE.verdicts.jsonl beside it, print what disagrees with `expected`, and count the verdicts.
+    """Check the answers in a file and write their verdicts; return how many there are of each.
 
-    One answer may compute for `timeout_s` seconds in one of `workers` processes. Raises ValueError
-    that names the line which cannot be read; nothing is checked then.
+    `output`, by default FILE.verdicts.jsonl beside the file, gets `id`, `answer`, `verdict` and
+    `rule` of each line. What disagrees with `expected` is printed. One answer may take `timeout_s`
+    seconds of CPU time in one of `workers` processes. Raises ValueError naming a line that cannot
+    be read, before any answer is checked.
     """
     output = output or file.with_name(f"{file.name}.verdicts.jsonl")
     if output.resolve() == file.resolve():
@@ -76,7 +76,7 @@ def verify(
 
 
 def read_cases(file: Path) -> list[Case]:
-    """All lines of a file; empty ones are allowed. Raises ValueError with the line's number."""
+    """Read all lines of a file but empty ones. Raises ValueError with the number of a bad line."""
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except OSError as error:
@@ -186,7 +186,7 @@ def _disagreements(pairs: Sequence[tuple[Case, Reading]]) -> Iterator[str]:
             wanted = "right" if case.expected else "not right"
             yield (
                 f"id {case.uid}: {reading.answer!r:.80} for the {case.gold.answer_type} gold "
-                f"{case.gold.answer!r:.80} is {wanted}, found {reading.verdict} ({reading.rule})"
+                f"{case.gold.answer!r:.80} is {wanted}, got {reading.verdict} ({reading.rule})"
             )
 
 

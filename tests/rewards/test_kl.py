@@ -16,7 +16,7 @@ LENGTHS = [[2, 4, 3, 1]]
 def test_kl_in_reward_golden():
     # log pi_old = -1, log pi_ref = -0.9: the sums are -0.1 L, so R' = R + 0.1 x 0.1 L
     old = torch.full((4, 6), -1.0)
-    old[0, 2:] = math.nan  # the padding is never looked at
+    old[0, 2:] = math.nan  # the padding is never read
     rollout = KLInReward(0.1)(
         rollout_of([[1.0, 0.0, 0.0, 1.0]], LENGTHS), old, torch.full_like(old, -0.9)
     )
@@ -43,9 +43,9 @@ def test_unscored_completions_keep_no_reward():
     scored = torch.tensor([[True, False, True, True]])
     rollout = rollout_of([[1.0, 0.0, 0.0, 1.0]], LENGTHS, scored=scored)
     old = torch.full((4, 4), -1.0)
-    found = KLInReward(0.1)(rollout, old, torch.full_like(old, -0.5))
-    assert found.scores.total[0, 1] == 0
-    assert found.scores.total[0, 0] != 1
+    changed = KLInReward(0.1)(rollout, old, torch.full_like(old, -0.5))
+    assert changed.scores.total[0, 1] == 0
+    assert changed.scores.total[0, 0] != 1
 
 
 def test_kl_in_reward_refuses():

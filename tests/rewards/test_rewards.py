@@ -11,8 +11,8 @@ from jsonargparse import ArgumentParser
 from tests.support.places import SHARED
 from vlm_rl.records import Completion, Problem, Verdict
 from vlm_rl.rewards import Accuracy, Format, Reward, SoftOverlong
-from vlm_rl.verification import choices, matching, numbers
-from vlm_rl.verification.reading import Reading
+from vlm_rl.verification import choices, matching, quantities
+from vlm_rl.verification.pool import Reading
 
 REFERENCE = SHARED / "reference"
 
@@ -258,7 +258,7 @@ def test_self_test_passes():
 @pytest.mark.parametrize(
     ("module", "name", "broken", "message"),
     [
-        (numbers, "close", lambda *_: True, r"'12\.0000004' for the number gold '12' is wrong"),
+        (quantities, "close", lambda *_: True, r"'12\.0000004' for the number gold '12' is wrong"),
         (matching, "plain_text", lambda text: text, "for the text gold 'parallel' is correct"),
         (choices, "_is_option", lambda *_: True, r"'B\. 16' for the choice gold 'B' is wrong"),
     ],

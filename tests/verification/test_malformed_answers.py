@@ -1,7 +1,7 @@
 """Malformed answers: each kind has its one verdict, and a fault of the data is named in one line.
 
-Mutations tried: the gold's fault counted as wrong in `matching` -> the golds; `_without_asking`
-giving WRONG for no answer -> the completions here; `>` turned to `<` in `_refuse_failing_checks`.
+Mutations tried, each seen red: the gold's fault counted as wrong in `matching`; `_without_asking`
+giving WRONG for no answer; `>` turned to `<` in `_refuse_failing_checks`.
 """
 
 import logging
@@ -74,12 +74,12 @@ def test_problems_that_can_never_be_scored_are_named_in_a_line_each(accuracy):
     bad_gold = Problem("p1", "q", "soon", answer_type="number")
     (gold,) = accuracy.unusable([good, bad_gold])
     assert gold == (
-        "problem 'p1': its answer 'soon' can not be read as a number; "
+        "problem 'p1': its answer 'soon' cannot be read as a number; "
         "mend it, or give its answer_type"
     )
 
 
-def test_run_stops_when_too_many_answers_can_not_be_checked():
+def test_run_stops_when_too_many_answers_cannot_be_checked():
     bad = Problem("p7", "q", "soon", answer_type="number")
     good = Problem("p0", "q", "5", answer_type="number")
     groups = [[completion(r"\boxed{5}")] * 32] * 2

@@ -1,4 +1,4 @@
-"""Answers cut out of text and matched against golds, without any process."""
+"""Answers cut out of text and matched with golds, mostly without any process."""
 
 import json
 import subprocess
@@ -10,18 +10,16 @@ import pytest
 
 from tests.support.places import SHARED
 from vlm_rl.records import AnswerType
-from vlm_rl.verification.algebra import MathVerify, NeedsAlgebra, NoAlgebra
+from vlm_rl.verification.algebra import MathVerify, NeedsAlgebra, NoAlgebra, refuse_hazard
+from vlm_rl.verification.exact_numbers import plain_number
 from vlm_rl.verification.extraction import answers, boxes
 from vlm_rl.verification.gold import Gold, Unparsable
-from vlm_rl.verification.golden import GOLDEN
-from vlm_rl.verification.hazards import refuse_hazard
 from vlm_rl.verification.matching import MATCHERS, decide, infer_type
-from vlm_rl.verification.pool import CheckerPool
-from vlm_rl.verification.quantities import plain_number
-from vlm_rl.verification.reading import read_answers
+from vlm_rl.verification.pool import CheckerPool, read_answers
+from vlm_rl.verification.self_test import KNOWN_PAIRS
 
 CASES = SHARED / "reference" / "verify_cases.jsonl"
-SHOULD_FLOOR = 36  # of 37; the other takes the segment DE for ED, and would take NO for ON
+SHOULD_FLOOR = 36  # of 37: to take the segment DE for ED would take NO for ON
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +31,9 @@ def test_every_answer_type_has_a_matcher():
     assert set(MATCHERS) == set(get_args(AnswerType))
 
 
-def test_every_matcher_has_a_right_and_a_wrong_golden_pair():
-    pairs = {(gold.answer_type, expected) for gold, _, expected in GOLDEN}
-    assert pairs >= {(kind, end) for kind in MATCHERS for end in ("correct", "wrong")}
+def test_every_matcher_has_a_right_and_a_wrong_known_pair():
+    pairs = {(gold.answer_type, expected) for gold, _, expected in KNOWN_PAIRS}
+    assert pairs >= {(kind, decision) for kind in MATCHERS for decision in ("correct", "wrong")}
 
 
 def test_checking_process_does_not_import_torch():
@@ -70,7 +68,7 @@ def test_answers_are_cut_out(text, style, expected):
     assert answers(text, style) == expected
 
 
-def test_of_nested_boxes_only_the_inner_counts():
+def test_only_the_inner_of_nested_boxes_counts():
     assert list(boxes(r"\boxed{a \boxed{5} } \boxed{6}")) == ["5", "6"]
 
 
@@ -194,7 +192,7 @@ LABELS = ("(c)", "(a)", "(b)")
     ],
     ids=lambda value: value if isinstance(value, str) else value.answer,
 )
-def test_outcome_without_or_with_algebra(algebra, gold, prediction, expected):
+def test_decision(algebra, gold, prediction, expected):
     assert decide(gold, prediction, algebra)[0] == expected
 
 
@@ -237,7 +235,7 @@ def test_hazards_are_refused_unread(text):
 
 
 @pytest.mark.parametrize("text", [r"e^{x^2}", "2^{10}", "5!", r"\binom{10}{3}", "x^{2^n}", "n!"])
-def test_ordinary_powers_are_no_hazard(text):
+def test_ordinary_powers_are_not_hazards(text):
     refuse_hazard(text)
 
 
@@ -259,6 +257,6 @@ def test_conformance_cases_stay_above_the_floor():
         readings = read_answers(asked, pool)
     for case, reading in zip(cases, readings, strict=True):
         right[case["level"]].append((reading.verdict == "correct") == case["expected"])
-    print({level: f"{sum(found)} of {len(found)}" for level, found in right.items()})
+    print({level: f"{sum(passed)} of {len(passed)}" for level, passed in right.items()})
     assert all(right["must"])
     assert sum(right["should"]) >= SHOULD_FLOOR

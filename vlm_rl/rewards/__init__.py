@@ -1,13 +1,16 @@
-"""Rewards of completions, [P, G]: correctness, format, length; summed by weight."""
+"""What is a completion worth? Correctness, format and length, [P, G], summed by weight.
+
+May import `verification`, `objectives.regularizers` and `records`; sees no model or configuration.
+A new term is a subclass of `RewardTerm` in a file here, exported below; its test is beside it.
+"""
 
 from vlm_rl.rewards.accuracy import Accuracy
 from vlm_rl.rewards.coin import Coin
 from vlm_rl.rewards.composition import Reward
 from vlm_rl.rewards.format import Format
 from vlm_rl.rewards.kl import KLInReward
-from vlm_rl.rewards.overlong import SoftOverlong
+from vlm_rl.rewards.length import LengthTrapezoid, SoftOverlong
 from vlm_rl.rewards.term import RewardTerm
-from vlm_rl.rewards.trapezoid import LengthTrapezoid
 
 __all__ = [
     "Accuracy",

@@ -1,4 +1,4 @@
-"""The accuracy term: the answer is cut out of each completion and checked against the gold."""
+"""The accuracy term: cut the answer out of each completion and check it against the gold."""
 
 import logging
 from collections.abc import Sequence
@@ -10,10 +10,9 @@ from vlm_rl.records import Groups, Problem, Verdict
 from vlm_rl.rewards.term import RewardTerm
 from vlm_rl.verification.extraction import ANSWER_STYLES, AnswerStyle, answers
 from vlm_rl.verification.gold import Gold
-from vlm_rl.verification.golden import GOLDEN
 from vlm_rl.verification.matching import infer_type
-from vlm_rl.verification.pool import CheckerPool
-from vlm_rl.verification.reading import Reading, read_answers
+from vlm_rl.verification.pool import CheckerPool, Reading, read_answers
+from vlm_rl.verification.self_test import self_test
 
 _logger = logging.getLogger(__name__)
 
@@ -21,9 +20,9 @@ _logger = logging.getLogger(__name__)
 class Accuracy(RewardTerm):
     """1 for a correct completion, 0 for every other.
 
-    `answer_style` says where the answer stands: `box` (the only `\\boxed{}` after the thinking),
-    `tag` (`<answer>`) or `answer_line` (`Answer: 5`); a problem may name another. `timeout_s` and
-    `memory_mb` bound the check of one answer, `workers` is the number of checking processes.
+    `answer_style` says where the answer is: `box` (the only `\\boxed{}` after the thinking), `tag`
+    (`<answer>`) or `answer_line` (`Answer: 5`). A problem may name another style. `timeout_s` and
+    `memory_mb` bound the check of one answer; `workers` is the number of checking processes.
     """
 
     def __init__(
@@ -43,46 +42,42 @@ class Accuracy(RewardTerm):
         return accuracy_of(self.verdicts(problems, groups))
 
     def verdicts(self, problems: Sequence[Problem], groups: Groups) -> list[list[Verdict]]:
-        """[P][G], as `read` finds them."""
+        """Return the verdicts of `read`, [P][G]."""
         texts = [[completion.text for completion in group] for group in groups]
         return [[reading.verdict for reading in row] for row in self.read(problems, texts)]
 
     def read(
         self, problems: Sequence[Problem], texts: Sequence[Sequence[str]]
     ) -> list[list[Reading]]:
-        """[P][k] for the k texts given to each problem. No answer is unparsable, several different
-        ones are wrong; a gold that cannot be read gives error. Errors and timeouts are logged with
-        the problem's uid."""
+        """Return [P][k] readings of the k texts given to each problem.
+
+        No answer is unparsable, several different ones are wrong. A gold that cannot be read gives
+        error. Errors and timeouts are logged with the problem's uid.
+        """
         assert len(problems) == len(texts), "one row of texts per problem"
         asked = [
             (gold, answers(text, self._style_of(problem)))
             for problem, gold, row in zip(problems, map(gold_of, problems), texts, strict=True)
             for text in row
         ]
-        found = iter(read_answers(asked, self.pool))
-        readings = [[next(found) for _ in row] for row in texts]
-        _log_failures(problems, readings)
-        return readings
+        readings = iter(read_answers(asked, self.pool))
+        rows = [[next(readings) for _ in row] for row in texts]
+        _log_failures(problems, rows)
+        return rows
 
     def unusable(self, problems: Sequence[Problem]) -> list[str]:
-        """One line for each problem whose gold, checked against itself, can not be read."""
+        """Return a line for each problem whose gold, checked against itself, cannot be read."""
         checks = self.pool.check([(gold_of(p), p.answer) for p in problems])
         return [
-            f"problem {p.uid!r}: its answer {p.answer!r:.100} can not be read as a "
+            f"problem {p.uid!r}: its answer {p.answer!r:.100} cannot be read as a "
             f"{gold_of(p).answer_type}; mend it, or give its answer_type"
             for p, check in zip(problems, checks, strict=True)
             if not check.verdict.scored
         ]
 
     def self_test(self) -> None:
-        """Check pairs with known outcomes; raises RuntimeError that names the first to fail."""
-        found = self.pool.check([(gold, answer) for gold, answer, _ in GOLDEN])
-        for (gold, answer, expected), (verdict, rule) in zip(GOLDEN, found, strict=True):
-            if verdict != expected:
-                raise RuntimeError(
-                    f"the answer checker is broken: {answer!r} for the {gold.answer_type} gold "
-                    f"{gold.answer!r} is {expected}, found {verdict} ({rule})"
-                )
+        """Check pairs with a known verdict; raise RuntimeError naming the first that fails."""
+        self_test(self.pool)
 
     def close(self) -> None:
         """End the checking processes."""
@@ -96,7 +91,7 @@ class Accuracy(RewardTerm):
 
 
 def gold_of(problem: Problem) -> Gold:
-    """What decides a problem; an answer type that the data set leaves out is inferred."""
+    """Return what decides a problem; infer an answer type that the data set leaves out."""
     return Gold(
         answer=problem.answer,
         answer_type=problem.answer_type or infer_type(problem.answer, bool(problem.choices)),
@@ -107,7 +102,7 @@ def gold_of(problem: Problem) -> Gold:
 
 
 def accuracy_of(verdicts: Sequence[Sequence[Verdict]]) -> Tensor:
-    """[P, G] float64: 1 where correct."""
+    """Return [P, G] float64: 1 for correct, else 0."""
     rows = [[float(verdict is Verdict.CORRECT) for verdict in row] for row in verdicts]
     return torch.tensor(rows, dtype=torch.float64)
 

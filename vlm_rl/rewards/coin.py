@@ -1,4 +1,4 @@
-"""A reward that says nothing, to see what an objective does to length by itself."""
+"""A reward without information, which shows what an objective does to length by itself."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from vlm_rl.rewards.term import RewardTerm
 
 
 class Coin(RewardTerm):
-    """0 or 1 by a hash of the problem's uid and the completion's tokens: as likely for a short one
-    as for a long one, and the same whenever a run is repeated.
+    """0 or 1 by a hash of the problem's uid and the completion's tokens.
 
-    A control: with an accuracy of weight 0 beside it no length pays, and a length that moves all
-    the same was moved by the objective. The uid is needed: a coin of the tokens alone can be learnt
-    for short answers, of which there are few, and a policy then turns short.
+    Equally likely for short and long completions, and the same when a run is repeated. It serves as
+    a control: beside an accuracy of weight 0 no length pays, so the objective alone moves the
+    length. The uid is needed, since there are few short answers: a policy could learn the coin of
+    their tokens, and would turn short.
     """
 
     def __init__(self, weight: float = 1.0) -> None:

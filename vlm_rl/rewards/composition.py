@@ -1,4 +1,4 @@
-"""The reward: a weighted sum of named terms, one of which is the accuracy."""
+"""The reward: a weighted sum of named terms, one of them the accuracy."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,22 +11,23 @@ from vlm_rl.rewards.format import Format
 from vlm_rl.rewards.term import RewardTerm
 
 SMALLEST_SAMPLE = 64
-"""A call with fewer completions is judged as if it had so many: one failure in four says little."""
+"""A call with fewer completions counts as this many: one failure in four says little."""
 LENGTH = "length"
 RESERVED = ("mean", "group_std", LENGTH, "kl")
-"""Names of metrics beside `reward/<term>`; so is whatever ends in `_frac`."""
+"""Metrics beside `reward/<term>`, so no names of terms; nor is a name that ends in `_frac`."""
 
 
 class Reward:
-    """Sum of `terms` times their weights, and of `length`, a term that shapes the length of answers
-    and stands apart so that a configuration can set it without stating the others again.
+    """Sum of `terms` and of `length`, each times its weight.
 
-    Use it as a context manager, or `close` it: the accuracy term keeps checking processes.
+    `length` is a term that shapes the length of answers. It stands apart, so that a configuration
+    can set it without stating the others again. Use the reward as a context manager, or `close` it:
+    the accuracy term keeps checking processes.
 
-    There is exactly one accuracy term, because its verdicts say which completions count at all,
-    and no format term may weigh more than it: a policy would learn the form and stop there.
-    Where more than `max_unscored_frac` of a call's completions can not be checked (timeout or
-    error), the checker or the data set is at fault, and the run stops.
+    There is exactly one accuracy term, because its verdicts say which completions count at all. No
+    format term may weigh more than it: a policy would learn the form and stop there. If more than
+    `max_unscored_frac` of a call's completions cannot be checked (timeout or error), the checker or
+    the data set is at fault, and the run stops.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class Reward:
                 )
 
     def __call__(self, problems: Sequence[Problem], groups: Groups) -> Scores:
-        """Score [P][G] completions. Where the verdict is timeout or error the total is 0, and
-        `Scores.scored` False: such completions belong in no statistic. Raises RuntimeError where
-        there are too many of them."""
+        """Score [P][G] completions.
+
+        A verdict of timeout or error gives a total of 0 and `Scores.scored` False: such completions
+        belong in no statistic. Raises RuntimeError if there are too many of them.
+        """
         verdicts = self.accuracy.verdicts(problems, groups)
         self._refuse_failing_checks(problems, verdicts)
         terms = {
@@ -89,8 +92,10 @@ class Reward:
             )
 
     def self_test(self) -> None:
-        """Check known pairs through the processes that will check the policy's answers. Raises
-        RuntimeError naming the first that fails."""
+        """Check known pairs in the processes that will check the policy's answers.
+
+        Raises RuntimeError naming the first that fails.
+        """
         self.accuracy.self_test()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The format term: whether a completion has the form that its prompt asked for."""
+"""The format term: does a completion have the form that its prompt asked for?"""
 
 import re
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ FormatStyle = Literal["box", "think_box", "think_answer"]
 class Format(RewardTerm):
     """1 for a completion that ends by itself and has exactly the form of `style`, else 0.
 
-    `box`: one `\\boxed{}`, not empty. `think_box`: one `<think>` block with something in it, first,
-    and one such box after it. `think_answer`: one `<think>` block, then one `<answer>` block, with
-    nothing before, between or after.
+    `box`: one `\\boxed{}`, not empty. `think_box`: first one `<think>` block, not empty, then one
+    such box. `think_answer`: one `<think>` block, then one `<answer>` block, with nothing before,
+    between or after.
     """
 
     def __init__(self, weight: float = 0.1, style: FormatStyle = "box") -> None:
@@ -57,7 +57,7 @@ def _think_then_answer(text: str) -> bool:
 
 
 def _rest_after_thinking(text: str) -> str | None:
-    """What follows the one thinking block at the start; None where it is not that."""
+    """Return the text behind one thinking block at the start, None without such a block."""
     text = text.strip()
     if text.count("<think>") != 1 or text.count("</think>") != 1 or not text.startswith("<think>"):
         return None

@@ -1,4 +1,4 @@
-"""What a reward term is: a function of completions and a weight."""
+"""A reward term: a function of completions, and a weight."""
 
 import math
 from abc import ABC, abstractmethod
@@ -23,10 +23,10 @@ class RewardTerm(ABC):
 
     @abstractmethod
     def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
-        """[P, G] float64, one value per completion."""
+        """Return [P, G] float64, one value per completion."""
 
 
 def each_completion(groups: Groups, value: Callable[[Completion], float]) -> Tensor:
-    """[P, G] float64 of a term that looks at one completion at a time."""
+    """Return [P, G] float64 of a term that looks at one completion at a time."""
     rows = [[value(completion) for completion in group] for group in groups]
     return torch.tensor(rows, dtype=torch.float64)

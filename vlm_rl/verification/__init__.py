@@ -1,9 +1,17 @@
-"""Answers checked against golds: text in, verdict and the rule that decided out.
+"""Is an answer right? Text and gold in; a verdict and the rule that decided out.
 
-Nothing in this package imports torch except `pool` and `reading`, which the trainer uses: the
-checking processes import only the rest and start in under a second. Reading order: `extraction`
-cuts the answer out of a completion, `matching` routes it by the type of the gold, or by what
-`forms` takes it for, to a matcher of `choices`, `numbers`, `objects`, `intervals` or `times`,
-`algebra` asks math-verify inside a killable process after `words` and `hazards` let the text pass,
-`pool` keeps those processes, `reading` is all of it for many completions.
+May import nothing of `vlm_rl` but `records`, and no torch: checking processes start in under a
+second. Only `pool` and `self_test`, which the trainer uses, import `records` and with it torch.
+A new answer type is a matcher and a row of the table in `matching`, and two pairs in `self_test`.
+
+Reading order:
+- `gold`: what an answer is checked against, and how reading can fail
+- `extraction`: the answer cut out of a completion
+- `notation`: one spelling of mathematics
+- `matching`: each answer to the matcher of its type
+- matchers: `choices`, `quantities`, `objects`
+- what they read with: `exact_numbers`, `units`, `forms`
+- `algebra`: math-verify, asked only in a process that can be killed
+- `checker`, `pool`: that process, and the pool that keeps several
+- `self_test`: known pairs, asked before a run
 """

@@ -1,9 +1,9 @@
 """The checking process: `python -m vlm_rl.verification.checker TIMEOUT_S MEMORY_MB`.
 
-Reads one question a line, answers one line with the outcome and the rule that decided. It ends when
-its input closes, when an exception escapes, and when a question has used up its memory or seconds:
-the kernel counts those and ends the process whatever it is doing, also with the trainer gone. They
-are seconds of computing, so that an honest answer does not time out because the machine is crowded.
+It reads one question a line, and answers each with one line: the decision and its rule. It ends
+when its input closes, when an exception escapes, and when a question has used up its memory or
+seconds. The kernel counts both, and ends the process whatever it is doing, even if the trainer is
+gone. The seconds are CPU time, so that an honest answer does not time out on a crowded machine.
 """
 
 import json
@@ -24,10 +24,11 @@ OUT_OF_MEMORY = 77
 
 
 def main(timeout_s: float, memory_mb: int) -> None:
+    """Answer questions from standard input until it closes."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # these are for the trainer, which may finish its step and then closes us; launchers and
-    # terminals send them to every process
+    # launchers and terminals send these to every process; the trainer may finish its step first,
+    # and then closes this process
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(TIMED_OUT, signal.SIG_DFL)  # ignored and blocked signals are inherited
@@ -41,7 +42,7 @@ def main(timeout_s: float, memory_mb: int) -> None:
         try:
             _reply(json.dumps(decide(Gold.from_fields(fields), prediction, algebra)))
         except MemoryError:
-            os._exit(OUT_OF_MEMORY)  # at once: what holds the memory is of no use to the next
+            os._exit(OUT_OF_MEMORY)  # at once: the next question needs the memory that is held
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 

@@ -4,9 +4,9 @@ import contextlib
 import re
 
 from vlm_rl.verification.algebra import Algebra
+from vlm_rl.verification.exact_numbers import plain_number
 from vlm_rl.verification.gold import Finding, Gold, GoldUnparsable, Unparsable
 from vlm_rl.verification.notation import open_text, plain_text
-from vlm_rl.verification.quantities import plain_number
 from vlm_rl.verification.units import conversion, split_unit
 
 _PREAMBLE = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:?\s+(?=\S)", re.I)
@@ -15,13 +15,12 @@ _LABELLED = re.compile(r"\(([A-Z])\)\s*(.+)|([A-Z])\s*[.:)]\s*(.+)", re.DOTALL)
 
 
 def match_choice(gold: Gold, prediction: str, algebra: Algebra) -> Finding:
-    """Letters must be exactly the gold's; a letter beside a value must be that value's letter.
+    """Match the gold's letters exactly; a letter beside a value must be that value's letter.
 
-    Without known options only letters can be checked. A single letter that is one of the options as
-    written, and as a capital the letter of none, is that option: `y` of x, y and z. Of options that
-    are letters among A to their number, `a` of c, a and b, it stays the letter of an option, unless
-    the gold is written as an option, too. Raises GoldUnparsable for a gold that is
-    neither a letter of an option nor an option.
+    Without known options only letters can be checked. A single letter can be an option as written:
+    `y` of x, y and z. It is read so if it is not also the letter of an option. `a` of c, a and b
+    is both: it stays the letter, unless the gold is written as an option, too. Raises
+    GoldUnparsable for a gold that is neither a letter of an option nor an option.
     """
     expected = _gold_letters(gold)
     text = _PREAMBLE.sub("", open_text(prediction))
@@ -29,24 +28,24 @@ def match_choice(gold: Gold, prediction: str, algebra: Algebra) -> Finding:
         raise Unparsable("empty answer")
     options, answer = [open_text(choice) for choice in gold.choices], open_text(gold.answer)
     if answer in options and text in options:  # may be labels in another order: (c), (a), (b)
-        return _found(text == answer, "option value")
+        return _finding(text == answer, "option value")
     if options.count(text) == 1 and _names_no_option(text, len(options)):
-        return _found(expected == [chr(ord("A") + options.index(text))], "option value")
+        return _finding(expected == [chr(ord("A") + options.index(text))], "option value")
     if re.fullmatch(r"\(?[a-z]\)?", text):
         text = text.upper()
     if _LETTERS.fullmatch(text):
-        return _found(_letters(text) == expected, "letter")
+        return _finding(_letters(text) == expected, "letter")
     if labelled := _LABELLED.fullmatch(text):
         letter, value = labelled[1] or labelled[3], labelled[2] or labelled[4]
         if gold.choices and not _is_option(gold, letter, value, algebra):
             return Finding(False, "letter contradicts value")
-        return _found(expected == [letter], "letter with value")
+        return _finding(expected == [letter], "letter with value")
     if len(expected) != 1 or not gold.choices:
         return Finding(False, "not a letter")
-    return _found(_is_option(gold, expected[0], text, algebra), "option value")
+    return _finding(_is_option(gold, expected[0], text, algebra), "option value")
 
 
-def _found(right: bool, rule: str) -> Finding:
+def _finding(right: bool, rule: str) -> Finding:
     return Finding(right, rule if right else f"another {rule}")
 
 
@@ -80,8 +79,8 @@ def _is_option(gold: Gold, letter: str, value: str, algebra: Algebra) -> bool:
         factor = conversion(unit, given_unit)
         return factor is not None and number == given * factor
     if not re.search(r"\d|\\", gold.choices[index]):
-        return False  # words are compared as words
-    with contextlib.suppress(GoldUnparsable):  # an option that is no mathematics; its letter stands
+        return False  # words were compared as words above
+    with contextlib.suppress(GoldUnparsable):  # not mathematics: only its letter can be right
         return algebra.equal(gold.choices[index], value)
     return False
 

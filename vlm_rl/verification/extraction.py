@@ -1,4 +1,4 @@
-"""Cuts the answer out of a completion: only what follows the thinking, only one answer slot."""
+"""Cut the answer out of a completion: only text after the thinking, only answer slots."""
 
 import re
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ _LINE = re.compile(
 
 
 def answers(text: str, style: str) -> list[str]:
-    """The different answers given in the slots of `style`, in order, empty ones left out.
+    """Return the different answers in the slots of `style`, in order, without empty ones.
 
-    Only text after the last `</think>` counts; thinking that never ends gives no answer. A list
-    longer than one is a hedge, to be marked wrong by the caller; it ends at a hundred.
+    Only text after the last `</think>` counts; thinking that never ends gives no answer. Several
+    answers are a hedge, which the caller marks wrong; the list ends at a hundred.
     """
     body = after_thinking(text)
     distinct: dict[str, str] = {}
@@ -37,14 +37,16 @@ def answers(text: str, style: str) -> list[str]:
 
 
 def after_thinking(text: str) -> str:
+    """Return the text after the last `</think>`, or before a `<think>` that never ends."""
     _, closed, rest = text.rpartition("</think>")
     return rest if closed else text.partition("<think>")[0]
 
 
 def boxes(text: str) -> Iterator[str]:
-    """Contents of each `\\boxed{}` in order, braces matched; of a box in a box only the inner one.
+    """Yield the contents of each `\\boxed{}` in order, with matched braces.
 
-    A box that never closes is none. One pass, so that no completion can make it slow.
+    Of a box inside a box only the inner one counts. A box that never closes is skipped. One pass,
+    so that no completion can make it slow.
     """
     open_braces: list[int | None] = []  # where the content of a box starts, None for other braces
     last_box_end = -1
@@ -62,7 +64,7 @@ def boxes(text: str) -> Iterator[str]:
 
 
 def tags(text: str, name: str) -> Iterator[str]:
-    """Contents of each `<name>...</name>` in order; one that never closes is none."""
+    """Yield the contents of each `<name>...</name>` in order; skip one that never closes."""
     for piece in text.split(f"<{name}>")[1:]:
         content, closed, _ = piece.partition(f"</{name}>")
         if closed:

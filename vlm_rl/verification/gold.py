@@ -1,4 +1,4 @@
-"""What an answer is checked against, what is found, and the two ways in which reading can fail."""
+"""What an answer is checked against, what a matcher returns, and the two ways reading can fail."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 MAX_CHARACTERS = 1000
-"""Longer answers are refused unread: no real one is, and parsers take seconds over them."""
+"""Longer answers are refused unread: no real answer is longer, and parsers take seconds on them."""
 
 
 class Unparsable(ValueError):
-    """The text of an answer cannot be read as what its gold asks for; the message is the rule."""
+    """The answer cannot be read as what its gold asks for; the message is the rule."""
 
 
 class GoldUnparsable(ValueError):
-    """The gold itself cannot be read: a fault of the data, never a statement about the policy. The
-    message is the rule."""
+    """The gold itself cannot be read; the message is the rule. This is a fault of the data and
+    says nothing about the policy."""
 
 
 class Finding(NamedTuple):
-    """What a matcher found: whether the answer is right, and the rule that said so, in a few words
-    that are the same for all answers that it decides."""
+    """Whether an answer is right, and the rule that decided. A rule is a few words, the same for
+    every answer that it decides."""
 
     right: bool
     rule: str
@@ -28,7 +28,7 @@ class Finding(NamedTuple):
 
 @contextmanager
 def reading_gold() -> Iterator[None]:
-    """Within it, text that cannot be read is the gold's fault."""
+    """Turn Unparsable into GoldUnparsable: inside this context only the gold is read."""
     try:
         yield
     except Unparsable as failure:
@@ -37,7 +37,8 @@ def reading_gold() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Gold:
-    """The part of a problem that decides what is right; hashable, so that checks can be shared.
+    """The part of a problem that decides what is right. Hashable, so that equal questions are
+    checked once.
 
     `tolerance` holds (rule, size) pairs; the rule is decimals, abs or rel.
     """
@@ -50,6 +51,6 @@ class Gold:
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> "Gold":
-        """The inverse of `dataclasses.asdict` after a round through JSON, which has no tuples."""
+        """Invert `dataclasses.asdict` after a round through JSON, which has no tuples."""
         tolerance = tuple((rule, size) for rule, size in fields["tolerance"])
         return cls(**{**fields, "choices": tuple(fields["choices"]), "tolerance": tolerance})

@@ -1,9 +1,9 @@
-"""Routes an answer to the matcher of its gold's type: the table at the end of this file.
+"""Route an answer to the matcher of its gold's type: the table at the end of this file.
 
-A matcher is a function (gold, prediction, algebra) -> Finding. It raises Unparsable where the
-prediction, GoldUnparsable where the gold cannot be read. What needs computer algebra asks
-`algebra`, which in the trainer's process defers the whole question to a checking process; the
-same matchers run there. A new type is a function and a row of the table.
+A matcher is a function (gold, prediction, algebra) -> Finding. It raises Unparsable if the
+prediction cannot be read, GoldUnparsable if the gold cannot be read. What needs computer algebra
+asks `algebra`. In the trainer's process that defers the whole question to a checking process,
+where the same matchers run. A new type is a function and a row of the table.
 """
 
 import re
@@ -12,24 +12,29 @@ from typing import Literal
 
 from vlm_rl.verification.algebra import Algebra
 from vlm_rl.verification.choices import match_choice
+from vlm_rl.verification.exact_numbers import check_tolerance, plain_number
 from vlm_rl.verification.forms import form_of
 from vlm_rl.verification.gold import MAX_CHARACTERS, Finding, Gold, GoldUnparsable, Unparsable
-from vlm_rl.verification.intervals import match_interval, match_tuple
 from vlm_rl.verification.notation import plain_text
-from vlm_rl.verification.numbers import match_number, match_percent, match_ratio
-from vlm_rl.verification.objects import match_expression, match_sequence, match_set
-from vlm_rl.verification.quantities import check_tolerance, plain_number
-from vlm_rl.verification.times import match_time
+from vlm_rl.verification.objects import (
+    match_expression,
+    match_interval,
+    match_sequence,
+    match_set,
+    match_tuple,
+)
+from vlm_rl.verification.quantities import match_number, match_percent, match_ratio, match_time
 from vlm_rl.verification.units import split_unit
 
-Outcome = Literal["correct", "wrong", "unparsable", "error"]
+Decision = Literal["correct", "wrong", "unparsable", "error"]
+"""The values of `Verdict` that a matcher can come to; importing that would import torch."""
 Matcher = Callable[[Gold, str, Algebra], Finding]
 
 
-def decide(gold: Gold, prediction: str, algebra: Algebra) -> tuple[Outcome, str]:
-    """Check one answer: the outcome and the rule that decided, such as `number: equal`.
+def decide(gold: Gold, prediction: str, algebra: Algebra) -> tuple[Decision, str]:
+    """Check one answer; return the decision and its rule, such as `number: equal`.
 
-    Raises NeedsAlgebra where `algebra` is absent and cannot be spared.
+    Raises NeedsAlgebra if `algebra` is NoAlgebra and the question needs more.
     """
     try:
         check_gold(gold)
@@ -46,7 +51,7 @@ def decide(gold: Gold, prediction: str, algebra: Algebra) -> tuple[Outcome, str]
 
 
 def check_gold(gold: Gold) -> None:
-    """Raise GoldUnparsable for what no matcher could use."""
+    """Raise GoldUnparsable for a gold that no matcher can use."""
     if gold.answer_type not in MATCHERS:
         raise GoldUnparsable("unknown answer type")
     longest = max(map(len, (gold.answer, *gold.choices)))
@@ -56,7 +61,7 @@ def check_gold(gold: Gold) -> None:
 
 
 def infer_type(answer: str, has_choices: bool) -> str:
-    """The type of a gold that names none: by its number and unit, else by its form."""
+    """Return the type of a gold that names none: by its number and unit, else by its form."""
     if has_choices or re.fullmatch(r"\(?[A-Z]\)?", answer.strip()):
         return "choice"
     if plain_number(answer) is not None:
@@ -68,20 +73,20 @@ def infer_type(answer: str, has_choices: bool) -> str:
 
 
 def match_text(gold: Gold, prediction: str, algebra: Algebra) -> Finding:
-    """The same words, whatever their case, spacing and full stop."""
+    """Match the same words, whatever their case, spacing and full stop."""
     same = plain_text(gold.answer) == plain_text(prediction)
     return Finding(same, "same words" if same else "other words")
 
 
 def match_latex(gold: Gold, prediction: str, algebra: Algebra) -> Finding:
-    """As the type that the gold looks like, an expression where it looks like none."""
+    """Match as the type that the gold looks like, by default as an expression."""
     form = "expression" if gold.tolerance else infer_type(gold.answer, False)
     matcher = MATCHERS[form] if form in _FORMS else match_expression
     return matcher(gold, prediction, algebra)
 
 
 _FORMS = ("tuple", "set", "interval", "list", "ratio", "text", "time", "number_unit")
-"""The types that a gold of type latex is compared as where it looks like one of them."""
+"""The types by which a gold of type latex is compared if it looks like one of them."""
 
 MATCHERS: Mapping[str, Matcher] = {
     "choice": match_choice,

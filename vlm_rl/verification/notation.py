@@ -1,4 +1,4 @@
-"""One spelling for the many ways in which the same mathematics is written."""
+"""One spelling for the many ways to write the same mathematics."""
 
 import re
 import unicodedata
@@ -39,14 +39,14 @@ _DAMAGED = re.compile(
     "[\f\b\a\v](?=[A-Za-z])|\t(?=(?:ext|imes|heta|frac|an|au)(?![a-z]))"
     "|\r(?=(?:ight|angle|floor|ceil|ho|m)(?![a-z]))"
 )
-"""`\\frac` read as an escape of some language became a form feed and `rac`; put back. Tabs and
-carriage returns are also used honestly, so those only before the rest of a command."""
+"""A language that reads `\\f` as an escape turns `\\frac` into a form feed and `rac`. Tabs and
+carriage returns also have honest uses, so they match only before the rest of a command."""
 _ESCAPES = {"\f": r"\f", "\b": r"\b", "\a": r"\a", "\v": r"\v", "\t": r"\t", "\r": r"\r"}
 _BEFORE_NFKC: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
-    # it would make x2 of x² and 31/2 of 3½, and a space of the thin one between thousands
+    # NFKC turns x² into x2, 3½ into 31/2 and the thin space between thousands into a plain one
     (
         re.compile(r"[⁰¹²³⁴-⁹⁻⁺]+"),
-        lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}",
+        lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}",
     ),
     (re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])"), " "),
     (re.compile(r"(?<=\d)[\u2009\u202f\u00a0](?=\d{3}(?!\d))"), ","),
@@ -54,7 +54,7 @@ _BEFORE_NFKC: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 _RULES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        # first, since currency marks and spacing commands are read by what stands around them
+        # first: currency marks and spacing commands are recognised by the text around them
         (r"(?:\{,\}|(?<=\d),)(?:\\[,!;:]\s*)?(?=\d{3}(?!\d))|\{,\}", ","),
         (r"(?<=\d)\\[,!;:]\s*(?=\d{3}(?!\d))", ","),
         (r"√\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
@@ -81,7 +81,7 @@ TEXT_COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|up|normal)?|math(?:rm|bf|it|sf|tt)|[mh]box|emph|rm|bf|it)"
     r"\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 )
-"""A command whose argument is words; group 1 holds them."""
+"""A command whose argument is prose; group 1 holds it."""
 _PLAIN_COMMAND = re.compile(
     r"(?<![\\A-Za-z])(sqrt|pi|infty|sin|cos|tan|cot|ln|log|exp|alpha|beta|theta)(?![A-Za-z])"
 )
@@ -89,9 +89,11 @@ _ROOT_IN_PARENTHESES = re.compile(r"\\sqrt\s*\(")
 
 
 def normalise(text: str) -> str:
-    """ASCII LaTeX without fences, spacing commands and characters that nobody sees: `２√３` becomes
-    `2\\sqrt{3}`, and a form feed before `rac` becomes `\\frac` again."""
-    text = _DAMAGED.sub(lambda found: _ESCAPES[found[0]], text)
+    """Return ASCII LaTeX without fences, spacing commands and invisible characters.
+
+    `２√３` becomes `2\\sqrt{3}`; a form feed before `rac` becomes `\\frac` again.
+    """
+    text = _DAMAGED.sub(lambda match: _ESCAPES[match[0]], text)
     for pattern, replacement in _BEFORE_NFKC:
         text = pattern.sub(replacement, text)
     for symbol, latex in _SYMBOLS.items():
@@ -103,17 +105,19 @@ def normalise(text: str) -> str:
 
 
 def mathematics(text: str) -> str:
-    """Normalised, with plain-text functions and constants made LaTeX: `2*sqrt(3)`, `3pi/4`. Not for
-    words, of which some are names of functions."""
+    """Normalise, and turn plain-text functions and constants into LaTeX: `2*sqrt(3)`, `3pi/4`.
+
+    Not for prose, where such a name may be an ordinary word.
+    """
     text = _PLAIN_COMMAND.sub(r"\\\1 ", normalise(text))
-    while found := _ROOT_IN_PARENTHESES.search(text):
-        end = _closing(text, found.end())
-        text = rf"{text[: found.start()]}\sqrt{{{text[found.end() : end]}}}{text[end + 1 :]}"
+    while root := _ROOT_IN_PARENTHESES.search(text):
+        end = _closing(text, root.end())
+        text = rf"{text[: root.start()]}\sqrt{{{text[root.end() : end]}}}{text[end + 1 :]}"
     return re.sub(r"(?<!\\)\*", r"\\cdot ", text)
 
 
 def open_text(text: str) -> str:
-    """Normalised, with `\\text{...}` and its like replaced by what they hold."""
+    """Normalise, and replace `\\text{...}` and its like by their contents."""
     text, count = normalise(text), 1
     while count:
         text, count = TEXT_COMMAND.subn(r"\1", text)
@@ -121,38 +125,38 @@ def open_text(text: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    """The words alone: text commands opened, case and spacing folded."""
+    """Open text commands, and fold case, spacing and outer punctuation."""
     return " ".join(open_text(text).casefold().split()).strip(" .,;:!\"'`")
 
 
 def split_top(text: str, separator: re.Pattern[str]) -> list[str]:
-    """Parts between the separators that stand in no bracket, stripped."""
+    """Split at the separators outside all brackets, and strip the parts."""
     depth, parts, start = 0, [], 0
-    for found in re.finditer(rf"[(\[{{)\]}}]|{separator.pattern}", text):
-        if found[0] in "([{":
+    for mark in re.finditer(rf"[(\[{{)\]}}]|{separator.pattern}", text):
+        if mark[0] in "([{":
             depth += 1
-        elif found[0] in ")]}":
+        elif mark[0] in ")]}":
             depth -= 1
         elif depth == 0:
-            parts.append(text[start : found.start()])
-            start = found.end()
+            parts.append(text[start : mark.start()])
+            start = mark.end()
     return [part.strip() for part in (*parts, text[start:])]
 
 
 def enclosed(text: str) -> bool:
-    """Whether the bracket that opens the text closes at its end, as in `(1, 2]`."""
+    """Return whether the bracket that opens the text closes at its end, as in `(1, 2]`."""
     if not re.match(r"\\\{|[(\[]", text):
         return False
     depth = 0
-    for found in re.finditer(r"[(\[{)\]}]", text):
-        depth += 1 if found[0] in "([{" else -1
+    for bracket in re.finditer(r"[(\[{)\]}]", text):
+        depth += 1 if bracket[0] in "([{" else -1
         if depth == 0:
-            return found.end() == len(text)
+            return bracket.end() == len(text)
     return False
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opened before `start` closes; the end of the text if never."""
+    """Return where the parenthesis opened before `start` closes, or the end of the text."""
     depth = 1
     for index in range(start, len(text)):
         depth += (text[index] == "(") - (text[index] == ")")
@@ -162,10 +166,10 @@ def _closing(text: str, start: int) -> int:
 
 
 def _visible(text: str) -> str:
-    """Without marks of zero width or direction; control characters separate, lone surrogates stand
-    for nothing that could be read."""
+    """Drop marks of zero width or direction. Control characters become spaces; lone surrogates
+    become the replacement character."""
     if text.isprintable():
         return text
-    kinds = {character: unicodedata.category(character) for character in set(text)}
     shown = {"Cf": "", "Cc": " ", "Cs": "\N{REPLACEMENT CHARACTER}"}
-    return text.translate({ord(c): shown[kind] for c, kind in kinds.items() if kind in shown})
+    categories = {character: unicodedata.category(character) for character in set(text)}
+    return text.translate({ord(c): shown[kind] for c, kind in categories.items() if kind in shown})

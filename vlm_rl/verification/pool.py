@@ -1,9 +1,9 @@
-"""Processes that check answers, each of which may be killed at any time.
+"""Check answers in processes, each of which may be killed at any time.
 
-Plain subprocesses over pipes, not multiprocessing: a spawned child of that would import the
-trainer's main module, and with it torch. A process counts its own seconds of computing and ends
-when they are used up; a deadline on the clock, kept here, holds whatever happens. No alarm of the
-caller is touched, no thread is started, and a lock makes the pool usable from any thread.
+These are plain subprocesses over pipes, not multiprocessing, whose spawned children would import
+the trainer's main module, and with it torch. A process counts its own CPU time and ends when that
+is used up. A deadline on the clock, kept here, holds whatever happens. No alarm of the caller is
+touched, no thread is started, and a lock makes the pool usable from any thread.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.matching import decide
 
 _START_S = 120.0  # imports take under a second; a machine swapping or on a network disk is slow
-_CLOCK_FACTOR = 30.0  # a process that gets less than this share of a core is given up
+_CLOCK_FACTOR = 30.0  # a process that gets less than a thirtieth of a core is given up
 
 Question = tuple[Gold, str]
 """A gold and the answer that a completion gave."""
@@ -42,11 +42,39 @@ class Check(NamedTuple):
     rule: str
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What was read in a completion. `answer` is None if there was no answer slot, or several that
+    differ; `rule` says what decided the verdict."""
+
+    answer: str | None
+    verdict: Verdict
+    rule: str
+
+
+def read_answers(asked: Sequence[tuple[Gold, Sequence[str]]], pool: "CheckerPool") -> list[Reading]:
+    """Check the only answer given; no answer is unparsable, several different ones are wrong."""
+    single = [(gold, given[0]) for gold, given in asked if len(given) == 1]
+    checks = iter(pool.check(single))
+    return [
+        Reading(given[0], *next(checks)) if len(given) == 1 else _without_asking(given)
+        for _, given in asked
+    ]
+
+
+def _without_asking(given: Sequence[str]) -> Reading:
+    if given:
+        return Reading(None, Verdict.WRONG, f"hedge: {len(given)} different answers")
+    return Reading(None, Verdict.UNPARSABLE, "no answer slot")
+
+
 class CheckerPool:
-    """Answers questions with `timeout_s` seconds of computing and `memory_mb` of memory for each,
-    and never more than thirty times those seconds on the clock, which a process reaches only when
-    it is starved or stopped. Beyond its limits it is killed and replaced. Processes start with the
-    first question that needs one."""
+    """Up to `workers` processes that check answers.
+
+    A question gets `timeout_s` seconds of CPU time and `memory_mb` of memory. On the clock it gets
+    thirty times those seconds, which only a starved or stopped process reaches. Beyond its limits a
+    process is killed and replaced. Processes start with the first question that needs one.
+    """
 
     def __init__(self, *, workers: int = 1, timeout_s: float = 2.0, memory_mb: int = 1024) -> None:
         if workers < 1:
@@ -66,25 +94,25 @@ class CheckerPool:
         self._finalizer = weakref.finalize(self, _kill_all, self._checkers)
 
     def check(self, questions: Sequence[Question]) -> list[Check]:
-        """One check per question, equal questions checked once.
+        """Return one check per question; equal questions are checked once.
 
-        What exact arithmetic decides is answered here; only the rest goes to a process. Raises
+        Exact arithmetic is done here, and only what it cannot decide goes to a process. Raises
         RuntimeError if processes cannot be started.
         """
-        known: dict[Question, Check] = {}
+        checks: dict[Question, Check] = {}
         hard: list[Question] = []
         for question in dict.fromkeys(questions):
             try:
-                known[question] = _check_of(*decide(*question, NoAlgebra()))
+                checks[question] = _check_of(*decide(*question, NoAlgebra()))
             except NeedsAlgebra:
                 hard.append(question)
         if hard:
             with self._lock:
-                known.update(zip(hard, self._ask(hard), strict=True))
-        return [known[question] for question in questions]
+                checks.update(zip(hard, self._ask(hard), strict=True))
+        return [checks[question] for question in questions]
 
     def close(self) -> None:
-        """End all processes; the next question would start new ones."""
+        """End all processes; a later question starts new ones."""
         with self._lock:
             _kill_all(self._checkers)
 
@@ -101,27 +129,27 @@ class CheckerPool:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the running checkers."""
+        """The process ids of the running checkers."""
         return [checker.pid for checker in self._checkers]
 
     def _ask(self, questions: Sequence[Question]) -> list[Check]:
-        found: dict[int, Check] = {}
+        checks: dict[int, Check] = {}
         waiting = list(enumerate(questions))[::-1]
         try:
-            while len(found) < len(questions):
+            while len(checks) < len(questions):
                 self._fill(len(waiting))
                 for checker in self._checkers:
                     if checker.idle and waiting:
                         checker.ask(*waiting.pop(), self._timeout_s)
-                found.update(self._collect())
+                checks.update(self._collect())
         finally:
             # an exception from a signal handler or Ctrl-C leaves replies that nobody will read
             for checker in [checker for checker in self._checkers if not checker.idle]:
                 self._drop(checker)
-        return [found[index] for index in range(len(questions))]
+        return [checks[index] for index in range(len(questions))]
 
     def _fill(self, num_waiting: int) -> None:
-        """Replace what died idle, and start as many as have work."""
+        """Drop checkers that died idle, and start as many as have work."""
         for checker in [checker for checker in self._checkers if checker.idle and checker.ended]:
             self._drop(checker)
         num_idle = sum(checker.index is None for checker in self._checkers)
@@ -169,10 +197,13 @@ class CheckerPool:
 
 
 class _Checker:
-    """One process: starting until it says so, then idle, or busy with the question `index`."""
+    """One process: starting until it says that it is ready, then idle or busy with a question.
+
+    `index` is the number of that question.
+    """
 
     def __init__(self, command: Sequence[str]) -> None:
-        # run from where the package lies, so that it is found installed or not
+        # run beside the package, so that it can be imported whether it is installed or not
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -209,8 +240,10 @@ class _Checker:
             self._input.flush()
 
     def read(self) -> str:
-        """The reply that is there, empty when the process has ended. A reply is one short line,
-        which a pipe delivers whole."""
+        """Return the reply that is there, empty if the process has ended.
+
+        A reply is one short line, which a pipe delivers whole.
+        """
         return os.read(self.output.fileno(), 1000).decode().strip()
 
     def settle(self, reply: str) -> dict[int, Check]:

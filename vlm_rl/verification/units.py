@@ -1,7 +1,8 @@
 """Units at the end of an answer: cut off, read as a size in base units, compared and converted.
 
 Conversion factors are exact: those of the international yard and pound agreement and of the SI.
-Temperatures, years and currencies are never converted into one another.
+Temperatures, years and currencies are never converted into one another. An unknown unit is a few
+words, none of which takes the answer back.
 """
 
 import functools
@@ -10,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 
-from vlm_rl.verification.notation import normalise, plain_text
-from vlm_rl.verification.words import may_be_unit
+from vlm_rl.verification.exact_numbers import NUMBER_WORDS
+from vlm_rl.verification.notation import normalise, open_text, plain_text
 
 UNITS = {
     # name, further spellings, what one of it is: a number times other units
@@ -71,7 +72,17 @@ _SUFFIX = re.compile(
     rf"|(?<![A-Za-z\\])(?P<word>(?:(?:square|sq|cubic)\s+)?{_WORD}(?:\s*[/*]\s*{_WORD}|\s+per\s+{_WORD})*))"
 )
 _HAS_LETTERS = re.compile(r"[^\W\d_]")
-_SQUARED = (("square ", "^2"), ("sq ", "^2"), ("cubic ", "^3"))
+_POWER_NAMES = (("square ", "^2"), ("sq ", "^2"), ("cubic ", "^3"))
+_WORD_IN_TEXT = re.compile(r"[^\W\d_]+")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_HEDGES = NUMBER_WORDS | frozenset(
+    (
+        *("or", "and", "nor", "not", "but", "maybe", "perhaps", "possibly", "probably", "vs"),
+        *("versus", "if", "either", "neither", "else", "otherwise", "alternatively", "instead"),
+        *("also", "unless", "except", "might", "could", "to", "rather", "both", "then", "unsure"),
+    )
+)
+_CHINESE_HEDGE = re.compile("[或和与及不非若零一二三四五六七八九十百两]|还是|可能|也许")
 
 Size = tuple[Fraction, tuple[tuple[str, int], ...]]
 """How many base units, and which to which power."""
@@ -80,32 +91,49 @@ Size = tuple[Fraction, tuple[tuple[str, int], ...]]
 def split_unit(text: str) -> tuple[str, str]:
     """Cut a unit off the end: `5 \\mathrm{~cm}` gives ("5", "cm"), `140°` gives ("140", "°").
 
-    Bare letters count only where they name a known unit: the x of `2x` is none. In a text command
-    any few words do, unless they take the answer back, as `or four` does.
+    Bare letters count only if they name a known unit: the x of `2x` is not a unit. In a text
+    command any few words count, unless they take the answer back, as `or four` does.
     """
     text = normalise(text)
-    for found in _SUFFIX.finditer(text):
-        if found.end() == len(text) and re.search(r"[^\s,;:]\s*$", text[: found.start()]):
-            unit = canonical_unit(found[0])
-            sure = found["sure"] and (not _HAS_LETTERS.search(unit) or may_be_unit(found[0]))
+    for suffix in _SUFFIX.finditer(text):
+        if suffix.end() == len(text) and re.search(r"[^\s,;:]\s*$", text[: suffix.start()]):
+            unit = canonical_unit(suffix[0])
+            sure = suffix["sure"] and (not _HAS_LETTERS.search(unit) or may_be_unit(suffix[0]))
             if sure or size_of(unit) is not None:
-                return text[: found.start()], unit
+                return text[: suffix.start()], unit
     return text, ""
 
 
+def may_be_unit(text: str) -> bool:
+    """Return whether a text is one to three words, without digits or punctuation of a sentence,
+    none of which takes the answer back."""
+    text = open_text(text)
+    plain = not re.search(r"[\d,;:=<>?!|]", re.sub(r"\^\{?-?\d\}?$", "", text))
+    return plain and 1 <= len(_WORD_IN_TEXT.findall(text)) <= 3 and not takes_back(text)
+
+
+def takes_back(text: str) -> bool:
+    """Return whether a word of the text names another number or an alternative: `or`, `four`."""
+    spoken = {word.casefold() for word in _WORD_IN_TEXT.findall(_COMMAND.sub(" ", text))}
+    return bool(spoken & _HEDGES) or bool(_CHINESE_HEDGE.search(text))
+
+
 def canonical_unit(text: str) -> str:
-    """The one spelling of a unit: `\\text{ Degrees}` and `^\\circ` are both `°`."""
-    words = plain_text(text).replace(r"^\circ", "°").replace(r"\cdot", "*")
-    for word, power in _SQUARED:
-        words = re.sub(rf"\b{word}([^\W\d_]+)", rf"\1{power}", words)
-    words = re.sub(r"(?<=[a-z\d])\s+(?=[a-z])", "*", re.sub(r"\s*\bper\b\s*", "/", words))
-    words = re.sub(r"[{}\\\s]", "", words)
-    return "".join(_NAMES.get(part, part) for part in re.split(r"(\^-?\d|[/*])", words))
+    """Return the one spelling of a unit: `\\text{ Degrees}` and `^\\circ` are both `°`."""
+    unit = plain_text(text).replace(r"^\circ", "°").replace(r"\cdot", "*")
+    for name, power in _POWER_NAMES:
+        unit = re.sub(rf"\b{name}([^\W\d_]+)", rf"\1{power}", unit)
+    unit = re.sub(r"(?<=[a-z\d])\s+(?=[a-z])", "*", re.sub(r"\s*\bper\b\s*", "/", unit))
+    unit = re.sub(r"[{}\\\s]", "", unit)
+    return "".join(_NAMES.get(part, part) for part in re.split(r"(\^-?\d|[/*])", unit))
 
 
 def conversion(gold: str, prediction: str) -> Fraction | None:
-    """What a prediction's number is multiplied with to be in the gold's unit; 1 where a unit is
-    missing, which is no mistake; None where the units measure different things."""
+    """Return the factor from the prediction's unit to the gold's.
+
+    It is 1 if a unit is missing, which is not a mistake, and None if the units measure different
+    things.
+    """
     if gold == prediction or "" in (gold, prediction) or "unit" in (gold, prediction):
         return Fraction(1)
     if "°" in (gold, prediction) and {gold, prediction} & {"°c", "°f"}:
@@ -118,7 +146,7 @@ def conversion(gold: str, prediction: str) -> Fraction | None:
 
 @functools.lru_cache(maxsize=1024)
 def size_of(unit: str) -> Size | None:
-    """A canonical unit in base units, None where a part of it is not known."""
+    """Return a canonical unit in base units, None if a part of it is unknown."""
     factor, powers = Fraction(1), Counter[str]()
     for name, power in _parts(unit):
         if name not in UNITS or abs(power) > 9:
@@ -137,7 +165,7 @@ def size_of(unit: str) -> Size | None:
 
 
 def _parts(unit: str) -> Iterator[tuple[str, int]]:
-    """`m/s^2` is m once and s -2 times."""
+    """Yield each unit with its power: m, 1 and s, -2 for `m/s^2`."""
     sign = 1
     for part in re.split(r"([/*])", unit):
         if part == "/":

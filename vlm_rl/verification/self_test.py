@@ -1,11 +1,13 @@
-"""Pairs whose outcome is known, right and wrong for each kind of answer: asked before a run."""
+"""The self test: pairs with a known verdict, right and wrong for each type, asked before a run."""
 
 from vlm_rl.verification.gold import Gold
+from vlm_rl.verification.matching import Decision
+from vlm_rl.verification.pool import CheckerPool
 
 _OPTIONS = ("12", "14", "16", r"$\frac{\sqrt{2}}{2}$")
 _SIZES = (("abs", 0.05),)
 
-GOLDEN: tuple[tuple[Gold, str, str], ...] = (
+KNOWN_PAIRS: tuple[tuple[Gold, str, Decision], ...] = (
     (Gold("B", "choice", _OPTIONS), r"\text{(B) }14", "correct"),
     (Gold("B", "choice", _OPTIONS), "B. 16", "wrong"),
     (Gold("D", "choice", _OPTIONS), r"\frac{1}{\sqrt{2}}", "correct"),
@@ -50,3 +52,14 @@ GOLDEN: tuple[tuple[Gold, str, str], ...] = (
     (Gold(r"9\pi", "latex"), r"\frac{", "unparsable"),
     (Gold(r"\frac{", "latex"), r"\frac{", "error"),
 )
+
+
+def self_test(pool: CheckerPool) -> None:
+    """Check the known pairs; raise RuntimeError naming the first with another verdict."""
+    checks = pool.check([(gold, answer) for gold, answer, _ in KNOWN_PAIRS])
+    for (gold, answer, expected), (verdict, rule) in zip(KNOWN_PAIRS, checks, strict=True):
+        if verdict != expected:
+            raise RuntimeError(
+                f"the answer checker is broken: {answer!r} for the {gold.answer_type} gold "
+                f"{gold.answer!r} is {expected}, got {verdict} ({rule})"
+            )

@@ -1,4 +1,4 @@
-"""The checking processes: bounded, replaceable, usable from anywhere, never left behind.
+"""The checking processes: bounded, replaceable, usable from any thread, never left behind.
 
 Broken on purpose, seen red: a process out of memory that ends like any other death.
 """
@@ -21,7 +21,7 @@ from vlm_rl.verification.pool import CheckerPool
 
 HALF = (Gold(r"\frac{\sqrt{3}}{3}", "latex"), r"\frac{1}{\sqrt{3}}")
 EXPANDING = (Gold("5", "latex"), "(x+1)^{5000}")
-"""Gets past the filter and keeps sympy busy for far longer than any test."""
+"""Passes the filter and keeps sympy busy for far longer than any test."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def verdicts(pool, questions):
     return [check.verdict for check in pool.check(questions)]
 
 
-def test_five_outcomes_are_told_apart(pool):
+def test_five_verdicts_are_told_apart(pool):
     questions = [
         HALF,
         (HALF[0], "2"),
@@ -65,46 +65,52 @@ def test_memory_limit_holds(pool):
 
 
 def test_question_over_the_memory_limit_ends_alone():
-    """The limit is moved to just above what the process has after a small question of the same
-    form: a number of three million digits is then what gigabytes are under the limit of a run, and
-    does not take their time. Reading it needs no new memory, which math-verify would answer by
-    reading nothing."""
+    """Lower the limit to just above what the process has after a small question of the same form.
+
+    A number of 24 million digits then stands for the gigabytes of a real run, without their time.
+    Reading it needs no new memory; if it did, math-verify would read nothing.
+    """
     gold = Gold("5", "number")
+
+    def power_of_eight(binomials, exponent):
+        return "(" + r"\cdot".join(binomials) + ")^{" + str(exponent) + "}"
+
     with CheckerPool(timeout_s=10.0) as pool:
-        verdicts(pool, [(gold, r"\binom{99}{49}^{99}")])
+        verdicts(pool, [(gold, power_of_eight([r"\binom{99}{49}"] * 8, 99))])
         (pid,) = pool.pids
         process = psutil.Process(pid)
         limit = process.memory_info().vms + (2 << 20)
         process.rlimit(psutil.RLIMIT_AS, (limit, limit))
-        (check,) = pool.check([(gold, r"\binom{999}{499}^{9999}")])
+        large = power_of_eight([rf"\binom{{{n}}}{{499}}" for n in range(992, 1000)], 9999)
+        (check,) = pool.check([(gold, large)])
         assert check == (Verdict.ERROR, "memory limit")
         assert verdicts(pool, [HALF]) == [Verdict.CORRECT]
         assert pool.pids != [pid]
 
 
 def test_pool_works_from_a_thread(pool):
-    found = []
-    thread = threading.Thread(target=lambda: found.extend(verdicts(pool, [HALF, EXPANDING])))
+    given = []
+    thread = threading.Thread(target=lambda: given.extend(verdicts(pool, [HALF, EXPANDING])))
     thread.start()
     thread.join(timeout=60)
-    assert found == [Verdict.CORRECT, Verdict.TIMEOUT]
+    assert given == [Verdict.CORRECT, Verdict.TIMEOUT]
 
 
 def test_threads_share_a_pool_without_mixing_answers(pool):
-    found = {}
+    rows = {}
 
     def ask(k):
         gold = Gold(rf"{k}\sqrt{{3}}", "latex")
-        found[k] = verdicts(pool, [(gold, rf"\sqrt{{{3 * j * j}}}") for j in range(1, 9)])
+        rows[k] = verdicts(pool, [(gold, rf"\sqrt{{{3 * j * j}}}") for j in range(1, 9)])
 
     threads = [threading.Thread(target=ask, args=(k,)) for k in range(1, 5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=60)
-    for k, row in found.items():
+    for k, row in rows.items():
         assert [j for j, v in enumerate(row, 1) if v is Verdict.CORRECT] == [k]
-    assert len(found) == 4
+    assert len(rows) == 4
 
 
 def test_alarm_of_the_caller_still_fires_and_keeps_its_handler(pool):
@@ -178,9 +184,9 @@ def test_plain_answers_start_no_process_and_take_milliseconds(pool):
     pool.close()
     questions = [(Gold(str(i), "number"), str(i + j)) for i in range(16) for j in range(8)]
     start = time.process_time()
-    found = verdicts(pool, questions)
+    given = verdicts(pool, questions)
     assert time.process_time() - start < 0.5
-    assert found.count(Verdict.CORRECT) == 16
+    assert given.count(Verdict.CORRECT) == 16
     assert pool.pids == []
 
 
@@ -189,9 +195,9 @@ def test_several_workers_answer_in_order():
         (Gold(rf"{k}\sqrt{{3}}", "latex"), rf"\sqrt{{{3 * k * k + k % 2}}}") for k in range(1, 13)
     ]
     with CheckerPool(workers=2) as pool:
-        found = verdicts(pool, questions)
+        given = verdicts(pool, questions)
         assert len(pool.pids) == 2
-    assert found == [Verdict.WRONG, Verdict.CORRECT] * 6
+    assert given == [Verdict.WRONG, Verdict.CORRECT] * 6
 
 
 def test_close_leaves_no_process():
@@ -256,7 +262,7 @@ def _seconds_of_ended_children():
 
 
 def _runs(pid):
-    """Ended orphans stay as zombies where nothing reaps them, as in a container."""
+    """Return whether a process runs; in a container nothing reaps orphans, which stay zombies."""
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 

@@ -1,4 +1,4 @@
-"""Each type of answer: its notations, both orders of the arguments, and the rule that decided.
+"""Each answer type: its notations, both orders of the arguments, and the rule that decided.
 
 Broken on purpose, one at a time, each seen red: a unit of another kind accepted; pm
 taken for am; words read as letters; open and closed ends alike; unbalanced braces let through; only
@@ -9,11 +9,10 @@ refused in one order; a letter beside another option's value accepted.
 import pytest
 
 from vlm_rl.verification.algebra import MathVerify, NoAlgebra
+from vlm_rl.verification.exact_numbers import plain_number, spoken_number
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.matching import decide, infer_type
 from vlm_rl.verification.notation import mathematics, normalise
-from vlm_rl.verification.number_words import spoken_number
-from vlm_rl.verification.quantities import plain_number
 from vlm_rl.verification.units import UNITS, conversion, size_of
 
 
@@ -183,7 +182,7 @@ def test_same_answer_is_right_in_both_orders(algebra, kind, first, second):
 
 
 @pytest.mark.parametrize(("kind", "first", "second"), pairs(DIFFERENT))
-def test_different_answer_is_right_in_no_order(algebra, kind, first, second):
+def test_different_answer_is_not_right_in_either_order(algebra, kind, first, second):
     assert decide(Gold(first, kind), second, algebra)[0] != "correct"
     assert decide(Gold(second, kind), first, algebra)[0] != "correct"
 
@@ -317,7 +316,7 @@ def test_clock_times_are_inferred(text):
         ("\tfrac12", r"\frac{1}{2}"),
     ],
 )
-def test_unseen_characters_are_taken_out(text, expected):
+def test_invisible_characters_are_removed(text, expected):
     assert normalise(text) == expected
 
 
@@ -333,7 +332,7 @@ def test_exact_path_needs_no_algebra():
         assert decide(Gold(first, kind), second, NoAlgebra())[0] == "correct"
 
 
-def test_unit_that_no_table_knows_is_compared_as_a_word(algebra):
+def test_unknown_unit_is_compared_as_a_word(algebra):
     assert decide(Gold("5", "number_unit", unit="apples"), r"5 \text{ apples}", algebra)[0] == (
         "correct"
     )

@@ -1,4 +1,4 @@
-"""Rewards that look at length, and the coin.
+"""The length terms, and the coin.
 
 Broken on purpose, each seen red: a slope of the trapezoid the wrong way round, a task's own corners
 ignored, the length term left out of the sum, the coin without the uid.
@@ -33,8 +33,8 @@ def test_trapezoid_golden(length, expected):
 def test_trapezoid_without_slopes_and_with_corners_of_a_task():
     term = LengthTrapezoid(0, 0, 5, 5, tasks={"chart": [10, 20, 20, 30]})
     group = [completion(0), completion(5), completion(6), completion(15)]
-    found = term([problem(), problem("b", "chart")], [group, group])
-    assert found.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0.5]]
+    values = term([problem(), problem("b", "chart")], [group, group])
+    assert values.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0.5]]
 
 
 @pytest.mark.parametrize("corners", [(4, 2, 6, 10), (-1, 0, 1, 2), (0, 1, 3, 2)])
@@ -58,8 +58,8 @@ def test_coin_is_fair_whatever_the_length_and_repeats():
     coin = Coin()
     problems = [problem(str(index)) for index in range(2000)]
     groups = [[completion(1), completion(40)] for _ in problems]
-    found = coin(problems, groups)
-    assert torch.equal(coin(problems, groups), found)
-    assert (found.mean(0) - 0.5).abs().max() < 0.04
+    values = coin(problems, groups)
+    assert torch.equal(coin(problems, groups), values)
+    assert (values.mean(0) - 0.5).abs().max() < 0.04
     # a problem's two answers are independent of each other
-    assert torch.corrcoef(found.T)[0, 1].abs() < 0.06
+    assert torch.corrcoef(values.T)[0, 1].abs() < 0.06

@@ -1,15 +1,15 @@
 """Adversarial text from a seeded generator, with honest answers in between that must stay right.
 
-No adversarial text is ever correct, unless what one sees of it is the answer, and none crashes a
-checking process. Half of it is noise, half a right answer with something beside it that makes it
-wrong: another number in a text command, a relation, letters of the other case, another base.
+No adversarial text is ever correct, unless it shows the answer itself, and none crashes a checking
+process. Half of it is noise. The other half is a right answer made wrong by something beside it:
+another number in a text command, a relation, letters of the other case, another base.
 
-`VLM_RL_FUZZ=10000 VLM_RL_FUZZ_SEED=1 pytest tests/verification/test_verifier_fuzz.py` runs more;
-`python tests/verification/test_verifier_fuzz.py 10000 1` prints what came of it.
+`VLM_RL_FUZZ=10000 VLM_RL_FUZZ_SEED=1 pytest tests/verification/test_fuzz.py` runs more;
+`python tests/verification/test_fuzz.py 10000 1` prints a summary.
 
-Broken on purpose, one at a time, each seen red: the verdicts of a batch handed back in another
-order; any text command taken for a unit; capitals left alone before algebra; a KeyError of
-math-verify let through.
+Broken on purpose, one at a time, each seen red: the verdicts of a batch returned in another order;
+any text command taken for a unit; capitals left alone before algebra; a KeyError of math-verify let
+through.
 """
 
 import os
@@ -27,8 +27,7 @@ import psutil
 from vlm_rl.records import Verdict
 from vlm_rl.verification.extraction import ANSWER_STYLES, answers
 from vlm_rl.verification.gold import Gold
-from vlm_rl.verification.pool import CheckerPool
-from vlm_rl.verification.reading import read_answers
+from vlm_rl.verification.pool import CheckerPool, read_answers
 
 COUNT = int(os.environ.get("VLM_RL_FUZZ", "300"))
 SEED = int(os.environ.get("VLM_RL_FUZZ_SEED", "0"))
@@ -81,7 +80,7 @@ BESIDE = [
     "或7",
     " <7",
 ]
-"""What makes a right answer wrong when it stands behind it."""
+"""What makes a right answer wrong when it follows it."""
 
 ALTERED = [
     (Gold(r"\frac{R}{r}", "latex"), [r"\frac{r}{R}", r"\frac{R}{R}", "1", r"\frac{r}{r}"]),
@@ -94,7 +93,7 @@ ALTERED = [
     (Gold("(1,2)", "latex"), [r"\{1,2\}", "(2,1)", "1:2", "[1,2]"]),
     (Gold(r"k \neq 1", "latex"), ["k>1", "k<1", "k=1", "1"]),
 ]
-"""Golds and what is not them, though the same letters or digits stand in it."""
+"""Golds, and other answers with the same letters or digits."""
 
 COMMANDS = [
     r"\frac",
@@ -208,7 +207,7 @@ def commands(rng):
 
 
 def heavy(rng):
-    """Gets past the filter, and is ended by the limits of the process."""
+    """Return text that passes the filter, and that the limits of the process end."""
     return rf"(x+{rng.randint(2, 9)})^{{{rng.randint(5000, 9999)}}}"
 
 
@@ -227,7 +226,7 @@ KINDS = [
 
 
 def asked(count, seed):
-    """(gold, answers in the slots, verdict or None) `count` times, a tenth of them honest."""
+    """Yield (gold, answers in the slots, verdict or None), a tenth of them honest."""
     rng = random.Random(seed)
     for index in range(count):
         gold, answer, verdict = rng.choice(HONEST)
@@ -244,7 +243,7 @@ def asked(count, seed):
 
 
 def tampered(rng):
-    """A gold and an answer that looks like a right one."""
+    """Return a gold and an answer that looks like a right one."""
     if rng.random() < 0.3:
         gold, texts = rng.choice(ALTERED)
         return gold, [rng.choice(texts)]
@@ -253,7 +252,7 @@ def tampered(rng):
 
 
 def fuzz(count, seed, memory_mb=MEMORY_MB):
-    """Verdicts counted, what was misjudged, and the largest memory of a process in MiB."""
+    """Return the counts of verdicts, what was misjudged, and a process's peak memory in MiB."""
     counts, mistaken, peak, done = Counter(), [], [0], threading.Event()
     with CheckerPool(workers=2, timeout_s=1.0, memory_mb=memory_mb) as pool:
         watcher = threading.Thread(target=_watch, args=(pool, peak, done))
@@ -274,7 +273,7 @@ def fuzz(count, seed, memory_mb=MEMORY_MB):
 
 
 def is_seen_as(gold, slots):
-    """Whether the only slot shows a right answer, once what nobody sees is taken away."""
+    """Return whether the only slot shows a right answer, without its invisible characters."""
     seen = unicodedata.normalize("NFKC", slots[0])
     shown = "".join(c for c in seen if unicodedata.category(c) not in ("Cf", "Cc", "Zs"))
     shown = shown.removeprefix(r"\boxed{").removesuffix("}")
@@ -308,16 +307,16 @@ def test_nothing_altered_and_nothing_with_an_alternative_beside_it_is_right():
     questions += [(gold, text) for gold, texts in ALTERED for text in texts]
     with CheckerPool(timeout_s=1.0) as pool:
         checks = pool.check(questions)
-    found = zip(questions, checks, strict=True)
-    assert [q for q, check in found if check.verdict not in ("wrong", "unparsable")] == []
+    pairs = zip(questions, checks, strict=True)
+    assert [q for q, check in pairs if check.verdict not in ("wrong", "unparsable")] == []
 
 
 def test_fuzz_in_a_thread():
-    found = []
-    thread = threading.Thread(target=lambda: found.append(fuzz(COUNT // 6, SEED + 1)))
+    results = []
+    thread = threading.Thread(target=lambda: results.append(fuzz(COUNT // 6, SEED + 1)))
     thread.start()
     thread.join(timeout=120)
-    ((counts, mistaken, _),) = found
+    ((counts, mistaken, _),) = results
     assert mistaken == []
     assert counts.total() == COUNT // 6
 

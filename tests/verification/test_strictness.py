@@ -1,23 +1,22 @@
-"""What must not pass for a right answer although math-verify takes it for one, and its honest twin.
+"""Wrong answers that math-verify takes for right, and their honest twins.
 
-Broken on purpose, one at a time, each seen red: capitals not renamed; bases equal or not asked for
+Broken on purpose, one at a time, each seen red: capitals not renamed; bases equal, or not asked for
 in numbers; digits with subscripts let through to algebra; any text command taken for a unit; number
-words no hedge; hedges not refused before algebra; a spacing command left in thousands; a KeyError
-let through; the gold's own crash called the answer's; figures, phrases and tuples left to algebra;
-forms not looked at; `or` between intervals joined by algebra; the option that is a letter read as
+words not a hedge; hedges not refused before algebra; a spacing command left in thousands; a
+KeyError let through; the gold's own crash blamed on the answer; figures, phrases and tuples left to
+algebra; forms ignored; `or` between intervals joined by algebra; an option that is a letter read as
 a letter; roots kept in order; an approximation believed; a repeating decimal over a power of ten;
-the last part of a ratio zero; a colon read as division; a unit behind a comma.
+the last part of a ratio zero; a colon read as division; a unit after a comma.
 """
 
 import pytest
 
 from vlm_rl.records import Verdict
-from vlm_rl.verification.algebra import MathVerify, NoAlgebra
+from vlm_rl.verification.algebra import MathVerify, NoAlgebra, with_distinct_letters
+from vlm_rl.verification.exact_numbers import plain_number
 from vlm_rl.verification.gold import Gold
-from vlm_rl.verification.letters import with_distinct_letters
 from vlm_rl.verification.matching import decide, infer_type
 from vlm_rl.verification.pool import CheckerPool
-from vlm_rl.verification.quantities import plain_number
 from vlm_rl.verification.units import split_unit
 
 
@@ -26,7 +25,7 @@ def algebra():
     return MathVerify()
 
 
-def outcome(gold, prediction, algebra, kind=None):
+def decision(gold, prediction, algebra, kind=None):
     return decide(Gold(gold, kind or infer_type(gold, False)), prediction, algebra)[0]
 
 
@@ -78,7 +77,7 @@ WRONG = [
     (r"3 \text{ cm}", r"3 \text{ cm}\phantom{4}"),
     ("(1,2)", "(1,2=3)"),
     (r"\{1,2\}", r"\{1,2=3\}"),
-    # inequations and figures
+    # inequalities and figures
     (r"k \neq 1", "k>1"),
     (r"\angle ABC", r"\angle BAC"),
     (r"\angle ABC", r"\angle ACB"),
@@ -87,7 +86,7 @@ WRONG = [
     (r"AB \parallel CD", r"AC \parallel BD"),
     (r"AB \parallel CD", r"AB \perp CD"),
     (r"\triangle ABC \sim \triangle DEF", r"\triangle ABC \sim \triangle EDF"),
-    # words, and golds that nobody gave a type
+    # words, and golds without a type
     ("June 20", "nuJe 20"),
     ("Lot 5", "tLo 5"),
     (r"\{1,2\}", "(1,2)"),
@@ -158,12 +157,12 @@ RIGHT = [
 
 
 @pytest.mark.parametrize(("gold", "prediction"), WRONG)
-def test_what_is_not_the_gold_is_never_right(algebra, gold, prediction):
+def test_another_answer_than_the_gold_is_never_right(algebra, gold, prediction):
     for kind in (None, "latex"):
-        assert outcome(gold, prediction, algebra, kind) in ("wrong", "unparsable")
+        assert decision(gold, prediction, algebra, kind) in ("wrong", "unparsable")
 
 
-def test_words_that_take_the_answer_back_are_named(algebra):
+def test_rule_names_words_that_take_the_answer_back(algebra):
     gold = Gold(r"\sqrt{2}", "latex")
     for text in (r"\sqrt{2}\text{ maybe }\sqrt{3}", r"\sqrt{2}\operatorname{or}2", r"\sqrt{2}或2"):
         assert decide(gold, text, algebra) == ("unparsable", "words beside the answer")
@@ -171,13 +170,13 @@ def test_words_that_take_the_answer_back_are_named(algebra):
 
 @pytest.mark.parametrize(("gold", "prediction"), RIGHT)
 def test_other_spelling_of_the_gold_is_right(algebra, gold, prediction):
-    assert outcome(gold, prediction, algebra) == "correct"
+    assert decision(gold, prediction, algebra) == "correct"
 
 
 @pytest.mark.parametrize("gold", sorted({gold for gold, _ in WRONG + RIGHT}))
 def test_gold_is_right_for_itself_whatever_its_type(algebra, gold):
     for kind in (None, "latex"):
-        assert outcome(gold, gold, algebra, kind) == "correct"
+        assert decision(gold, gold, algebra, kind) == "correct"
 
 
 @pytest.mark.parametrize(
