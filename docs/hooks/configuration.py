@@ -1,5 +1,6 @@
 """Hook of MkDocs: the tables of configuration.md, made from the real parsers."""
 
+import html
 import inspect
 import json
 import re
@@ -73,7 +74,7 @@ def _table(actions: Iterable[Any], parser: ArgumentParser) -> Iterator[str]:
         needed = action.required or action.dest in parser._extra_required_keys
         hint = getattr(action, "_typehint", None) or action.type
         # jsonargparse lets a required class be absent until the end of parsing
-        kind = _type(hint).replace(" \\| None", "") if needed else _type(hint)
+        kind = _type(hint).replace(" &#124; None", "") if needed else _type(hint)
         default = "required" if needed else _default(action.default)
         yield f"| `{action.dest}` | {kind} | {default} | {_help(action.help)} |"
     yield ""
@@ -86,7 +87,7 @@ def _type(hint: Any) -> str:
     name = re.sub(r"typing\.Optional\[(.+)\]$", r"\1 | None", name)
     name = re.sub(r"(?:\w+\.)+(\w+)", r"\1", name)  # names without their modules
     name = re.sub(r"Literal\[(.+?)\]", lambda found: found[1].replace(", ", " | "), name)
-    return "`" + name.replace("|", "\\|") + "`"
+    return f"<code>{html.escape(name, quote=False).replace('|', '&#124;')}</code>"
 
 
 def _default(value: Any) -> str:

@@ -4,6 +4,7 @@ Broken on purpose, one at a time, each seen red: a page outside the navigation; 
 metrics.md; a group of keys left out by the hook; a README above its limit.
 """
 
+import ast
 import csv
 import importlib.util
 import json
@@ -140,3 +141,18 @@ def test_every_regularizer_is_documented() -> None:
     names = {f"policy/{cls.name}" for cls in choices(Regularizer).values() if hasattr(cls, "name")}
     page = (DOCS / "metrics.md").read_text()
     assert {name for name in names if f"`{name}`" not in page} == set()
+
+
+def test_quoted_messages_are_those_of_the_code() -> None:
+    """Each part of a message in the column of symptoms, cut at its dots, is in a string."""
+    nodes = [
+        node
+        for path in (REPOSITORY / "vlm_rl").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+    ]
+    strings = [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    page = (DOCS / "troubleshooting.md").read_text()
+    messages = re.findall(r"^\| `([^`]+ [^`]+)`", page, re.MULTILINE)
+    parts = {part.strip() for message in messages for part in message.split("...")} - {"", "?"}
+    assert len(parts) > 10
+    assert {part for part in parts if not any(part in string for string in strings)} == set()
