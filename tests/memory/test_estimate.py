@@ -1,12 +1,12 @@
 """Memory by arithmetic against what real runs hold, and the command that prints it.
 
 Weights, gradients, moments and the reference must be equal to the byte to those of real runs in
-one, two and three processes; the estimate of activations within the factors stated here.
+one, two and three ranks; the estimate of activations within the factors stated here.
 
 Broken on purpose, one at a time, each seen red: rounding down where FSDP2 cuts; one moment; a
 reference that shares frozen weights under FSDP2, or does not under DDP; the tower's rest counted
 with the root; an engine that fits without its share, or is never awake in an update; the gate of an
-MLP; offloaded state of one process for a node's.
+MLP; offloaded state of one rank for a node's.
 """
 
 import json
@@ -27,10 +27,8 @@ from tests.support.places import REPOSITORY, SUPPORT
 from tests.support.tiny import problem, random_rows
 from vlm_rl import hardware
 from vlm_rl.data.prompts import PromptEncoder
-from vlm_rl.memory.activations import Forward, activations
-from vlm_rl.memory.estimate import VLLM, Elsewhere, Run, Transformers, estimate
-from vlm_rl.memory.model_shape import by_block, count, dissect
-from vlm_rl.memory.published import QWEN2_5_VL
+from vlm_rl.memory.estimate import PHASES, Setup, activations, estimate
+from vlm_rl.memory.model_shape import ModelShape, by_block, count, published_config
 from vlm_rl.model.lora import LoraSettings
 from vlm_rl.model.packing import pack
 from vlm_rl.model.policy import Policy
@@ -55,14 +53,14 @@ def measured(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 def test_bytes_of_a_real_run_are_those_of_the_arithmetic(
     policy_folder: Path, measured: dict[str, dict], case: str
 ) -> None:
-    strategy, processes, how = CASES[case]
-    anatomy = dissect(AutoConfig.from_pretrained(policy_folder), **how)
-    run = Run(processes, strategy=strategy, half=False, with_reference=True)
-    items = {item.name: item.nbytes for item in estimate(anatomy, run).gpu}
-    found = measured[case]
-    parts = found.pop("parts")
-    assert found == {"reference": 0} | {name: items[name] for name in found if name in items}
-    assert parts == (len(by_block(anatomy.weights)) if strategy == "fsdp2" else 0)
+    strategy, num_ranks, arguments = CASES[case]
+    model = ModelShape(AutoConfig.from_pretrained(policy_folder), **arguments)
+    setup = Setup(num_ranks, strategy=strategy, half=False, with_reference=True)
+    items = {item.name: item.nbytes for item in estimate(model, setup).trainer}
+    held = measured[case]
+    parts = held.pop("parts")
+    assert held == {"reference": 0} | {name: items[name] for name in held if name in items}
+    assert parts == (len(by_block(model.weights)) if strategy == "fsdp2" else 0)
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
@@ -72,26 +70,30 @@ def test_parameters_are_those_of_the_loaded_policy(
     folder = str(checkpoints[family])
     config = AutoConfig.from_pretrained(folder)
     both = LoraSettings(rank=3, parts=("vision_tower", "language_model"))
-    for how in ({}, {"freeze": ("language_model",)}, {"lora": both}):
-        anatomy, policy = dissect(config, **how), Policy.from_pretrained(folder, **how)
-        parameters = list(policy.parameters())
-        assert count(anatomy.weights) == sum(p.numel() for p in parameters)
-        assert count(anatomy.trained) == sum(p.numel() for p in parameters if p.requires_grad)
+    for arguments in ({}, {"freeze": ("language_model",)}, {"lora": both}):
+        model = ModelShape(config, **arguments)
+        parameters = list(Policy.from_pretrained(folder, **arguments).parameters())
+        assert count(model.weights) == sum(p.numel() for p in parameters)
+        assert count(model.trained) == sum(p.numel() for p in parameters if p.requires_grad)
 
 
 @pytest.mark.parametrize(
-    ("size", "parameters", "adapters"),
-    # 36 layers x rank 16 x (inputs + outputs of seven matrices), as configs/*_3b_lora_* has it
-    [("3B", 3_754_622_976, 36 * 16 * 51_968), ("7B", 8_292_166_656, None)],
+    ("size", "published", "parameters", "adapters"),
+    [  # billions as the model's page shows the sum of its tensors, a tied head counted once;
+        # 36 layers x rank 16 x (inputs + outputs of seven matrices), as configs/*_3b_lora_* has it
+        ("3B", 3.75, 3_754_622_976, 36 * 16 * 51_968),
+        ("7B", 8.29, 8_292_166_656, None),
+        ("32B", 33.45, 33_452_718_336, None),
+        ("72B", 73.41, 73_410_777_344, None),
+    ],
 )
 def test_published_shapes_have_the_published_number_of_parameters(
-    size: str, parameters: int, adapters: int | None
+    size: str, published: float, parameters: int, adapters: int | None
 ) -> None:
-    shape = QWEN2_5_VL[size]
-    anatomy = dissect(shape.config(), lora=LoraSettings(rank=16))
-    assert count(anatomy.base) == parameters
-    assert adapters in (None, count(anatomy.trained))
-    assert parameters / 1e9 == pytest.approx(shape.published, abs=0.005)
+    model = ModelShape(published_config(size), lora=LoraSettings(rank=16))
+    assert count(model.base) == parameters
+    assert adapters in (None, count(model.trained))
+    assert parameters / 1e9 == pytest.approx(published, abs=0.005)
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
@@ -106,23 +108,20 @@ def test_activations_are_near_what_autograd_saves(
     encoder = PromptEncoder(str(tmp_path))
     prompts = [encoder.encode(problem("Count <image>", (64, 96), uid=uid)) for uid in "ab"]
     packed = pack(random_rows(prompts, (20, 30, 40, 25)))
-    anatomy = dissect(model.config)
-    for compute, stream in ((4, 4), (2, 4), (2, 2)):
+    shape = ModelShape(model.config)
+    for half, strategy in ((False, "auto"), (True, "auto"), (True, "fsdp2")):
         policy = Policy.from_pretrained(str(tmp_path), gradient_checkpointing=checkpointing)
-        if stream == 2:
+        if strategy == "fsdp2":  # which gathers weights in bfloat16
             policy.to(torch.bfloat16)
-        found = activations(
-            anatomy,
-            Forward(
-                packed.token_ids.shape[1], len(packed.pixel_values), compute, stream, checkpointing
-            ),
-        )
-        estimated = sum(found.values()) - found["layer at work"] - found["logits"]
-        assert 1 < estimated / _saved(policy, packed, half=compute == 2) < 1.4
+        setup = Setup(strategy=strategy, half=half, checkpointing=checkpointing)
+        tokens, patches = packed.token_ids.shape[1], len(packed.pixel_values)
+        kept = activations(shape, setup, tokens, patches)
+        estimated = sum(kept.values()) - kept["layer at work"] - kept["logits"]
+        assert 1 < estimated / _saved(policy, packed, half=half) < 1.4
 
 
 def _saved(policy: Policy, packed: object, *, half: bool) -> int:
-    """Bytes of what a forward saves, without the weights themselves."""
+    """Return the bytes of what a forward saves, without the weights themselves."""
     weights = {p.untyped_storage().data_ptr() for p in policy.parameters()}
     kept = {}
 
@@ -168,46 +167,49 @@ def test_command_refuses_in_one_line(
     assert line in capsys.readouterr().err
 
 
-def test_readme_has_the_table_of_the_command() -> None:
-    assert "\n".join(hardware.markdown()) in (REPOSITORY / "README.md").read_text()
+def test_docs_have_the_table_of_the_command() -> None:
+    page = (REPOSITORY / "docs" / "gpus_and_memory.md").read_text()
+    assert "\n".join(hardware.markdown()) in page
 
 
 def test_vllm_takes_its_share_of_the_gpu_in_its_phases_only() -> None:
-    anatomy = dissect(QWEN2_5_VL["7B"].config())
-    run = {"gpus": 8, "strategy": "fsdp2"}
+    model = ModelShape(published_config("7B"))
     asleep, awake = (
-        estimate(anatomy, Run(**run, engine=VLLM(share=0.5, sleep=sleep)))
+        estimate(model, Setup(8, strategy="fsdp2", share=0.5, sleep=sleep))
         for sleep in (True, False)
     )
-    alone = estimate(anatomy, Run(**run, engine=Elsewhere()))
-    assert asleep.needed("update", 80e9) == alone.needed("update", 80e9) == alone.peak
-    assert awake.needed("update", 80e9) == alone.peak + 40e9
+    alone = estimate(model, Setup(8, strategy="fsdp2", engine="elsewhere"))
+    peak = max(map(alone.needed, PHASES))
+    assert asleep.needed("update", 80e9) == alone.needed("update", 80e9) == peak
+    assert awake.needed("update", 80e9) == peak + 40e9
     assert asleep.needed("rollout", 80e9) == alone.needed("rollout") + 40e9
     assert asleep.fits(80e9)
     assert not awake.fits(80e9)
     # weights of 16.6 GB do not go into 0.2 of 80
-    assert not estimate(anatomy, Run(**run, engine=VLLM(share=0.2))).fits(80e9)
+    assert not estimate(model, Setup(8, strategy="fsdp2", share=0.2)).fits(80e9)
 
 
 def test_own_engine_gathers_the_whole_policy_for_a_rollout() -> None:
-    anatomy = dissect(QWEN2_5_VL["3B"].config())
+    model = ModelShape(published_config("3B"))
     fsdp2, ddp = (
         {
             item.name: item.nbytes
-            for item in estimate(anatomy, Run(8, strategy=strategy, engine=Transformers(64))).gpu
+            for item in estimate(
+                model, Setup(8, strategy=strategy, engine="transformers", rows=64)
+            ).trainer
         }
         for strategy in ("fsdp2", "ddp")
     )
-    assert fsdp2["whole policy"] == 2 * count(anatomy.weights)
+    assert fsdp2["whole policy"] == 2 * count(model.weights)
     assert "whole policy" not in ddp
     # 36 layers x 2 heads of 128, keys and values, bfloat16
     assert fsdp2["cache"] == 64 * 8192 * 36 * 2 * 128 * 2 * 2
 
 
 def test_offloaded_state_is_on_the_cpu_of_each_node() -> None:
-    anatomy = dissect(QWEN2_5_VL["3B"].config())
-    found = estimate(anatomy, Run(16, nodes=2, strategy="fsdp2_offload"))
-    on_cpu = {item.name: item.nbytes for item in found.cpu}
+    model = ModelShape(published_config("3B"))
+    needs = estimate(model, Setup(16, nodes=2, strategy="fsdp2_offload"))
+    on_cpu = {item.name: item.nbytes for item in needs.cpu}
     state = sum(on_cpu[name] for name in ("weights", "gradients", "moments"))
-    assert state == pytest.approx(16 * count(anatomy.weights) / 2, rel=1e-3)
-    assert not {item.name for item in found.gpu} & {"weights", "gradients", "moments"}
+    assert state == pytest.approx(16 * count(model.weights) / 2, rel=1e-3)
+    assert not {item.name for item in needs.trainer} & {"weights", "gradients", "moments"}

@@ -1,8 +1,8 @@
-"""Counts the bytes that real training runs hold, in several processes that meet over gloo.
+"""Count the bytes that real training runs hold, on several ranks that meet over gloo.
 
-`python measured_runs.py CHECKPOINT OUT` trains for two updates as each of `CASES` says; the first
-process writes `OUT/CASE.json`: bytes in its memory of weights, gradients and AdamW's moments in the
-second update, of the reference, and how many parts are gathered one by one.
+`python measured_runs.py CHECKPOINT OUT` trains for two updates as each of `CASES` says. Rank 0
+writes `OUT/CASE.json`: the bytes that it holds of weights, gradients and AdamW's moments in the
+second update, of the reference, and how many modules are gathered one by one.
 """
 
 import json
@@ -35,7 +35,7 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "fsdp2_frozen": ("fsdp2", 3, {"freeze": ("vision_tower",)}),
     "fsdp2_lora": ("fsdp2", 2, {"lora": LoraSettings(rank=4)}),
 }
-"""Strategy, number of processes, arguments of the policy; all with a KL to the reference."""
+"""Strategy, number of ranks, arguments of the policy; all with a KL to the reference."""
 
 
 class Measure(L.Callback):
@@ -47,7 +47,7 @@ class Measure(L.Callback):
         if not moments or ranks.rank():
             return
         parameters, reference = list(module.policy.parameters()), module.__dict__["reference"]
-        found = {
+        held = {
             "weights": _bytes(parameters),
             "gradients": _bytes(p.grad for p in parameters if p.grad is not None),
             "moments": _bytes(moments),
@@ -57,10 +57,10 @@ class Measure(L.Callback):
         if isinstance(reference, Policy):
             policys = {p.untyped_storage().data_ptr() for p in map(_local, parameters)}
             own = map(_local, reference.parameters())
-            found["reference"] = _bytes(
+            held["reference"] = _bytes(
                 p for p in own if p.untyped_storage().data_ptr() not in policys
             )
-        self.out.write_text(json.dumps(found))
+        self.out.write_text(json.dumps(held))
 
 
 def _local(tensor: Any) -> Tensor:
@@ -72,7 +72,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def train(checkpoint: str, out: Path, case: str) -> None:
-    strategy, num_processes, arguments = CASES[case]
+    strategy, num_ranks, arguments = CASES[case]
     encoder = PromptEncoder(checkpoint)
     module = build_module(
         Policy.from_pretrained(checkpoint, **arguments),
@@ -84,7 +84,7 @@ def train(checkpoint: str, out: Path, case: str) -> None:
     )
     trainer = L.Trainer(
         accelerator="cpu",
-        devices=num_processes,
+        devices=num_ranks,
         strategy=strategies.build(strategy),
         max_epochs=-1,
         logger=False,

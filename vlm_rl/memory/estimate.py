@@ -1,21 +1,19 @@
 """How much memory a run needs on each GPU and on each node, by arithmetic.
 
-Weights, gradients and AdamW's moments are exact, as torch lays them out; what is gathered for a
-moment and what a forward holds (`vlm_rl.memory.activations`) are estimates. Not counted are the
-context of CUDA, the buffers of NCCL and what the allocator can not use: `USABLE` leaves room for
-them.
+Weights, gradients and AdamW's moments are exact, as torch lays them out. What is gathered for a
+moment and what a forward holds are estimates. Not counted are the context of CUDA, the buffers of
+NCCL and what the allocator cannot use: `USABLE` leaves room for them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from math import ceil
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from vlm_rl.memory.activations import FLOAT, Forward, activations
-from vlm_rl.memory.model_shape import Anatomy, Weight, by_block, count
+from vlm_rl.distributed.strategies import STRATEGIES
+from vlm_rl.memory.model_shape import LayerShape, ModelShape, Weights, by_block, count
 
-Phase = Literal["update", "step", "exchange", "rollout"]
-PHASES: tuple[Phase, ...] = ("update", "step", "exchange", "rollout")
+PHASES = ("update", "step", "exchange", "rollout")
 """Forward and backward; the optimizer's step; weights on their way to an engine; sampling."""
 
 NODE_PHASES = ("start", "run")
@@ -24,63 +22,27 @@ NODE_PHASES = ("start", "run")
 USABLE = 0.9
 """Share of a GPU that the sum may reach; chosen, not measured."""
 
-CUT = {
-    "weights": ("fsdp2", "fsdp2_offload", "zero3", "zero3_offload"),
-    "gradients": ("fsdp2", "fsdp2_offload", "zero2", "zero2_offload", "zero3", "zero3_offload"),
-    "moments": (
-        "fsdp2",
-        "fsdp2_offload",
-        "zero1",
-        "zero2",
-        "zero2_offload",
-        "zero3",
-        "zero3_offload",
-    ),
-}
-"""Strategies that share each of them out among all processes."""
-
+FLOAT = 4
 ZERO_BUCKET = 500_000_000
 ZERO_LIVE = 1_000_000_000
 """Numbers in DeepSpeed's bucket of gradients, and in weights that stage 3 keeps gathered: its
 defaults (reduce_bucket_size, stage3_max_live_parameters)."""
 
-
-@dataclass(frozen=True)
-class Transformers:
-    """`TransformersEngine`: `rows` completions decoded side by side."""
-
-    rows: int
+CHUNK_ROWS = 256
+CHUNKS = 5
+"""Rows of a chunk in `vlm_rl.model.logprobs`, and how many float32 [rows, V] its backward has at
+once: log p, p, their gradient, and two products on the way to the entropy's."""
 
 
-@dataclass(frozen=True)
-class VLLM:
-    """vLLM on the trainer's GPUs, one engine for each `tensor_parallel` of them.
+@dataclass
+class Setup:
+    """A run on `gpus` GPUs of all `nodes`.
 
-    It takes `share` of a GPU or, where that is None, its weights and `cache_bytes`. `precision` is
-    the bytes of its weights' numbers. `chunk_bytes` of weights travel at a time.
-    """
-
-    share: float | None = 0.5
-    cache_bytes: int = 0
-    sleep: bool = True
-    tensor_parallel: int = 1
-    precision: int = 2
-    chunk_bytes: int = 512 << 20
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """An engine on GPUs of its own."""
-
-    chunk_bytes: int = 512 << 20
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run asks for.
-
-    `micro_batch_tokens` bounds a forward, but never below one prompt and completion of
-    `max_prompt_tokens` and `max_completion_tokens`. `gpus` counts those of all `nodes`.
+    `micro_batch_tokens` bounds a forward, but never below one prompt and completion. "transformers"
+    decodes `rows` completions side by side. "vllm" is on the trainer's GPUs, an engine for each
+    `tensor_parallel` of them; it takes `share` of a GPU or, if that is None, its weights and
+    `cache_bytes`. "elsewhere" has GPUs of its own. `precision` is the bytes of a number in the
+    engine's weights, of which `chunk_bytes` travel at a time.
     """
 
     gpus: int = 1
@@ -88,291 +50,249 @@ class Run:
     strategy: str = "auto"
     half: bool = True
     with_reference: bool = False
-    gradient_checkpointing: bool = True
+    checkpointing: bool = True
     micro_batch_tokens: int = 8192
     max_prompt_tokens: int = 6144
     max_completion_tokens: int = 2048
     group_size: int = 8
-    engine: Transformers | VLLM | Elsewhere = field(default_factory=VLLM)
+    engine: Literal["transformers", "vllm", "elsewhere"] = "vllm"
+    rows: int = 0
+    share: float | None = None
+    cache_bytes: int = 0
+    sleep: bool = True
+    tensor_parallel: int = 1
+    precision: int = 2
+    chunk_bytes: int = 512 << 20
 
-    def is_cut(self, what: str) -> bool:
-        return self.strategy in CUT[what]
+    def __post_init__(self) -> None:
+        """Set `zero`, DeepSpeed's stage or 0, and the bytes of a number: `compute` in a matrix,
+        `stream` in gathered weights and the residual stream. Raise ValueError for bad settings."""
+        if self.strategy not in STRATEGIES:
+            names = ", ".join(STRATEGIES)
+            raise ValueError(f"trainer.strategy must be one of {names}, got {self.strategy!r}")
+        if self.gpus % self.nodes:
+            raise ValueError(f"{self.gpus} GPUs cannot be spread evenly over {self.nodes} nodes")
+        self.fsdp = self.strategy.startswith("fsdp2")
+        self.zero = int(self.strategy[4]) if self.strategy.startswith("zero") else 0
+        self.offload = self.strategy.endswith("_offload")
+        self.shards_weights = self.fsdp or self.zero == 3
+        self.compute = 2 if self.half else FLOAT
+        self.stream = 2 if self.half and self.fsdp else FLOAT
+        self.length = self.max_prompt_tokens + self.max_completion_tokens
 
-    @property
-    def is_ddp(self) -> bool:
-        return self.strategy == "ddp" or (self.strategy == "auto" and self.gpus > 1)
+    def held_bytes(self, weights: Weights, zero_stage: int) -> int:
+        """Return the float32 bytes on rank 0, which has most, of a number for each of `weights`.
 
-    @property
-    def is_fsdp(self) -> bool:
-        return self.strategy.startswith("fsdp2")
-
-    @property
-    def offloads(self) -> bool:
-        return self.strategy.endswith("_offload")
-
-    @property
-    def compute(self) -> int:
-        """Bytes of a number inside a matrix."""
-        return 2 if self.half else FLOAT
-
-    @property
-    def gathered(self) -> int:
-        """Bytes of a number in a weight that is gathered, and in the residual stream."""
-        return 2 if self.half and self.is_fsdp else FLOAT
+        FSDP2 shards each along its first dimension, DeepSpeed from `zero_stage` on all end to end.
+        """
+        if self.fsdp:
+            return FLOAT * sum(ceil(len(w) / self.gpus) * w[0].numel() for w in weights.values())
+        return FLOAT * ceil(count(weights) / (self.gpus if self.zero >= zero_stage else 1))
 
 
-@dataclass(frozen=True)
-class Item:
-    """`nbytes` in each of `phases`, and in words what they are."""
+class Item(NamedTuple):
+    """`nbytes` in each of `phases`, and a note on what they are."""
 
     name: str
     nbytes: int
-    phases: tuple[str, ...]
-    why: str
-    of_engine: bool = False
+    phases: Sequence[str]
+    note: str
+    on_cpu: bool = False
+
+
+def total(items: Iterable[Item], phase: str) -> int:
+    """Return the bytes of all items in a phase."""
+    return sum(item.nbytes for item in items if phase in item.phases)
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Bytes of a GPU and, of `cpu`, of the node with the first process."""
+class MemoryEstimate:
+    """What the trainer and vLLM hold on a GPU, and what is on the CPU of the node with rank 0."""
 
-    gpu: tuple[Item, ...]
-    cpu: tuple[Item, ...]
-    share: float | None
-    engine_phases: tuple[Phase, ...]
+    setup: Setup
+    trainer: Sequence[Item]
+    engine: Sequence[Item]
+    cpu: Sequence[Item]
 
-    def needed(self, phase: Phase, gpu_bytes: float | None = None) -> float:
-        """The sum of a phase; with `gpu_bytes` the engine takes its share of so large a GPU."""
-        own = sum(item.nbytes for item in self.gpu if phase in item.phases and not item.of_engine)
-        if gpu_bytes is None or self.share is None or phase not in self.engine_phases:
-            return own + self.engine(phase)
-        return own + self.share * gpu_bytes
-
-    def engine(self, phase: Phase) -> int:
-        """The least that the engine needs."""
-        return sum(item.nbytes for item in self.gpu if phase in item.phases and item.of_engine)
-
-    @property
-    def node(self) -> list[int]:
-        """The sums of `NODE_PHASES`."""
-        return [sum(i.nbytes for i in self.cpu if phase in i.phases) for phase in NODE_PHASES]
-
-    @property
-    def peak(self) -> float:
-        return max(map(self.needed, PHASES))
+    def needed(self, phase: str, gpu_bytes: float | None = None) -> float:
+        """Return the sum of a phase; with `gpu_bytes` vLLM takes its share of so large a GPU."""
+        share, engine = self.setup.share, float(total(self.engine, phase))
+        if gpu_bytes and share and (phase == "rollout" or not self.setup.sleep):
+            engine = share * gpu_bytes
+        return total(self.trainer, phase) + engine
 
     def fits(self, gpu_bytes: float) -> bool:
-        """Whether every phase fits on such GPUs, and the engine into its share."""
+        """Return whether every phase fits on such GPUs, and vLLM into its share."""
         within = all(self.needed(phase, gpu_bytes) <= USABLE * gpu_bytes for phase in PHASES)
-        share = gpu_bytes if self.share is None else self.share * gpu_bytes
-        return within and all(self.engine(phase) <= share for phase in PHASES)
+        share = (self.setup.share or 1) * gpu_bytes
+        return within and all(total(self.engine, phase) <= share for phase in PHASES)
 
 
-def estimate(anatomy: Anatomy, run: Run) -> Estimate:
-    """What a run of that model needs. Raises ValueError for what no run can be."""
-    _check(run)
-    held = _held(run, anatomy)
-    on_gpu = [item for item, is_on_cpu in held if not is_on_cpu]
-    on_cpu = [item for item, is_on_cpu in held if is_on_cpu]
-    asleep = isinstance(run.engine, VLLM) and run.engine.sleep
-    return Estimate(
-        gpu=(*on_gpu, *_update(run, anatomy), *_step(run, anatomy), *_rollout(run, anatomy)),
-        cpu=_node(run, anatomy, on_cpu),
-        share=run.engine.share if isinstance(run.engine, VLLM) else None,
-        engine_phases=("rollout",) if asleep else PHASES,
-    )
+def estimate(model: ModelShape, setup: Setup) -> MemoryEstimate:
+    """Return what a run of that model needs."""
+    state = list(_state(model, setup))
+    trainer = [item for item in state if not item.on_cpu]
+    trainer += [*_update(model, setup), *_sampling(model, setup)]
+    engine = list(_vllm(model, setup)) if setup.engine == "vllm" else []
+    return MemoryEstimate(setup, trainer, engine, list(_node(model, setup, state)))
 
 
-def own_bytes(run: Run, what: str, weights: Sequence[Weight]) -> int:
-    """Float32 bytes in one process (the first, which has most) for a number for each of `weights`.
+def activations(model: ModelShape, setup: Setup, tokens: int, patches: int) -> dict[str, int]:
+    """Return what a forward over `tokens` with the `patches` of their images holds until its
+    backward is done, in bytes by purpose. Nothing is kept of a frozen tower.
 
-    FSDP2 cuts each along its first dimension, DeepSpeed all of them end to end.
+    The sums name what autograd saves in the layers that transformers has for Qwen-VL, with
+    PyTorch's own attention (SDPA). Under bf16-mixed the residual stream stays float32, except
+    under FSDP2, which gathers weights in bfloat16. With checkpointing only casts of the head and
+    of the tower outside its blocks wait for the backward.
     """
-    if not run.is_cut(what):
-        return FLOAT * count(weights)
-    if run.is_fsdp:
-        rows = ((ceil(w.shape[0] / run.gpus), w.numel // w.shape[0]) for w in weights)
-        return FLOAT * sum(num * size for num, size in rows)
-    return FLOAT * ceil(count(weights) / run.gpus)
+    compute, text = setup.compute, model.text
+    kept, at_work = _kept(text, tokens, setup)
+    tower, in_tower = 0, 3 * patches * model.tower.mlp * compute
+    if model.tower_trained:
+        tower, in_tower = _kept(model.tower, patches, setup)
+        # what mergers normalise, and the input and output of their activation
+        tower += model.mergers * patches * model.tower.hidden * (FLOAT + 3 * compute)
+    layers = [size for name, size in by_block(model.weights).items() if name[-1:].isdigit()]
+    waiting = count(model.weights) - by_block(model.weights)[""] + model.head.numel()
+    waiting, casting = (waiting - sum(layers), max(layers)) if setup.checkpointing else (waiting, 0)
+    cast = compute if compute != setup.stream else 0  # autocast's copies
+    masks = 1 if setup.checkpointing else text.count
+    return {
+        "language layers": kept + tokens * text.hidden * (FLOAT + setup.stream + compute),
+        "vision tower": tower + patches * model.pixels * (FLOAT + compute),
+        "layer at work": max(at_work, in_tower) + cast * casting,
+        # [1, 1, S, S] as bool, and as the numbers that SDPA makes of it in each layer
+        "attention mask": tokens**2 * (1 + masks * compute),
+        "cast weights": cast * waiting,
+        "logits": CHUNKS * CHUNK_ROWS * model.vocabulary * FLOAT,
+    }
 
 
-def _check(run: Run) -> None:
-    names = {"auto", "ddp", "zero1", *CUT["weights"], *CUT["gradients"]}
-    if run.strategy not in names:
-        raise ValueError(
-            f"trainer.strategy must be one of {', '.join(sorted(names))}, got {run.strategy!r}"
-        )
-    if run.gpus % run.nodes:
-        raise ValueError(f"{run.gpus} GPUs can not be shared out evenly among {run.nodes} nodes")
+def _kept(layers: LayerShape, rows: int, setup: Setup) -> tuple[int, int]:
+    """Return the bytes that all layers keep for `rows` tokens or patches, and those at work in the
+    layer whose backward runs.
+
+    Two norms: the input in float32, the normalised one, and what enters the matrices, which
+    autocast casts for each of them. Attention: queries and keys before and after half of a
+    rotation, queries, keys and values for every head, output, sums. MLP: the output of each matrix
+    and its activation.
+    """
+    compute, stream = setup.compute, setup.stream
+    norms = layers.hidden * (2 * (FLOAT + stream) + (5 if compute != stream else 2) * compute)
+    attention = (6 * layers.queries + 2 * layers.keys) * compute + layers.heads * FLOAT
+    mlp = (4 if layers.gated else 2) * layers.mlp * compute
+    layer, gradients = rows * (norms + attention + mlp), 3 * rows * layers.mlp * compute
+    if setup.checkpointing:  # of each layer its input, and one layer again
+        return layers.count * rows * layers.hidden * stream, layer + gradients
+    return layers.count * layer, gradients
 
 
-def _held(run: Run, anatomy: Anatomy) -> list[tuple[Item, bool]]:
-    """What stays from update to update, each with whether it waits on the CPU."""
-    all_weights, trained = anatomy.weights, anatomy.trained
-    zero = run.strategy.startswith("zero")
-    state_on_cpu = run.offloads
-    weights_on_cpu = run.offloads and run.is_cut("weights")
+def _state(model: ModelShape, setup: Setup) -> Iterator[Item]:
+    """Yield what stays from update to update."""
+    weights, trained, offload = model.weights, model.trained, setup.offload
+    all_held, moment = setup.held_bytes(weights, 3), setup.held_bytes(trained, 1)
+    yield Item("weights", all_held, PHASES, "float32", offload and setup.shards_weights)
     # DDP's buckets are the gradients, and stay
-    with_gradients = PHASES if run.is_ddp else ("update", "step")
-    items = [
-        (
-            Item("weights", own_bytes(run, "weights", all_weights), PHASES, "float32"),
-            weights_on_cpu,
-        ),
-        (
-            Item(
-                "gradients",
-                own_bytes(run, "gradients", trained),
-                with_gradients,
-                "float32, of what is trained",
-            ),
-            state_on_cpu,
-        ),
-        (
-            Item("moments", 2 * own_bytes(run, "moments", trained), PHASES, "AdamW's two, float32"),
-            state_on_cpu,
-        ),
-    ]
-    if zero and (run.offloads or not run.is_cut("weights")):
-        copy = own_bytes(run, "moments", trained)
-        why = "DeepSpeed's own, of what this process steps"
-        items.append((Item("second copy of weights", copy, PHASES, why), state_on_cpu))
-    if run.with_reference and len(anatomy.base) == len(all_weights):
-        # what is frozen is the policy's own, except where that, or both, are cut
-        copied = all_weights if run.is_cut("weights") else trained
-        size = own_bytes(run, "weights", all_weights) if run.is_fsdp else FLOAT * count(copied)
-        items.append((Item("reference", size, PHASES, "float32"), weights_on_cpu and run.is_fsdp))
-    return items
+    is_ddp = setup.strategy == "ddp" or (setup.strategy == "auto" and setup.gpus > 1)
+    phases, held = PHASES if is_ddp else ("update", "step"), setup.held_bytes(trained, 2)
+    yield Item("gradients", held, phases, "float32, of what is trained", offload)
+    yield Item("moments", 2 * moment, PHASES, "AdamW's two, float32", offload)
+    if setup.zero and (offload or setup.zero < 3):
+        note = "DeepSpeed's own, of what this process steps"
+        yield Item("second copy of weights", moment, PHASES, note, offload)
+    if setup.with_reference and len(model.base) == len(weights):
+        # frozen weights are the policy's own, unless it is sharded; DeepSpeed has the copy whole
+        size = all_held if setup.fsdp else FLOAT * count(weights if setup.zero == 3 else trained)
+        yield Item("reference", size, PHASES, "float32", offload and setup.fsdp)
 
 
-def _update(run: Run, anatomy: Anatomy) -> list[Item]:
-    forward = Forward(
-        tokens=_tokens(run),
-        patches=_tokens(run) * anatomy.patches,
-        compute=run.compute,
-        stream=run.gathered,
-        checkpointing=run.gradient_checkpointing,
-    )
-    why = f"estimate, {forward.tokens:,} tokens, all of images"
-    found = activations(anatomy, forward)
-    items = [Item(name, nbytes, ("update",), why) for name, nbytes in found.items() if nbytes]
-    if anatomy.head.trained:
-        size = anatomy.head.numel * (FLOAT + run.compute)
-        items.append(Item("head's gradient", size, ("update",), "summed in float32, and a chunk's"))
-    if run.is_fsdp:
-        items += _gathered_blocks(run, anatomy)
-    if run.strategy.startswith("zero"):
-        bucket = FLOAT * ZERO_BUCKET
-        items.append(Item("bucket", bucket, ("update", "step"), "of gradients, DeepSpeed's"))
-        if run.is_cut("weights"):
-            live = FLOAT * min(ZERO_LIVE, count(anatomy.weights))
-            items.append(Item("gathered weights", live, ("update",), "at most, DeepSpeed's"))
-    return items
+def _update(model: ModelShape, setup: Setup) -> Iterator[Item]:
+    """Yield what an update holds on the way, its optimizer's step included."""
+    phase, tokens = ("update",), max(setup.micro_batch_tokens, setup.length)
+    note = f"estimate, {tokens:,} tokens, all of images"
+    kept = activations(model, setup, tokens, tokens * model.patches)
+    yield from (Item(name, nbytes, phase, note) for name, nbytes in kept.items() if nbytes)
+    if model.head.requires_grad:
+        size = model.head.numel() * (FLOAT + setup.compute)
+        yield Item("head's gradient", size, phase, "summed in float32, and a chunk's")
+    if setup.fsdp:
+        # the root stays gathered, a block is fetched ahead of another, whose gradients are float32
+        root, block = _root_and_block(model.weights)
+        size = setup.stream * (root + 2 * block)
+        yield Item("gathered weights", size, phase, "estimate, the root and two blocks")
+        root, block = _root_and_block(model.trained)
+        size = setup.stream * (root + block) + FLOAT * block
+        yield Item("their gradients", size, phase, "estimate, the root's and a block's")
+    if setup.zero:
+        yield Item("bucket", FLOAT * ZERO_BUCKET, ("update", "step"), "of gradients, DeepSpeed's")
+    if setup.zero == 3:
+        size = FLOAT * min(ZERO_LIVE, count(model.weights))
+        yield Item("gathered weights", size, phase, "at most, DeepSpeed's")
+    if not setup.offload:  # AdamW takes all roots at once, of FSDP2's one after the other
+        parts = [{n: w} for n, w in model.trained.items()] if setup.fsdp else [model.trained]
+        size = max(setup.held_bytes(part, 1) for part in parts)
+        yield Item("AdamW's roots", size, ("step",), "of the second moments, float32")
 
 
-def _gathered_blocks(run: Run, anatomy: Anatomy) -> list[Item]:
-    """The root stays gathered during a forward and backward, a block is fetched ahead of another;
-    gradients of the block are added up in float32."""
-    root, block = _root_and_block(anatomy.weights)
-    root_grad, block_grad = _root_and_block(anatomy.trained)
-    gathered = run.gathered * (root + 2 * block)
-    gradients = run.gathered * (root_grad + block_grad) + FLOAT * block_grad
-    return [
-        Item("gathered weights", gathered, ("update",), "estimate, the root and two blocks"),
-        Item("their gradients", gradients, ("update",), "estimate, the root's and a block's"),
-    ]
-
-
-def _root_and_block(weights: Sequence[Weight]) -> tuple[int, int]:
+def _root_and_block(weights: Weights) -> tuple[int, int]:
     sizes = by_block(weights)
     return sizes.pop("", 0), max(sizes.values(), default=0)
 
 
-def _step(run: Run, anatomy: Anatomy) -> list[Item]:
-    """torch's AdamW takes roots of all second moments at once, of FSDP2's one after the other."""
-    if run.offloads:
-        return []
-    size = own_bytes(run, "moments", anatomy.trained)
-    if run.is_fsdp:
-        size = max(own_bytes(run, "moments", [weight]) for weight in anatomy.trained)
-    return [Item("AdamW's roots", size, ("step",), "of the second moments, float32")]
+def _sampling(model: ModelShape, setup: Setup) -> Iterator[Item]:
+    """Yield what a rollout, or the weights on their way to it, take of the trainer's memory."""
+    if setup.engine != "transformers":
+        largest = max(weight.numel() for weight in model.weights.values())
+        size = max(setup.chunk_bytes, setup.precision * largest)
+        size += FLOAT * largest if setup.shards_weights else 0
+        yield Item("weights on their way", size, ("exchange",), "the largest whole, and a chunk")
+        return
+    phase, text, compute = ("rollout",), model.text, setup.compute
+    if setup.shards_weights:
+        size = setup.stream * count(model.weights)
+        yield Item("whole policy", size, phase, "gathered for sampling")
+    groups = max(1, setup.rows // setup.group_size)
+    rows, prompts = groups * setup.group_size, groups * setup.max_prompt_tokens
+    note = f"{rows} rows of {setup.length:,} tokens"
+    yield Item("cache", rows * _cache_bytes(model, setup, compute), phase, f"at most, {note}")
+    decoding = 2 * rows * setup.length * text.queries * compute
+    at_once = prompts * (3 * text.mlp * compute + 4 * text.hidden * FLOAT)
+    yield Item("layer at work", max(decoding, at_once), phase, f"estimate, {note}")
+    size = 4 * rows * model.vocabulary * FLOAT
+    yield Item("logits", size, phase, "estimate, of a token in each row")
 
 
-def _rollout(run: Run, anatomy: Anatomy) -> list[Item]:
-    engine = run.engine
-    if isinstance(engine, Transformers):
-        return _own_rollout(run, anatomy, engine)
-    largest = max(weight.numel for weight in anatomy.weights)
-    precision = engine.precision if isinstance(engine, VLLM) else 2
-    whole = FLOAT * largest if run.is_cut("weights") else 0
-    sent = whole + max(engine.chunk_bytes, precision * largest)
-    items = [Item("weights on their way", sent, ("exchange",), "the largest whole, and a chunk")]
-    if isinstance(engine, VLLM):
-        items += _vllm(run, anatomy, engine)
-    return items
+def _vllm(model: ModelShape, setup: Setup) -> Iterator[Item]:
+    size = ceil(setup.precision * count(model.base) / setup.tensor_parallel)
+    phases, note = ("exchange", "rollout") if setup.sleep else PHASES, f"{8 * setup.precision} bits"
+    note += f", over {setup.tensor_parallel} GPUs" if setup.tensor_parallel > 1 else ""
+    yield Item("vLLM's weights", size, phases, note)
+    size, note = _cache_bytes(model, setup, setup.precision), f"{setup.length:,} tokens"
+    if setup.share is None:
+        size, note = setup.cache_bytes, "engine.init_args.kv_cache_gib"
+    yield Item("vLLM's cache", size, ("rollout",) if setup.sleep else PHASES, f"at least, {note}")
 
 
-def _vllm(run: Run, anatomy: Anatomy, engine: VLLM) -> list[Item]:
-    size = ceil(engine.precision * count(anatomy.base) / engine.tensor_parallel)
-    length = run.max_prompt_tokens + run.max_completion_tokens
-    cache, why = _cache_bytes(anatomy, length, engine.precision), f"{length:,} tokens"
-    if engine.share is None:
-        cache, why = engine.cache_bytes, "engine.init_args.kv_cache_gib"
-    awake: tuple[Phase, ...] = ("exchange", "rollout") if engine.sleep else PHASES
-    caching: tuple[Phase, ...] = ("rollout",) if engine.sleep else PHASES
-    among = f", over {engine.tensor_parallel} GPUs" if engine.tensor_parallel > 1 else ""
-    return [
-        Item("vLLM's weights", size, awake, f"{8 * engine.precision} bits{among}", True),
-        Item("vLLM's cache", cache, caching, f"at least, {why}", True),
-    ]
+def _cache_bytes(model: ModelShape, setup: Setup, precision: int) -> int:
+    """Return the bytes of keys and values of one completion."""
+    return 2 * model.text.count * model.text.keys * setup.length * precision
 
 
-def _own_rollout(run: Run, anatomy: Anatomy, engine: Transformers) -> list[Item]:
-    text, items = anatomy.text, []
-    if run.is_cut("weights"):
-        whole = run.gathered * count(anatomy.weights)
-        items.append(Item("whole policy", whole, ("rollout",), "gathered for sampling"))
-    rows = max(1, engine.rows // run.group_size) * run.group_size
-    length = run.max_prompt_tokens + run.max_completion_tokens
-    cache = rows * _cache_bytes(anatomy, length, run.compute)
-    decoding = 2 * rows * length * text.queries * run.compute
-    prompts = rows // run.group_size * run.max_prompt_tokens
-    at_once = prompts * (3 * text.mlp * run.compute + 4 * text.hidden * FLOAT)
-    logits = 4 * rows * anatomy.vocabulary * FLOAT
-    why = f"estimate, {rows} rows of {length:,} tokens"
-    return [
-        *items,
-        Item("cache", cache, ("rollout",), f"at most, {rows} rows of {length:,} tokens"),
-        Item("layer at work", max(decoding, at_once), ("rollout",), why),
-        Item("logits", logits, ("rollout",), "estimate, of a token in each row"),
-    ]
-
-
-def _cache_bytes(anatomy: Anatomy, length: int, precision: int) -> int:
-    """Keys and values of one completion."""
-    return 2 * anatomy.text.count * anatomy.text.keys * length * precision
-
-
-def _node(run: Run, anatomy: Anatomy, on_cpu: Sequence[Item]) -> tuple[Item, ...]:
-    each = run.gpus // run.nodes
+def _node(model: ModelShape, setup: Setup, state: Iterable[Item]) -> Iterator[Item]:
+    each, whole = setup.gpus // setup.nodes, FLOAT * count(model.weights)
     processes = f"in {each} processes"
-    whole = FLOAT * count(anatomy.weights)
-    items = [
-        Item(item.name, each * item.nbytes, ("run",), f"{item.why}, {processes}") for item in on_cpu
-    ]
-    if run.is_fsdp:
-        items.append(Item("loading", whole, ("start",), "the first process, float32"))
-        saved = whole + 2 * FLOAT * count(anatomy.trained)
-        items.append(Item("checkpoint", saved, ("run",), "the first process: weights, moments"))
+    for item in state:
+        if item.on_cpu:
+            yield Item(item.name, each * item.nbytes, ("run",), f"{item.note}, {processes}")
+    if setup.fsdp:
+        yield Item("loading", whole, ("start",), "the first process, float32")
+        size = whole + 2 * FLOAT * count(model.trained)
+        yield Item("checkpoint", size, ("run",), "the first process: weights, moments")
     else:
-        items.append(Item("loading", each * whole, ("start",), f"float32, {processes}"))
-        if run.is_cut("weights"):
-            items.append(Item("checkpoint", whole, ("run",), "the first process: weights"))
-    if isinstance(run.engine, VLLM) and run.engine.sleep:
-        size = each * run.engine.precision * count(anatomy.base) // run.engine.tensor_parallel
-        items.append(Item("vLLM asleep", size, ("run",), f"its weights, {processes}"))
-    return tuple(items)
-
-
-def _tokens(run: Run) -> int:
-    return max(run.micro_batch_tokens, run.max_prompt_tokens + run.max_completion_tokens)
+        yield Item("loading", each * whole, ("start",), f"float32, {processes}")
+    if setup.zero == 3:
+        yield Item("checkpoint", whole, ("run",), "the first process: weights")
+    if setup.engine == "vllm" and setup.sleep:
+        size = each * setup.precision * count(model.base) // setup.tensor_parallel
+        yield Item("vLLM asleep", size, ("run",), f"its weights, {processes}")

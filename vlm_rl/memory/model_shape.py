@@ -1,176 +1,119 @@
-"""What a model is made of, from its configuration alone: every weight's shape, and its layers.
+"""The shapes of a policy, from the configuration of its model alone.
 
 The model is built on torch's meta device, which has shapes and no memory: no weight is read.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText
+from transformers import Qwen2_5_VLConfig
 
-from vlm_rl.model.lora import MATRICES, LoraSettings, Part
+from vlm_rl.model.families import Part, family_of
+from vlm_rl.model.lora import LoraSettings
+from vlm_rl.model.policy import empty_model
 
-Place = Literal["vision_tower", "language_model", "embeddings", "head"]
+Weights = Mapping[str, nn.Parameter]
 
-
-@dataclass(frozen=True)
-class Weight:
-    """A parameter. `block` is what `distributed.strategies` gathers it with, "" for the root."""
-
-    shape: tuple[int, ...]
-    place: Place
-    block: str
-    trained: bool
-    adapter: bool = False
-
-    @property
-    def numel(self) -> int:
-        return prod(self.shape)
+PUBLISHED = {
+    # hidden, layers, heads, key heads, MLP, vocabulary, MLP of the tower, tied
+    "3B": (2048, 36, 16, 2, 11008, 151936, 3420, True),
+    "7B": (3584, 28, 28, 4, 18944, 152064, 3420, False),
+    "32B": (5120, 64, 40, 8, 27648, 152064, 3456, False),
+    "72B": (8192, 80, 64, 8, 29568, 152064, 3456, False),
+}
+"""Qwen2.5-VL, from memory of each `config.json`, not read from the hub. The number of parameters
+that follows agrees with the published one, which a test has beside it."""
 
 
-def count(weights: Sequence[Weight]) -> int:
-    """Their numbers; tied ones stand among an `Anatomy`'s weights once."""
-    return sum(weight.numel for weight in weights)
+def published_config(size: str) -> Any:
+    """Return the transformers configuration of a model in `PUBLISHED`."""
+    hidden, layers, heads, key_heads, mlp, vocabulary, tower_mlp, tied = PUBLISHED[size]
+    text = {"hidden_size": hidden, "num_hidden_layers": layers, "vocab_size": vocabulary}
+    text |= {"num_attention_heads": heads, "num_key_value_heads": key_heads}
+    tower = {"depth": 32, "hidden_size": 1280, "num_heads": 16, "out_hidden_size": hidden}
+    return Qwen2_5_VLConfig(
+        text_config=text | {"intermediate_size": mlp},
+        vision_config=tower | {"intermediate_size": tower_mlp},
+        tie_word_embeddings=tied,
+    )
 
 
-@dataclass(frozen=True)
-class Layers:
-    """`count` equal transformer layers: the widths of the residual stream, of all queries, of all
-    keys (and of all values), and of the MLP, which is `gated` by a second matrix or is not."""
+class LayerShape:
+    """Equal transformer layers: their `count` and widths.
 
-    count: int
-    hidden: int
-    queries: int
-    keys: int
-    heads: int
-    mlp: int
-    gated: bool
+    `hidden` is the residual stream, `queries` and `keys` (and as many values) those of all heads,
+    `mlp` the inside of the MLP, which is `gated` if a second matrix multiplies the first.
+    """
 
-
-@dataclass(frozen=True)
-class Anatomy:
-    """`pixels` are the numbers of a patch; `patches` of them become a token in each of `mergers`
-    mergers."""
-
-    weights: tuple[Weight, ...]
-    text: Layers
-    tower: Layers
-    vocabulary: int
-    pixels: int
-    patches: int
-    mergers: int
-
-    @property
-    def trained(self) -> list[Weight]:
-        return [weight for weight in self.weights if weight.trained]
-
-    @property
-    def base(self) -> list[Weight]:
-        """All but adapters."""
-        return [weight for weight in self.weights if not weight.adapter]
-
-    @property
-    def head(self) -> Weight:
-        """The matrix of the logits, which may be that of the embeddings."""
-        by_place = {weight.place: weight for weight in self.weights}
-        return by_place.get("head") or by_place["embeddings"]
-
-    @property
-    def tower_trained(self) -> bool:
-        return any(weight.place == "vision_tower" for weight in self.trained)
+    def __init__(self, layers: Any, heads: int) -> None:
+        mlp = [module for module in layers[0].mlp.modules() if isinstance(module, nn.Linear)]
+        self.count, self.heads, self.gated = len(layers), heads, len(mlp) == 3
+        self.hidden, self.mlp = mlp[0].in_features, mlp[0].out_features
+        self.queries = self.keys = self.hidden
+        if attention := getattr(layers[0], "self_attn", None):  # the tower's is as wide as hidden
+            self.queries, self.keys = attention.q_proj.out_features, attention.k_proj.out_features
 
 
-def by_block(weights: Sequence[Weight]) -> dict[str, int]:
-    """Parameters of what is gathered together."""
-    sizes: dict[str, int] = {}
-    for weight in weights:
-        sizes[weight.block] = sizes.get(weight.block, 0) + weight.numel
+class ModelShape:
+    """The policy that `Policy.from_pretrained` makes of a checkpoint with this configuration.
+
+    `weights` are parameters on the meta device by name, tied ones once; `base` has no adapters.
+    `head` is the matrix of the logits, which may be tied to the embeddings. A patch has `pixels`
+    numbers; `patches` of them become a token in each of `mergers` mergers.
+    """
+
+    def __init__(
+        self, config: Any, *, freeze: Sequence[Part] = (), lora: LoraSettings | None = None
+    ) -> None:
+        model = empty_model(config)
+        model.tie_weights()
+        text, vision, tower = config.get_text_config(), config.vision_config, model.model.visual
+        self.base = dict(model.named_parameters())
+        for name, weight in self.base.items():
+            weight.requires_grad_(lora is None and _part(name) not in freeze)
+        self.weights = {**self.base, **(_adapters(model, lora) if lora else {})}
+        self.trained = {name: w for name, w in self.weights.items() if w.requires_grad}
+        self.tower_trained = any(_part(name) == "vision_tower" for name in self.trained)
+        self.head, self.vocabulary = model.lm_head.weight, text.vocab_size
+        self.text = LayerShape(model.model.language_model.layers, text.num_attention_heads)
+        self.tower = LayerShape(tower.blocks, vision.num_heads)
+        self.pixels = prod(tower.patch_embed.proj.weight.shape[1:])
+        self.patches = vision.spatial_merge_size**2
+        self.mergers = 1 + len(getattr(vision, "deepstack_visual_indexes", ()))
+
+
+def count(weights: Weights) -> int:
+    """Return how many numbers they have in all."""
+    return sum(weight.numel() for weight in weights.values())
+
+
+def by_block(weights: Weights) -> Counter[str]:
+    """Return the size of what `vlm_rl.distributed.fsdp2` gathers at a time, "" for the root."""
+    blocks = re.compile(r"model\.((visual\.blocks|language_model\.layers)\.\d+|visual)")
+    sizes: Counter[str] = Counter()
+    for name, weight in weights.items():
+        block = blocks.match(name)
+        sizes[block.group() if block else ""] += weight.numel()
     return sizes
 
 
-def dissect(
-    config: Any, *, freeze: Sequence[Part] = (), lora: LoraSettings | None = None
-) -> Anatomy:
-    """The policy that `Policy.from_pretrained` would make of a checkpoint with this transformers
-    configuration. Adapters are counted without peft."""
-    with torch.device("meta"):
-        model: Any = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    model.tie_weights()
-    weights = [
-        Weight(tuple(p.shape), _place(name), _block(name), _is_trained(name, freeze, lora))
-        for name, p in model.named_parameters()
-    ]
-    if lora is not None:
-        weights += _adapters(model, lora)
-    text, tower, merge = config.get_text_config(), model.model.visual, config.vision_config
-    return Anatomy(
-        weights=tuple(weights),
-        text=_text_layers(text),
-        tower=_tower_layers(tower, merge.num_heads),
-        vocabulary=text.vocab_size,
-        pixels=prod(tower.patch_embed.proj.weight.shape[1:]),
-        patches=merge.spatial_merge_size**2,
-        mergers=1 + len(getattr(merge, "deepstack_visual_indexes", ())),
-    )
-
-
-def _place(name: str) -> Place:
-    if name.startswith("lm_head."):
-        return "head"
-    if ".embed_tokens." in name:
-        return "embeddings"
+def _part(name: str) -> Part:
     return "vision_tower" if name.startswith("model.visual.") else "language_model"
 
 
-def _block(name: str) -> str:
-    found = re.match(r"model\.(visual\.blocks|language_model\.layers)\.\d+|model\.visual", name)
-    return found.group() if found else ""
-
-
-def _is_trained(name: str, freeze: Sequence[Part], lora: LoraSettings | None) -> bool:
-    part = "vision_tower" if _place(name) == "vision_tower" else "language_model"
-    return lora is None and part not in freeze
-
-
-def _adapters(model: nn.Module, lora: LoraSettings) -> list[Weight]:
-    """A [rank, inputs] and B [outputs, rank] of each matrix that is adapted."""
-    targets = re.compile("|".join(MATRICES[part] for part in lora.parts))
-    return [
-        Weight(shape, _place(name), _block(name), trained=True, adapter=True)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and targets.fullmatch(name)
-        for shape in ((lora.rank, module.in_features), (module.out_features, lora.rank))
-    ]
-
-
-def _text_layers(text: Any) -> Layers:
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return Layers(
-        count=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        queries=text.num_attention_heads * head,
-        keys=text.num_key_value_heads * head,
-        heads=text.num_attention_heads,
-        mlp=text.intermediate_size,
-        gated=True,
-    )
-
-
-def _tower_layers(tower: Any, heads: int) -> Layers:
-    block = tower.blocks[0]
-    (hidden,) = block.norm1.weight.shape
-    widths = [m.out_features for m in block.mlp.modules() if isinstance(m, nn.Linear)]
-    return Layers(
-        count=len(tower.blocks),
-        hidden=hidden,
-        queries=hidden,
-        keys=hidden,
-        heads=heads,
-        mlp=widths[0],
-        gated=len(widths) == 3,
-    )
+def _adapters(model: nn.Module, lora: LoraSettings) -> dict[str, nn.Parameter]:
+    """Return A [rank, inputs] and B [outputs, rank] of each adapted matrix, without peft."""
+    matrices, adapters = family_of(model.config).matrices, {}
+    targets = re.compile("|".join(matrices[part] for part in lora.parts))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and targets.fullmatch(name):
+            shapes = {"A": (lora.rank, module.in_features), "B": (module.out_features, lora.rank)}
+            for letter, shape in shapes.items():
+                adapter = nn.Parameter(torch.empty(shape, device="meta"))
+                adapters[f"{name}.lora_{letter}"] = adapter
+    return adapters
