@@ -3,29 +3,25 @@
     python -m data_prep.audit data/geometry3k --model Qwen/Qwen2.5-VL-3B-Instruct
 
 DATA is a `.jsonl` or `.parquet` file, a folder as the converters write it, or a hub id. Writes one
-self-contained page to look at, and all figures as JSON beside it. Pictures are judged by their
+self-contained page to look at, and all numbers as JSON beside it. Images are judged by their
 headers; pixels are decoded only for the thumbnails of the page.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
-from rich.console import Console
-from rich.table import Table
 
-from data_prep.audit_figures import figures_of
-from data_prep.audit_findings import Finding, findings_of
+from data_prep.audit_findings import findings_of
 from data_prep.audit_golds import check_golds
-from data_prep.audit_page import page_of
+from data_prep.audit_page import page_of, summary_of
 from data_prep.audit_reading import read_data_set
-from data_prep.audit_tokens import sizing_of, token_figures
+from data_prep.audit_statistics import statistics_of
+from data_prep.audit_tokens import token_statistics
 from vlm_rl.config import one_line_errors, parse
 from vlm_rl.rewards.accuracy import Accuracy
-
-_MOST_PRINTED = 20
 
 
 def audit(
@@ -38,38 +34,37 @@ def audit(
     columns: dict[str, str] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Write the page of `data` to `output` and its figures beside it, print the findings, and
-    return the figures.
+    """Write the page of `data` to `output` and its numbers beside it, print the findings, and
+    return the numbers.
 
     `model` is the checkpoint whose tokenizer and image sizes count; without it those of Qwen2.5-VL
     are assumed. `min_pixels` and `max_pixels` bound the area of each image. `split` picks one;
     `columns` maps our column names to those of the data. `seed` draws the problems to show. Raises
-    ValueError where nothing can be read.
+    ValueError if nothing can be read.
     """
-    page, figures_file = _targets(data, output)
-    sizing = sizing_of(model, min_pixels, max_pixels)
+    page, numbers_file = _targets(data, output)
     data_set = read_data_set(data, split, columns)
+    tokens = token_statistics(data_set, model, min_pixels, max_pixels)
     accuracy = Accuracy()
     try:
         forms = check_golds([entry.problem for entry in data_set.entries], accuracy)
     finally:
         accuracy.close()
-    found = figures_of(data_set, forms) | {"tokens": token_figures(data_set.entries, sizing)}
-    findings = findings_of(found)
+    statistics = statistics_of(data_set, forms) | {"tokens": tokens}
+    findings = findings_of(statistics)
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(page_of(data, found, findings, data_set.entries, seed), encoding="utf-8")
-    plain = {"data": data, "findings": [vars(finding) for finding in findings], **found}
+    page.write_text(page_of(data, statistics, findings, data_set, seed), encoding="utf-8")
+    plain = {"data": data, "findings": findings, **statistics}
     text = json.dumps(plain, indent=1, ensure_ascii=False)
-    figures_file.write_text(text + "\n", encoding="utf-8")
-    _print(found, findings)
-    print(
-        f"{found['problems']} problems audited: look at {page}; all figures are in {figures_file}"
-    )
-    return found
+    numbers_file.write_text(text + "\n", encoding="utf-8")
+    print(summary_of(statistics, findings), end="")
+    num = statistics["problems"]
+    print(f"{num} problems audited: look at {page}; all numbers are in {numbers_file}")
+    return statistics
 
 
 def _targets(data: str, output: Path | None) -> tuple[Path, Path]:
-    """Where the page and the figures go."""
+    """Return the files of the page and of the numbers."""
     path = Path(data).expanduser()
     if output is not None:
         if output.suffix != ".html":
@@ -78,65 +73,11 @@ def _targets(data: str, output: Path | None) -> tuple[Path, Path]:
     elif path.is_dir() and any(path.glob("*.jsonl")):
         page = path / "audit.html"
     elif path.exists():
-        # not into a folder of another format, which would read the figures as its own data
+        # not into a folder of another format, which would read the numbers as its own data
         page = path.with_name(f"{path.stem}.audit.html")
     else:
         page = Path(f"{data.replace('/', '-').replace(':', '-')}.audit.html")
     return page, page.with_suffix(".json")
-
-
-def _print(found: Mapping[str, Any], findings: Sequence[Finding]) -> None:
-    console = Console()
-    table = Table(title="golds against themselves")
-    table.add_column("form")
-    for heading in ("golds", "right", "%"):
-        table.add_column(heading, justify="right")
-    for name, form in found["golds"]["forms"].items():
-        if form["asked"]:
-            share = f"{100 * form['right_frac']:.1f}"
-            table.add_row(name, str(form["asked"]), str(form["right"]), share)
-    console.print(table)
-    failures = found["golds"]["unreadable"] + found["golds"]["not_equal_to_itself"]
-    for one in failures[:_MOST_PRINTED]:
-        print(
-            f"gold of {one['uid']}: {one['gold']!r:.80} ({one['answer_type']}) is "
-            f"{one['verdict']}: {one['rule']}"
-        )
-    if len(failures) > _MOST_PRINTED:
-        print(f"and {len(failures) - _MOST_PRINTED} more golds, all on the page")
-    for line in _lines(found):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-    for finding in findings:
-        word = "to mend" if finding.level == "mend" else "to know"
-        console.print(f"{word}: {finding.text}", soft_wrap=True, markup=False, highlight=False)
-
-
-def _lines(found: Mapping[str, Any]) -> list[str]:
-    """Types, lengths and sizes, one line each."""
-    tokens, answers, images = found["tokens"], found["answers"], found["images"]
-    lines = {
-        "answer types": _counts(answers["types"]),
-        "most frequent answers": _counts(answers["most_frequent"]),
-        "answer characters": _spread(answers["characters"]),
-        "question characters": _spread(found["question_characters"]),
-        "images": f"{images['different']} different, {_counts(images['formats'])}",
-        "image area, px": _spread(images["pixels"]),
-        "visual tokens": _spread(tokens["visual_by_problem"]),
-        "prompt tokens": _spread(tokens["prompt"]),
-    }
-    return [*(f"{name}: {line}" for name, line in lines.items() if line), tokens["assumption"]]
-
-
-def _counts(counts: Mapping[str, int], most: int = 8) -> str:
-    shown = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:most])
-    left = len(counts) - most
-    return f"{shown}, and {left} more" if left > 0 else shown
-
-
-def _spread(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return ""
-    return f"median {found['p50']}, 95 % up to {found['p95']}, {found['min']} to {found['max']}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

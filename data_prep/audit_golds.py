@@ -1,15 +1,14 @@
 """Does each gold verify against itself, as it stands and in the forms that a model would use?
 
-A gold that fails as it stands can never be answered right, or only by luck; it is asked for in no
+A gold that fails as it stands can never be answered right, or only by luck, and is checked in no
 other form. One that fails in another form punishes the models that write so.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from rich.progress import track
 
@@ -35,57 +34,33 @@ _WITH_UNITS = ("number", "number_unit", "percent")
 _WITH_NUMBERS = (*_WITH_UNITS, "latex", "expression")
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A gold that is not right in a form; `written` is what the verifier was given."""
+def check_golds(problems: Sequence[Problem], accuracy: Accuracy) -> dict[str, dict[str, Any]]:
+    """Check the gold of each problem in every form that it can take, `AS_IT_STANDS` first.
 
-    uid: str
-    gold: str
-    answer_type: str
-    written: str
-    verdict: Verdict
-    rule: str
-
-
-@dataclass(frozen=True)
-class Form:
-    """One way to write golds: how many can be written so, and those that are then not right."""
-
-    name: str
-    asked: int
-    failures: Sequence[Failure]
-
-    @property
-    def right_frac(self) -> float | None:
-        return 1 - len(self.failures) / self.asked if self.asked else None
-
-
-def check_golds(problems: Sequence[Problem], accuracy: Accuracy) -> list[Form]:
-    """Check the gold of each problem in every form that it can take, `AS_IT_STANDS` first."""
+    Returns for each form how many golds were `asked` in it, how many are `right`, and the
+    `failures`, where `written` is what the verifier was given.
+    """
     golds = [gold_of(problem) for problem in problems]
-    stands = _checked([(gold, gold.answer) for gold in golds], accuracy, "golds as they stand")
-    plain = [
-        (*pair, pair[1].answer, check)
-        for pair, check in zip(zip(problems, golds, strict=True), stands, strict=True)
-    ]
-    sound = [(problem, gold) for problem, gold, _, check in plain if _right(check)]
-    forms = [_form(AS_IT_STANDS, plain), _slot_form(sound, accuracy)]
-    asked = {
-        name: [(problem, gold, text) for problem, gold in sound if (text := write(gold))]
+    stand = _checked([(gold, gold.answer) for gold in golds], accuracy, "golds as they stand")
+    plain = [(p, g, g.answer, check) for p, g, check in zip(problems, golds, stand, strict=True)]
+    sound = [(p, g) for p, g, _, check in plain if check.verdict is Verdict.CORRECT]
+    written = {
+        name: [(p, g, text) for p, g in sound if (text := write(g))]
         for name, write in FORMS.items()
     }
-    questions = [(gold, text) for rows in asked.values() for _, gold, text in rows]
+    questions = [(gold, text) for rows in written.values() for _, gold, text in rows]
     checks = iter(_checked(questions, accuracy, "other forms"))
-    forms += [_form(name, [(*row, next(checks)) for row in rows]) for name, rows in asked.items()]
-    return forms
+    rows = {AS_IT_STANDS: plain, IN_ITS_SLOT: _in_slots(sound, accuracy)}
+    rows |= {name: [(*row, next(checks)) for row in asked] for name, asked in written.items()}
+    return {name: _counted(asked) for name, asked in rows.items()}
 
 
 def letter_of(gold: Gold) -> str | None:
-    """The letter of a choice that is given by one letter or by the text of an option."""
+    """Return the letter of a choice that is given by one letter or by the text of an option."""
     if gold.answer_type != "choice":
         return None
-    if found := re.fullmatch(r"\(?([A-Z])\)?", open_text(gold.answer)):
-        return found[1]
+    if letter := re.fullmatch(r"\(?([A-Z])\)?", open_text(gold.answer)):
+        return letter[1]
     options = [plain_text(choice) for choice in gold.choices]
     answer = plain_text(gold.answer)
     return chr(ord("A") + options.index(answer)) if answer in options else None
@@ -96,12 +71,12 @@ def _in_dollars(gold: Gold) -> str | None:
 
 
 def _words_in_text(gold: Gold) -> str | None:
-    words = gold.answer if gold.answer_type == "text" else letter_of(gold)
-    return None if words is None or re.search(r"[\\{}$]", words) else rf"\text{{{words}}}"
+    text = gold.answer if gold.answer_type == "text" else letter_of(gold)
+    return None if text is None or re.search(r"[\\{}$]", text) else rf"\text{{{text}}}"
 
 
 def _without_unit(gold: Gold) -> str | None:
-    number = _quantity(gold)
+    number = _quantity(gold, _WITH_UNITS)
     # a plain number of 50 % is 0.5, not 50
     if number is None or not number.unit or (gold.answer_type, number.unit) == ("number", "%"):
         return None
@@ -109,8 +84,8 @@ def _without_unit(gold: Gold) -> str | None:
 
 
 def _with_unit(gold: Gold) -> str | None:
-    """The unit that the problem names apart; one in the answer is written the other way."""
-    number = _quantity(gold)
+    """Write the unit that the problem names apart; one in the answer is written the other way."""
+    number = _quantity(gold, _WITH_UNITS)
     if number is None:
         return None
     if not number.unit:
@@ -119,10 +94,10 @@ def _with_unit(gold: Gold) -> str | None:
         return f"{number.text}%" if "\\" in gold.answer else rf"{number.text}\%"
     if number.unit == "°":
         return f"{number.text}°" if "\\" in gold.answer else rf"{number.text}^{{\circ}}"
-    words = open_text(number.suffix)
-    if "\\" in number.suffix or re.search(r"[\d^]", words):
-        return f"{number.text} {words}"
-    return rf"{number.text} \text{{ {words}}}"
+    unit = open_text(number.suffix)
+    if "\\" in number.suffix or re.search(r"[\d^]", unit):
+        return f"{number.text} {unit}"
+    return rf"{number.text} \text{{ {unit}}}"
 
 
 def _as_decimal(gold: Gold) -> str | None:
@@ -130,32 +105,20 @@ def _as_decimal(gold: Gold) -> str | None:
     if number is None or number.value.denominator == 1 or "." in number.text:
         return None
     decimal = Decimal(number.value.numerator) / Decimal(number.value.denominator)
-    exact = Fraction(decimal) == number.value
-    return f"{decimal:f}{number.suffix}" if exact else None
+    return f"{decimal:f}{number.suffix}" if Fraction(decimal) == number.value else None
 
 
 def _as_fraction(gold: Gold) -> str | None:
     number = _quantity(gold, _WITH_NUMBERS)
     if number is None or number.value.denominator == 1 or r"\frac" in number.text:
         return None
-    sign = "-" if number.value < 0 else ""
-    top, bottom = abs(number.value.numerator), number.value.denominator
+    sign, (top, bottom) = "-" * (number.value < 0), abs(number.value).as_integer_ratio()
     return rf"{sign}\frac{{{top}}}{{{bottom}}}{number.suffix}"
-
-
-def _in_parentheses(gold: Gold) -> str | None:
-    letter = letter_of(gold)
-    return letter and f"({letter})"
 
 
 def _by_value(gold: Gold) -> str | None:
     letter = letter_of(gold)
     return gold.choices[ord(letter) - ord("A")] if letter and gold.choices else None
-
-
-def _letter_and_value(gold: Gold) -> str | None:
-    value = _by_value(gold)
-    return value and f"{letter_of(gold)}. {value}"
 
 
 FORMS: Mapping[str, Callable[[Gold], str | None]] = {
@@ -166,15 +129,14 @@ FORMS: Mapping[str, Callable[[Gold], str | None]] = {
     "as a decimal": _as_decimal,
     "as a fraction": _as_fraction,
     "by letter": letter_of,
-    "by letter, (B)": _in_parentheses,
+    "by letter, (B)": lambda gold: (letter := letter_of(gold)) and f"({letter})",
     "by value": _by_value,
-    "by both, B. value": _letter_and_value,
+    "by both, B. value": lambda gold: (value := _by_value(gold)) and f"{letter_of(gold)}. {value}",
 }
-"""Each form writes a gold, or gives None for one that can not be written so."""
+"""Each form writes a gold, or gives None for one that cannot be written so."""
 
 
-@dataclass(frozen=True)
-class _Quantity:
+class _Quantity(NamedTuple):
     """`text` with its exact `value`, and the `suffix` that holds the canonical `unit`."""
 
     text: str
@@ -183,11 +145,9 @@ class _Quantity:
     unit: str
 
 
-def _quantity(gold: Gold, types: Sequence[str] = _WITH_UNITS) -> _Quantity | None:
-    if gold.answer_type not in types:
-        return None
+def _quantity(gold: Gold, types: Sequence[str]) -> _Quantity | None:
     text, unit = split_unit(gold.answer)
-    value = plain_number(text)
+    value = plain_number(text) if gold.answer_type in types else None
     if value is None:
         return None
     return _Quantity(text.strip(), value, normalise(gold.answer)[len(text) :], unit)
@@ -196,16 +156,28 @@ def _quantity(gold: Gold, types: Sequence[str] = _WITH_UNITS) -> _Quantity | Non
 _Row = tuple[Problem, Gold, str, Check]
 
 
-def _form(name: str, rows: Sequence[_Row]) -> Form:
+def _counted(rows: Sequence[_Row]) -> dict[str, Any]:
     failures = [
-        Failure(problem.uid, gold.answer, gold.answer_type, text, *check)
+        {
+            "uid": problem.uid,
+            "gold": gold.answer,
+            "answer_type": gold.answer_type,
+            "written": text,
+            "verdict": check.verdict,
+            "rule": check.rule,
+        }
         for problem, gold, text, check in rows
-        if not _right(check)
+        if check.verdict is not Verdict.CORRECT
     ]
-    return Form(name, len(rows), failures)
+    return {
+        "asked": len(rows),
+        "right": len(rows) - len(failures),
+        "right_frac": 1 - len(failures) / len(rows) if rows else None,
+        "failures": failures,
+    }
 
 
-def _slot_form(sound: Sequence[tuple[Problem, Gold]], accuracy: Accuracy) -> Form:
+def _in_slots(sound: Sequence[tuple[Problem, Gold]], accuracy: Accuracy) -> list[_Row]:
     rows: list[_Row] = []
     for chunk in _chunks(sound, "golds in answer slots"):
         problems = [problem for problem, _ in chunk]
@@ -215,11 +187,11 @@ def _slot_form(sound: Sequence[tuple[Problem, Gold]], accuracy: Accuracy) -> For
             (*pair, text, Check(reading.verdict, reading.rule))
             for pair, text, (reading,) in zip(chunk, texts, readings, strict=True)
         ]
-    return _form(IN_ITS_SLOT, rows)
+    return rows
 
 
 def _checked(questions: Sequence[Question], accuracy: Accuracy, label: str) -> list[Check]:
-    """One check per question; equal ones, of which data sets are full, are checked once."""
+    """Return one check per question; equal ones, of which data sets are full, are checked once."""
     known: dict[Question, Check] = {}
     for chunk in _chunks(list(dict.fromkeys(questions)), label):
         known.update(zip(chunk, accuracy.pool.check(chunk), strict=True))
@@ -229,7 +201,3 @@ def _checked(questions: Sequence[Question], accuracy: Accuracy, label: str) -> l
 def _chunks(rows: Sequence[_T], label: str) -> Iterator[Sequence[_T]]:
     for start in track(range(0, len(rows), _CHUNK), label, transient=True):
         yield rows[start : start + _CHUNK]
-
-
-def _right(check: Check) -> bool:
-    return check.verdict is Verdict.CORRECT

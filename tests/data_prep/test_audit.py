@@ -1,4 +1,4 @@
-"""The audit of a data set: each defect planted once is found and counted, and nothing else is.
+"""The audit of a data set: each planted defect is reported once, and nothing else is.
 
 Broken on purpose, one at a time, each seen red: images, white space, splits and the other question
 in the repeats; 0.5 and 1/2 counted apart; wrong golds among the unread; percentiles one rank off;
@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from data_prep.audit import audit, main
-from data_prep.audit_figures import distribution, figures_of
-from data_prep.audit_golds import FORMS, IN_ITS_SLOT, Failure, Form, check_golds
-from data_prep.audit_html import thumbnail
+from data_prep.audit_golds import FORMS, IN_ITS_SLOT, check_golds
+from data_prep.audit_page import thumbnail
 from data_prep.audit_reading import read_data_set
-from data_prep.audit_tokens import sizing_of, token_figures
+from data_prep.audit_statistics import distribution, statistics_of
+from data_prep.audit_tokens import token_statistics
 from data_prep.convert import Options, convert
 from data_prep.dynamath import DynaMath
 from data_prep.mathvision import MathVision
@@ -75,34 +75,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path) -> dict[str, Any]:
+def audited(folder: Path) -> dict[str, Any]:
     return audit(str(folder))
 
 
-def figures_without_page(source: Path) -> dict[str, Any]:
+def statistics_without_page(source: Path) -> dict[str, Any]:
     data = read_data_set(str(source), None, None)
     accuracy = Accuracy()
     try:
         forms = check_golds([entry.problem for entry in data.entries], accuracy)
     finally:
         accuracy.close()
-    return figures_of(data, forms)
+    return statistics_of(data, forms)
 
 
-def uids(found: dict[str, Any], kind: str) -> list[list[str]]:
-    return [[one["uid"] for one in group] for group in found["repeats"][kind]["examples"]]
+def uids(statistics: dict[str, Any], kind: str) -> list[list[str]]:
+    return [[one["uid"] for one in group] for group in statistics["repeats"][kind]["examples"]]
 
 
-def test_every_planted_repeat_is_found_once(found: dict[str, Any]) -> None:
-    assert found["problems"] == 13
-    assert found["splits"] == {"train": 12, "val": 1}
-    assert uids(found, "contradictory") == [["yes", "no"]]
-    assert uids(found, "across_splits") == [["unit", "leak"]]
+def test_every_planted_repeat_is_reported_once(audited: dict[str, Any]) -> None:
+    assert audited["problems"] == 13
+    assert audited["splits"] == {"train": 12, "val": 1}
+    assert uids(audited, "contradictory") == [["yes", "no"]]
+    assert uids(audited, "across_splits") == [["unit", "leak"]]
     same = [["unit", "leak"], ["first", "again"], ["yes", "no"]]
-    assert uids(found, "same_question_and_images") == same
-    assert found["repeats"]["same_question_and_images"]["extra"] == 3
-    assert uids(found, "same_image") == [["yes", "no", "other"]]
-    assert uids(found, "same_question_other_images") == []
+    assert uids(audited, "same_question_and_images") == same
+    assert audited["repeats"]["same_question_and_images"]["extra"] == 3
+    assert uids(audited, "same_image") == [["yes", "no", "other"]]
+    assert uids(audited, "same_question_other_images") == []
 
 
 def test_the_same_question_on_another_image_is_no_contradiction(tmp_path: Path) -> None:
@@ -113,13 +113,13 @@ def test_the_same_question_on_another_image_is_no_contradiction(tmp_path: Path) 
     for name in "12":
         (tmp_path / f"{name}.png").write_bytes(png(int(name)))
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    repeats = figures_without_page(tmp_path)
-    assert uids(repeats, "same_question_other_images") == [["1", "2"]]
-    assert uids(repeats, "contradictory") == uids(repeats, "same_question_and_images") == []
+    statistics = statistics_without_page(tmp_path)
+    assert uids(statistics, "same_question_other_images") == [["1", "2"]]
+    assert uids(statistics, "contradictory") == uids(statistics, "same_question_and_images") == []
 
 
-def test_golds_are_counted_by_what_the_verifier_says(found: dict[str, Any]) -> None:
-    golds = found["golds"]
+def test_golds_are_counted_by_what_the_verifier_says(audited: dict[str, Any]) -> None:
+    golds = audited["golds"]
     assert [one["uid"] for one in golds["unreadable"]] == ["unreadable"]
     assert golds["not_equal_to_itself"] == []
     forms = golds["forms"]
@@ -133,31 +133,27 @@ def test_golds_are_counted_by_what_the_verifier_says(found: dict[str, Any]) -> N
 
 
 def test_a_gold_that_is_wrong_for_itself_is_told_apart_from_one_unread(folder: Path) -> None:
-    rows = [
-        Failure("a", "x", "latex", "x", verdict, "rule")
-        for verdict in (Verdict.WRONG, Verdict.ERROR)
-    ]
+    failures = [{"verdict": verdict} for verdict in (Verdict.WRONG, Verdict.ERROR)]
     data = read_data_set(str(folder), "val", None)
-    golds = figures_of(data, [Form("as it stands", 5, rows)])["golds"]
+    golds = statistics_of(data, {"as it stands": {"failures": failures}})["golds"]
     assert [one["verdict"] for one in golds["not_equal_to_itself"]] == ["wrong"]
     assert [one["verdict"] for one in golds["unreadable"]] == ["error"]
-    assert golds["forms"]["as it stands"]["right"] == 3
 
 
-def test_skipped_rows_marks_and_types_are_counted(found: dict[str, Any]) -> None:
-    reasons = {r: one["count"] for r, one in found["skipped"]["by_reason"].items()}
+def test_skipped_rows_marks_and_types_are_counted(audited: dict[str, Any]) -> None:
+    reasons = {r: one["count"] for r, one in audited["skipped"]["by_reason"].items()}
     assert reasons == {"marks and images differ": 1, "no answer": 1, "no image file": 1}
-    marks = found["marks"]
+    marks = audited["marks"]
     assert marks["as_many_marks_as_images"] == 8
     assert (marks["marks_without_images"], marks["text_only"]) == (1, 4)
     assert marks["images_per_problem"] == {"1": 8, "0": 5}
-    assert [one["uid"] for one in found["answers"]["words_that_are_numbers"]] == ["digits"]
-    given = {(one["given"], one["inferred"]) for one in found["answers"]["given_and_inferred"]}
+    assert [one["uid"] for one in audited["answers"]["words_that_are_numbers"]] == ["digits"]
+    given = {(one["given"], one["inferred"]) for one in audited["answers"]["given_and_inferred"]}
     assert {("number", "text"), ("text", "number"), ("(none)", "number_unit")} <= given
 
 
-def test_images_and_visual_tokens_match_a_count_by_hand(found: dict[str, Any]) -> None:
-    images, tokens = found["images"], found["tokens"]
+def test_images_and_visual_tokens_match_a_count_by_hand(audited: dict[str, Any]) -> None:
+    images, tokens = audited["images"], audited["tokens"]
     assert (images["used"], images["different"]) == (8, 4)
     assert (images["formats"], images["modes"]) == ({"PNG": 4}, {"RGB": 3, "L": 1})
     # in tiles of 28 x 28: 4 x 4, 2 x 3 and 5 x 3
@@ -172,12 +168,12 @@ def test_pixel_limits_hold_and_large_problems_are_counted(tmp_path: Path) -> Non
     (tmp_path / "b.png").write_bytes(png(1, size=(28, 28)))
     rows = [{"problem": "Which?", "answer": "1", "images": [name]} for name in ("a.png", "b.png")]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    entries = read_data_set(str(tmp_path), None, None).entries
-    tokens = token_figures(entries, sizing_of(None, None, None))
+    data = read_data_set(str(tmp_path), None, None)
+    tokens = token_statistics(data, None, None, None)
     assert tokens["visual_by_image"]["histogram"] == {4900: 1, 4: 1}
     assert tokens["above"] == {2048: 1, 4096: 1}
     assert (tokens["enlarged_images"], tokens["reduced_images"]) == (1, 0)
-    tokens = token_figures(entries, sizing_of(None, 784, 2_000_000))
+    tokens = token_statistics(data, None, 784, 2_000_000)
     assert tokens["visual_by_image"]["histogram"] == {2500: 1, 1: 1}
     assert tokens["above"] == {2048: 1, 4096: 0}
     assert (tokens["enlarged_images"], tokens["reduced_images"]) == (0, 1)
@@ -187,45 +183,45 @@ def test_prompt_lengths_with_a_checkpoint_are_those_of_its_prompts(
     data_folder: Path, policy_folder: Path
 ) -> None:
     source = str(data_folder / "val.jsonl")
-    entries = read_data_set(source, None, None).entries
-    tokens = token_figures(entries, sizing_of(str(policy_folder), None, 20_000))
+    data = read_data_set(source, None, None)
+    tokens = token_statistics(data, str(policy_folder), None, 20_000)
     encoder = PromptEncoder(str(policy_folder), max_pixels=20_000)
-    prompts = [encoder.encode(entry.problem) for entry in entries]
+    prompts = [encoder.encode(entry.problem) for entry in data.entries]
     assert tokens["prompt"] == distribution([len(prompt) for prompt in prompts])
     visual = [int((prompt.token_ids == encoder.image_token_id).sum()) for prompt in prompts]
     assert tokens["visual_by_problem"] == distribution(visual)
-    assert tokens["patch_size"] == encoder.patch_size
+    assert tokens["patch_size"] == encoder.resizer.patch_size
 
 
 def test_every_gold_of_the_synthetic_set_verifies(data_folder: Path) -> None:
-    figures = figures_without_page(data_folder)
-    assert (figures["problems"], figures["splits"]) == (40, {"train": 24, "val": 16})
-    assert figures["golds"]["forms"]["as it stands"]["right_frac"] == 1
-    assert figures["golds"]["forms"][IN_ITS_SLOT]["right_frac"] == 1
-    assert figures["repeats"]["across_splits"]["groups"] == 0
+    statistics = statistics_without_page(data_folder)
+    assert (statistics["problems"], statistics["splits"]) == (40, {"train": 24, "val": 16})
+    assert statistics["golds"]["forms"]["as it stands"]["right_frac"] == 1
+    assert statistics["golds"]["forms"][IN_ITS_SLOT]["right_frac"] == 1
+    assert statistics["repeats"]["across_splits"]["groups"] == 0
 
 
 def test_the_page_stands_alone_and_what_the_data_say_is_text(
-    folder: Path, found: dict[str, Any]
+    folder: Path, audited: dict[str, Any]
 ) -> None:
     page = (folder / "audit.html").read_text()
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; so on" in page
     assert "&lt;b&gt;tag&lt;/b&gt;" in page
     assert not re.search(r"(?:src|href)=\"(?!data:)|url\(", page)
-    pictures = re.findall(r"base64,([^\"]+)\"", page)
-    assert len(pictures) > 12
-    for picture in pictures:
-        Image.open(io.BytesIO(base64.b64decode(picture))).verify()
-    assert "1 gold that the verifier can not read" in page
+    images = re.findall(r"base64,([^\"]+)\"", page)
+    assert len(images) > 12
+    for image in images:
+        Image.open(io.BytesIO(base64.b64decode(image))).verify()
+    assert "1 gold that the verifier cannot read" in page
     stored = json.loads((folder / "audit.json").read_text())
-    assert stored["problems"] == found["problems"]
+    assert stored["problems"] == audited["problems"]
     mend = [one["text"] for one in stored["findings"] if one["level"] == "mend"]
     assert mend == [
         "1 row left out: marks and images differ",
         "1 row left out: no answer",
         "1 row left out: no image file",
-        "1 gold that the verifier can not read",
+        "1 gold that the verifier cannot read",
         "1 problem with an image too narrow to be resized",
         "1 problem with an image mark but no image",
         "2 problems contradict each other: same question and images, different answers (1 group)",
@@ -233,8 +229,8 @@ def test_the_page_stands_alone_and_what_the_data_say_is_text(
     ]
 
 
-def test_the_same_data_give_the_same_page_and_figures(
-    folder: Path, found: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_same_data_give_the_same_page_and_numbers(
+    folder: Path, audited: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "new" / "page.html"
     main([str(folder), "--output", str(page)])
@@ -242,8 +238,8 @@ def test_the_same_data_give_the_same_page_and_figures(
     assert page.with_suffix(".json").read_bytes() == (folder / "audit.json").read_bytes()
     said = capsys.readouterr().out.splitlines()
     assert "gold of unreadable: 'many' (number) is error: gold unreadable: not one number" in said
-    files = f"look at {page}; all figures are in {page.with_suffix('.json')}"
-    assert said[-1] == f"{found['problems']} problems audited: {files}"
+    files = f"look at {page}; all numbers are in {page.with_suffix('.json')}"
+    assert said[-1] == f"{audited['problems']} problems audited: {files}"
 
 
 @pytest.mark.parametrize(
@@ -289,10 +285,10 @@ def test_each_answer_style_has_its_own_slot() -> None:
     ]
     accuracy = Accuracy()
     try:
-        forms = {form.name: form for form in check_golds(problems, accuracy)}
+        forms = check_golds(problems, accuracy)
     finally:
         accuracy.close()
-    assert (forms[IN_ITS_SLOT].asked, forms[IN_ITS_SLOT].failures) == (4, [])
+    assert (forms[IN_ITS_SLOT]["asked"], forms[IN_ITS_SLOT]["failures"]) == (4, [])
 
 
 def test_guessing_is_the_share_of_the_most_frequent_answer(tmp_path: Path) -> None:
@@ -302,14 +298,14 @@ def test_guessing_is_the_share_of_the_most_frequent_answer(tmp_path: Path) -> No
         for n, answer in enumerate(answers)
     ]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    guessing = figures_without_page(tmp_path)["guessing"]
+    guessing = statistics_without_page(tmp_path)["guessing"]
     assert guessing["by_type"] == {"problems": 23, "share": 17 / 23}
     assert guessing["by_task_and_type"] == {"problems": 20, "share": 0.75}
     assert guessing["types"]["number"]["majority_answer"] == "0.5"
     assert guessing["random_choice"] is None
 
 
-def test_text_alone_and_images_that_can_not_be_resized_have_pages_too(
+def test_text_alone_and_images_that_cannot_be_resized_have_pages_too(
     tmp_path: Path, policy_folder: Path
 ) -> None:
     (tmp_path / "thin.png").write_bytes(png(1, size=(1, 300)))
@@ -326,18 +322,18 @@ def test_text_alone_and_images_that_can_not_be_resized_have_pages_too(
 
 
 def test_percentiles_are_nearest_ranks() -> None:
-    found = distribution([10 * n for n in range(1, 41)])
-    assert found is not None
-    assert (found["p5"], found["p50"], found["p95"]) == (20, 200, 380)
-    assert (found["min"], found["mean"], found["max"]) == (10, 205, 400)
+    spread = distribution([10 * n for n in range(1, 41)])
+    assert spread is not None
+    assert (spread["p5"], spread["p50"], spread["p95"]) == (20, 200, 380)
+    assert (spread["min"], spread["mean"], spread["max"]) == (10, 205, 400)
     assert distribution([]) is None
 
 
-def test_a_picture_whose_pixels_are_broken_is_named_in_its_place(tmp_path: Path) -> None:
+def test_an_image_whose_pixels_are_broken_is_named_in_its_place(tmp_path: Path) -> None:
     target = io.BytesIO()
     Image.effect_noise((200, 200), 90).save(target, "JPEG")
     cut = target.getvalue()[:2000]
-    assert "can not be decoded" in thumbnail(cut)
+    assert "cannot be decoded" in thumbnail(cut)
     grey = Image.new("I;16", (10, 10), 30000)
     grey.save(tmp_path / "grey.png")
     shown = re.findall(r"base64,([^\"]+)\"", thumbnail(tmp_path / "grey.png"))
@@ -352,7 +348,7 @@ def test_a_picture_whose_pixels_are_broken_is_named_in_its_place(tmp_path: Path)
         (["{folder}", "--split", "test"], "has the splits train, val; got split=test"),
         (["{folder}", "--output", "page.png"], "--output must name an .html file, got page.png"),
         (["{folder}", "--max_pixels", "100"], "min_pixels=3136 is above max_pixels=100"),
-        (["{folder}", "--max_pixels", "0"], "max_pixels must be above 0, an area in pixels, got 0"),
+        (["{folder}", "--max_pixels", "0"], "max_pixels=0 must be above 0"),
         (["{empty}"], "no problem can be read, 1 rows left out; the first: "),
     ],
 )
@@ -384,9 +380,9 @@ def test_real_sets_have_golds_that_verify(
     if not source.is_dir():
         pytest.skip(f"{source} is absent; the audit of real data is not tested")
     convert(converter, Options(str(source), split, tmp_path / "set", limit=24))
-    found = figures_without_page(tmp_path / "set")
-    assert (found["problems"], found["images"]["used"]) == (24, 24)
-    assert found["golds"]["forms"]["as it stands"]["right_frac"] == 1
-    assert found["golds"]["forms"][IN_ITS_SLOT]["right_frac"] == 1
-    assert found["repeats"]["contradictory"]["groups"] == 0
-    assert found["skipped"]["count"] == 0
+    statistics = statistics_without_page(tmp_path / "set")
+    assert (statistics["problems"], statistics["images"]["used"]) == (24, 24)
+    assert statistics["golds"]["forms"]["as it stands"]["right_frac"] == 1
+    assert statistics["golds"]["forms"][IN_ITS_SLOT]["right_frac"] == 1
+    assert statistics["repeats"]["contradictory"]["groups"] == 0
+    assert statistics["skipped"]["count"] == 0
