@@ -1,7 +1,8 @@
 """The pages themselves: size, opening, navigation, and that no key and no metric is left out.
 
 Broken on purpose, one at a time, each seen red: a page outside the navigation; a row taken out of
-metrics.md; a group of keys left out by the hook; a README above its limit.
+metrics.md; a group of keys left out by the hook; a README above its limit; a message or a file
+that does not exist.
 """
 
 import ast
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.documented import DOCS
+from tests.support.documented import DOCS, PAGES
 from tests.support.places import REPOSITORY
 from tests.support.run_helpers import QUICKSTART
 from vlm_rl.errors import choices, hint_of, parameters
@@ -57,6 +58,13 @@ def _leaves(node: Any) -> list[str]:
         for part in (node.values() if isinstance(node, dict) else node)
         for leaf in _leaves(part)
     ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_files_exist(page: Path) -> None:
+    folders = "vlm_rl|data_prep|configs|measurements|tests|docs"
+    named = re.findall(rf"`((?:{folders})/[\w./]*)`", page.read_text())
+    assert [name for name in named if not (REPOSITORY / name).exists()] == []
 
 
 @pytest.fixture(scope="module")
