@@ -4,19 +4,19 @@
     torchrun --nproc_per_node 8 -m measurements.gpu_fsdp2 --prompts 64 (several; also nodes)
     python -m measurements.gpu_fsdp2 --scale tiny                      (a CPU, seconds)
 
-Three steps of vlm_rl's own training module through Lightning, on random pictures of real sizes
-that the real image processor encodes, and on random completions of one length: nothing is sampled
-and nothing is downloaded. Needs torch, transformers and lightning, neither vLLM nor weights.
+Runs three steps of vlm_rl's own training module through Lightning. The real image processor encodes
+random images of real sizes, and completions are random and of one length: nothing is sampled and
+nothing is downloaded. Needs torch, transformers and lightning, but neither vLLM nor weights.
 
-A weight takes 16 bytes (float32 weight, gradient and two moments of AdamW): 60 GB for 3.75e9 on one
-GPU, besides what the forward keeps. MFU counts what a step of the mathematics needs: 6 FLOPs per
-weight and token that passes it, attention over the pairs that see each other, the vision tower, the
-head for completion tokens only; not what gradient checkpointing computes again, and not the forward
-of the old log-probabilities, which is timed apart.
+A parameter takes 16 bytes (float32 weight, gradient and AdamW's two moments): 60 GB for 3.75e9 on
+one GPU, besides what the forward keeps. MFU counts what the mathematics of a step needs: 6 FLOPs
+per weight and token, attention over the pairs that see each other, the vision tower, the head for
+completion tokens only. It counts neither what gradient checkpointing computes again nor the forward
+of the old log-probabilities, which is timed separately.
 
 `--compare` first runs the same steps on one device without FSDP2, where weights stay float32 and
-autocast rounds; it says how far losses and gradient norms are apart. That run needs about 15 GB
-more: AdamW's own intermediate values, which sharded weights do without.
+autocast rounds, and prints how much losses and gradient norms differ. That run needs about 15 GB
+more, for AdamW's intermediate values, which sharded weights do not need.
 """
 
 import argparse
@@ -59,7 +59,7 @@ from vlm_rl.training.module import RLModule
 from vlm_rl.training.settings import OptimizerSettings, UpdateSettings, ValidationSettings
 
 DENSE_BF16_TFLOPS = {"H100 80GB HBM3": 989.0, "H200": 989.0, "A100": 312.0}
-"""By part of the device's name, without sparsity, from NVIDIA's data sheets."""
+"""Peaks by part of the device's name, without sparsity, from NVIDIA's data sheets."""
 
 
 class Replayed(Engine):
@@ -69,7 +69,7 @@ class Replayed(Engine):
         self._num_ids = len(encoder.tokenizer) - len(encoder.tokenizer.all_special_ids)
 
     def update_weights(self, policy: Policy) -> None:
-        """Nothing is sampled from them."""
+        """Do nothing: completions do not depend on the weights."""
 
     def generate(
         self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
@@ -84,7 +84,7 @@ class Replayed(Engine):
 
 
 def coins(problems: Sequence[Problem], groups: Groups) -> Scores:
-    """A reward that every other completion of a group gets."""
+    """Reward every other completion of a group."""
     right = [[index % 2 == 0 for index, _ in enumerate(group)] for group in groups]
     total = torch.tensor(right, dtype=torch.float64)
     verdicts = [[Verdict.CORRECT if r else Verdict.WRONG for r in row] for row in right]
@@ -92,7 +92,7 @@ def coins(problems: Sequence[Problem], groups: Groups) -> Scores:
 
 
 class Prompts(L.LightningDataModule):
-    """The given prompts at every step, shared out as vlm_rl.data.datamodule does."""
+    """The given prompts at every step, split over ranks as vlm_rl.data.datamodule does."""
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Prompts(L.LightningDataModule):
 
     def __iter__(self) -> Iterator[list[Prompt]]:
         while True:
-            yield list(self.prompts[ranks.rank() :: ranks.count()])
+            yield list(self.prompts[ranks.rank() :: ranks.world_size()])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, _: int) -> Any:
         return batch
@@ -111,7 +111,7 @@ class Prompts(L.LightningDataModule):
 
 @dataclass
 class Step:
-    """One step of this process: seconds by stage, and what the update's forwards had to do."""
+    """One step on this rank: seconds by phase, and the work of the update's forwards."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -121,7 +121,7 @@ class Step:
 
 
 class Meter(L.Callback):
-    """Steps with their clock, which waits for the device at the beginning of each stage."""
+    """Record steps with their clock, which waits for the device at the start of each phase."""
 
     def __init__(self, config: Any) -> None:
         self.steps: list[Step] = []
@@ -131,7 +131,7 @@ class Meter(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        module.stages.listen(self._turn)
+        module.clock.listen(self._turn)
         module.policy.register_forward_pre_hook(lambda _, given: self._count(given[0]))
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
@@ -140,7 +140,7 @@ class Meter(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, *_: Any) -> None:
         self._turn("")
-        self.steps[-1].metrics = outputs["metrics"]
+        self.steps[-1].metrics = outputs["step"].metrics
 
     def _turn(self, stage: str) -> None:
         if torch.cuda.is_available():
@@ -162,7 +162,7 @@ class Meter(L.Callback):
 def train(
     arguments: argparse.Namespace, strategy: str, encoder: PromptEncoder, prompts: Sequence[Prompt]
 ) -> Meter:
-    """Three steps under `strategy`, from the same weights each time."""
+    """Train three steps under `strategy`, from the same weights each time."""
     scale = SCALES[arguments.scale]
     config = build_config(scale)
     module = RLModule(
@@ -204,7 +204,7 @@ def train(
 
 
 def peak_memory_gb() -> dict[str, float]:
-    """Of the process with the largest peak, since the training began."""
+    """Return the largest peak of all ranks since the training began."""
     if not torch.cuda.is_available():
         return {}
     own = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
@@ -220,7 +220,7 @@ def peak_tflops(given: float | None) -> float | None:
 
 
 def summarize(meter: Meter, peak: float | None) -> dict[str, Any]:
-    """Figures of the last step, the first has to warm up; work is that of all processes."""
+    """Return the numbers of the last step, since the first warms up; work is that of all ranks."""
     everyone = ranks.gather(meter.steps)
     last = [steps[-1] for steps in everyone]
     seconds = max(step.seconds["update"] for step in last)
@@ -242,40 +242,40 @@ def summarize(meter: Meter, peak: float | None) -> dict[str, Any]:
     }
 
 
-def largest_difference(found: dict[str, Any], plain: dict[str, Any]) -> dict[str, float]:
-    """Relative to the values of the run without FSDP2."""
+def largest_difference(sharded: dict[str, Any], plain: dict[str, Any]) -> dict[str, float]:
+    """Return the largest differences relative to the run without FSDP2."""
     return {
-        name: max(abs(a / b - 1) for a, b in zip(found[name], plain[name], strict=True))
+        name: max(abs(a / b - 1) for a, b in zip(sharded[name], plain[name], strict=True))
         for name in ("losses", "grad_norms")
     }
 
 
-def print_summary(found: dict[str, Any], title: str) -> None:
+def print_summary(summary: dict[str, Any], title: str) -> None:
     console = Console()
     table = Table(title=title)
     for heading in ("update of the last step", "value"):
         table.add_column(heading, justify="right" if heading == "value" else "left")
-    memory = found["peak_memory_gb"] or dict.fromkeys(("allocated", "reserved"))
-    mfu = found["mfu"]
+    memory = summary["peak_memory_gb"] or dict.fromkeys(("allocated", "reserved"))
+    mfu = summary["mfu"]
     for name, value in {
         "peak GPU memory, allocated": _gb(memory["allocated"]),
         "peak GPU memory, reserved": _gb(memory["reserved"]),
-        "prompt and completion tokens / s": f"{found['positions_per_s']:,.0f}",
-        "completion tokens / s": f"{found['completion_tokens_per_s']:,.0f}",
-        "model TFLOP": f"{found['update_tflop']:.4g}",
+        "prompt and completion tokens / s": f"{summary['positions_per_s']:,.0f}",
+        "completion tokens / s": f"{summary['completion_tokens_per_s']:,.0f}",
+        "model TFLOP": f"{summary['update_tflop']:.4g}",
         "MFU": "peak not known, give --peak_tflops" if mfu is None else f"{mfu:.1%}",
     }.items():
         table.add_row(name, value)
     console.print(table)
-    for number, seconds in enumerate(found["seconds"], 1):
-        stages = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
-        loss, norm = found["losses"][number - 1], found["grad_norms"][number - 1]
+    for number, seconds in enumerate(summary["seconds"], 1):
+        phases = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
+        loss, norm = summary["losses"][number - 1], summary["grad_norms"][number - 1]
         skipped = (
             "update skipped, not finite" if loss is None else f"loss {loss:.4g}, grad {norm:.4g}"
         )
-        console.print(f"step {number}: {sum(seconds.values()):.2f} s ({stages}); {skipped}")
-    if "difference" in found:
-        apart = ", ".join(f"{name} {value:.2g}" for name, value in found["difference"].items())
+        console.print(f"step {number}: {sum(seconds.values()):.2f} s ({phases}); {skipped}")
+    if "difference" in summary:
+        apart = ", ".join(f"{name} {value:.2g}" for name, value in summary["difference"].items())
         console.print(f"relative to one device without FSDP2: {apart}", soft_wrap=True)
 
 
@@ -292,21 +292,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=("bf16-mixed", "32-true"), default="bf16-mixed")
     parser.add_argument("--steps", type=int, default=3)
     for name in SCALES["3b"].work:
-        parser.add_argument(f"--{name}", type=int, help="by default what suits the scale")
+        parser.add_argument(f"--{name}", type=int, help="default: that of the scale")
     parser.add_argument("--peak_tflops", type=float, help="of the device, dense bfloat16")
     parser.add_argument("--compare", action="store_true", help="one process only")
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file too")
     arguments = parser.parse_args(argv)
     for name, value in SCALES[arguments.scale].work.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
     if arguments.compare and os.environ.get("WORLD_SIZE", "1") != "1":
-        parser.error("--compare is with one device: start a single process")
+        parser.error("--compare runs on one device: start a single process")
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train, print and return the figures."""
+    """Train, print and return the numbers."""
     arguments = parse(argv)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -319,20 +319,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         plain = summarize(train(arguments, "auto", encoder, prompts), peak)
         gc.collect()
         torch.cuda.empty_cache()
-    found = summarize(train(arguments, arguments.strategy, encoder, prompts), peak)
+    summary = summarize(train(arguments, arguments.strategy, encoder, prompts), peak)
     if plain is not None:
-        found["difference"] = largest_difference(found, plain)
-    if ranks.is_first():
+        summary["difference"] = largest_difference(summary, plain)
+    if ranks.is_zero():
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         print_summary(
-            found,
+            summary,
             f"{scale.num_parameters:,} parameters, {arguments.strategy} {arguments.precision}, "
-            f"{found['processes']} x {device}, {arguments.prompts} prompts x "
+            f"{summary['processes']} x {device}, {arguments.prompts} prompts x "
             f"{arguments.group_size} completions x {arguments.tokens} tokens",
         )
         if arguments.json:
-            arguments.json.write_text(json.dumps(found, indent=2) + "\n")
-    return found
+            arguments.json.write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from vlm_rl.data.prompts import INSTRUCTIONS, PromptEncoder
 from vlm_rl.fit import build_parser, fit
 from vlm_rl.model.policy import Policy
 from vlm_rl.objectives import GSPO
-from vlm_rl.rollout.engine import WHOLE_SOFTMAX
+from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
 from vlm_rl.run.report import read_metrics
 from vlm_rl.training.module import OptimizerSettings, RLModule, UpdateSettings
 
@@ -70,7 +70,7 @@ ELSEWHERE = {
         "run/test_lora_runs.py::test_merged_on_request_with_the_adapter_beside_it"
     ),
     "prompt.max_prompt_tokens": (
-        "data/test_data.py::test_limit_is_met_by_a_prompt_of_exactly_that_length"
+        "data/test_datamodule.py::test_limit_is_met_by_a_prompt_of_exactly_that_length"
     ),
     "dynamic_sampling": (
         "training/test_dynamic_sampling.py::"
@@ -95,7 +95,7 @@ ELSEWHERE = {
     "data.train": "data/test_real_images.py::test_real_images_train_both_families",
     "data.val": "data/test_real_images.py::test_real_images_train_both_families",
     "data.on_bad_row": "run/test_reports.py::test_skipped_rows_are_in_the_summary",
-    "data.num_workers": "data/test_data.py::test_restart_goes_on_with_the_very_next_step",
+    "data.num_workers": "data/test_datamodule.py::test_restart_goes_on_with_the_very_next_step",
     "reward.terms": "run/test_reports.py::test_rollout_files_hold_every_completion",
     "reward.max_unscored_frac": (
         "verification/test_malformed_answers.py::test_run_stops_when_too_many_answers_cannot_be_checked"

@@ -19,7 +19,6 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import Strategy
 from transformers.utils.logging import disable_progress_bar
 
 from vlm_rl import ranks
@@ -28,13 +27,12 @@ from vlm_rl.config import instantiate, one_line_errors, parse, plain
 from vlm_rl.data.datamodule import ProblemData
 from vlm_rl.data.prompts import ANSWER_STYLE_OF, PromptEncoder
 from vlm_rl.distributed import strategies
+from vlm_rl.distributed.rank_strategy import RankStrategy
 from vlm_rl.model.lora import check_lora
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.objectives import Objective
-from vlm_rl.rewards import Reward
-from vlm_rl.rewards.kl import KLInReward
-from vlm_rl.rollout import Engine, Sampling, VLLMEngine, VLLMServer, unused_sampler
-from vlm_rl.rollout.vllm.base import VLLMBase
+from vlm_rl.rewards import KLInReward, Reward
+from vlm_rl.rollout import Engine, Sampling, unused_sampler
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.benchmarks import BenchmarkRuns, BenchmarkSettings
 from vlm_rl.run.checkpoints import Checkpoints
@@ -42,9 +40,10 @@ from vlm_rl.run.exit_status import one_line_endings
 from vlm_rl.run.heartbeat import Heartbeat
 from vlm_rl.run.length_report import LengthFairness
 from vlm_rl.run.loggers import WandbMode, wandb_loggers
-from vlm_rl.run.progress import ProgressBars, RolloutFiles, SampleTable
+from vlm_rl.run.progress import ProgressBars
 from vlm_rl.run.report import MetricsCsv, Summary
 from vlm_rl.run.resume import OwedWork, check_fits
+from vlm_rl.run.samples import RolloutFiles, SampleTable
 from vlm_rl.run.signals import Preemption
 from vlm_rl.training.dynamic_sampling import GroupFilter
 from vlm_rl.training.module import RLModule
@@ -71,7 +70,7 @@ OURS = {
     "gradient_clip_algorithm": "updates.max_grad_norm",
     "default_root_dir": "run_dir",
 } | dict.fromkeys(
-    (
+    [
         "callbacks",
         "min_epochs",
         "min_steps",
@@ -88,7 +87,7 @@ OURS = {
         "inference_mode",
         "model_registry",
         "enable_autolog_hparams",
-    ),
+    ],
     "",
 )
 """Arguments of the Trainer that the training step decides itself, and what to set instead."""
@@ -138,10 +137,10 @@ def build_parser() -> ArgumentParser:
 
 
 def fit(argv: Sequence[str] | None = None) -> RLModule:
-    """Train as the command line says; the returned module holds the trained policy.
+    """Train as the command line says; return the module, which holds the trained policy.
 
     Raises SystemExit with one line for anything wrong with the configuration or its data, and for
-    every ending in vlm_rl.run.exit_status.
+    every end in vlm_rl.run.exit_status.
     """
     preemption = Preemption()
     with one_line_endings("vlm_rl.fit"), preemption.listening():
@@ -150,67 +149,71 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
 
 def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
     _choose_threads()
-    # what Lightning says at every start is about itself, not about the run
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    if not ranks.is_first():
-        disable_progress_bar()  # of loading the weights
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # where the very first update is skipped it warns of a wrong order
-    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+    _quieten()
     with one_line_errors("vlm_rl.fit"):
         parser = build_parser()
         config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})
-        resume = _resume(Path(config.run_dir), plain(parser, config))
+        run_dir, resolved = Path(config.run_dir), plain(parser, config)
+        resume = _resume(run_dir, resolved)
         parts = instantiate(parser, config)
         _check_consistency(config, parts)
         trainer = _trainer(config)
-        _check_engine(config.trainer.strategy, trainer, parts.engine)
+        _check_ranks(trainer, parts)
         check_checkpoint(config.policy.path)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
         data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
         data.setup("fit")
         parts.reward.self_test()
         _check_golds(data, parts.reward)
-        _check_refill(data, parts.dynamic_sampling)
-        notice = unused_sampler(config.policy.path, parts.sampling)
-        if notice:
-            ranks.say(notice)
-        callbacks: list[L.Callback] = vars(trainer)["callbacks"]
-        # after what is written of a step, which a signal in a benchmark would leave out, and before
-        # the checkpoint, which says that all of the step is done
-        at = next(i for i, callback in enumerate(callbacks) if isinstance(callback, Checkpoints))
-        callbacks[at:at] = _benchmarks(config, parts, encoder)
-        heartbeat = Heartbeat(
-            Path(config.run_dir),
-            config.hang_timeout_s,
-            rank=trainer.global_rank,
-            processes=trainer.world_size,
-        )
-        callbacks += [preemption, heartbeat]
-        module = _module(config, parts, encoder, data, trainer.strategy)
+        if parts.dynamic_sampling is not None:
+            parts.dynamic_sampling.check_refill(len(data.train_set), data.prompts_per_step)
+        if notice := unused_sampler(config.policy.path, parts.sampling):
+            ranks.print_once(notice)
+        benchmarks = _benchmarks(config, parts, encoder)
+        module = _module(config, parts, encoder, data, strategies.of(trainer.strategy))
         if resume:
             check_fits(resume[1], module, data)
-    if ranks.is_first():
-        run_folder.save_config(Path(config.run_dir), plain(parser, config))
+    if ranks.is_zero():
+        run_folder.save_config(run_dir, resolved)
+    heartbeat = Heartbeat(
+        run_dir, config.hang_timeout_s, rank=trainer.global_rank, processes=trainer.world_size
+    )
+    trainer.callbacks = [  # type: ignore[attr-defined]
+        *_reports(run_dir),
+        *benchmarks,  # after all that is written of a step, which a signal in here would leave out
+        Checkpoints(run_dir, **vars(config.checkpoint)),  # says that all of the step is done
+        Summary(run_dir),
+        preemption,
+        heartbeat,
+    ]
     trainer.loggers = _loggers(config, resume[0] if resume else 0)
     preemption.join(trainer.world_size)
-    ending = one_line_endings("vlm_rl.fit", Path(config.run_dir))
-    # the line is said before an engine is closed, which may take longer than a launcher waits
+    checkpoint = resume[1] if resume else None
+    # the line is printed before an engine is closed, which may take longer than a launcher waits
+    ending = one_line_endings("vlm_rl.fit", run_dir)
     with parts.reward, closing(parts.engine), ending, heartbeat:
-        trainer.fit(
-            module, datamodule=data, ckpt_path=resume[1] if resume else None, weights_only=False
-        )
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
     return module
 
 
 def _resume(run_dir: Path, config: dict[str, Any]) -> tuple[int, Path] | None:
-    """Step and trainer checkpoint to go on from. The first process checks the folder; to the others
-    it may look half made, because the first is at work in it."""
-    if ranks.is_first():
+    """Find what to resume from. Only rank 0 checks the folder; to the others it may look half made,
+    because rank 0 is at work in it."""
+    if ranks.is_zero():
         return run_folder.find_resume(run_dir, config)
     complete = run_folder.checkpoints(run_dir)
     return (complete[-1][0], complete[-1][1] / "trainer.ckpt") if complete else None
+
+
+def _quieten() -> None:
+    """Silence what libraries say at every start about themselves, and what only rank 0 should."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if not ranks.is_zero():
+        disable_progress_bar()  # of loading the weights
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # if the very first update is skipped it warns of a wrong order
+    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
 
 def _choose_threads() -> None:
@@ -223,7 +226,7 @@ def _choose_threads() -> None:
 
 
 def _check_consistency(config: Namespace, parts: Namespace) -> None:
-    """What can be wrong between keys, found before a model is loaded. Raises ValueError."""
+    """Refuse keys that do not go together, before a model is loaded. Raises ValueError."""
     prompts, minibatches = config.data.prompts_per_step, parts.updates.num_minibatches
     if minibatches > prompts:
         raise ValueError(
@@ -244,14 +247,8 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
             f"optimizer.vision_lr={parts.optimizer.vision_lr} is for the vision tower, which "
             f"policy.{'freeze' if lora is None else 'lora'} holds still; leave one of them out"
         )
-    strategy = config.trainer.strategy
-    if lora is not None and strategy in ("zero3", "zero3_offload"):
-        raise ValueError(
-            f"policy.lora can not be trained under trainer.strategy={strategy}, which would gather "
-            "base and adapters apart; take fsdp2, which shards both, or zero2"
-        )
     if parts.kl_in_reward is not None:
-        _check_kl_in_reward(parts)
+        parts.kl_in_reward.check(parts.objective, parts.updates.train_on_truncated)
     reads = ANSWER_STYLE_OF.get(config.prompt.style)
     if reads is not None and parts.reward.accuracy.answer_style != reads:
         raise ValueError(
@@ -261,34 +258,17 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
         )
 
 
-def _check_engine(strategy: str, trainer: L.Trainer, engine: Engine) -> None:
-    """Whether there is an engine for every process. Raises ValueError."""
-    if isinstance(engine, VLLMBase) and strategy.startswith("zero3"):
-        raise ValueError(
-            f"{type(engine).__name__} can not be proved under trainer.strategy={strategy}, which "
-            "gathers weights inside of a training step only; take fsdp2, which cuts them too"
-        )
-    if isinstance(engine, VLLMServer) and engine.url is None and trainer.num_nodes > 1:
-        raise ValueError(
-            f"VLLMServer without url is for the processes of one machine, got trainer.num_nodes="
-            f"{trainer.num_nodes}; start it with `python -m vlm_rl.serve` and set "
-            "engine.init_args.url, or take vlm_rl.rollout.VLLMEngine"
-        )
-    if isinstance(engine, VLLMEngine) and trainer.world_size > 1:
-        engine.check_gpus(trainer.num_devices)
-
-
-def _check_kl_in_reward(parts: Namespace) -> None:
-    if parts.objective.needs_reference:
-        raise ValueError(
-            "kl_in_reward and a KL among objective.regularizers hold the policy to its reference "
-            "twice; keep one of them"
-        )
-    if not parts.updates.train_on_truncated:
-        raise ValueError(
-            "kl_in_reward needs the log-probabilities of every completion, which "
-            "updates.train_on_truncated=false leaves out for those cut off; change one of them"
-        )
+def _check_ranks(trainer: L.Trainer, parts: Namespace) -> None:
+    """Check what the strategy and the engine can do on these ranks. Raises ValueError."""
+    strategy = strategies.of(trainer.strategy)
+    if parts.policy.lora is not None:
+        strategy.check_adapters()
+    parts.engine.check_ranks(
+        world_size=trainer.world_size,
+        num_nodes=trainer.num_nodes,
+        devices_per_node=trainer.num_devices,
+        gathers_within_step=strategy.gathers_within_step,
+    )
 
 
 def _check_golds(data: ProblemData, reward: Reward) -> None:
@@ -300,19 +280,7 @@ def _check_golds(data: ProblemData, reward: Reward) -> None:
             f"{lines[0]}, or set data.on_bad_row to skip; {len(lines)} such problems in all"
         )
     for line in lines:
-        ranks.say(line)
-
-
-def _check_refill(data: ProblemData, dynamic_sampling: GroupFilter | None) -> None:
-    if dynamic_sampling is None or dynamic_sampling.max_rounds == 1:
-        return
-    problems = len(data.train_set)
-    if problems <= data.prompts_per_step:
-        raise ValueError(
-            f"data.prompts_per_step={data.prompts_per_step} takes all {problems} training problems "
-            "at once, so that dynamic_sampling finds none for the groups it drops; lower it, or "
-            "set dynamic_sampling.init_args.max_rounds to 1 to drop without replacing"
-        )
+        ranks.print_once(line)
 
 
 def _module(
@@ -320,9 +288,9 @@ def _module(
     parts: Namespace,
     encoder: PromptEncoder,
     data: ProblemData,
-    strategy: Strategy,
+    strategy: RankStrategy,
 ) -> RLModule:
-    empty = strategies.awaits_weights(strategy)
+    empty = not strategy.loads_weights
     return RLModule(
         policy=Policy.from_pretrained(**vars(parts.policy), seed=config.seed, empty=empty),
         encoder=encoder,
@@ -345,7 +313,7 @@ def _module(
 
 
 def _trainer(config: Namespace) -> L.Trainer:
-    """The Trainer, without loggers yet: those write into the run's folder."""
+    """Build the Trainer, without loggers and callbacks yet: those write into the run's folder."""
     if config.trainer.precision not in PRECISIONS:
         raise ValueError(
             f"trainer.precision must be one of {', '.join(map(str, PRECISIONS[:2]))}, got "
@@ -390,15 +358,6 @@ def _build_trainer(config: Namespace) -> L.Trainer:
         **vars(config.trainer) | {"strategy": strategy},
         default_root_dir=run_dir,
         logger=False,
-        callbacks=[
-            ProgressBars(),
-            RolloutFiles(run_dir),
-            SampleTable(),
-            OwedWork(),
-            LengthFairness(run_dir),
-            Checkpoints(run_dir, **vars(config.checkpoint)),
-            Summary(run_dir),
-        ],
         max_epochs=-1,  # the module stops the run at its number of steps
         num_sanity_val_steps=-1,  # the whole validation before the first step
         val_check_interval=config.validation.every_n_steps,
@@ -410,9 +369,20 @@ def _build_trainer(config: Namespace) -> L.Trainer:
     )
 
 
+def _reports(run_dir: Path) -> list[L.Callback]:
+    """List what shows and writes a step, in this order."""
+    return [
+        ProgressBars(),
+        RolloutFiles(run_dir),
+        SampleTable(),
+        OwedWork(),
+        LengthFairness(run_dir),
+    ]
+
+
 def _loggers(config: Namespace, resume_step: int) -> list[Logger]:
     run_dir = Path(config.run_dir)
-    if not ranks.is_first():
+    if not ranks.is_zero():
         return []
     return [
         MetricsCsv(run_dir, resume_step),

@@ -34,7 +34,8 @@ from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from data_prep.tiny_policy import build_untrained
 from tests.support.places import REPOSITORY, SUPPORT
-from vlm_rl.distributed import lockstep, strategies
+from vlm_rl.distributed import strategies
+from vlm_rl.distributed.lockstep import Lockstep, smallest_prompt
 from vlm_rl.model.policy import Policy
 from vlm_rl.ranks import round_robin
 
@@ -96,7 +97,7 @@ def runs(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     out = tmp_path_factory.mktemp("sharded")
     folders = {family: str(path) for family, path in checkpoints.items()}
 
-    def found(strategy: str, num_processes: int) -> Results:
+    def results(strategy: str, num_processes: int) -> Results:
         (group,) = [group for group in TOGETHER if (strategy, num_processes) in group]
         cases = group[strategy, num_processes]
         paths = {name: out / f"{strategy}_{num_processes}_{name}.pt" for name in cases}
@@ -105,12 +106,12 @@ def runs(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
             launch({"checkpoints": folders, "out": str(out), "runs": runs})
         return {name: torch.load(path, weights_only=False) for name, path in paths.items()}
 
-    return found
+    return results
 
 
 @pytest.fixture(scope="module")
 def start(checkpoints: dict[str, Path]) -> dict[str, Tensor]:
-    """The weights that every run begins with."""
+    """Load the weights that every run begins with."""
     return dict(Policy.from_pretrained(str(checkpoints["qwen2_5_vl"])).model.state_dict())
 
 
@@ -120,6 +121,15 @@ def test_several_processes_equal_one(runs: Runs, strategy: str, num_processes: i
     alone, together = runs("auto", 1), runs(strategy, num_processes)
     for name in EXACT if num_processes == 2 else SOME:
         assert_equal(together[name], alone[name], name, TOLERANCE[num_processes])
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_few_pickled_objects_are_exchanged_in_a_step(runs: Runs, strategy: str) -> None:
+    """At most 6 a step and 2 a minibatch; what is a tensor travels as one."""
+    for name, result in runs(strategy, 2).items():
+        limit = 6 + 2 * result["minibatches"]
+        assert max(result["exchanges"]) <= limit, name
+        assert min(result["exchanges"]) >= 4, name  # rollouts, cuts, drift and metrics
 
 
 def assert_equal(got: dict[str, Any], wanted: dict[str, Any], name: str, tolerance: float) -> None:
@@ -141,11 +151,11 @@ def largest_difference(got: dict[str, Tensor], wanted: dict[str, Tensor]) -> flo
 def test_cases_show_what_they_are_for(runs: Runs, checkpoints: dict[str, Path]) -> None:
     """Every case but the last learns, and a tower that sees no image stays as it was."""
     start = Policy.from_pretrained(str(checkpoints["qwen2_5_vl"])).double().model.state_dict()
-    found = runs("auto", 1)
+    alone = runs("auto", 1)
     for name in EXACT:
         losing = name == "nobody_scored"
-        assert all((step["optim/grad_norm"] > 0.1) != losing for step in found[name]["metrics"])
-    text = found["text"]["weights"]
+        assert all((step["optim/grad_norm"] > 0.1) != losing for step in alone[name]["metrics"])
+    text = alone["text"]["weights"]
     for name, value in start.items():
         assert ("visual" in name) == torch.equal(text[name], value), name
 
@@ -153,10 +163,13 @@ def test_cases_show_what_they_are_for(runs: Runs, checkpoints: dict[str, Path]) 
 def test_padding_prompt_is_one_image_token(checkpoints: dict[str, Path]) -> None:
     for folder in checkpoints.values():
         policy = Policy.from_pretrained(str(folder))
-        smallest = lockstep.smallest_prompt(policy)
+        smallest = smallest_prompt(policy)
         assert (smallest.token_ids == policy.model.config.image_token_id).sum() == 1
         with torch.no_grad():
-            stats = policy.logprobs(lockstep.nothing(smallest), temperature=1.0)
+            stats = policy.logprobs(
+                Lockstep(policy, num_minibatches=1, micro_batch_tokens=1).empty_forward(),
+                temperature=1.0,
+            )
         assert stats.logprobs.shape == (0, 1)
 
 
@@ -230,8 +243,8 @@ def test_update_is_seen_by_the_next_one_under_autocast() -> None:
         before = layer(torch.ones(2))
         loss = before.float().sum()
         loss.backward()
-        strategy = SingleDeviceStrategy()
-        strategies.step(strategy, optimizer, [*layer.parameters()], limit=None, loss=loss.detach())
+        strategy = strategies.of(SingleDeviceStrategy())
+        strategy.apply_gradients(optimizer, [*layer.parameters()], limit=None, loss=loss.detach())
         assert layer(torch.ones(2)).tolist() == pytest.approx((before - 3).tolist(), abs=0.05)
 
 

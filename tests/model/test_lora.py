@@ -1,7 +1,7 @@
 """A policy with LoRA: what is trained, what is saved, what the reference is; all families.
 
 Broken on purpose, one at a time, each seen red:
-    a matrix missing in MATRICES, or the merger in it; `parts` not read -> on_every_matrix
+    a matrix missing in a family, or the merger in it; `parts` not read -> on_every_matrix
     B not starting at 0 -> first_policy; adapters left on in the reference, peft's own switch for
         it -> reference_is_the_base; a `frozen_copy` for it -> reference_holds_no_weight
     input gradients left on -> gradient_checkpointing; dropout of 0.1 -> ratio_is_1
@@ -26,9 +26,10 @@ from transformers import AutoModelForImageTextToText
 from tests.support.run_helpers import build_module, problems, same, weights
 from tests.support.tiny import FAMILIES, completion_of, prompts_of, random_rows, sharp_policy
 from vlm_rl.data.prompts import PromptEncoder
-from vlm_rl.distributed import strategies
+from vlm_rl.distributed.weights import save_pretrained
 from vlm_rl.model.lora import LoraSettings, adapters_off
 from vlm_rl.model.policy import Policy
+from vlm_rl.model.reference import reference_of
 from vlm_rl.model.weights import is_adapter, named_weights
 from vlm_rl.records import Rows
 from vlm_rl.training.module import OptimizerSettings
@@ -77,8 +78,8 @@ def logprobs(policy: Any, rows: Rows) -> Tensor:
 def numbers_held(*holders: Any) -> int:
     """In all parameters of modules and of what holds modules, one that is shared counted once."""
     modules = [m for holder in holders for m in (holder, *vars(holder).values())]
-    found = [p for m in modules if isinstance(m, nn.Module) for p in m.parameters()]
-    return sum({p.data_ptr(): p.numel() for p in found}.values())
+    parameters = [p for m in modules if isinstance(m, nn.Module) for p in m.parameters()]
+    return sum({p.data_ptr(): p.numel() for p in parameters}.values())
 
 
 @every_family
@@ -137,14 +138,14 @@ def test_reference_is_the_base_bit_for_bit_and_leaves_the_policy_as_it_is(
 ) -> None:
     folder = sharp[family]
     rows, policy = rows_of(folder), with_learned_adapters(folder)
-    reference = policy.reference()
+    reference = reference_of(policy)
     states = {name: p.requires_grad for name, p in policy.named_parameters()}
     with torch.no_grad():
         before = logprobs(policy, rows)
         base = logprobs(Policy.from_pretrained(folder), rows)
-    found = logprobs(reference, rows)
-    assert not found.requires_grad
-    assert torch.equal(found, base)
+    values = logprobs(reference, rows)
+    assert not values.requires_grad
+    assert torch.equal(values, base)
     with torch.no_grad():
         assert torch.equal(logprobs(policy, rows), before)
     with adapters_off(policy.model):  # a sharding wrapper may look meanwhile
@@ -159,7 +160,7 @@ def test_reference_holds_no_weight(sharp: dict[str, str]) -> None:
     held = {}
     for lora in (None, BOTH):
         policy = Policy.from_pretrained(sharp["qwen2_5_vl"], lora=lora)
-        held[lora] = numbers_held(policy, policy.reference()) / numbers_held(policy)
+        held[lora] = numbers_held(policy, reference_of(policy)) / numbers_held(policy)
     assert held == {None: 2, BOTH: 1}
 
 
@@ -176,20 +177,20 @@ def test_gradient_checkpointing_changes_no_gradient_and_leaves_a_frozen_tower_al
             needed = _merger_inputs_need_gradients(policy)
             logprobs(policy, rows).square().sum().backward()
             assert needed == [lora is BOTH]
-            found = {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
-            assert set(found) == {n for n, _ in policy.named_parameters() if is_adapter(n)}
-            gradients.append(found)
+            named = {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
+            assert set(named) == {n for n, _ in policy.named_parameters() if is_adapter(n)}
+            gradients.append(named)
         for name, gradient in gradients[1].items():
             assert gradient.any(), name
             torch.testing.assert_close(gradients[0][name], gradient, rtol=1e-5, atol=1e-5)
 
 
 def _merger_inputs_need_gradients(policy: Policy) -> list[bool]:
-    """Filled at each forward: whether what leaves the tower's blocks needs a gradient."""
-    found: list[bool] = []
+    """Return a list that each forward adds to: whether the tower's last hidden needs a gradient."""
+    needed: list[bool] = []
     merger: Any = policy.part("vision_tower").merger
-    merger.register_forward_pre_hook(lambda _, args: found.append(args[0].requires_grad))
-    return found
+    merger.register_forward_pre_hook(lambda _, args: needed.append(args[0].requires_grad))
+    return needed
 
 
 def test_ratio_is_1_before_the_first_update_of_a_rollout_in_bf16_too(sharp: dict[str, str]) -> None:
@@ -209,12 +210,12 @@ def test_vision_lr_is_that_of_adapters_in_the_tower(checkpoints: dict[str, Path]
     policy = Policy.from_pretrained(str(checkpoints["qwen2_5_vl"]), lora=BOTH)
     names = {id(p): name for name, p in policy.named_parameters()}
     optimizer, _ = build_optimizer(policy, OptimizerSettings(lr=1e-3, vision_lr=1e-4), 1)
-    found = {
+    by_lr = {
         group["lr"]: [names[id(p)] for p in group["params"]] for group in optimizer.param_groups
     }
-    assert all(".visual." in name and is_adapter(name) for name in found[1e-4])
-    assert all(".language_model." in name and is_adapter(name) for name in found[1e-3])
-    assert sum(map(len, found.values())) == sum(map(is_adapter, names.values()))
+    assert all(".visual." in name and is_adapter(name) for name in by_lr[1e-4])
+    assert all(".language_model." in name and is_adapter(name) for name in by_lr[1e-3])
+    assert sum(map(len, by_lr.values())) == sum(map(is_adapter, names.values()))
 
 
 @every_family
@@ -225,7 +226,7 @@ def test_saved_policy_loads_everywhere_alone_and_merged(
     alone, merged = tmp_path / "alone", tmp_path / "merged"
     policy.save(alone)
     before = weights(policy)
-    strategies.save_pretrained(policy, merged, merge_adapter=True)
+    save_pretrained(policy, merged, merge_adapter=True)
     assert same(dict(policy.state_dict()), before)
 
     def auto(folder: Path | str) -> Any:
@@ -243,8 +244,8 @@ def test_saved_policy_loads_everywhere_alone_and_merged(
     with torch.no_grad():
         wanted = logprobs(policy, rows)
         for name, model in models.items():
-            found = dict(named_weights(model))
-            assert same(found, expected), name
+            stream = dict(named_weights(model))
+            assert same(stream, expected), name
             got = logprobs(Policy(model), rows)
             torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5, msg=name)
     assert all(p.requires_grad for p in models["ours"].parameters())
@@ -290,15 +291,15 @@ UNUSABLE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "base unnamed": (_edit_config(base_model_name_or_path=None), "names no base_model_name"),
     "no adapter config": (
         lambda folder: (folder / "adapter_config.json").write_text("{"),
-        "is no description of an adapter",
+        "is not a description of an adapter",
     ),
-    "another rank": (_edit_config(r=3), "no adapter that fits to its base: Error"),
+    "another rank": (_edit_config(r=3), "does not fit its base: Error"),
     "another method": (_edit_config(peft_type="IA3"), "only LoRA is supported"),
     "a weight missing": (_drop_a_weight, "1 weights are on one side only, the first of them "),
     "a weight too many": (_add_a_weight, "1 weights are on one side only, the first of them "),
     "no weights": (
         lambda folder: (folder / "adapter_model.safetensors").unlink(),
-        "no adapter that fits to its base",
+        "does not fit its base",
     ),
 }
 

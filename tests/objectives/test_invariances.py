@@ -58,6 +58,23 @@ def test_objective_is_padding_invariant(cls, fill):
 
 
 @every_objective
+def test_forward_without_rows_adds_nothing_and_has_a_graph(cls):
+    """Ranks run such forwards to keep in step with others; a backward must pass through them."""
+    objective, whole = build(cls, regularizers=[KL(0.1)]), batch_of(random_rows(0))
+    empty = whole.select(torch.zeros(0, dtype=torch.int64))
+    logprobs = torch.zeros_like(empty.old_logprobs, requires_grad=True)
+    plan = objective.prepare(whole, lambda tensor: tensor)
+    loss = objective(TokenStats(logprobs, logprobs.detach()), empty, plan)
+    value = torch.stack([sums.sum() for sums in loss.terms.values()]).sum()
+    value.backward()
+    assert value.item() == 0
+    assert logprobs.grad is not None
+    assert all(float(count) == 0 for count in objective.normalizers(empty).values())
+    assert all(float(s.sum) == float(s.count) == 0 for s in loss.statistics.values())
+    assert not len(loss.sequences.length)
+
+
+@every_objective
 def test_objective_is_permutation_invariant(cls):
     objective, rows = build(cls, regularizers=[KL(0.1)]), random_rows(1)
     whole = evaluate(objective, rows)

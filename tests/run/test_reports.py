@@ -22,8 +22,9 @@ from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.fit import fit
 from vlm_rl.model.policy import Policy
 from vlm_rl.records import Verdict
-from vlm_rl.run.progress import ProgressBars, SampleTable, training_line, validation_line
+from vlm_rl.run.progress import ProgressBars, training_line, validation_line
 from vlm_rl.run.report import MetricsCsv, plot_training, read_metrics
+from vlm_rl.run.samples import SampleTable
 from vlm_rl.training.module import RLModule
 
 TERMS = {
@@ -262,7 +263,7 @@ class _Descriptions(L.Callback):
         self.heard: list[tuple[str, str]] = []
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
-        module.stages.listen(self._hear)
+        module.clock.listen(self._hear)
 
     def _hear(self, name: str) -> None:
         self.heard.append((name, self.bars._bars.tasks[-1].description))
@@ -278,7 +279,7 @@ def test_progress_names_each_stage(policy_folder: Path) -> None:
     stages = ["weights", "rollout", "reward", "logprobs", "update"]
     assert descriptions.heard == [(stage, f"training: {stage}") for stage in stages]
     assert bars._bars.tasks[0].completed == bars._bars.tasks[0].total == 1
-    assert all(seconds > 0 for seconds in module.stages.seconds.values())
+    assert all(seconds > 0 for seconds in module.clock.seconds.values())
 
 
 def test_progress_names_validation() -> None:

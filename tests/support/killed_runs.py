@@ -1,7 +1,8 @@
-"""Starts one training command twice and ends each by SIGKILL; `python killed_runs.py ARGV_JSON`.
+"""Start one training command twice and end each by SIGKILL; `python killed_runs.py ARGV_JSON`.
 
-First while it writes its first checkpoint, then as soon as the rollouts of step 4 are there. One
-process imports everything and forks the two: importing takes longer than such a run.
+The first is killed while it writes its first checkpoint, the second as soon as the rollouts of step
+4 are there. One process imports everything and forks both, because importing takes longer than such
+a run.
 """
 
 import json
@@ -13,13 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vlm_rl.distributed import strategies
 from vlm_rl.fit import fit
 from vlm_rl.model.policy import Policy
+from vlm_rl.run import checkpoints
 
 
 def run_and_wait(argv: list[str], watch: Callable[[int], None]) -> list[str]:
-    """The names in `checkpoints/` after `fit` was ended by the signal that `watch` brings about."""
+    """Run `fit` until the signal that `watch` sends. Returns the names in `checkpoints/`."""
     process = os.fork()
     if process == 0:
         fit(argv)
@@ -53,9 +54,9 @@ def killed_while_saving(policy: Policy, folder: Path, **_: Any) -> None:
 
 def main() -> None:
     argv: list[str] = json.loads(sys.argv[1])
-    save, strategies.save_pretrained = strategies.save_pretrained, killed_while_saving
+    save, checkpoints.save_pretrained = checkpoints.save_pretrained, killed_while_saving
     while_saving = run_and_wait(argv, watch=lambda process: None)
-    strategies.save_pretrained = save
+    checkpoints.save_pretrained = save
     in_a_step = run_and_wait(argv, kill_when(run_dir_of(argv) / "rollouts" / "step_000004.jsonl"))
     print(json.dumps([while_saving, in_a_step]))
 

@@ -20,12 +20,14 @@ from data_prep import synthetic
 from tests.support.places import REPOSITORY
 from vlm_rl.advantages import Centered
 from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.distributed.gather import Places
 from vlm_rl.model.policy import Policy
 from vlm_rl.objectives import LUSPO
 from vlm_rl.records import Batch, Completion, Groups, Problem, Prompt, Rollout, Rows, Verdict
 from vlm_rl.rewards import Accuracy, Reward, RewardTerm
 from vlm_rl.rollout import Engine, Sampling, TransformersEngine
 from vlm_rl.training.module import OptimizerSettings, RLModule, UpdateSettings, ValidationSettings
+from vlm_rl.training.step import Step, StepBatch
 
 QUICKSTART = REPOSITORY / "configs" / "quickstart.yaml"
 
@@ -154,19 +156,19 @@ class Recorder(RLModule):
         self.gradients: list[dict[str, Tensor]] = []
         self.metrics: list[dict[str, float]] = []
 
-    def _batch(self, rollout: Rollout) -> tuple[Rollout, Tensor, Batch, Rollout]:
-        judged = super()._batch(rollout)
-        if judged[2].prompts:
-            self.batches.append(judged[2])
-        return judged
+    def build_batch(self, rollout: Rollout, places: Places) -> StepBatch:
+        batch = super().build_batch(rollout, places)
+        if batch.rows.prompts:
+            self.batches.append(batch.rows)
+        return batch
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         grads = {n: p.grad for n, p in self.policy.named_parameters() if p.grad is not None}
         self.gradients.append({name: grad.clone() for name, grad in grads.items()})
 
-    def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Any]:
+    def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Step]:
         outputs = super().training_step(prompts, batch_idx)
-        self.metrics.append(outputs["metrics"])
+        self.metrics.append(outputs["step"].metrics)
         return outputs
 
 

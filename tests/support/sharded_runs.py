@@ -36,12 +36,14 @@ from vlm_rl import advantages, objectives, ranks
 from vlm_rl import fit as command_line
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed import strategies
+from vlm_rl.distributed.weights import checksum, frozen_checksum, whole_weights
 from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.model.lora import LoraSettings
 from vlm_rl.model.policy import Policy
 from vlm_rl.model.weights import full, is_adapter
 from vlm_rl.records import Batch, Completion, Groups, Problem, Prompt, Scores, Verdict
 from vlm_rl.rollout import Engine, Sampling
+from vlm_rl.run.length_report import LengthFairness
 from vlm_rl.training.module import OptimizerSettings, UpdateSettings
 
 SECONDS = int(os.environ.get("SHARDED_RUNS_SECONDS", "240"))
@@ -177,7 +179,7 @@ class Frozen(Replayed):
 
     def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
         super().start(policy, encoder, sampling)
-        assert strategies.frozen_checksum(policy) != strategies.checksum([]), "nothing is hashed"
+        assert frozen_checksum(policy) != checksum([], policy.shards), "nothing is hashed"
 
 
 class Judge:
@@ -216,7 +218,7 @@ class Shared(L.LightningDataModule):
 
     def __iter__(self) -> Iterator[list[Prompt]]:
         while True:
-            yield list(self.prompts[ranks.rank() :: ranks.count()])
+            yield list(self.prompts[ranks.rank() :: ranks.world_size()])
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, _: int) -> Any:
         return batch
@@ -240,7 +242,7 @@ class Scales(L.Callback):
         self._done.set()
         self._watching.join()
         self.read["spread"] = self._weights(module.policy)
-        self.read["reference"] = self._weights(module.__dict__["reference"])
+        self.read["reference"] = self._weights(module.reference.policy)
         trainer.should_stop = True  # before the first step
 
     def _watch(self) -> None:
@@ -257,19 +259,46 @@ class Scales(L.Callback):
         return sum(w.nbytes for w in own if not w.is_meta)
 
 
+class Exchanges(L.Callback):
+    """Counts the collectives of pickled objects in each step, its callbacks included."""
+
+    def __init__(self) -> None:
+        self.by_step: list[int] = []
+        self._calls = 0
+        self._gather = torch.distributed.all_gather_object
+
+    def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        torch.distributed.all_gather_object = self._count
+
+    def teardown(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        torch.distributed.all_gather_object = self._gather
+
+    def _count(self, *args: Any) -> None:
+        self._calls += 1
+        self._gather(*args)
+
+    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
+        self._calls = 0
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        self.by_step.append(self._calls)
+
+
 def train(
     case: Case, checkpoint: str, strategy: str, num_processes: int, *callbacks: L.Callback
 ) -> dict[str, Any]:
     """Metrics of each step and the weights at the end, the same on every process."""
     encoder = PromptEncoder(checkpoint)
     prompts = [encoder.encode(problem(*MIXED[uid], uid=uid)) for uid in case.uids]
-    trainer = build_trainer(strategy, num_processes, case.precision, callbacks)
+    exchanges = Exchanges()
+    watching = [*callbacks, LengthFairness(Path("no validation writes here")), exchanges]
+    trainer = build_trainer(strategy, num_processes, case.precision, watching)
     policy = Policy.from_pretrained(
         checkpoint,
         freeze=case.freeze,
         gradient_checkpointing=case.checkpointing,
         lora=case.lora,
-        empty=strategies.awaits_weights(trainer.strategy),
+        empty=not strategies.of(trainer.strategy).loads_weights,
     ).to(case.dtype)
     module = build_module(
         policy,
@@ -289,11 +318,17 @@ def train(
         group_size=GROUP_SIZE,
     )
     trainer.fit(module, datamodule=Shared(prompts))
-    weights = {name: w.detach().clone() for name, w in strategies.whole_weights(policy)}
+    weights = {name: w.detach().clone() for name, w in whole_weights(policy)}
     if policy.has_adapters:
         state = policy.model.state_dict()
         weights |= {name: full(w).clone() for name, w in state.items() if is_adapter(name)}
-    return {"metrics": module.metrics, "weights": weights, "skipped": module.skipped_updates}
+    return {
+        "metrics": module.metrics,
+        "weights": weights,
+        "skipped": module.skipped_updates,
+        "exchanges": exchanges.by_step,
+        "minibatches": case.minibatches,
+    }
 
 
 def build_trainer(
@@ -331,10 +366,10 @@ def run(spec: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
         return
     for name in entry["cases"]:
         case = CASES[name]()
-        found = train(case, spec["checkpoints"][case.family], strategy, num_processes)
+        result = train(case, spec["checkpoints"][case.family], strategy, num_processes)
         if ranks.rank() == 0:
-            torch.save(found, Path(spec["out"], f"{strategy}_{num_processes}_{name}.pt"))
-        for step in found["metrics"]:
+            torch.save(result, Path(spec["out"], f"{strategy}_{num_processes}_{name}.pt"))
+        for step in result["metrics"]:
             untimed = {key: v for key, v in step.items() if not key.startswith("time/")}
             parts = ranks.gather(untimed)
             assert all(repr(part) == repr(parts[0]) for part in parts), name

@@ -56,7 +56,7 @@ def _prompt(uid: str) -> Prompt:
 
 
 def _judged(prompts: Sequence[Prompt], verdicts: dict[str, str], totals: Any = None) -> Rollout:
-    """Groups with the given verdicts, one letter each, and rewards (their correctness)."""
+    """Make groups with the given verdicts, one letter each, and rewards (their correctness)."""
     rows = [[LETTERS[letter] for letter in verdicts[prompt.uid]] for prompt in prompts]
     correct = torch.tensor([[float(v is Verdict.CORRECT) for v in row] for row in rows]).double()
     total = correct if totals is None else torch.tensor(totals).double()
@@ -88,13 +88,13 @@ def test_less_than_one_round_is_refused() -> None:
 
 
 class _Sampling(NamedTuple):
-    found: Sampled
+    sampled: Sampled
     asked: list[list[str]]
     """The uids of each round."""
 
     @property
     def metrics(self) -> dict[str, float]:
-        return {name: float(s.sum / s.count) for name, s in self.found.statistics.items()}
+        return {name: float(s.sum / s.count) for name, s in self.sampled.statistics.items()}
 
 
 def _sample(first: str, further: str, verdicts: dict[str, str], max_rounds: int = 10) -> _Sampling:
@@ -112,14 +112,14 @@ def _sample(first: str, further: str, verdicts: dict[str, str], max_rounds: int 
                 return _prompt(further[index]), index + 1
         return None
 
-    found = sample_groups(
+    sampled = sample_groups(
         [_prompt(uid) for uid in first],
         sample,
         group_filter=MixedVerdicts(max_rounds),
         refill=refill,
         refill_position=0,
     )
-    return _Sampling(found, asked)
+    return _Sampling(sampled, asked)
 
 
 def _uids(rollout: Rollout) -> list[str]:
@@ -131,10 +131,10 @@ def test_each_round_asks_for_exactly_the_missing_groups() -> None:
     # b is in the step, so the refill passes over it; g is never needed
     step = _sample("abc", "dbefg", verdicts)
     assert step.asked == [["a", "b", "c"], ["d", "e"], ["f"]]
-    assert _uids(step.found.trained) == ["a", "d", "f"]
-    assert _uids(step.found.dropped) == ["b", "c", "e"]
-    assert step.found.refill_position == 4
-    for rollout in (step.found.trained, step.found.dropped):
+    assert _uids(step.sampled.kept) == ["a", "d", "f"]
+    assert _uids(step.sampled.dropped) == ["b", "c", "e"]
+    assert step.sampled.refill_position == 4
+    for rollout in (step.sampled.kept, step.sampled.dropped):
         for uid, row, total in zip(
             _uids(rollout), rollout.scores.verdicts, rollout.scores.total, strict=True
         ):
@@ -158,8 +158,8 @@ def test_each_round_asks_for_exactly_the_missing_groups() -> None:
 def test_full_step_asks_for_nothing_more() -> None:
     step = _sample("ab", "cd", {"a": "CW", "b": "WC"})
     assert step.asked == [["a", "b"]]
-    assert step.found.refill_position == 0
-    assert not step.found.dropped.prompts
+    assert step.sampled.refill_position == 0
+    assert not step.sampled.dropped.prompts
 
 
 @pytest.mark.parametrize("max_rounds", [1, 2, 4])
@@ -167,8 +167,8 @@ def test_rounds_end_at_the_ceiling_and_take_no_problem_for_after_it(max_rounds: 
     hopeless = dict.fromkeys("abcdefghijklmnop", "WW")
     step = _sample("ab", "cdefghijklmnop", hopeless | {"a": "CW"}, max_rounds)
     assert len(step.asked) == max_rounds
-    assert _uids(step.found.trained) == ["a"]
-    assert step.found.refill_position == max_rounds - 1
+    assert _uids(step.sampled.kept) == ["a"]
+    assert step.sampled.refill_position == max_rounds - 1
     metrics = step.metrics
     assert metrics["sampling/prompts_spent"] == 2 + max_rounds - 1
     assert metrics["sampling/missing_groups"] == 1
@@ -178,7 +178,7 @@ def test_rounds_end_at_the_ceiling_and_take_no_problem_for_after_it(max_rounds: 
 def test_step_that_has_had_every_problem_goes_on_with_what_it_has() -> None:
     step = _sample("ab", "abcabc", {"a": "CC", "b": "WW", "c": "WW"})
     assert step.asked == [["a", "b"], ["c"]]
-    assert not step.found.trained.prompts
+    assert not step.sampled.kept.prompts
     assert step.metrics["sampling/empty_step"] == 1
     assert step.metrics["sampling/missing_groups"] == 2
     assert step.metrics["reward/accuracy"] == pytest.approx(2 / 6)
@@ -341,10 +341,10 @@ def whole(policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempP
 
 
 def _groups(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_uid: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault(row["uid"], []).append(row)
-    return found
+        by_uid.setdefault(row["uid"], []).append(row)
+    return by_uid
 
 
 def test_rollout_files_hold_every_sampled_group_and_say_which_was_trained_on(whole: Run) -> None:

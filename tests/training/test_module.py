@@ -1,7 +1,7 @@
 """The module's step: gradients, what is left out of them, random numbers, the reference.
 
 Shown red once: each micro-batch divided by its own count in `_update`, `trained=` dropped from
-`Rows.build`, temperature 1 in `_logprobs`, step 0 in `_seed_of`, the policy itself in place of
+`Rows.build`, temperature 1 in `_stats`, step 0 in `Stream.seed`, the policy itself in place of
 `frozen_copy`, the sampler without its generator.
 """
 
@@ -26,7 +26,7 @@ from tests.support.run_helpers import (
 )
 from vlm_rl.advantages import Normalized
 from vlm_rl.data.prompts import PromptEncoder
-from vlm_rl.distributed.strategies import checksum
+from vlm_rl.distributed.weights import checksum
 from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.model.policy import Policy
 from vlm_rl.objectives import GRPO, GSPO, KL, LUSPO, Objective
@@ -36,6 +36,7 @@ from vlm_rl.rewards import Reward
 from vlm_rl.rollout import Sampling
 from vlm_rl.training import module as module_source
 from vlm_rl.training.module import OptimizerSettings, RLModule, UpdateSettings
+from vlm_rl.training.streams import Stream
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +71,16 @@ def test_gradient_does_not_depend_on_micro_batches_or_order_of_prompts(
     policy_folder: Path, encoder: PromptEncoder, prompts: list[Prompt], objective: Objective
 ) -> None:
     engine = Memory()
-    found = {}
+    gradients = {}
     for tokens, order in ((1, 1), (100, 1), (10**6, 1), (100, -1)):
         updates = UpdateSettings(micro_batch_tokens=tokens, max_grad_norm=None)
         policy = Policy.from_pretrained(str(policy_folder)).double()
         parts = {"engine": engine, "objective": objective, "updates": updates}
         run = run_module(build_module(policy, encoder, **parts), prompts[::order])
-        found[tokens, order] = run.gradients[0]
+        gradients[tokens, order] = run.gradients[0]
         assert len(list(run.batches[0].micro_batches(tokens))) == {1: 12, 100: 3, 10**6: 1}[tokens]
-    for other in found.values():
-        _assert_close(other, found[10**6, 1])
+    for other in gradients.values():
+        _assert_close(other, gradients[10**6, 1])
 
 
 class _OldIsNow(LUSPO):
@@ -118,12 +119,12 @@ def test_group_without_signal_only_counts_in_the_denominator(
     # reward = share of even tokens; the second group is one text four times
     texts = ["aaaa", "b", "cc=7", "12"]
     engine = Scripted({prompts[0].uid: texts, prompts[1].uid: ["xy"] * 4})
-    found = []
+    gradients = []
     for chosen in (prompts[:2], prompts[:1]):
         policy = Policy.from_pretrained(str(policy_folder)).double()
         module = run_module(build_module(policy, encoder, engine=engine), chosen)
-        found.append(module.gradients[0])
-    _assert_close({name: 2 * grad for name, grad in found[0].items()}, found[1])
+        gradients.append(module.gradients[0])
+    _assert_close({name: 2 * grad for name, grad in gradients[0].items()}, gradients[1])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -199,7 +200,7 @@ def test_step_is_a_function_of_the_seed_alone(
         policy = Policy.from_pretrained(str(policy_folder))
         module = run_module(build_module(policy, encoder, seed=own_seed, steps=2), prompts)
         ids.append([batch.completion_ids.tolist() for batch in module.batches])
-        ends.append(checksum(policy.parameters()))
+        ends.append(checksum(policy.parameters(), policy.shards))
     assert (ids[0] == ids[1]) == (ends[0] == ends[1]) == (seed == 0)
 
 
@@ -210,10 +211,10 @@ def test_training_steps_draw_numbers_of_their_own_and_validations_the_same(
     module = run_module(build_module(policy, encoder, optimizer=still, steps=2), prompts)
     first, second = (batch.completion_ids.tolist() for batch in module.batches)
     assert first != second
-    seeds = [module._seed_of("validation 0")]
+    seeds = [module._seed(Stream.validation(0))]
     module.completed_steps = 1
-    assert [module._seed_of("validation 0")] == seeds
-    assert module._seed_of("validation 1") not in seeds
+    assert [module._seed(Stream.validation(0))] == seeds
+    assert module._seed(Stream.validation(1)) not in seeds
 
 
 def test_global_random_numbers_are_not_drawn(
@@ -233,20 +234,20 @@ def test_reference_stays_the_starting_policy_and_outside_the_state(
     settings = OptimizerSettings(lr=1e-2)
     module = build_module(policy, encoder, objective=objective, steps=2, optimizer=settings)
     run_module(module, prompts)
-    reference = weights(module.__dict__["reference"])
+    reference = weights(module.reference.policy)
     assert all(torch.equal(before[name], reference[name]) for name in before)
     assert module.metrics[0]["policy/kl"] == pytest.approx(0, abs=1e-9)
     assert module.metrics[1]["policy/kl"] > 1e-6
     assert all(name.startswith("policy.") for name in module.state_dict())
     tensors = {id(p) for group in module.optimizers().param_groups for p in group["params"]}
-    assert not tensors & {id(p) for p in module.__dict__["reference"].parameters()}
+    assert not tensors & {id(p) for p in module.reference.policy.parameters()}
 
 
 def test_without_a_term_that_needs_it_there_is_no_reference(
     policy: Policy, encoder: PromptEncoder, prompts: list[Prompt]
 ) -> None:
     module = run_module(build_module(policy, encoder), prompts)
-    assert module.__dict__["reference"] is None
+    assert module.reference is None
     assert module.batches[0].ref_logprobs is None
 
 
@@ -264,16 +265,16 @@ def test_metrics_of_split_forwards_equal_those_of_one(
 ) -> None:
     engine = Memory()
     reward = Reward({"accuracy": UntestedAccuracy(weight=0.5), "even": EvenTokens()})
-    found = []
+    metrics = []
     for tokens in (1, 10**6):
         policy = Policy.from_pretrained(str(policy_folder)).double()
         updates = UpdateSettings(micro_batch_tokens=tokens, num_minibatches=3)
         parts = {"engine": engine, "updates": updates, "advantage": Normalized(), "reward": reward}
-        found.append(run_module(build_module(policy, encoder, **parts), prompts).metrics[0])
-    assert found[0].keys() == found[1].keys()
-    for name in (name for name in found[0] if not name.startswith("time/")):
+        metrics.append(run_module(build_module(policy, encoder, **parts), prompts).metrics[0])
+    assert metrics[0].keys() == metrics[1].keys()
+    for name in (name for name in metrics[0] if not name.startswith("time/")):
         # Adam's first step is the gradient's sign, which rounding decides where it is almost 0
-        assert found[0][name] == pytest.approx(found[1][name], rel=1e-6, abs=1e-9), name
+        assert metrics[0][name] == pytest.approx(metrics[1][name], rel=1e-6, abs=1e-9), name
 
 
 def _function(tree: ast.Module, name: str) -> ast.FunctionDef:
@@ -304,7 +305,7 @@ def test_module_never_asks_which_objective_it_runs(tree: ast.Module) -> None:
 
 
 def _compared(node: ast.AST) -> Iterator[str]:
-    """What is compared with a string constant."""
+    """Yield what is compared with a string constant."""
     if isinstance(node, ast.Compare):
         sides = [node.left, *node.comparators]
         if any(isinstance(s, ast.Constant) and isinstance(s.value, str) for s in sides):

@@ -74,7 +74,7 @@ def plans_on_processes(objective: Objective, batches: Sequence[Batch]) -> list[P
 def loss_and_gradient(
     objective: Objective, rows: Sequence[Sequence[Row]], plans: Sequence[Plan]
 ) -> list[float]:
-    """The loss, then its slope in each log-probability; every part with its process's plan."""
+    """Return the loss, then its slope in each log-probability; every part has its rank's plan."""
     stats, batches = [stats_of(part) for part in rows], [in_tasks(part) for part in rows]
     losses = [objective(*each) for each in zip(stats, batches, plans, strict=True)]
     norms = [objective.normalizers(batch) for batch in batches]
@@ -114,5 +114,5 @@ def test_plan_and_loss_are_invariant_to_processes(part, preset, cuts):
         for name, scalars in numbers(whole).items():
             for key, values in scalars.items():
                 assert numbers(plan)[name][key] == pytest.approx(values, rel=1e-12, abs=1e-12)
-    found = loss_and_gradient(objective, parts, plans)
-    assert found == pytest.approx(loss_and_gradient(objective, [rows], [whole]), abs=1e-12)
+    in_parts = loss_and_gradient(objective, parts, plans)
+    assert in_parts == pytest.approx(loss_and_gradient(objective, [rows], [whole]), abs=1e-12)

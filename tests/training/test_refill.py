@@ -22,13 +22,13 @@ def encoder(policy_folder: Path) -> PromptEncoder:
 
 
 def _refilled(source: ProblemData, count: int, used: Collection[str] = ()) -> list[str]:
-    found, position = [], 0
+    drawn, position = [], 0
     for _ in range(count):
         following = source.refill(position, used)
         assert following is not None
         prompt, position = following
-        found.append(prompt.uid)
-    return found
+        drawn.append(prompt.uid)
+    return drawn
 
 
 def test_refill_is_an_order_of_its_own_and_a_function_of_seed_and_position(
@@ -60,9 +60,9 @@ def test_refill_passes_over_the_problems_of_the_step(
 ) -> None:
     module = data(encoder, write(tmp_path, 6))
     order = _refilled(module, 6)
-    found = module.refill(0, order[:2])
-    assert found is not None
-    assert (found[0].uid, found[1]) == (order[2], 3)
+    drawn = module.refill(0, order[:2])
+    assert drawn is not None
+    assert (drawn[0].uid, drawn[1]) == (order[2], 3)
     assert module.refill(0, order) is None
 
 

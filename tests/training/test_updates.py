@@ -119,19 +119,19 @@ def test_truncated_completions_can_be_left_out_of_the_loss(
     policy_folder: Path, encoder: PromptEncoder, prompts: list[Prompt]
 ) -> None:
     engine = _CutOff({prompts[0].uid: ["aaaa", "b..", "cc=7", "12.."]})
-    found = {}
+    runs = {}
     for kept in (True, False):
         policy = Policy.from_pretrained(str(policy_folder)).double()
         settings = UpdateSettings(max_grad_norm=None, train_on_truncated=kept)
         module = build_module(policy, encoder, engine=engine, updates=settings)
-        found[kept] = run_module(module, prompts[:1])
-    masks = {kept: run.batches[0].completion_mask.any(-1) for kept, run in found.items()}
+        runs[kept] = run_module(module, prompts[:1])
+    masks = {kept: run.batches[0].completion_mask.any(-1) for kept, run in runs.items()}
     assert masks[True].tolist() == [True] * 4
     assert masks[False].tolist() == [True, False, True, False]
     # they stay in their group's mean: the advantages of the others are the same
-    assert torch.equal(found[False].batches[0].advantages, found[True].batches[0].advantages)
-    assert found[False].metrics[0]["completion/truncated_frac"] == 0.5
-    gradients = [found[kept].gradients[0] for kept in (True, False)]
+    assert torch.equal(runs[False].batches[0].advantages, runs[True].batches[0].advantages)
+    assert runs[False].metrics[0]["completion/truncated_frac"] == 0.5
+    gradients = [runs[kept].gradients[0] for kept in (True, False)]
     assert any(not torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
 
 

@@ -1,10 +1,10 @@
 """How far the rollout engine's log-probabilities are from the policy's own at the same weights.
 
-d = `old_logprobs` - `sampling_logprobs`, float64, on the tokens that are trained on. Both describe
-the same weights, so d is what an update is off-policy by before the policy has moved: rounding,
-and every fault of the engine. By set of rows, `drift/<measure>` for all, `drift/image/...` and
-`drift/text/...` by whether the prompt has images, `drift/length_decile_01/...` to `_10` from the
-shortest completions to the longest:
+d = `old_logprobs` - `sampling_logprobs`, float64, on the trained tokens. Both describe the same
+weights, so d is how far off-policy an update is before the policy has moved: rounding, and every
+fault of the engine. The measures are `drift/<measure>` for all rows, `drift/image/...` and
+`drift/text/...` for prompts with and without images, and `drift/length_decile_01/...` to `_10` from
+the shortest completions to the longest:
 
     abs_mean          mean of |d| over tokens, nats
     abs_max           largest |d| of a token, nats
@@ -12,11 +12,11 @@ shortest completions to the longest:
     perplexity_ratio  perplexity of a completion under the policy over that under the engine,
                       exp(-mean d over its tokens), geometric mean over rows
     ess               effective sample size (sum w)^2 / (N sum w^2), a share in (0, 1], of N rows
-                      with w = exp(sum of d over the row): what their importance weights would leave
+                      with w = exp(sum of d over the row): the share that importance weights leave
     token_ess         the same of N tokens with w = exp(d)
 
-Weights are capped at exp(-20) and exp(20). A row without a trained token counts nowhere. A
-difference that is not finite counts as -inf, with which the first four are inf.
+Weights are clamped to [exp(-20), exp(20)]. A row without a trained token counts nowhere. A d that
+is not finite counts as -inf, which makes the first four measures inf.
 """
 
 import math
@@ -42,12 +42,12 @@ MOMENTS = (
     "token_weight",
     "token_weight_squared",
 )
-"""Means from which `measures` makes what is not a mean itself."""
+"""Means from which `measures` computes the measures that are not means."""
 
 
 @dataclass(frozen=True)
 class Worst:
-    """The row with the largest mean |d|: `value` in nats per token, over so many `tokens`, of a
+    """The row with the largest mean |d|: `value` in nats per token, over `tokens` tokens, of a
     completion of the problem `uid`."""
 
     uid: str
@@ -60,8 +60,8 @@ class Drift:
     """The drift of one batch, on the CPU.
 
     `sums` add over batches; `measures` reads their means. `maxima` are combined by max. Both have
-    the same names whatever the batch: a set without rows has counts of 0 and a
-    maximum of -inf. `worst` is None where no token is trained.
+    the same names for every batch: a set without rows has counts of 0 and a maximum of -inf.
+    `worst` is None if no token is trained.
     """
 
     sums: Statistics
@@ -70,20 +70,23 @@ class Drift:
 
 
 class _Table(NamedTuple):
-    """By row [B]: the place of its prompt in the step, tokens, whether the prompt has images,
-    largest |d|, all that is averaged as sums and counts, and the problem's uid."""
+    """For each row [B]: the place of its prompt in the step, its tokens, whether the prompt has
+    images, the largest |d|, the sums and counts of what is averaged, and the problem's uid."""
 
     place: Tensor
     tokens: Tensor
-    pictured: Tensor
+    has_images: Tensor
     largest: Tensor
     columns: dict[str, tuple[Tensor, Tensor]]
     uids: list[str]
 
 
-def measure(batch: Batch) -> Drift:
-    """The drift of the rows of `batch` on all processes; the same on each of them."""
-    table = _joined(ranks.gather(_table(batch)))
+def measure(batch: Batch, places: Tensor) -> Drift:
+    """Return the drift of the rows of `batch` on all ranks, the same on each rank.
+
+    `places` [P] int64 are the places of its prompts in the step.
+    """
+    table = _joined(ranks.gather(_table(batch, places)))
     sums: Statistics = {}
     maxima: dict[str, Tensor] = {}
     for prefix, rows in _rows_by_set(table).items():
@@ -94,7 +97,7 @@ def measure(batch: Batch) -> Drift:
     return Drift(sums, maxima, _worst(table))
 
 
-def _table(batch: Batch) -> _Table:
+def _table(batch: Batch, places: Tensor) -> _Table:
     tokens = batch.lengths.cpu()
     difference = batch.old_logprobs.double() - batch.sampling_logprobs.double()
     difference = difference[batch.completion_mask].cpu()
@@ -105,7 +108,7 @@ def _table(batch: Batch) -> _Table:
     of_prompt = torch.tensor([bool(prompt.images) for prompt in batch.prompts], dtype=torch.bool)
     owners = batch.row_prompt.tolist()
     return _Table(
-        ranks.own_places(len(batch.prompts))[batch.row_prompt],
+        places[batch.row_prompt],
         tokens,
         of_prompt[batch.row_prompt],
         largest,
@@ -115,7 +118,7 @@ def _table(batch: Batch) -> _Table:
 
 
 def _joined(parts: Sequence[_Table]) -> _Table:
-    """In the order of the step's prompts: of rows of one length it decides on the decile."""
+    """Concatenate in the order of the step's prompts: it decides ties of length in the deciles."""
     order = torch.cat([part.place for part in parts]).argsort(stable=True)
     columns = {
         name: (
@@ -124,17 +127,22 @@ def _joined(parts: Sequence[_Table]) -> _Table:
         )
         for name in parts[0].columns
     }
-    place, tokens, pictured, largest = (
+    place, tokens, has_images, largest = (
         torch.cat(column)[order] for column in zip(*(part[:4] for part in parts), strict=True)
     )
     uids = [uid for part in parts for uid in part.uids]
-    return _Table(place, tokens, pictured, largest, columns, [uids[row] for row in order.tolist()])
+    return _Table(
+        place, tokens, has_images, largest, columns, [uids[row] for row in order.tolist()]
+    )
 
 
 def measures(reduced: Mapping[str, float]) -> dict[str, float]:
-    """The named measures from `reduced`: the mean (sum over count) of each of `sums`, where the
-    count is above 0, and possibly the maxima and metrics of other kinds, which stay as they are.
-    A set without rows has no measure, and no maximum either."""
+    """Return the named measures.
+
+    `reduced` has the mean (sum over count) of each of `sums` with a count above 0. It may also have
+    the maxima, and other metrics, which stay as they are. A set without rows gets no measure and no
+    maximum.
+    """
     final = dict(reduced)
     for prefix in SETS:
         if f"{prefix}abs_mean" not in final:
@@ -150,14 +158,14 @@ def measures(reduced: Mapping[str, float]) -> dict[str, float]:
     return final
 
 
-def metrics(found: Drift) -> dict[str, float]:
-    """The measures of one step's drift; none where it trains no token."""
-    means = {n: float(s.sum / s.count) for n, s in found.sums.items() if s.count > 0}
-    return measures(means | {name: float(largest) for name, largest in found.maxima.items()})
+def metrics(drift: Drift) -> dict[str, float]:
+    """Return the measures of one step's drift; none if the step trains no token."""
+    means = {name: float(s.sum / s.count) for name, s in drift.sums.items() if s.count > 0}
+    return measures(means | {name: float(largest) for name, largest in drift.maxima.items()})
 
 
 def alarm(worst: Worst | None, limit: float) -> str | None:
-    """A line for a person where the worst row is more than `limit` nats per token off."""
+    """Return a warning if the worst row is more than `limit` nats per token off."""
     if worst is None or worst.value <= limit:
         return None
     return (
@@ -169,8 +177,10 @@ def alarm(worst: Worst | None, limit: float) -> str | None:
 
 
 def _columns(difference: Tensor, owner: Tensor, tokens: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """All that is averaged, as sums and counts [B] by row, from the `difference` [N] of all trained
-    tokens and the row that each belongs to."""
+    """Return the sums and counts [B] of what is averaged, by row.
+
+    `difference` [N] is d of all trained tokens, `owner` [N] the row of each.
+    """
 
     def by_row(values: Tensor) -> Tensor:
         return torch.zeros(len(tokens), dtype=torch.float64).index_add(0, owner, values)
@@ -195,20 +205,20 @@ def _weight(log_weight: Tensor) -> Tensor:
 
 
 def _rows_by_set(table: _Table) -> dict[str, Tensor]:
-    """The rows of each set, ascending; only rows with trained tokens."""
+    """Return the rows of each set, ascending; only rows with trained tokens."""
     tokens = table.tokens
     trained = tokens.nonzero()[:, 0]
-    pictured = table.pictured[trained]
+    has_images = table.has_images[trained]
     ranked = trained[tokens[trained].argsort(stable=True)]
     # by quantile, so that few rows spread over all deciles
     decile = torch.arange(len(ranked)) * NUM_DECILES // max(len(ranked), 1)
     by_length = [ranked[decile == index] for index in range(NUM_DECILES)]
-    parts = [trained, trained[pictured], trained[~pictured], *by_length]
+    parts = [trained, trained[has_images], trained[~has_images], *by_length]
     return dict(zip(SETS, parts, strict=True))
 
 
 def _worst(table: _Table) -> Worst | None:
-    """Of equal rows the first."""
+    """Return the worst row, the first of equals."""
     trained = table.tokens.nonzero()[:, 0].tolist()
     if not trained:
         return None

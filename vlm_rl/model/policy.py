@@ -17,11 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from vlm_rl.model.families import PARTS, Part, family_of, placeholder_ids
 from vlm_rl.model.logprobs import TokenStats, linear_logprobs
 from vlm_rl.model.lora import (
     LoraSettings,
-    Part,
-    adapters_off,
     add_adapters,
     base_of,
     check_lora,
@@ -30,29 +29,24 @@ from vlm_rl.model.lora import (
     save_adapter,
 )
 from vlm_rl.model.packing import Packed, pack, shared_prefix_mask
+from vlm_rl.model.shards import Shards
 from vlm_rl.records import Rows
-
-MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 class Policy(nn.Module):
     """A Qwen-VL model and what training needs of it.
 
-    `model` is the transformers model; its vision placeholders are banned from the softmax here as
-    they are banned from sampling, so that both sides speak of the same distribution.
+    `model` is the transformers model. Its vision placeholders are banned from the softmax here, as
+    they are banned from sampling, so that trainer and engine have the same distribution. `shards`
+    says how the weights lie on this rank; a strategy that shards them replaces it.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model
-        config: Any = model.config
-        placeholders = (
-            config.image_token_id,
-            config.video_token_id,
-            config.vision_start_token_id,
-            config.vision_end_token_id,
-        )
-        self.register_buffer("banned_ids", torch.tensor(placeholders), persistent=False)
+        self.shards = Shards()
+        banned_ids = torch.tensor(placeholder_ids(model.config))
+        self.register_buffer("banned_ids", banned_ids, persistent=False)
         self.banned_ids: Tensor
 
     @classmethod
@@ -69,10 +63,10 @@ class Policy(nn.Module):
         """Load float32 weights from a checkpoint folder or hub id and freeze parts by name.
 
         The folder of a LoRA adapter gives its base with the adapter added to the weights. With
-        `lora` only new adapters are trained, which start as `seed` says. `empty` gives the same
-        policy without weights, on the device meta, for a process that is handed its share of them.
-        Raises ValueError for a checkpoint of another family, a folder that is none, and weights
-        that can not be read or are not all there.
+        `lora` only new adapters are trained; `seed` decides how they start. `empty` gives the same
+        policy without weights, on the meta device, for a rank that receives its shard later. Raises
+        ValueError for a checkpoint of another family, a folder that is not a checkpoint, and
+        weights that cannot be read or are missing.
         """
         check_lora(lora, freeze)
         config = check_checkpoint(path)
@@ -85,19 +79,15 @@ class Policy(nn.Module):
                 policy.model.lm_head.requires_grad_(False)
         if gradient_checkpointing:
             policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-            # only the reentrant kind needs it; a frozen tower would be gone through backwards
+            # only the reentrant kind needs it; it would make backward cross a frozen tower
             policy.model.disable_input_require_grads()
         return policy.train()
 
     def part(self, name: Part) -> nn.Module:
-        """The submodule behind a name used by `freeze` and by the optimizer's settings."""
-        modules = {
-            "vision_tower": self.model.model.visual,
-            "language_model": self.model.model.language_model,
-        }
-        if name not in modules:
-            raise ValueError(f"no part of the policy is called {name!r}; there are {list(modules)}")
-        part: nn.Module = modules[name]
+        """Return the submodule behind a name used by `freeze` and by the optimizer's settings."""
+        if name not in PARTS:
+            raise ValueError(f"no part of the policy is called {name!r}; there are {list(PARTS)}")
+        part: nn.Module = self.model.get_submodule(PARTS[name])
         return part
 
     @property
@@ -105,7 +95,7 @@ class Policy(nn.Module):
         return self.banned_ids.device
 
     def forward(self, packed: Packed, temperature: float, with_entropy: bool) -> TokenStats:
-        """Log-probabilities (and entropies) of the N packed completion tokens, each [N]."""
+        """Return log-probabilities (and entropies) of the N packed completion tokens, each [N]."""
         device = self.device
         segment, prompt_of = packed.segment.to(device), packed.prompt_of.to(device)
         vision: dict[str, Tensor] = {}
@@ -116,7 +106,7 @@ class Policy(nn.Module):
             input_ids=packed.token_ids.to(device),
             position_ids=packed.positions.to(device),
             attention_mask=shared_prefix_mask(prompt_of, segment),
-            use_cache=False,  # a single pass: it would only be built and thrown away
+            use_cache=False,  # one pass needs none
             **vision,
         ).last_hidden_state[0]
         return linear_logprobs(
@@ -129,7 +119,7 @@ class Policy(nn.Module):
         )
 
     def logprobs(self, rows: Rows, *, temperature: float, with_entropy: bool = False) -> TokenStats:
-        """Per-token statistics of the completions of `rows`, each [B, T], 0 in the padding."""
+        """Return statistics per completion token of `rows`, each [B, T], 0 in the padding."""
         stats = self(pack(rows), temperature, with_entropy)
         mask = rows.completion_mask.to(self.device)
 
@@ -141,30 +131,27 @@ class Policy(nn.Module):
 
     @property
     def has_adapters(self) -> bool:
-        """Whether LoRA adapters are all that is trained."""
+        """Return whether LoRA adapters are all that is trained."""
         return has_adapters(self.model)
 
-    def reference(self, *, share: bool = True) -> "Policy | AdaptersOff":
-        """What the policy is now, before anything is learned, to hold it to."""
-        return AdaptersOff(self) if self.has_adapters else self.frozen_copy(share=share)
-
     def empty_copy(self) -> "Policy":
-        """A reference that has its weights still to come."""
-        nothing = {
-            id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in self.parameters()
-        }
-        return copy.deepcopy(self, memo=dict(nothing)).requires_grad_(False).eval()
+        """Return a frozen copy without weights, on the meta device."""
+        empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in self.parameters()}
+        return copy.deepcopy(self, memo=dict(empty)).requires_grad_(False).eval()
 
     def frozen_copy(self, *, share: bool = True) -> "Policy":
-        """A reference: the same weights, without gradients. Frozen parts are shared, not copied,
-        unless they may not be, as where those of the policy will be cut."""
+        """Return the same weights without gradients, in evaluation mode.
+
+        With `share`, frozen parts are shared and not copied. Do not share weights that a strategy
+        will shard.
+        """
         shared = {id(p): p for p in self.parameters() if share and not p.requires_grad}
         reference = copy.deepcopy(self, memo=dict(shared))
         return reference.requires_grad_(False).eval()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """No gradients and evaluation mode inside; the mode from before afterwards."""
+        """Switch to evaluation mode without gradients inside, and restore the mode afterwards."""
         was_training = self.training
         self.eval()
         try:
@@ -174,29 +161,22 @@ class Policy(nn.Module):
             self.train(was_training)
 
     def save(self, folder: Path) -> None:
-        """Write what `from_pretrained` loads: weights and configuration as they are, or, of a
-        policy with adapters, these alone and the name of their base."""
+        """Write what `from_pretrained` loads: weights and configuration.
+
+        Of a policy with adapters, write only the adapters and the name of their base.
+        """
         if self.has_adapters:
             save_adapter(self.model, folder)
         else:
             self.model.save_pretrained(folder)
 
 
-class AdaptersOff:
-    """A reference without a weight of its own: the policy without its adapters."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-
-    def logprobs(self, rows: Rows, *, temperature: float) -> TokenStats:
-        """Those of the base, without gradients."""
-        with torch.no_grad(), adapters_off(self._policy.model):
-            return self._policy.logprobs(rows, temperature=temperature)
-
-
 def check_checkpoint(path: str) -> Any:
-    """Refuse what is not a Qwen-VL checkpoint, before anything large is loaded; its model's
-    configuration. Of an adapter it is that of the base."""
+    """Return the configuration of a checkpoint, of an adapter that of its base.
+
+    Raises ValueError for what is not a checkpoint of a supported family, before anything large is
+    loaded.
+    """
     folder = Path(path)
     no_hub_id = path.startswith((".", "/", "~")) or path.count("/") > 1
     if not folder.is_dir() and (no_hub_id or folder.exists()):
@@ -208,28 +188,25 @@ def check_checkpoint(path: str) -> Any:
         except ValueError as error:
             raise ValueError(f"{path} is an adapter, but of its base: {error}") from error
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ValueError(f"{path} has no config.json, so it is no checkpoint")
+        raise ValueError(f"{path} has no config.json, so it is not a checkpoint")
     try:
         config = AutoConfig.from_pretrained(path)
     except _UNREADABLE as error:
         raise ValueError(_unreadable(path, error)) from error
-    if config.model_type not in MODEL_TYPES:
-        raise ValueError(
-            f"{path} holds a {config.model_type!r} model; supported are {', '.join(MODEL_TYPES)}"
-        )
+    family_of(config)
     return config
 
 
 def empty_model(config: Any) -> Any:
-    """A model of this configuration without weights, on the device meta."""
+    """Build a model of this configuration without weights, on the meta device."""
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
 
 
 def _load_model(path: str) -> nn.Module:
-    """The model with every weight from the checkpoint.
+    """Load a model with every weight from the checkpoint.
 
-    transformers gives random values to what it does not find there, with no more than a warning.
+    transformers would give random values to missing weights, with only a warning.
     """
     base = base_of(path)
     if base is not None:
@@ -247,10 +224,10 @@ def _load_model(path: str) -> nn.Module:
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} weights, the first of them {missing[0]}")
     if info["mismatched_keys"]:
-        name, found, wanted = min(info["mismatched_keys"])
+        name, shape, expected = min(info["mismatched_keys"])
         raise ValueError(
-            f"{path}: weight {name} has shape {list(found)} where config.json asks for "
-            f"{list(wanted)}"
+            f"{path}: weight {name} has shape {list(shape)}, but config.json asks for "
+            f"{list(expected)}"
         )
     loaded: nn.Module = model
     return loaded
@@ -261,4 +238,4 @@ _UNREADABLE = (OSError, ValueError, TypeError, StrictDataclassError, SafetensorE
 
 def _unreadable(path: str, error: Exception) -> str:
     reason = str(error).partition("\n")[0].rstrip(":")
-    return f"{path} is no checkpoint that transformers can read: {reason}"
+    return f"{path} is not a checkpoint that transformers can read: {reason}"

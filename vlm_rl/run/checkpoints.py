@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from safetensors import SafetensorError
 
 from vlm_rl import ranks
-from vlm_rl.distributed import strategies
+from vlm_rl.distributed.weights import save_pretrained
 from vlm_rl.rollout import EngineError
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.signals import Preempted
@@ -88,7 +88,7 @@ class Checkpoints(L.Callback):
         """Nothing is lost by a signal or with a rollout engine: where these are raised, the weights
         are those of the last complete step. A checkpoint is the work of all processes, which
         a signal stops together, and an engine where its error says so."""
-        if isinstance(exception, EngineError) and ranks.count() > 1 and not exception.together:
+        if isinstance(exception, EngineError) and ranks.world_size() > 1 and not exception.together:
             return
         if isinstance(exception, EngineError | Preempted) and module.completed_steps > 0:
             done = {step for step, _ in run_folder.checkpoints(self.run_dir)}
@@ -107,7 +107,7 @@ class Checkpoints(L.Callback):
 
     def _save(self, trainer: L.Trainer, module: RLModule) -> None:
         target = run_folder.step_folder(self.run_dir, module.completed_steps)
-        with module.stages("checkpoint"), _readable_errors(target):
+        with module.clock("checkpoint"), _readable_errors(target):
             # that of DeepSpeed is a folder, which no rename replaces
             if ranks.gather((target / "trainer.ckpt").is_file())[0]:
                 self._save_again(trainer, target)
@@ -125,10 +125,10 @@ class Checkpoints(L.Callback):
             with _temporary_files_in(partial):
                 trainer.save_checkpoint(partial / "trainer.ckpt")
             if self.merge_adapter:
-                strategies.save_pretrained(module.policy, partial / "adapter")
-                strategies.save_pretrained(module.policy, partial / "hf", merge_adapter=True)
+                save_pretrained(module.policy, partial / "adapter")
+                save_pretrained(module.policy, partial / "hf", merge_adapter=True)
             else:
-                strategies.save_pretrained(module.policy, partial / "hf")
+                save_pretrained(module.policy, partial / "hf")
             if trainer.is_global_zero:
                 module.encoder.processor.save_pretrained(partial / "hf")
                 _flush(partial)

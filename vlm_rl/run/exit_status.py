@@ -39,12 +39,12 @@ def one_line_endings(program: str, run_dir: Path | None = None) -> Iterator[None
     try:
         yield
     except EngineError as error:
-        if error.together and not ranks.is_first():
+        if error.together and not ranks.is_zero():
             raise SystemExit(ENGINE) from None  # all stop for it, and one says so
         raise _end(program, ENGINE, f"{joined(str(error))}; {_stopped(run_dir)}") from error
     except Preempted as stop:
         status = CTRL_C if stop.signal == signal.SIGINT else 0
-        if not ranks.is_first():
+        if not ranks.is_zero():
             raise SystemExit(status) from None  # all stop for it, and one says so
         raise _end(program, status, f"{stop}: {_stopped(run_dir)}") from None
     except OtherEnded as error:

@@ -104,7 +104,7 @@ class Heartbeat(L.Callback, Watchdog):
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         self._refuse_own_folders()
         self._module = module
-        module.stages.listen(self._begin)
+        module.clock.listen(self._begin)
         module.policy.part("language_model").register_forward_pre_hook(lambda *_: self.touch())
 
     def _refuse_own_folders(self) -> None:

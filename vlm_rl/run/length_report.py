@@ -15,9 +15,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from vlm_rl.distributed import gather
 from vlm_rl.metrics.length import LengthBin, LengthReport, LengthWindow
-from vlm_rl.training.dynamic_sampling import of_all_processes
 from vlm_rl.training.module import RLModule
+from vlm_rl.training.step import Step
 
 PICTURE = "length_fairness.png"
 REPORTS = "length_fairness.json"
@@ -40,9 +41,10 @@ class LengthFairness(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if outputs["sequences"]:  # those of all processes: each has the same window
-            dropped = of_all_processes(outputs["dropped"])
-            self.window.add(outputs["sequences"], outputs["everyone"], dropped)
+        step: Step = outputs["step"]
+        if step.sequences:  # those of all ranks, so that each rank has the same window
+            dropped = gather.rollout(step.dropped) if step.any_dropped else step.dropped
+            self.window.add(step.sequences, step.everyone, dropped)
 
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
         """At the start, so that the checkpoint after the validation has the report."""

@@ -23,7 +23,8 @@ from rich.table import Table
 from vlm_rl import ranks
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.length_report import PICTURE
-from vlm_rl.training.module import Metrics, RLModule
+from vlm_rl.training.module import RLModule
+from vlm_rl.training.step import Metrics
 
 METRICS = "metrics.csv"
 
@@ -169,7 +170,7 @@ def _summarise(run_dir: Path, module: RLModule, skipped: Mapping[str, int]) -> d
         "steps": module.completed_steps,
         "validation_before": history[0] if history else {},
         "validation_after": history[-1] if history else {},
-        "stage_seconds": {k: round(v, 2) for k, v in module.stages.seconds.items()},
+        "stage_seconds": {k: round(v, 2) for k, v in module.clock.seconds.items()},
         "skipped_rows": dict(skipped),
         "skipped_updates": module.skipped_updates,
         "peak_memory_gb": round(_peak_memory_gb(), 2),

@@ -77,7 +77,7 @@ class Preemption(L.Callback):
         self._take()  # a run that goes on has no sanity check
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
-        module.stages.listen(self._begin)
+        module.clock.listen(self._begin)
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
         self._leave_together()

@@ -210,7 +210,7 @@ def _print(cells: Cells) -> None:
 
 
 def _by_condition(cells: Cells) -> dict[str, dict[str, dict[str, str]]]:
-    """condition -> variant -> measure -> text."""
+    """Condition -> variant -> measure -> text."""
     found: dict[str, dict[str, dict[str, str]]] = {}
     for condition, variant in cells:
         found.setdefault(condition, {})[variant] = _texts(cells, (condition, variant))

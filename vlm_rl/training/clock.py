@@ -1,16 +1,16 @@
-"""What a run is doing right now, and how long each stage took."""
+"""What a run does right now, and how long each activity took."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Listener = Callable[[str], None]
 
 
-class Stages:
-    """Times named stages: `with stages("rollout"): ...`. Listeners hear each name as it begins.
+class Clock:
+    """Times named activities: `with clock("rollout"): ...`. Listeners hear each name as it begins.
 
-    A stage inside another one is heard, but its time is the outer one's: seconds add up to the
+    An activity inside another one is heard, but its time is the outer one's: seconds add up to the
     time of the run.
     """
 
@@ -18,13 +18,18 @@ class Stages:
         self.seconds: dict[str, float] = {}
         self._listeners: list[Listener] = []
         self._inside = False
+        self._lap: dict[str, float] = {}
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
-    def metrics_since(self, before: Mapping[str, float]) -> dict[str, float]:
-        """`time/..._s` of each stage since the seconds were `before`."""
-        spent = {name: total - before.get(name, 0.0) for name, total in self.seconds.items()}
+    def begin_lap(self) -> None:
+        """Measure `lap_metrics` from now on."""
+        self._lap = dict(self.seconds)
+
+    def lap_metrics(self) -> dict[str, float]:
+        """Return `time/..._s` of each activity since the lap began."""
+        spent = {name: total - self._lap.get(name, 0.0) for name, total in self.seconds.items()}
         return {f"time/{name}_s": value for name, value in spent.items() if value > 0}
 
     @contextmanager

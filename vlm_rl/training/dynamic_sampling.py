@@ -1,43 +1,42 @@
 """Which sampled groups a step trains on, and what replaces the others: dynamic sampling.
 
-A group that is all right or all wrong has no advantage of correctness and only thins the gradient
-out. DAPO (arXiv:2503.14476) drops such groups and samples further problems until the step is full.
-Its published recipe samples three times the problems at once and throws away what is left over;
-here each further round asks for exactly as many new problems as groups are missing, so that no
+A group that is all right or all wrong has no advantage of correctness and only dilutes the
+gradient. DAPO (arXiv:2503.14476) drops such groups and samples further problems until the step is
+full. Its published recipe samples three times the problems at once and throws away the rest; here
+each further round asks for exactly as many new problems as groups are missing, so that no
 group worth training on is lost.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from vlm_rl import ranks
+from vlm_rl.distributed.gather import Places
 from vlm_rl.metrics.rollout import all_right, all_wrong, rollout_statistics
 from vlm_rl.metrics.statistic import Statistics, mean_of
-from vlm_rl.objectives import Sequences
 from vlm_rl.records import Prompt, Rollout
 
 SampleRound = Callable[[Sequence[Prompt], int], Rollout]
 """Samples and judges a group per prompt; the second argument is the round, from 0."""
 
 Refill = Callable[[int, Collection[str]], tuple[Prompt, int] | None]
-"""The first prompt at or after a position of an endless order whose uid is not among those given,
-and the position after it; None where there is no other problem."""
+"""Returns the first prompt at or after a position of an endless order whose uid is not among those
+given, and the position after it; None if there is no other problem."""
 
 
 def no_refill(position: int, used: Collection[str]) -> None:
-    """No further problems: what is dropped is not replaced."""
+    """Return no further problem: what is dropped is not replaced."""
 
 
 class GroupFilter(ABC):
     """Chooses the groups that are worth training on.
 
     `max_rounds` bounds the rounds of generation in a step, its first included; published for DAPO:
-    10. After the last the step trains on the groups that it has, and makes no update where it has
+    10. After the last the step trains on the groups that it has, and makes no update if it has
     none. 1 drops groups and replaces none.
     """
 
@@ -49,9 +48,19 @@ class GroupFilter(ABC):
             )
         self.max_rounds = max_rounds
 
+    def check_refill(self, num_problems: int, prompts_per_step: int) -> None:
+        """Raise ValueError if a data set has no problems to replace those of dropped groups."""
+        if self.max_rounds > 1 and num_problems <= prompts_per_step:
+            raise ValueError(
+                f"data.prompts_per_step={prompts_per_step} takes all {num_problems} training "
+                "problems at once, so that dynamic_sampling finds none for the groups it drops; "
+                "lower it, or set dynamic_sampling.init_args.max_rounds to 1 to drop without "
+                "replacing"
+            )
+
     @abstractmethod
     def keep(self, rollout: Rollout) -> Tensor:
-        """[P] bool: whether to train on each group, from that group alone."""
+        """Return [P] bool: whether to train on each group, from that group alone."""
 
 
 class MixedVerdicts(GroupFilter):
@@ -69,14 +78,29 @@ class MixedVerdicts(GroupFilter):
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """What a step sampled: the groups that it trains on and those that it drops, either may be
-    empty. `refill_position` is the place in the order of further problems that comes next.
-    `statistics` are those of the sampling and of the dropped groups."""
+    """The groups of a step that are kept for training and those that are dropped, on this rank.
 
-    trained: Rollout
+    Either may be empty. `places` are those of the kept groups among all ranks'; `any_dropped` is of
+    all ranks. `refill_position` is the place in the order
+    of further problems that comes next. `statistics` are those of the sampling and of the dropped
+    groups.
+    """
+
+    kept: Rollout
     dropped: Rollout
+    places: Places
+    any_dropped: bool
     refill_position: int
     statistics: Statistics = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """What one rank has after a round: uids of the round, groups sampled and kept so far."""
+
+    uids: Sequence[str]
+    num_sampled: int
+    num_kept: int
 
 
 def sample_groups(
@@ -87,81 +111,77 @@ def sample_groups(
     refill: Refill,
     refill_position: int,
 ) -> Sampled:
-    """A group per prompt; with a filter as many that it keeps, or as many as were found: it ends
-    after `max_rounds`, or where the step has had every problem.
+    """Sample a group per prompt; with a filter, as many groups as it keeps, or as many as there are
+    after `max_rounds` or when the step has had every problem.
 
-    The groups of a process are in the order in which it sampled them, and no problem is in a step
-    twice, also not on two processes. A process that lacks groups gets new problems; all sample in
-    every round, some possibly nothing. Every process encodes the new problems of all: that keeps
-    the order one.
+    The groups of a rank are in the order in which it sampled them. No problem is in a step twice,
+    also not on two ranks. A rank that lacks groups gets new problems; all ranks sample in every
+    round, some possibly nothing. Every rank encodes the new problems of all, so that their order is
+    the same everywhere.
     """
     if group_filter is None:
         rollout = sample(prompts, 0)
-        return Sampled(rollout, rollout.select([]), refill_position)
-    wanted = len(prompts)
-    used = {uid for uids in ranks.gather([p.uid for p in prompts]) for uid in uids}
+        places = Places.of(ranks.gather(len(prompts)))
+        return Sampled(rollout, rollout.select([]), places, False, refill_position)
+    wanted: list[int] = []
+    used: set[str] = set()
     rounds: list[Rollout] = []
     kept = torch.zeros(0, dtype=torch.bool)
-    more = True
-    while more:
+    while True:
         rounds.append(sample(prompts, len(rounds)))
         kept = torch.cat([kept, group_filter.keep(rounds[-1])])
-        missing = ranks.gather(wanted - int(kept.sum()))
+        own = _Progress([p.uid for p in prompts], len(kept), int(kept.sum()))
+        progress = ranks.gather(own)
+        wanted = wanted or [of_rank.num_sampled for of_rank in progress]
+        used.update(uid for of_rank in progress for uid in of_rank.uids)
+        missing = [number - p.num_kept for number, p in zip(wanted, progress, strict=True)]
         if len(rounds) == group_filter.max_rounds:
             break
-        found: list[Prompt] = []
-        while len(found) < sum(missing) and (new := refill(refill_position, used)) is not None:
-            prompt, refill_position = new
-            found.append(prompt)
+        new: list[Prompt] = []
+        while len(new) < sum(missing) and (drawn := refill(refill_position, used)) is not None:
+            prompt, refill_position = drawn
+            new.append(prompt)
             used.add(prompt.uid)
-        owners = ranks.round_robin([[owner] * number for owner, number in enumerate(missing)])
-        own = ranks.rank()
-        prompts = [p for p, owner in zip(found, owners, strict=False) if owner == own]
-        more = bool(found)
+        if not new:
+            break
+        prompts = _dealt(new, missing)
     rollout = Rollout.joined(rounds)
-    trained = rollout.select(kept.nonzero()[:, 0].tolist())
     dropped = rollout.select((~kept).nonzero()[:, 0].tolist())
-    statistics = _statistics(rollout, kept, num_rounds=len(rounds), missing=sum(missing))
-    if dropped.prompts:
-        statistics |= rollout_statistics(dropped, torch.zeros_like(dropped.scores.total))
-    return Sampled(trained, dropped, refill_position, statistics)
+    return Sampled(
+        kept=rollout.select(kept.nonzero()[:, 0].tolist()),
+        dropped=dropped,
+        places=Places.of([of_rank.num_kept for of_rank in progress]),
+        any_dropped=sum(p.num_sampled - p.num_kept for p in progress) > 0,
+        refill_position=refill_position,
+        statistics=_statistics(rollout, kept, progress, len(rounds), sum(missing))
+        | _dropped_statistics(dropped),
+    )
 
 
-def of_all_processes(rollout: Rollout) -> Rollout:
-    """The groups of every process, without their pictures, taken from the processes in turn: where
-    none was dropped that is the order of the step's prompts.
-
-    `ranks.own_places` says which of them are this process's.
-    """
-    if ranks.count() == 1:
-        return rollout
-    parts = ranks.gather(replace(rollout, prompts=[_plain(p) for p in rollout.prompts]))
-    offsets = accumulate((len(part.prompts) for part in parts), initial=0)
-    indices = [[at + i for i in range(len(p.prompts))] for p, at in zip(parts, offsets)]  # noqa: B905
-    return Rollout.joined(parts).select(ranks.round_robin(indices))
+def _dealt(new: Sequence[Prompt], missing: Sequence[int]) -> list[Prompt]:
+    """Deal new problems in turn to the ranks that lack groups; return those of this rank."""
+    owners = ranks.round_robin([[owner] * number for owner, number in enumerate(missing)])
+    own = ranks.rank()
+    return [prompt for prompt, owner in zip(new, owners, strict=False) if owner == own]
 
 
-def sequences_of_all_processes(own: Sequences) -> Sequences:
-    """The rows of every process, by rank, on the CPU; with one process its own as they are."""
-    if ranks.count() == 1:
-        return own
-    return Sequences.joined(ranks.gather(Sequences(*(column.cpu() for column in own))))
+def _dropped_statistics(dropped: Rollout) -> Statistics:
+    if not dropped.prompts:
+        return {}
+    return rollout_statistics(dropped, torch.zeros_like(dropped.scores.total))
 
 
-def _plain(prompt: Prompt) -> Prompt:
-    problem = replace(prompt.problem, images=())
-    return replace(prompt, problem=problem, pixel_values=None, grid_thw=None, images=())
-
-
-def _statistics(rollout: Rollout, kept: Tensor, *, num_rounds: int, missing: int) -> Statistics:
-    """`sampling/...` over all processes; fractions are of all the groups sampled."""
+def _statistics(
+    rollout: Rollout, kept: Tensor, progress: Sequence[_Progress], num_rounds: int, missing: int
+) -> Statistics:
+    """Count `sampling/...` over all ranks; fractions are of all the groups sampled."""
     scores = rollout.scores
-    spent, found = map(sum, zip(*ranks.gather((len(kept), int(kept.sum()))), strict=True))
+    num_kept = sum(of_rank.num_kept for of_rank in progress)
     return {
         "sampling/rounds": mean_of(torch.tensor(num_rounds)),
-        "sampling/prompts_spent": mean_of(torch.tensor(spent)),
+        "sampling/prompts_spent": mean_of(torch.tensor(sum(p.num_sampled for p in progress))),
         "sampling/missing_groups": mean_of(torch.tensor(missing)),
-        "sampling/empty_step": mean_of(torch.tensor(found == 0)),
+        "sampling/empty_step": mean_of(torch.tensor(num_kept == 0)),
         "sampling/dropped_all_right_frac": mean_of(all_right(scores) & ~kept),
         "sampling/dropped_all_wrong_frac": mean_of(all_wrong(scores) & ~kept),
         "sampling/trained_accuracy": mean_of(scores.correct[kept], scores.scored[kept]),

@@ -1,4 +1,4 @@
-"""AdamW over what is trained, with the vision tower apart, and its schedule."""
+"""AdamW over the trained parameters, the vision tower in a group of its own, and its schedule."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from vlm_rl.training.settings import OptimizerSettings
 def build_optimizer(
     policy: Policy, settings: OptimizerSettings, num_updates: int
 ) -> tuple[torch.optim.Optimizer, Any]:
-    """The optimizer and its scheduler, which is moved once an update, `num_updates` in all.
+    """Build the optimizer and its scheduler, which moves once an update, `num_updates` in all.
 
-    Raises ValueError where every part of the policy is frozen.
+    Raises ValueError if every part of the policy is frozen.
     """
     tower = {id(p) for p in policy.part("vision_tower").parameters()}
     trained = [p for p in policy.parameters() if p.requires_grad]

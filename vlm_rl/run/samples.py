@@ -1,0 +1,108 @@
+"""Completions for a person: every one as a file, some of the held-out ones as a W&B table."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+
+from vlm_rl.records import Completion, Prompt, Rollout
+from vlm_rl.training.step import Step
+
+
+def _samples(rollout: Rollout) -> Iterator[tuple[int, Prompt, Completion, dict[str, Any]]]:
+    """Every completion of a rollout with its problem's row and what is worth writing down."""
+    scores = rollout.scores
+    for row, (prompt, group) in enumerate(zip(rollout.prompts, rollout.groups, strict=True)):
+        for column, completion in enumerate(group):
+            yield (
+                row,
+                prompt,
+                completion,
+                {
+                    "uid": prompt.uid,
+                    "question": prompt.problem.question,
+                    "answer": prompt.problem.answer,
+                    "completion": completion.text,
+                    "verdict": str(scores.verdicts[row][column]),
+                    "reward": float(scores.total[row, column]),
+                    "terms": {name: float(t[row, column]) for name, t in scores.terms.items()},
+                    "length_tokens": len(completion),
+                    "finish_reason": completion.finish_reason,
+                },
+            )
+
+
+class RolloutFiles(L.Callback):
+    """Writes every completion to `rollouts/step_N.jsonl`, one file a step (and process); those of
+    groups that dynamic sampling dropped come last, with `trained` false and no advantage."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.folder = run_dir / "rollouts"
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step: Step = outputs["step"]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        rank = f"_rank_{trainer.global_rank}" if trainer.world_size > 1 else ""
+        target = self.folder / f"step_{module.completed_steps:06d}{rank}.jsonl"
+        dropped = [(sample, None) for sample in _samples(step.dropped)]
+        advantages = step.advantages.flatten().tolist()
+        trained = zip(_samples(step.rollout), advantages, strict=True)
+        with target.open("w") as file:
+            for (_, _, completion, fields), advantage in (*trained, *dropped):
+                fields["trained"] = advantage is not None
+                fields["advantage"] = advantage
+                fields["token_ids"] = completion.token_ids.tolist()
+                file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+
+
+class SampleTable(L.Callback):
+    """A W&B table of sampled held-out problems at every validation: picture, text, verdict."""
+
+    COLUMNS = ("step", "image", "question", "answer", "completion", "verdict", "reward", "length")
+
+    def __init__(self, num_problems: int = 8) -> None:
+        self.num_problems = num_problems
+
+    @rank_zero_only
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        if not loggers or batch_idx > 0 or not outputs:
+            return
+        import wandb
+
+        rows = [
+            [
+                module.completed_steps,
+                wandb.Image(_strip(prompt)) if prompt.images else None,
+                fields["question"],
+                fields["answer"],
+                fields["completion"],
+                fields["verdict"],
+                fields["reward"],
+                fields["length_tokens"],
+            ]
+            for row, prompt, _, fields in _samples(outputs["rollout"])
+            if row < self.num_problems
+        ]
+        for logger in loggers:
+            logger.log_table("samples", columns=list(self.COLUMNS), data=rows)
+
+
+def _strip(prompt: Prompt) -> Image.Image:
+    """The images of a prompt side by side."""
+    width = sum(image.width for image in prompt.images)
+    strip = Image.new("RGB", (width, max(image.height for image in prompt.images)))
+    offset = 0
+    for image in prompt.images:
+        strip.paste(image, (offset, 0))
+        offset += image.width
+    return strip

@@ -1,0 +1,49 @@
+"""Rollouts of the policy as it is now: weights to the engine, groups from it, rewards on them."""
+
+from collections.abc import Sequence
+
+from vlm_rl.model.policy import Policy
+from vlm_rl.records import Groups, Prompt, Rollout
+from vlm_rl.rewards import Reward
+from vlm_rl.rollout import Engine, Sampling
+from vlm_rl.training.clock import Clock
+
+
+class Sampler:
+    """Samples with `engine` and judges with `reward`; `clock` times both."""
+
+    def __init__(self, policy: Policy, engine: Engine, reward: Reward, clock: Clock) -> None:
+        self.engine = engine
+        self.reward = reward
+        self._policy = policy
+        self._clock = clock
+        self._engine_is_current = False
+
+    def policy_changed(self) -> None:
+        """Send the weights before the next rollout. Not at once, so that an engine that fails then
+        leaves a complete step behind it."""
+        self._engine_is_current = False
+
+    def sample(
+        self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
+    ) -> Groups:
+        """Return a group of completions per prompt."""
+        if not self._engine_is_current:
+            with self._clock("weights"):
+                self.engine.update_weights(self._policy)
+            self._engine_is_current = True
+        with self._clock("rollout"):
+            return self.engine.generate(
+                prompts, group_size=group_size, sampling=sampling, seed=seed
+            )
+
+    def rollout(
+        self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
+    ) -> Rollout:
+        """Sample a group per prompt and judge it. Every rank calls this, also without prompts."""
+        groups = self.sample(prompts, group_size=group_size, sampling=sampling, seed=seed)
+        if not prompts:
+            return Rollout.empty(group_size)
+        with self._clock("reward"):
+            scores = self.reward([prompt.problem for prompt in prompts], groups)
+        return Rollout(prompts, groups, scores)
