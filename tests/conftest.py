@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference numbers and real data, which not everyone has."""
+    """Return the folder of reference numbers and real data, which not everyone has."""
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent; set VLM_RL_SHARED to the folder of reference numbers")
     return SHARED
@@ -24,7 +24,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained Qwen2.5-VL of a quarter of a million parameters."""
+    """Build an untrained Qwen2.5-VL of a quarter of a million parameters."""
     from data_prep.tiny_policy import build_untrained
 
     return build_untrained("qwen2_5_vl", tmp_path_factory.mktemp("policy"))
@@ -32,7 +32,7 @@ def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic set: train.jsonl with 24 problems, val.jsonl with 16."""
+    """Write a synthetic set: train.jsonl with 24 problems, val.jsonl with 16."""
     from data_prep.synthetic import DEFAULT_DIFFICULTY, write
 
     folder = tmp_path_factory.mktemp("synthetic")
@@ -43,7 +43,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny untrained checkpoint of each family, to be read only."""
+    """Build a tiny untrained checkpoint of each family; only read them."""
     from tests.support.tiny import FAMILIES, build_checkpoint
 
     root = tmp_path_factory.mktemp("checkpoints")

@@ -10,6 +10,7 @@ import yaml
 
 from tests.support.places import CONFIGS
 from vlm_rl.config import parse, plain
+from vlm_rl.evaluate import evaluate
 from vlm_rl.fit import OURS, build_parser, fit
 from vlm_rl.run import folder as run_folder
 
@@ -18,7 +19,7 @@ MISSING = object()
 
 
 def quickstart(changes):
-    """The quickstart with dotted keys set, or taken out where the value is MISSING."""
+    """Return the quickstart with dotted keys set, or without them if the value is MISSING."""
     config = copy.deepcopy(yaml.safe_load(QUICKSTART.read_text()))
     for key, value in changes.items():
         *path, last = key.split(".")
@@ -34,14 +35,15 @@ def write(path, config):
     return str(path)
 
 
-def refusal(capsys, argv):
-    """The one line that a run answers with, without its prefix."""
+def refusal(capsys, argv, program=fit):
+    """Return the one line that a program answers with, without its prefix."""
     with pytest.raises(SystemExit) as stop:
-        fit(argv)
+        program(argv)
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("vlm_rl.fit: ")
-    return line.removeprefix("vlm_rl.fit: ")
+    prefix = f"vlm_rl.{program.__name__}: "
+    assert line.startswith(prefix)
+    return line.removeprefix(prefix)
 
 
 def class_of(name, **arguments):
@@ -86,8 +88,8 @@ def kl(**arguments):
         ),
         (
             {"objective": {"class_path": "vlm_rl.objectives.GSPO", "clip_low": 3e-4}},
-            "objective takes class_path and, under init_args, its arguments alone; "
-            "found class_path",
+            "objective must have only class_path and, under init_args, its arguments; "
+            "got class_path",
         ),
         (
             {"objective": class_of("objectives.DrGRPO")},
@@ -113,21 +115,21 @@ def kl(**arguments):
         ),
         (
             {"objective": class_of("objectives.GSPX")},
-            "objective: vlm_rl.objectives.GSPX is no Objective; "
+            "objective: vlm_rl.objectives.GSPX cannot be imported; "
             "did you mean vlm_rl.objectives.GSPO?",
         ),
         (
             {"objective": "GSPX"},
-            "objective: GSPX is no Objective; did you mean vlm_rl.objectives.GSPO?",
+            "objective: GSPX cannot be imported; did you mean vlm_rl.objectives.GSPO?",
         ),
         (
             {"objective": {"class_path": "elsewhere.GSPO"}},
-            "objective: elsewhere.GSPO is no Objective; did you mean vlm_rl.objectives.GSPO? "
+            "objective: elsewhere.GSPO cannot be imported; did you mean vlm_rl.objectives.GSPO? "
             "(No module named 'elsewhere')",
         ),
         (
             {"reward.terms.accuracy": class_of("rewards.Acuracy")},
-            "reward.terms: vlm_rl.rewards.Acuracy is no RewardTerm; "
+            "reward.terms: vlm_rl.rewards.Acuracy cannot be imported; "
             "did you mean vlm_rl.rewards.Accuracy?",
         ),
         ({"seed": "three"}, "seed must be int, got three"),
@@ -218,25 +220,49 @@ def test_absent_accelerator_is_answered_in_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("changes", "start"),
+    ("path", "start"),
     [
-        (
-            {"engine": class_of("objectives.GRPO")},
-            "engine: vlm_rl.objectives.GRPO is no Engine; there are ",
-        ),
-        (
-            {"engine": class_of("rollout.Engine")},
-            "engine: vlm_rl.rollout.Engine is abstract, so no Engine; there are ",
-        ),
+        ("vlm_rl.objectives.GRPO", "engine: vlm_rl.objectives.GRPO is not an Engine; there are "),
+        ("vlm_rl.rollout.Engine", "engine: vlm_rl.rollout.Engine is abstract; there are "),
+        ("json.dumps", "engine: json.dumps is not an Engine; there are "),
     ],
 )
-def test_class_of_the_wrong_family_is_answered_with_the_right_ones(
-    tmp_path, capsys, changes, start
-):
-    path = write(tmp_path / "run.yaml", quickstart(changes))
-    line = refusal(capsys, ["--config", path])
-    assert line.startswith(start)
-    assert "vlm_rl.rollout.TransformersEngine" in line
+def test_class_of_the_wrong_family_is_answered_with_the_right_ones(tmp_path, capsys, path, start):
+    file = write(tmp_path / "run.yaml", quickstart({"engine": {"class_path": path}}))
+    for argv in (["--config", file], ["--config", str(QUICKSTART), "--engine", path]):
+        line = refusal(capsys, argv)
+        assert line.startswith(start)
+        assert "vlm_rl.rollout.TransformersEngine" in line
+
+
+MOVED = [
+    (fit, ("dynamic_sampling",), "sampling", "training.MixedVerdicts"),
+    (fit, ("engine",), "vllm_engine", "rollout.VLLMEngine"),
+    (fit, ("kl_in_reward",), "kl_in_reward", "rewards.KLInReward"),
+    (fit, ("objective", "regularizers"), "kl", "objectives.KL"),
+    (fit, ("reward", "terms"), "reward_terms", "rewards.Accuracy"),
+    (evaluate, ("engine",), "responding", "evaluation.ChatServer"),
+]
+"""Program, key, a module that is no more, and the path of a class that stood there."""
+
+
+@pytest.mark.parametrize(("program", "key", "module", "path"), MOVED)
+def test_moved_class_is_answered_with_its_new_path(tmp_path, capsys, program, key, module, path):
+    """In a file, and as an option if the key is a class itself."""
+    moved = f"vlm_rl.{module}.{path.rpartition('.')[2]}"
+    node = {"class_path": moved}
+    changes = {key[0]: node}
+    if key[-1] == "regularizers":
+        changes = {"objective": class_of("objectives.GSPO", regularizers=[node])}
+    elif key[-1] == "terms":
+        changes = {"reward": {"terms": {"right": node}}}
+    argvs = [["--config", write(tmp_path / "over.yaml", changes)]]
+    if len(key) == 1:
+        argvs += [[f"--{key[0]}", moved], [f"--{key[0]}.class_path", moved]]
+    base = ["--config", str(QUICKSTART)] if program is fit else ["--model", "m"]
+    line = f"{'.'.join(key)}: {moved} cannot be imported; did you mean vlm_rl.{path}?"
+    for argv in argvs:
+        assert refusal(capsys, [*base, *argv], program) == line
 
 
 def test_wrong_precision_is_answered_with_the_nearest(tmp_path, capsys):
@@ -261,7 +287,7 @@ def test_wrong_precision_is_answered_with_the_nearest(tmp_path, capsys):
         ),
         (
             ["--objective", "GSPX"],
-            "objective: GSPX is no Objective; did you mean vlm_rl.objectives.GSPO?",
+            "objective: GSPX cannot be imported; did you mean vlm_rl.objectives.GSPO?",
         ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,

@@ -33,7 +33,7 @@ def test_recipes_differ_in_the_objective_alone():
         assert {key.partition(".")[0] for key in changed} == {"run_dir", "objective"}
 
 
-def test_recipes_fit_the_largest_picture():
+def test_recipes_fit_the_largest_image():
     for path in RECIPES:
         prompt = resolved("--config", str(path))["prompt"]
         assert prompt["max_pixels"] // 28**2 + 512 < prompt["max_prompt_tokens"]

@@ -5,52 +5,21 @@ Broken on purpose, one at a time, each seen red:
     a group begun where it must be cut, a prompt counted once per group -> micro-batches golden
     a micro-batch per group, `>=` for the budget -> micro-batches golden
     untrained rows kept in the mask -> build
-    all prompts kept by `select` -> select; parts of uneven size -> split
+    all prompts kept by `select` -> select
     ERROR scored, `strip` left out, next_position of one axis only -> verdict, problem, prompt
 """
 
 import random
 import re
 from dataclasses import replace
-from itertools import count, pairwise
+from itertools import pairwise
 
 import pytest
 import torch
 
 from tests.support.objective_cases import text_prompt
-from vlm_rl.distributed.lockstep import minibatches
-from vlm_rl.records import Batch, Completion, Problem, Prompt, Rows, Scores, Statistic, Verdict
-
-
-def completion(ids: list[int]) -> Completion:
-    logprobs = torch.tensor([-id / 10 for id in ids], dtype=torch.float32)
-    return Completion(torch.tensor(ids, dtype=torch.int64), logprobs, "stop", "")
-
-
-def rows_of(
-    lengths: list[list[int]], prompt_lengths: list[int], trained: list[list[bool]] | None = None
-) -> Rows:
-    """Groups of completions of the given lengths; the ids of row i are 100 i, 100 i + 1, ..."""
-    first_ids = count(0, 100)
-
-    def numbered(length: int) -> Completion:
-        first = next(first_ids)
-        return completion(list(range(first, first + length)))
-
-    groups = [[numbered(length) for length in group] for group in lengths]
-    keep = trained or [[True] * len(group) for group in lengths]
-    prompts = [text_prompt(f"p{i}", length) for i, length in enumerate(prompt_lengths)]
-    return Rows.build(prompts, groups, torch.tensor([flag for group in keep for flag in group]))
-
-
-def seen(rows: Rows) -> list[tuple[str, list[int]]]:
-    """Each row as (uid of its prompt, its trained ids): what a cut must keep, in order."""
-    return [
-        (rows.prompts[owner].uid, ids[mask].tolist())
-        for owner, ids, mask in zip(
-            rows.row_prompt.tolist(), rows.completion_ids, rows.completion_mask, strict=True
-        )
-    ]
+from tests.support.text_rows import completion, rows_of, seen
+from vlm_rl.records import Batch, Problem, Prompt, Rows, Scores, Statistic, Verdict
 
 
 def tokens_of(rows: Rows) -> int:
@@ -185,22 +154,6 @@ def test_select_keeps_only_the_prompts_in_use():
     assert part.row_prompt.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("num_minibatches", [1, 2, 4, 5])
-def test_minibatches_are_cut_between_groups_evenly(num_minibatches):
-    rows = rows_of([[1, 2], [2, 0], [3, 1], [1, 1], [2, 2]], [3] * 5)
-    parts = minibatches(rows, num_minibatches)
-    assert len(parts) == num_minibatches
-    assert [row for part in parts for row in seen(part)] == seen(rows)
-    sizes = [len(part.prompts) for part in parts]
-    assert max(sizes) - min(sizes) <= 1
-    assert all(len(part) == 2 * len(part.prompts) for part in parts)
-
-
-def test_fewer_groups_than_updates_are_an_update_each():
-    rows = rows_of([[1], [2]], [3, 3])
-    assert [len(part) for part in minibatches(rows, 3)] == [1, 1]
-
-
 def cut(rows: Rows, max_tokens: int) -> list[list[tuple[str, int]]]:
     """Each micro-batch as (uid, trained tokens) by row."""
     parts = rows.micro_batches(max_tokens)
@@ -254,7 +207,7 @@ def test_batch_cuts_every_tensor_alike():
     advantages = torch.tensor([[1.0, -1.0], [0.5, -0.5]], dtype=torch.float64)
     batch = Batch.of(rows, old_logprobs=values, ref_logprobs=values + 100, advantages=advantages)
     assert batch.advantages.tolist() == [[value] * 3 for value in (1.0, -1.0, 0.5, -0.5)]
-    first, second = minibatches(batch, 2)
+    first, second = (batch.of_prompts(torch.tensor([index])) for index in range(2))
     assert isinstance(second, Batch)
     assert second.old_logprobs.tolist() == values[2:].tolist()
     assert second.ref_logprobs.tolist() == (values[2:] + 100).tolist()

@@ -1,8 +1,8 @@
 """Reading the configuration, and answering what is wrong with it in one line.
 
-Files are merged in order, later ones win, and the command line wins over all. Where another class
-is put in a place, jsonargparse keeps what was set for the earlier one as far as the new one has
-arguments of that name: LUSPO's clip range would silently become GSPO's. So this is refused.
+Files are merged in order, later ones win, and the command line wins over all. When another class
+replaces one, jsonargparse keeps the arguments that the new class has too: LUSPO's clip range would
+silently become GSPO's. So this is refused.
 """
 
 import sys
@@ -18,7 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from vlm_rl.errors import choices, explain, hint_of, joined, nearest, parameters
 
 Setting = tuple[str, str | None, Iterable[str]]
-"""A key, and the class and the names of arguments that are given to it."""
+"""A key, the class that it is given, and the names of the arguments that it is given."""
 
 
 def parse(
@@ -26,7 +26,7 @@ def parse(
 ) -> Namespace:
     """Parse the command line and its YAML files; abbreviated and unknown keys are refused.
 
-    `elsewhere` gives keys that users know from other places the key to use instead ("" for none).
+    `elsewhere` maps keys that users know from other places to the key to use here ("" for none).
     Raises ValueError with one line.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -40,8 +40,8 @@ def parse(
 
 
 def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
-    """The resolved configuration as plain values, as it is saved with a run."""
-    # unset values too: null may switch off what has another default
+    """Return the resolved configuration as plain values, as it is saved with a run."""
+    # unset values too: null may switch off what is on by default
     dumped = parser.dump(config, skip_unset=False, skip_validation=True)
     values: dict[str, Any] = yaml.safe_load(dumped)
     return values
@@ -61,8 +61,10 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
 
 @contextmanager
 def one_line_errors(program: str, *, speaks: bool = True) -> Iterator[None]:
-    """Turn what a user got wrong into one line on stderr and exit status 2. Of several processes
-    that find out the same, one `speaks`."""
+    """Turn a user's mistake into one line on stderr and exit status 2.
+
+    If all ranks meet the same mistake, only the one that `speaks` prints it.
+    """
     try:
         yield
     except ValueError as error:
@@ -89,7 +91,7 @@ def _refuse_kept_arguments(parser: ArgumentParser, settings: Iterable[Setting]) 
 
 
 def _settings(argv: Sequence[str]) -> Iterator[Setting]:
-    """All that the files and options say, in order."""
+    """Yield all that files and options set, in order."""
     for item, following in zip_longest(argv, argv[1:], fillvalue=""):
         option, has_value, value = item.partition("=")
         value = value if has_value else following
@@ -129,7 +131,7 @@ def _read_file(path: str) -> dict[str, Any]:
 
 
 def _refuse_duplicates(path: str, node: yaml.Node | None) -> None:
-    """Of a key given twice YAML would take the last, and the other would not be used."""
+    """Refuse a key that is given twice: YAML would ignore the first."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _refuse_duplicates(path, item)

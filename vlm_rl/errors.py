@@ -1,7 +1,7 @@
 """What jsonargparse says about a configuration, as one line with the nearest right name.
 
 Its messages are outlines: the key, inside it the class, inside that its argument, and at the end
-the reason, in between what the other types of a union have to say. `explain` reads along.
+the reason. Lines in between come from the other types of a union. `explain` reads them in order.
 """
 
 import inspect
@@ -26,77 +26,78 @@ _UNKNOWN = re.compile(
 _MISSING = re.compile(r"the following arguments are required: (.+)")
 _NO_CLASS = re.compile(
     r"module '.+' has no attribute|No module named|Not a valid subclass of|"
-    r"Expected a dot import path string: (.+)|Import path (.+) does not correspond|"
-    r"Expected an instantiatable class, but (.+) is abstract"
+    r"Unexpected import path format|Expected a dot import path string: (.+)|"
+    r"Import path(?: (.+))? does not correspond|"
+    r"Expected an instantiatable class, but(?: (.+))? is abstract"
 )
 _TYPE = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$")
 _RULE = re.compile(r"Not of type \w+: (.+) does not conform to restriction v([<>=!]+)(.+)")
 
 
 def explain(message: str, parser: ArgumentParser, elsewhere: Mapping[str, str]) -> str:
-    """One line for jsonargparse's `message`: the key, the value, the rule and the way out."""
+    """Turn jsonargparse's `message` into one line: the key, the value, the rule and the way out."""
     keys, owner, value, reasons = [], "", "", []
     hint: Any = None
     for line in (line.strip().removeprefix("- ") for line in message.splitlines()):
-        if found := _KEY.match(line):
-            hint = _hint(parser, owner, found[1])
-            keys.append(found[1])
-            line = line[found.end() :]
-        if found := _CLASS.match(line):
-            owner = found[1]
+        if match := _KEY.match(line):
+            hint = _hint(parser, owner, match[1])
+            keys.append(match[1])
+            line = line[match.end() :]
+        if match := _CLASS.match(line):
+            owner = match[1]
         elif line.startswith("Given value: "):
             value = value or line.removeprefix("Given value: ")
         elif not _NOISE.match(line):
             reasons.append(line)
     key, reason = ".".join(keys), reasons[0]
-    if found := _UNKNOWN.match(reason):
-        name = ".".join(part for part in found.groups() if part)
+    if match := _UNKNOWN.match(reason):
+        name = ".".join(part for part in match.groups() if part)
         return _unknown_argument(key, owner, name) if owner else _unknown(parser, name, elsewhere)
-    if found := _MISSING.match(reason):
-        return f"{key}: {owner} needs {found[1]}" if owner else f"{found[1]}: required, but not set"
-    if found := _NO_CLASS.match(reason):
-        named = next(filter(None, found.groups()), owner or value)
-        relation = "is abstract, so no" if found[3] else "is no"
+    if match := _MISSING.match(reason):
+        return f"{key}: {owner} needs {match[1]}" if owner else f"{match[1]}: required, but not set"
+    if match := _NO_CLASS.match(reason):
+        named = next(filter(None, match.groups()), owner or value)
         cause = f" ({reason})" if reason.startswith("No module") else ""
-        return f"{key}: {named} {relation} {_known_classes(named, hint)}{cause}"
-    if found := _RULE.match(reason):
-        return f"{key} must be {found[2]} {found[3]}, got {found[1]}"
-    if types := [found for found in map(_TYPE.match, reasons) if found]:
-        return _wrong_type(key, [found[1] for found in types], types[0][2] or value)
+        return f"{key}: {_wrong_class(named, hint)}{cause}"
+    if match := _RULE.match(reason):
+        return f"{key} must be {match[2]} {match[3]}, got {match[1]}"
+    if types := list(filter(None, map(_TYPE.match, reasons))):
+        return _wrong_type(key, [match[1] for match in types], types[0][2] or value)
     if reason.startswith("unrecognized"):
         return f"{reason}; options are written --key value"
     return joined(message)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a message: "; did you mean ...?", or nothing."""
+    """Return the end of a message: "; did you mean ...?", or nothing."""
     close = get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def joined(text: str) -> str:
+    """Put all lines of `text` on one."""
     return " ".join(text.split())
 
 
 def choices(hint: Any) -> dict[str, type]:
-    """Public classes that can stand where `hint` is the type, by their own name."""
+    """Return the public classes that fit the type `hint`, by their own name."""
     known = [c for family in _families(hint) for c in (family, *_subclasses(family))]
     public = [c for c in known if not (inspect.isabstract(c) or c.__name__.startswith("_"))]
     return {c.__name__: c for c in public}
 
 
 def hint_of(parser: ArgumentParser, key: str) -> Any:
-    """The type of a key of `parser`; None where there is no such key."""
+    """Return the type of a key of `parser`; None if there is no such key."""
     return next((getattr(a, "_typehint", None) for a in parser._actions if a.dest == key), None)
 
 
 def parameters(owner: object) -> list[str]:
-    """Names of the arguments of a class, none of what is no class."""
+    """Return the names of the arguments of a class; none if `owner` is not a class."""
     return list(inspect.signature(owner).parameters) if isinstance(owner, type) else []
 
 
 def _families(hint: Any) -> list[type]:
-    """The classes in a type, as in `Sequence[Regularizer]`."""
+    """Return the classes in a type, as in `Sequence[Regularizer]`."""
     if isinstance(hint, type):
         return [] if hint.__module__ == "builtins" else [hint]
     return [family for inner in get_args(hint) for family in _families(inner)]
@@ -112,36 +113,53 @@ def _subclasses(family: type) -> Iterator[type]:
 def _hint(parser: ArgumentParser, owner: str, key: str) -> Any:
     if not owner:
         return hint_of(parser, key)
-    found = _class_at(owner)
-    return get_type_hints(found.__init__).get(key) if found else None  # type: ignore[misc]
+    named = _class_at(owner)
+    return get_type_hints(named.__init__).get(key) if named else None  # type: ignore[misc]
+
+
+def _import(path: str) -> Any:
+    """Return what `path` names; None if it cannot be imported."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
 
 
 def _class_at(path: str) -> type | None:
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        return None
-    return found if isinstance(found, type) else None
+    value = _import(path)
+    return value if isinstance(value, type) else None
 
 
-def _public_path(found: type) -> str:
-    """The package that exports a class, rather than the file that defines it."""
-    package = found.__module__.rpartition(".")[0]
-    exported = _class_at(f"{package}.{found.__name__}") is found
-    return f"{package if exported else found.__module__}.{found.__name__}"
+def _public_path(cls: type) -> str:
+    """Return the path by the outermost package that exports a class, else by its own file."""
+    parts = cls.__module__.split(".")
+    modules = (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+    paths = (f"{module}.{cls.__name__}" for module in modules)
+    return next((path for path in paths if _class_at(path) is cls), cls.__qualname__)
 
 
-def _known_classes(named: str, hint: Any) -> str:
+def _wrong_class(named: str, hint: Any) -> str:
+    """Say what is wrong with a class path, and which ones are right.
+
+    A class that has moved keeps its name, so its new path is the nearest one.
+    """
     known = choices(hint)
-    families = list(dict.fromkeys(c.__name__ for c in _families(hint)))
-    family, name = " or ".join(families), named.rpartition(".")[2]
-    # the name of an abstract family is no misspelling of a member
+    families = [c.__name__ for c in _families(hint)]
+    name = named.rpartition(".")[2]
+    if inspect.isabstract(_class_at(named)):
+        wrong = "is abstract"
+    elif name.isidentifier() and _import(named) is None:
+        wrong = "cannot be imported"
+    else:
+        family = " or ".join(dict.fromkeys(families))
+        wrong = f"is not {'an' if family.startswith(tuple('AEIOU')) else 'a'} {family}"
+    # the name of an abstract family is not a misspelling of a member
     suggest = name in known or name not in families
     if suggest and (close := get_close_matches(name, known, n=1)):
-        return f"{family}; did you mean {_public_path(known[close[0]])}?"
+        return f"{named} {wrong}; did you mean {_public_path(known[close[0]])}?"
     paths = [_public_path(c) for c in known.values()]
-    return f"{family}; there are {', '.join(paths[:8])}"
+    return f"{named} {wrong}; there are {', '.join(paths[:8])}"
 
 
 def _unknown(parser: ArgumentParser, name: str, elsewhere: Mapping[str, str]) -> str:
@@ -162,17 +180,16 @@ def _unknown(parser: ArgumentParser, name: str, elsewhere: Mapping[str, str]) ->
 
 def _unknown_argument(key: str, owner: str, name: str) -> str:
     known = parameters(_class_at(owner))
-    form = ("class_path", "init_args")
     head = name.partition(".")[0]
     if close := nearest(name, known):
         return f"{key}: {owner} has no argument {name}{close}"
-    if get_close_matches(head, form):
-        return f"{key} takes class_path and, under init_args, its arguments alone; found {head}"
+    if get_close_matches(head, ("class_path", "init_args")):
+        return f"{key} must have only class_path and, under init_args, its arguments; got {head}"
     return f"{key}: {owner} has no argument {name}; it has {', '.join(known)}"
 
 
 def _wrong_type(key: str, types: Sequence[str], value: str) -> str:
-    wanted = re.sub(r"<class '([\w.]+)'>", r"\1", " or ".join(types))
-    wanted = re.sub(r"typing\.Literal\[(.+?)\]", r"one of \1", wanted)
-    close = nearest(value, re.findall(r"'(.+?)'", wanted))
-    return f"{key} must be {wanted}, got {value}{close}"
+    expected = re.sub(r"<class '([\w.]+)'>", r"\1", " or ".join(types))
+    expected = re.sub(r"typing\.Literal\[(.+?)\]", r"one of \1", expected)
+    close = nearest(value, re.findall(r"'(.+?)'", expected))
+    return f"{key} must be {expected}, got {value}{close}"

@@ -1,6 +1,6 @@
 """The records that flow through a training step: Problem -> Prompt -> Completion -> Rows, Batch.
 
-Each is frozen, built complete, and checks itself. Letters, here and everywhere: `P` problems,
+Each is frozen, built complete, and checks itself. Shape letters, here and everywhere: `P` problems,
 `G` completions per problem (the group), `B` rows (P*G, or a slice of them), `T` completion tokens
 (padded), `S` prompt tokens, `V` vocabulary.
 """
@@ -38,7 +38,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class Verdict(enum.StrEnum):
-    """What checking an answer came to. Only the first three are a statement about the policy."""
+    """The result of checking an answer. Only the first three say something about the policy."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -48,13 +48,13 @@ class Verdict(enum.StrEnum):
 
     @property
     def scored(self) -> bool:
-        """False where the checker failed: such a completion is in no statistic and no loss."""
+        """Whether the checker worked. If not, the completion enters no statistic and no loss."""
         return self not in (Verdict.TIMEOUT, Verdict.ERROR)
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What the data set says. `uid` is stable over runs: it keys all per-problem state."""
+    """A row of a data set. `uid` is stable over runs, because it keys all per-problem state."""
 
     uid: str
     question: str
@@ -83,7 +83,7 @@ class Prompt:
     `token_ids` [S] int64 hold one image placeholder per visual token, `unexpanded_ids` one per
     image. `pixel_values` [patches, patch_dim] float32 and `grid_thw` [images, 3] int64 are None
     without images. `positions` [3, S] int64 are the time, height and width rotary positions.
-    `images` are the very RGB pictures, already resized, that `pixel_values` were cut from.
+    `images` are the resized RGB images that `pixel_values` were cut from.
     """
 
     problem: Problem
@@ -111,13 +111,13 @@ class Prompt:
 
     @property
     def next_position(self) -> int:
-        """Rotary position of the first completion token, the same on all three axes."""
+        """The rotary position of the first completion token, the same on all three axes."""
         return int(self.positions.max()) + 1
 
 
 @dataclass(frozen=True, eq=False)
 class Completion:
-    """One sampled answer. `token_ids` [T] int64 include the end-of-turn token where it was sampled.
+    """One sampled answer. `token_ids` [T] int64 include the end-of-turn token if it was sampled.
 
     `sampling_logprobs` [T] float32 are the engine's own, at the temperature that sampled. `text`
     is without special tokens. An empty completion is legal.
@@ -147,8 +147,11 @@ Groups = Sequence[Sequence[Completion]]
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Rewards of one rollout. `terms` hold each reward term before its weight in `weights`, `total`
-    the sum after; all [P, G] float64. `verdicts` [P][G] are those of the accuracy term."""
+    """Rewards of one rollout, all [P, G] float64.
+
+    `terms` hold each reward term before its weight in `weights`; `total` is the weighted sum.
+    `verdicts` [P][G] are those of the accuracy term.
+    """
 
     terms: Mapping[str, Tensor]
     total: Tensor
@@ -164,7 +167,7 @@ class Scores:
 
     @property
     def scored(self) -> Tensor:
-        """[P, G] bool: False where the checker timed out or failed."""
+        """[P, G] bool: whether the checker neither timed out nor failed."""
         return self._by_verdict(lambda verdict: verdict.scored)
 
     @property
@@ -179,7 +182,7 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """What was sampled and how it was judged."""
+    """The sampled groups of a step, with their rewards."""
 
     prompts: Sequence[Prompt]
     groups: Groups
@@ -199,12 +202,12 @@ class Rollout:
 
     @classmethod
     def empty(cls, group_size: int) -> "Rollout":
-        """No group at all, where a process has nothing to sample."""
+        """Return a rollout without groups, for a rank with nothing to sample."""
         total = torch.zeros(0, group_size, dtype=torch.float64)
         return cls([], [], Scores({}, total, [], {}))
 
     def select(self, groups: Sequence[int]) -> "Rollout":
-        """The groups of these indices, in their order."""
+        """Return the groups of these indices, in their order."""
         rows, scores = torch.tensor(groups, dtype=torch.int64), self.scores
         verdicts = [scores.verdicts[row] for row in groups]
         terms = {name: term[rows] for name, term in scores.terms.items()}
@@ -216,7 +219,7 @@ class Rollout:
 
     @classmethod
     def joined(cls, rollouts: Sequence["Rollout"]) -> "Rollout":
-        """The groups of all, one rollout after the other."""
+        """Return the groups of all, one rollout after the other."""
         parts = [rollout for rollout in rollouts if rollout.prompts] or rollouts[:1]
         scores = [part.scores for part in parts]
         terms = {name: torch.cat([s.terms[name] for s in scores]) for name in scores[0].terms}
@@ -230,8 +233,11 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Statistic:
-    """A metric as a sum and a count, scalars both: these add over micro-batches and processes,
-    where means would not. The count of a fraction is what it is a fraction of."""
+    """A metric as a sum and a count, both scalars.
+
+    These add over micro-batches and ranks, unlike means. The count of a fraction is its
+    denominator.
+    """
 
     sum: Tensor
     count: Tensor
@@ -242,12 +248,12 @@ class Statistic:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Completions side by side, as a forward reads them. Ordered by prompt.
+    """Completions side by side, as a forward reads them, ordered by prompt.
 
     `row_prompt` [B] int64 gives each row its prompt. `completion_ids` [B, T] int64,
     `sampling_logprobs` [B, T] float. `completion_mask` [B, T] bool is True on the leading tokens
-    that are trained on, False in the padding (whose values are never looked at) and along a whole
-    row that is left out; such a row is not counted as a sequence.
+    that are trained on, False in the padding (whose values are never read) and along a whole row
+    that is left out; such a row does not count as a sequence.
     """
 
     prompts: tuple[Prompt, ...]
@@ -298,14 +304,14 @@ class Rows:
         return self.completion_mask.sum(-1)
 
     def to(self, device: torch.device) -> Self:
-        """The same rows with their token tensors on `device`; prompts stay where they are."""
+        """Return the same rows with their token tensors on `device`; prompts are not moved."""
         moved: dict[str, Any] = {
             name: tensor.to(device) for name, tensor in self._token_tensors().items()
         }
         return replace(self, **moved)
 
     def select(self, rows: Tensor) -> Self:
-        """The given rows, in ascending order of prompts, with only the prompts that they need."""
+        """Return the given rows, ordered by prompt, with only the prompts that they need."""
         used, row_prompt = torch.unique(self.row_prompt[rows], return_inverse=True)
         selected: dict[str, Any] = {
             "prompts": tuple(self.prompts[i] for i in used.tolist()),
@@ -315,14 +321,14 @@ class Rows:
         return replace(self, **selected)
 
     def of_prompts(self, prompts: Tensor) -> Self:
-        """The rows of the prompts with these indices, ascending; there may be none."""
+        """Return the rows of the prompts with these ascending indices; there may be none."""
         return self.select(torch.isin(self.row_prompt, prompts).nonzero()[:, 0])
 
     def micro_batches(self, max_tokens: int) -> Iterator[Self]:
         """Cut into forwards of at most `max_tokens` prompt and completion tokens.
 
         Groups stay whole and share a forward while they fit. A group above the budget is cut
-        between completions, its prompt then encoded once per part; a single completion that does
+        between completions, and its prompt is encoded once per part. A single completion that does
         not fit goes alone.
         """
         lengths, owners = self.lengths.tolist(), self.row_prompt.tolist()
@@ -333,7 +339,7 @@ class Rows:
         tokens = 0
         for row, (owner, length) in enumerate(zip(owners, lengths, strict=True)):
             opens_group = not row or owner != owners[row - 1]
-            # a group is not begun where it would have to be cut
+            # do not start a group in a forward that would have to cut it
             ahead = group_tokens[owner] if opens_group else length
             if rows and tokens + ahead > max_tokens:
                 yield self.select(torch.tensor(rows))
@@ -349,8 +355,8 @@ class Batch(Rows):
     """Rows of one update, with all that an objective reads; everything per token is [B, T].
 
     `sampling_logprobs` are the engine's, `old_logprobs` the policy's at the weights that sampled,
-    `ref_logprobs` the frozen reference's (None where no term asks for them). `advantages` are
-    constant along a row unless an estimator says otherwise.
+    `ref_logprobs` the frozen reference's (None if no term needs them). `advantages` are constant
+    along a row unless an estimator says otherwise.
     """
 
     old_logprobs: Tensor
@@ -373,7 +379,7 @@ class Batch(Rows):
 
 
 def _side_by_side(rows: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """[B, T] with padding at the end."""
+    """Return [B, T] with padding at the end."""
     if not rows:
         return torch.zeros(0, 1, dtype=dtype)
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)

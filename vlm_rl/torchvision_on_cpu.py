@@ -1,13 +1,12 @@
-"""Lets torchvision be imported beside a CPU-only torch; does nothing anywhere else.
+"""Lets torchvision be imported beside a CPU-only torch; does nothing with other builds of torch.
 
-qwen-vl-utils, the image processors of transformers and (through torchmetrics) Lightning all import
-torchvision. The package registry has torchvision only as a CUDA build, whose compiled operators
-cannot be loaded by a CPU-only torch; its import then fails while registering shape functions for
-operators that do not exist. Declaring the two schemas first is enough: resizing and normalising,
-all that is used here, are plain torch code.
+qwen-vl-utils, the image processors of transformers and (through torchmetrics) Lightning import
+torchvision. The package registry has torchvision only as a CUDA build. A CPU-only torch cannot load
+its compiled operators, so its import fails when it registers shape functions for them. Declaring
+the schemas of two operators first is enough: resizing and normalising are plain torch code.
 
 The declaration waits for the first import of torchvision, so that light processes (the answer
-checkers) never pay for importing torch.
+checkers) never import torch.
 """
 
 import importlib.abc
@@ -24,7 +23,7 @@ _libraries: list[object] = []  # a torch Library withdraws its schemas when it i
 
 
 class _DeclareFirst(importlib.abc.MetaPathFinder):
-    """Finds nothing; declares the schemas at the moment torchvision is looked for."""
+    """Finds no module; declares the schemas when torchvision is first imported."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -42,7 +41,7 @@ class _DeclareFirst(importlib.abc.MetaPathFinder):
 
 
 def install() -> None:
-    """Arm the declaration once per process; harmless when torchvision is already imported."""
+    """Arm the declaration once per process; do nothing if torchvision is already imported."""
     armed = any(isinstance(finder, _DeclareFirst) for finder in sys.meta_path)
     if "torchvision" not in sys.modules and not armed:
         sys.meta_path.insert(0, _DeclareFirst())

@@ -34,7 +34,7 @@ SETS: dict[str, tuple[Converter, str]] = {
 @pytest.fixture(scope="module")
 def converted(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Files of our format, by benchmark, written by its converter."""
-    found = {}
+    files = {}
     for name, (converter, split) in SETS.items():
         source = shared / "data" / name
         if not source.is_dir():
@@ -42,8 +42,8 @@ def converted(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         output = tmp_path_factory.mktemp(name)
         entry, _ = convert(converter, Options(str(source), split, output, limit=COUNT))
         assert entry["written"] == COUNT
-        found[name] = output / f"{split}.jsonl"
-    return found
+        files[name] = output / f"{split}.jsonl"
+    return files
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
@@ -76,7 +76,7 @@ def test_real_images_train_both_families(
 
 
 def _assert_made_of_the_file(prompt: Prompt) -> None:
-    """Within the limit of pixels, and of about the picture's form."""
+    """Check that it is within the limit of pixels and of about the original's form."""
     [source], [image] = prompt.problem.images, prompt.images
     assert isinstance(source, Path)
     assert image.width * image.height <= 8192

@@ -22,12 +22,12 @@ from vlm_rl.data.images import ImageStore
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.data.rows import SourceRows, read_problems
 
-PICTURE = png(Image.effect_noise((40, 30), 60).convert("RGB"))
+PHOTO = png(Image.effect_noise((40, 30), 60).convert("RGB"))
 GOOD = {"problem": "<image>How many?", "answer": "3", "images": ["ok.png"]}
 
 
 def write_jsonl(path: Path, rows: list[Any]) -> Path:
-    (path.parent / "ok.png").write_bytes(PICTURE)
+    (path.parent / "ok.png").write_bytes(PHOTO)
     lines = (row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows)
     path.write_bytes(b"\n".join(lines) + b"\n")
     return path
@@ -91,9 +91,9 @@ BAD_ROWS = {
 )
 def test_a_bad_row_gets_its_one_line(tmp_path: Path, row: Any, reason: str, texts: list[str]):
     last = {"problem": "And now?", "answer": 4}
-    found = read(write_jsonl(tmp_path / "train.jsonl", [GOOD, row, last]))
-    assert_one_line(found, reason, str(tmp_path / "train.jsonl"), *texts)
-    assert [problem.answer for problem in found.problems] == ["3", "4"]
+    source = read(write_jsonl(tmp_path / "train.jsonl", [GOOD, row, last]))
+    assert_one_line(source, reason, str(tmp_path / "train.jsonl"), *texts)
+    assert [problem.answer for problem in source.problems] == ["3", "4"]
 
 
 BAD_IMAGES = {
@@ -101,9 +101,9 @@ BAD_IMAGES = {
     "folder": (Path, "no image file", "directory"),
     "empty_file": (b"", "broken image", "unknown format"),
     "web_page": (b"<html>404 Not Found</html>", "broken image", "unknown format"),
-    "truncated_png": (PICTURE[: len(PICTURE) // 2], "broken image", "bad.png"),
-    "png_cut_in_its_header": (PICTURE[:20], "broken image", "bad.png"),
-    "flipped_bit": (PICTURE[:60] + b"\x00\xff" + PICTURE[62:], "broken image", "bad.png"),
+    "truncated_png": (PHOTO[: len(PHOTO) // 2], "broken image", "bad.png"),
+    "png_cut_in_its_header": (PHOTO[:20], "broken image", "bad.png"),
+    "flipped_bit": (PHOTO[:60] + b"\x00\xff" + PHOTO[62:], "broken image", "bad.png"),
     "jpeg_cut_in_its_header": (
         png(Image.new("RGB", (9, 9)), "JPEG")[:30],
         "broken image",
@@ -143,10 +143,10 @@ def test_a_bad_image_list_gets_its_one_line(
 def test_broken_bytes_in_parquet_get_their_one_line(tmp_path: Path):
     rows = [
         {"problem": f"q{i}", "answer": "1", "images": [{"bytes": content, "path": "x.png"}]}
-        for i, content in enumerate([PICTURE, PICTURE[:50]])
+        for i, content in enumerate([PHOTO, PHOTO[:50]])
     ]
-    found = read(write_parquet(tmp_path / "t.parquet", rows))
-    assert_one_line(found, "broken image", "t.parquet, row 2", "50 bytes")
+    source = read(write_parquet(tmp_path / "t.parquet", rows))
+    assert_one_line(source, "broken image", "t.parquet, row 2", "50 bytes")
 
 
 def test_all_columns_of_our_own_format_are_read(tmp_path: Path):
@@ -197,7 +197,7 @@ def test_a_mark_without_images_is_text_and_images_without_marks_are_kept(tmp_pat
 
 def test_uid_is_a_hash_of_content_wherever_the_image_lies(tmp_path: Path):
     by_path = read(write_jsonl(tmp_path / "a.jsonl", [GOOD])).problems[0].uid
-    in_row = [{**GOOD, "images": [{"bytes": PICTURE, "path": None}]}]
+    in_row = [{**GOOD, "images": [{"bytes": PHOTO, "path": None}]}]
     assert read(write_parquet(tmp_path / "b.parquet", in_row)).problems[0].uid == by_path
     for change in ({"problem": "<image>How few?"}, {"answer": "4"}, {"images": ["other.png"]}):
         (tmp_path / "other.png").write_bytes(png(Image.new("RGB", (8, 8))))
@@ -209,7 +209,7 @@ def test_uid_is_a_hash_of_content_wherever_the_image_lies(tmp_path: Path):
 
 
 def test_equal_image_bytes_are_kept_once(tmp_path: Path):
-    rows = [{"problem": f"q{i}", "answer": "1", "images": [{"bytes": PICTURE}]} for i in range(3)]
+    rows = [{"problem": f"q{i}", "answer": "1", "images": [{"bytes": PHOTO}]} for i in range(3)]
     images = [p.images[0] for p in read(write_parquet(tmp_path / "t.parquet", rows)).problems]
     assert images[0] is images[1] is images[2]
 
@@ -239,31 +239,31 @@ def test_columns_of_peers_are_found_and_shown(
 ):
     feature = datasets.List(datasets.Image()) if image else datasets.Image()
     types = (datasets.Value("string"), feature, datasets.Value("string"))
-    picture = Image.open(io.BytesIO(PICTURE))
+    picture = Image.open(io.BytesIO(PHOTO))
     row = dict(zip(columns, ("How many?", [picture] if image else picture, answer), strict=True))
     saved = datasets.Dataset.from_list([row], datasets.Features(zip(columns, types, strict=True)))
     saved.save_to_disk(tmp_path / "saved")
-    found = read(tmp_path / "saved")
-    assert shown in found.mapping
-    assert "\n" not in found.mapping
-    assert found.problems[0].answer == "3"
-    assert isinstance(found.problems[0].images[0], bytes)
+    source = read(tmp_path / "saved")
+    assert shown in source.mapping
+    assert "\n" not in source.mapping
+    assert source.problems[0].answer == "3"
+    assert isinstance(source.problems[0].images[0], bytes)
 
 
 def test_geometry3k_answer_wins_over_its_letter_and_choices_stay_out(tmp_path: Path):
     row = {
         "id": 5,
-        "images": [{"bytes": PICTURE, "path": None}],
+        "images": [{"bytes": PHOTO, "path": None}],
         "problem": "<image>Find x.",
         "answer": r"2 \sqrt { 221 }",
         "choices": ["1", "2"],
         "ground_truth": "C",
     }
     path = write_parquet(tmp_path / "t.parquet", [row])
-    found = read(path)
-    assert found.problems[0].answer == r"2 \sqrt { 221 }"
-    assert found.problems[0].choices is None
-    assert "ignored: id, choices, ground_truth" in found.mapping
+    source = read(path)
+    assert source.problems[0].answer == r"2 \sqrt { 221 }"
+    assert source.problems[0].choices is None
+    assert "ignored: id, choices, ground_truth" in source.mapping
     mapped = read(path, columns={"choices": "choices", "answer": "ground_truth", "uid": "id"})
     assert mapped.problems[0].answer == "C"
     assert mapped.problems[0].choices == ("1", "2")
@@ -279,12 +279,12 @@ def test_verl_nested_row_is_read(tmp_path: Path):
             {"role": "system", "content": "Be good."},
             {"role": "user", "content": "<image>Find x."},
         ],
-        "images": [{"bytes": PICTURE, "path": "a.png"}],
+        "images": [{"bytes": PHOTO, "path": "a.png"}],
         "reward_model": {"ground_truth": "140°", "style": "rule"},
     }
     problem = read(write_parquet(tmp_path / "t.parquet", [row])).problems[0]
     assert (problem.question, problem.answer) == ("<image>Find x.", "140°")
-    assert problem.images == (PICTURE,)
+    assert problem.images == (PHOTO,)
 
 
 def test_chats_of_both_spellings_are_read(tmp_path: Path):
@@ -334,11 +334,11 @@ def test_splits_are_chosen_and_never_mixed(tmp_path: Path, monkeypatch: pytest.M
 
 def test_limit_counts_good_problems(tmp_path: Path):
     rows = [{"problem": f"q{i}", "answer": "" if i % 2 else "1"} for i in range(9)]
-    found = read(write_jsonl(tmp_path / "t.jsonl", rows), limit=3)
-    assert [problem.question for problem in found.problems] == ["q0", "q2", "q4"]
+    source = read(write_jsonl(tmp_path / "t.jsonl", rows), limit=3)
+    assert [problem.question for problem in source.problems] == ["q0", "q2", "q4"]
 
 
-def test_a_source_that_can_not_be_read_names_the_way_out(tmp_path: Path):
+def test_a_source_that_cannot_be_read_names_the_way_out(tmp_path: Path):
     rows = write_jsonl(tmp_path / "t.jsonl", [{"problem": "q", "label": "1"}])
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
     for path, options, message in (
@@ -387,11 +387,11 @@ def test_real_benchmarks_are_read_and_encoded(shared: Path, tmp_path: Path, name
         row["images"] = [str(folder / image) for image in row["images"]]
     path = tmp_path / "real.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read(path)
-    assert found.skipped == []
-    assert len(found.problems) == {"dynamath": 63, "mathvision": 304}[name]
+    source = read(path)
+    assert source.skipped == []
+    assert len(source.problems) == {"dynamath": 63, "mathvision": 304}[name]
     encoder = PromptEncoder(str(TINY_POLICY), max_prompt_tokens=4096, max_pixels=100 * 100)
-    for problem in found.problems[::10]:
+    for problem in source.problems[::10]:
         prompt = encoder.encode(problem)
         assert len(prompt) == encoder.count_tokens(problem)
         assert len(prompt.images) == 1

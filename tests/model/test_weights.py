@@ -304,10 +304,10 @@ def test_blocks_of_every_family_hold_each_name_once_in_order(
     family: str, checkpoints: dict[str, Path]
 ) -> None:
     names = list(random_model(checkpoints[family]).state_dict())
-    found = blocks(names)
-    assert list(found) == BLOCKS[family]
-    assert [name for block in found.values() for name in block] == names
-    for block, members in found.items():
+    groups = blocks(names)
+    assert list(groups) == BLOCKS[family]
+    assert [name for block in groups.values() for name in block] == names
+    for block, members in groups.items():
         assert all(name.startswith(f"{block}.") for name in members)
 
 
@@ -335,9 +335,9 @@ def test_chunks_are_full_up_to_the_bound_in_order(max_bytes: int, expected: list
     # bytes: a 4, b 4, c 80, d 8, e 8
     sizes = {"a": 1, "b": 1, "c": 20, "d": 2, "e": 2}
     weights = [(name, torch.full((size,), 1.0)) for name, size in sizes.items()]
-    found = list(chunks(iter(weights), max_bytes))
-    assert ["".join(name for name, _ in chunk) for chunk in found] == expected
-    assert [id(tensor) for chunk in found for _, tensor in chunk] == [id(t) for _, t in weights]
+    parts = list(chunks(iter(weights), max_bytes))
+    assert ["".join(name for name, _ in chunk) for chunk in parts] == expected
+    assert [id(tensor) for chunk in parts for _, tensor in chunk] == [id(t) for _, t in weights]
 
 
 def test_chunks_take_no_more_than_they_give_and_refuse_a_bound_below_one() -> None:

@@ -12,7 +12,7 @@ from vlm_rl.records import Problem, Prompt
 
 
 @dataclass(frozen=True)
-class EncodedProblems(Dataset[Prompt | Skipped]):
+class PromptDataset(Dataset[Prompt | Skipped]):
     """Problems as prompts, encoded when they are asked for, in worker processes if there are any.
 
     A failure is returned and not raised, so that the main process decides what follows. `where`

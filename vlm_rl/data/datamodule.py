@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 
-from vlm_rl.data.batches import Batches, EncodedProblems
+from vlm_rl.data.batches import Batches, PromptDataset
 from vlm_rl.data.images import ImageStore
 from vlm_rl.data.order import Mixture
 from vlm_rl.data.prompts import BadProblem, PromptEncoder
@@ -156,7 +156,7 @@ class ProblemData(LightningDataModule):
         that can be encoded. The result is a pure function of the seed and the arguments. Sources
         are mixed as in the order of the steps.
         """
-        encoded = EncodedProblems(self.train_set, self.encoder, self._where)
+        encoded = PromptDataset(self.train_set, self.encoder, self._where)
         failed: set[int] = set()
         while len(used) + len(failed) < len(self.train_set):
             (index,) = self.refill_order.batch(position)
@@ -300,7 +300,7 @@ class ProblemData(LightningDataModule):
         slots = range(rank, self.prompts_per_step, world_size)
         start = self._steps_done()
         indices = ([self.mixture.batch(step)[slot] for slot in slots] for step in count(start))
-        encoded = EncodedProblems(self.train_set, self.encoder, self._where)
+        encoded = PromptDataset(self.train_set, self.encoder, self._where)
         for step, batch in enumerate(encoded.batches(indices, self.num_workers), start):
             yield [
                 self._sound_prompt(item, encoded, step, slot)
@@ -308,7 +308,7 @@ class ProblemData(LightningDataModule):
             ]
 
     def _sound_prompt(
-        self, item: Prompt | Skipped, encoded: EncodedProblems, step: int, slot: int
+        self, item: Prompt | Skipped, encoded: PromptDataset, step: int, slot: int
     ) -> Prompt:
         """Return `item`, or if it failed, the prompt in the same slot of the next sound step.
 
@@ -328,7 +328,7 @@ class ProblemData(LightningDataModule):
         return [list(own[start : start + size]) for start in starts]
 
     def _val_batches(self) -> Iterator[list[Prompt]]:
-        encoded = EncodedProblems(self.val_set, self.encoder, self._where)
+        encoded = PromptDataset(self.val_set, self.encoder, self._where)
         for batch in encoded.batches(self._val_indices(), self.num_workers):
             for item in batch:
                 if isinstance(item, Skipped):
