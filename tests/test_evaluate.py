@@ -244,7 +244,7 @@ def test_other_questions_are_compared_only_on_request(
     with pytest.raises(SystemExit) as ended:
         evaluate(argv)
     assert ended.value.code == 2
-    assert "9 questions stand in" in capsys.readouterr().err
+    assert "9 questions are in" in capsys.readouterr().err
     evaluate([*argv, "--common_only=true"])
     (compared,) = json.loads((tmp_path / "comparison.json").read_text())["benchmarks"]
     assert compared["accuracy"]["num_questions"] == 5
@@ -398,6 +398,6 @@ def test_published_mathvista_counts_come_back_exactly(
 
 def scored(benchmark: str, data: Path, responses: Path, output: Path) -> dict[str, Any]:
     name = benchmark.partition(":")[0]
-    where = [f"--data.{name}={data}", f"--responses={responses}", f"--output={output}"]
-    evaluate(["--benchmark", benchmark, *where, "--logging.wandb=off"])
+    options = [f"--data.{name}={data}", f"--responses={responses}", f"--output={output}"]
+    evaluate(["--benchmark", benchmark, *options, "--logging.wandb=off"])
     return reported(output)

@@ -63,7 +63,7 @@ def build_parser() -> ArgumentParser:
         prog="vlm_rl.evaluate", description=__doc__, exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="a YAML file; may be given several times")
-    parser.add_argument("--model", type=str | None, help="a checkpoint, or the server's name of it")
+    parser.add_argument("--model", type=str | None, help="a checkpoint, or its name on the server")
     parser.add_argument("--responses", type=str | None, help="a file of them; no model is loaded")
     parser.add_argument("--compare", type=str, nargs=2, metavar="FOLDER", help="two evaluations")
     parser.add_argument("--common_only", type=bool, default=False, help="of what both were asked")
@@ -82,7 +82,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--max_bad_rows",
         type=int | None,
-        help="rows that may fail to be problems [the known flaws]",
+        help="rows that may be unusable [the known flaws]",
     )
     parser.add_argument("--blind", type=bool, default=False, help="also ask without the images")
     parser.add_argument("--seed", type=int, default=0)
@@ -275,8 +275,8 @@ def _answer_all(config: Namespace, parts: Namespace, tasks: Sequence[Task], outp
             answer(tasks, responder, config.seed)
     except EngineError as error:
         print(
-            f"vlm_rl.evaluate: {joined(str(error))}; what is answered so far is kept in {output}, "
-            "the same command goes on from there",
+            f"vlm_rl.evaluate: {joined(str(error))}; the responses so far are kept in {output}, "
+            "run the same command to resume",
             file=sys.stderr,
         )
         raise SystemExit(3) from error

@@ -36,7 +36,7 @@ def run(folder: Path, problems: Path, data: Path | None, **changes: Any) -> Path
 
 
 def _command(folder: Path, problems: Path, data: Path | None, **changes: Any) -> list[str]:
-    """Two steps of training, with the benchmark where `data` is given."""
+    """Train for two steps, with the benchmark if `data` is given."""
     more: list[str] = []
     if data is not None:
         more = ["--benchmarks.benchmark=[mathvision]", f"--benchmarks.data.mathvision={data}"]
@@ -89,7 +89,7 @@ def test_first_answers_are_those_of_the_evaluation_command(
 def test_answers_and_metrics_of_two_ranks_are_those_of_one(
     watched: Path, data: Path, data_folder: Path, tmp_path: Path
 ) -> None:
-    """Before the first step, where the weights are the same."""
+    """Compare before the first step, when the weights are the same."""
     argv = _command(tmp_path / "two", data_folder, data)
     launch({"runs": [{"strategy": "fsdp2", "processes": 2, "argv": argv}]})
     assert lines(samples(tmp_path / "two", 0)) == lines(samples(watched, 0))

@@ -1,7 +1,7 @@
 """A model behind a chat server, and vLLM in process, answer as the transformers engine does.
 
-The server is vLLM's own, on the shipped tiny policy. Skipped where vLLM is not installed, but for
-what needs no server that works.
+The server is vLLM's own, on the shipped tiny policy. Tests that need it are skipped
+if vLLM is not installed.
 
 Broken on purpose, one at a time, each seen red:
     images not sent, one refused problem ends all -> server; the same seed for every sample,
@@ -158,5 +158,5 @@ def test_server_that_goes_away_ends_with_status_3_and_what_to_do(
     assert ended.value.code == 3
     error = capsys.readouterr().err.strip()
     assert "http://127.0.0.1:9/v1: Connection error" in error
-    assert "the same command goes on" in error
+    assert "run the same command to resume" in error
     assert "\n" not in error

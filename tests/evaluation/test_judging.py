@@ -111,7 +111,7 @@ def mathvista_meta() -> dict[str, object]:
 
 
 def test_refused_response_is_not_solved_whatever_the_gold(accuracy: Accuracy) -> None:
-    """Also where an empty text would be the right answer."""
+    """Also if an empty text would be the right answer."""
     asked = [problem("a", "12")]
     rows = [Response("a", 0, "", refused="too long"), Response("a", 1, r"\boxed{12}")]
     refused, answered = judge(BENCHMARKS["mathvision"], asked, [rows], accuracy)

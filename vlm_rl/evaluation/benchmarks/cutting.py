@@ -25,14 +25,14 @@ _LABELLED = re.compile(
 
 
 @dataclass(frozen=True)
-class Cut:
+class CutAnswer:
     """`how` says what marked the answer; with `text` nothing did, and it is the whole response."""
 
     answer: str
     how: Literal["letter", "number", "box", "phrase", "text"]
 
 
-def cut(response: str, letters: str = "ABCDEFGH") -> Cut | None:
+def cut(response: str, letters: str = "ABCDEFGH") -> CutAnswer | None:
     """Return the answer that `response` ends on, if any; `letters` are those of options.
 
     The first of these that exists: the letter of an option that closes or opens the text on its
@@ -43,17 +43,17 @@ def cut(response: str, letters: str = "ABCDEFGH") -> Cut | None:
     text = after_thinking(response).strip()
     for match in (_CLOSING_LETTER.search(text), _OPENING_LETTER.match(text)):
         if match and (letter := match[1] or match[2]) in letters:
-            return Cut(letter, "letter")
+            return CutAnswer(letter, "letter")
     if number := _CLOSING_NUMBER.search(text):
-        return Cut(number[1], "number")
+        return CutAnswer(number[1], "number")
     boxed = _BOX.sub(r"\\boxed{", text)
     if boxed != text or r"\boxed{" in text:
         contents = [content for content in boxes(boxed) if content.strip()]
-        return Cut(contents[-1], "box") if contents else None
+        return CutAnswer(contents[-1], "box") if contents else None
     for announced in list(_PHRASE.finditer(text))[-1:]:
         sentence = text[announced.end() :].strip().split("\n")[0].split(". ")[0]
-        return Cut(sentence, "phrase") if sentence else None
-    return Cut(text, "text") if text else None
+        return CutAnswer(sentence, "phrase") if sentence else None
+    return CutAnswer(text, "text") if text else None
 
 
 def letter_of(answer: str) -> str | None:
@@ -73,7 +73,7 @@ def labels_in(text: str) -> int | None:
     return len(letters) if in_order else None
 
 
-def short(answer: Cut | None, max_words: int = 5) -> Cut | None:
+def short(answer: CutAnswer | None, max_words: int = 5) -> CutAnswer | None:
     """Drop a whole response of more than `max_words` words: if nothing marks the answer, a long
     text has none."""
     if answer is None or (answer.how == "text" and len(answer.answer.split()) > max_words):

@@ -86,7 +86,7 @@ class DynaMath(Benchmark):
         )
 
     def official(self, problem: Problem, response: str) -> Ruling:
-        """Compare a number within 0.001, the letter of a choice, the words of a text.
+        """Compare a number to within 0.001, the letter of a choice, the words of a text.
 
         The answer comes from the JSON that the authors ask for, else it is cut like any other.
         """

@@ -14,7 +14,14 @@ from typing import Any, ClassVar
 from vlm_rl.data.tables import BadRow
 from vlm_rl.evaluation.benchmarks.arithmetic import arithmetic
 from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, PublishedResult, Ruling, TableSource
-from vlm_rl.evaluation.benchmarks.cutting import Cut, cut, has_words, letter_of, named_option, short
+from vlm_rl.evaluation.benchmarks.cutting import (
+    CutAnswer,
+    cut,
+    has_words,
+    letter_of,
+    named_option,
+    short,
+)
 from vlm_rl.records import IMAGE_MARK, Problem
 
 SUBJECTS = (
@@ -157,7 +164,7 @@ def _marked(text: str, there: Sequence[int]) -> str:
     return IMAGE_MARK * (len(there) - text.count(IMAGE_MARK)) + text
 
 
-def _open_ruling(given: Cut | None, golds: Sequence[str]) -> Ruling:
+def _open_ruling(given: CutAnswer | None, golds: Sequence[str]) -> Ruling:
     """Compare numbers to two decimals; a text must hold the words of a gold."""
     if given is None:
         return Ruling(False, None, "no answer")
