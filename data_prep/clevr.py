@@ -1,4 +1,4 @@
-"""CLEVR counting: how many items are in a rendered scene; 70,000 train problems.
+"""CLEVR counting: how many objects are in a rendered scene; 70,000 train problems.
 
     python -m data_prep.clevr --output data/clevr
     python -m data_prep.clevr --output data/clevr --source BUAADreamer/clevr_count_70k
@@ -7,9 +7,9 @@ Schema (R1-V's training script): `image`, `problem`, `solution` = `<answer> 3 </
 variant BUAADreamer/clevr_count_70k has `images`, `problem`, `answer` (EasyR1's example scripts).
 Licence: CC-BY 4.0 (CLEVR).
 
-Flaws handled: no image mark in the question. Not handled: one fixed question, so that training on
-it alone saturates early; `--exclude-benchmarks` would remove all of it for one benchmark problem
-with the same question.
+Flaws handled: no image mark in the question. Not handled: one fixed question, so training on it
+alone saturates early; `--exclude-benchmarks` would remove all of it for one benchmark problem with
+the same question.
 """
 
 from data_prep.convert import main

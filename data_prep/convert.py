@@ -1,10 +1,10 @@
-"""The way from a data set's rows to the one format on disk, the same for every set.
+"""From a data set's rows to the one format on disk, the same way for every set.
 
     python -m data_prep.geometry3k --output data/geometry3k
 
-Each row is drafted by its converter, its images are checked and written, its marks counted; then
-repeats, benchmark overlap and golds that no verifier can read are taken out. Every row that is read
-is written or counted under the reason why not.
+A converter drafts each row, its images are checked and written, its marks counted. Then repeats,
+overlap with benchmarks and golds that no verifier can read are left out. Every row that is read is
+either written or counted under a reason.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _GOLDS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says. `limit` is on the rows read, not on those written."""
+    """What the command line says. `limit` counts rows that are read, not those that are written."""
 
     source: str
     split: str
@@ -43,14 +43,15 @@ class Options:
     exclude_benchmarks: Sequence[str] = ()
 
     def plain(self) -> dict[str, Any]:
-        """Without the output, where the manifest lies: two copies of a set are the same bytes."""
+        """Return all but `output`, the manifest's own folder, so that two copies are the same
+        bytes."""
         return {name: value for name, value in asdict(self).items() if name != "output"}
 
 
 def main(*converters: Converter) -> None:
-    """The command line of a script: the first converter, or one that is asked for by its `flag`.
+    """Run the command line of a script: the first converter, or the one whose `flag` is given.
 
-    Raises SystemExit with one line for what can not be read, and where nothing could be written.
+    Raises SystemExit with one line for what cannot be read, and if no row could be written.
     """
     arguments = vars(_parser(converters).parse_args())
     converter = arguments.pop("converter")
@@ -59,8 +60,8 @@ def main(*converters: Converter) -> None:
         entry, drops = convert(converter, options)
     except (ValueError, OSError) as error:
         raise SystemExit(f"{converter.name}: {error}") from error
-    for found in entry["benchmarks"]:
-        print(_compared(found))
+    for benchmark in entry["benchmarks"]:
+        print(_compared(benchmark))
     line = last_line(entry, drops, options)
     if not entry["written"]:
         raise SystemExit(line)
@@ -70,7 +71,7 @@ def main(*converters: Converter) -> None:
 def convert(converter: Converter, options: Options) -> tuple[dict[str, Any], Drops]:
     """Write one split and return its entry in the manifest and what was left out.
 
-    Raises ValueError for a source or benchmark that can not be read and for a missing column.
+    Raises ValueError for a source or benchmark that cannot be read and for a missing column.
     """
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit must be at least 1, got {options.limit}")
@@ -86,7 +87,7 @@ def convert(converter: Converter, options: Options) -> tuple[dict[str, Any], Dro
 
 
 def last_line(entry: Mapping[str, Any], drops: Drops, options: Options) -> str:
-    """Where it is and what was left out why."""
+    """Return where the problems are, and what was left out for which reason."""
     place = options.output / entry["file"]
     left_out = f"{drops.total} of {entry['read']} rows left out"
     return (
@@ -105,12 +106,12 @@ class _Conversion:
         self.drops = Drops()
         self.read = 0
         self.marks_added: set[str] = set()
-        """Uids of problems some of whose marks were missing."""
+        """Uids of problems with fewer marks than images."""
         self._repeats = Repeats(keep=converter.keeps_repeats)
         self._images = ImageFolder(options.output)
 
     def rows(self, source: Source) -> list[dict[str, Any]]:
-        """All rows to write, in the order of the source; their images are then on disk."""
+        """Return all rows to write, in the order of the source, and write their images."""
         kept: list[dict[str, Any]] = []
         for table, place, row in self._raw(source):
             self.read += 1
@@ -197,16 +198,16 @@ class _Conversion:
         return [row for row in rows if row["uid"] not in uids]
 
 
-def _compared(found: Mapping[str, Any]) -> str:
-    """What of a benchmark was there to compare with, and what a missing picture means."""
-    seen = f"{found['questions']} questions and {found['images']} images"
-    line = f"compared with {found['path']}: {seen}"
-    if not found["images_missing"]:
+def _compared(benchmark: Mapping[str, Any]) -> str:
+    """Say what a benchmark had to compare with, and what a missing image means."""
+    compared = f"{benchmark['questions']} questions and {benchmark['images']} images"
+    line = f"compared with {benchmark['path']}: {compared}"
+    if not benchmark["images_missing"]:
         return line
     return (
-        f"{line}; {found['images_missing']} images are MISSING: a problem that has only such a "
-        "picture in common with the benchmark is not found; put them where its rows say, or name "
-        "a copy with pictures"
+        f"{line}; {benchmark['images_missing']} images are MISSING: a problem that has only such "
+        "an image in common with the benchmark is not detected; put them where its rows say, or "
+        "name a copy with images"
     )
 
 
@@ -260,14 +261,14 @@ def _entry(
         "images": len({name for row in rows for name in row["images"]}),
         "text_only": sum(not row["images"] for row in rows),
         "marks_added": sum(row["uid"] in run.marks_added for row in rows),
-        "benchmarks": [asdict(found) for found in run.benchmarks.read],
+        "benchmarks": [asdict(benchmark) for benchmark in run.benchmarks.read],
         "options": options.plain() | {"flag": converter.flag},
         "command": _command(converter, options),
     }
 
 
 def _marked(question: str, num_images: int) -> str:
-    """The question with one mark per image; those that are missing come first."""
+    """Return the question with one mark per image; missing ones are put first."""
     missing = num_images - question.count(IMAGE_MARK)
     if missing < 0:
         raise Drop("more image marks than images")
@@ -275,12 +276,12 @@ def _marked(question: str, num_images: int) -> str:
 
 
 def _command(converter: Converter, options: Options) -> str:
-    words = ["--source", options.source, "--split", options.split, "--output", "FOLDER"]
-    words += [f"--{converter.flag}"] if converter.flag else []
-    words += ["--limit", str(options.limit)] if options.limit else []
+    arguments = ["--source", options.source, "--split", options.split, "--output", "FOLDER"]
+    arguments += [f"--{converter.flag}"] if converter.flag else []
+    arguments += ["--limit", str(options.limit)] if options.limit else []
     if options.exclude_benchmarks:
-        words += ["--exclude-benchmarks", *options.exclude_benchmarks]
-    return shlex.join(["python", "-m", f"data_prep.{converter.name}", *words])
+        arguments += ["--exclude-benchmarks", *options.exclude_benchmarks]
+    return shlex.join(["python", "-m", f"data_prep.{converter.name}", *arguments])
 
 
 def _content(item: object, folder: Path) -> bytes:
@@ -289,7 +290,7 @@ def _content(item: object, folder: Path) -> bytes:
 
 
 def _name_of(row: object, place: str) -> str:
-    """The row's own id where it has one, else its number."""
+    """Return the row's own id, or its number if it has none."""
     if isinstance(row, Mapping):
         for column in ("uid", "id", "qid"):
             if row.get(column) is not None:
@@ -311,7 +312,8 @@ def _unreadable(rows: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def _bad_golds(accuracy: Accuracy, problems: Sequence[Problem]) -> list[str]:
-    """Halved until each bad one stands alone: `unusable` gives lines to print, not problems."""
+    """Return the uids of bad golds. Halves the problems until each bad one stands alone, because
+    `unusable` returns lines to print, not problems."""
     if not problems or not accuracy.unusable(problems):
         return []
     if len(problems) == 1:

@@ -1,7 +1,7 @@
-"""What a data set's script says: where its rows are, what columns they have, what they mean.
+"""The script of a data set: where its rows are, which columns they have, what these mean.
 
-A script is a subclass of `Converter`: it turns one raw row into a `Draft` or raises `Drop`. What is
-the same for all sets (images, marks, repeats, overlap, files) is in `data_prep.convert`.
+A script is a subclass of `Converter`. It turns one raw row into a `Draft` or raises `Drop`. The
+code that all sets share (images, marks, repeats, overlap, files) is in `data_prep.convert`.
 """
 
 import math
@@ -21,14 +21,14 @@ _FILES = (".jsonl", ".json", ".parquet")
 
 
 class Drop(ValueError):
-    """A row that is left out. The text is the reason it is counted under."""
+    """A row that is left out. The message is the reason under which it is counted."""
 
 
 @dataclass(frozen=True)
 class Draft:
     """A problem as its set has it. `images` are as stored: bytes, {"bytes", "path"} or a path.
 
-    `id` is the set's own, unique within a split; None where it has none.
+    `id` is the set's own, unique within a split; None if it has none.
     """
 
     question: str
@@ -52,27 +52,27 @@ class Source:
 
 
 class Converter(ABC):
-    """One data set. A subclass is a script's whole content."""
+    """One data set. A script is one subclass."""
 
     name: ClassVar[str]
     hub_id: ClassVar[str]
     split: ClassVar[str] = "train"
     """The default of `--split`."""
     layouts: ClassVar[tuple[tuple[str, ...], ...]]
-    """The columns that must be there, one tuple for each published form of the set."""
+    """The required columns, one tuple for each published form of the set."""
     configs: ClassVar[tuple[str | None, ...]] = (None,)
-    """The hub's second names, all of which are read."""
+    """Names of the hub's configurations, all of which are read."""
     flag: ClassVar[str | None] = None
-    """The option that asks for this converter instead of its script's first."""
+    """The option that selects this converter instead of its script's first."""
     keeps_repeats: ClassVar[bool] = False
     """True for a benchmark, which stays as it was published."""
 
     @abstractmethod
     def draft(self, row: Mapping[str, Any]) -> Draft:
-        """The problem of a row that has all columns of a layout; raises Drop."""
+        """Return the problem of a row that has all columns of a layout. Raises Drop."""
 
     def open(self, source: str, split: str) -> Source:
-        """The rows of a split of `source`, a hub id, folder or file; raises ValueError.
+        """Open a split of `source`, a hub id, folder or file. Raises ValueError.
 
         In a folder, `<split>.jsonl`, `.json` or `.parquet` comes first. A file is read whole.
         """
@@ -87,7 +87,7 @@ class Converter(ABC):
         return Source(tables, revision_of(source, self.configs[0]))
 
     def check_columns(self, table: Table) -> None:
-        """Raise ValueError that names the first missing column and all that are there."""
+        """Raise ValueError with the first missing column and all columns of the table."""
         missing = [
             [column for column in layout if column not in table.columns] for layout in self.layouts
         ]
@@ -101,17 +101,19 @@ class Converter(ABC):
 
 
 def revision_of(hub_id: str, config: str | None) -> str | None:
-    """The commit that `datasets` loads of a hub data set; None for what is not on the hub."""
+    """Return the commit that `datasets` loads of a hub data set; None if it is not on the hub."""
     try:
-        found = datasets.load_dataset_builder(hub_id.partition(":")[0], config).hash
+        commit = datasets.load_dataset_builder(hub_id.partition(":")[0], config).hash
     except (OSError, ValueError):
         return None
-    return found if found and re.fullmatch("[0-9a-f]{40}", found) else None
+    return commit if commit and re.fullmatch("[0-9a-f]{40}", commit) else None
 
 
 def text(value: object) -> str:
-    """The text of a cell, "" for none and for NaN, by which tables say so; raises Drop for what is
-    no text and no number."""
+    """Return the text of a cell, "" for None and for NaN, which tables write for it.
+
+    Raises Drop for what is neither text nor a number.
+    """
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -123,14 +125,14 @@ def text(value: object) -> str:
 
 
 def items(value: object) -> list[object]:
-    """What a cell holds: nothing, one thing, or a list of them."""
+    """Return what a cell holds as a list: nothing, one thing, or several."""
     if value is None:
         return []
     return list(value) if isinstance(value, list) else [value]
 
 
 def struct(value: object) -> Mapping[str, Any]:
-    """A cell with fields; raises Drop for another."""
+    """Return a cell that has fields. Raises Drop for any other."""
     if not isinstance(value, Mapping):
         raise Drop(f"a cell of type {type(value).__name__} where fields should be")
     return value

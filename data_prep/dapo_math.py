@@ -8,7 +8,7 @@ Schema (verl's, as in the parquet files of the DAPO repository): `data_source`, 
 
 Flaws handled: every problem is repeated about a hundred times (one of each `index` and of each
 question is kept); a question that comes with different answers is left out; the instruction about
-an `Answer:` line is cut off the prompt, because a run has its own.
+an `Answer:` line is cut from the prompt, because a run has its own.
 """
 
 import re

@@ -11,8 +11,7 @@ as the source. Licence: MIT (the repository).
 
 Flaws handled: types, tolerances (0.001 for floats, as the authors compare them) and golds are those
 of the benchmark of this name; golds of type `text` may be points, equations or numbers; double
-spaces in subjects. `meta.cluster` is the question, over its variants. Nothing is taken out as a
-repeat.
+spaces in subjects. `meta.cluster` is the question, over its variants. Repeats are kept.
 """
 
 import re
@@ -60,8 +59,8 @@ class DynaMath(Converter):
             )
         path = Path(source).expanduser()
         if path.is_file():
-            found = re.fullmatch(r"(?:trial)?(\d+)", path.parent.name)
-            return Source([_numbered(open_table(source), int(found[1]) if found else 1)])
+            trial = re.fullmatch(r"(?:trial)?(\d+)", path.parent.name)
+            return Source([_numbered(open_table(source), int(trial[1]) if trial else 1)])
         variants = [int(named[1])] if named[1] else range(1, 11)
         if any(path.glob("trial*/dataset.json")):
             files = {n: path / f"trial{n}" / "dataset.json" for n in variants}
@@ -89,7 +88,7 @@ class DynaMath(Converter):
 
 
 def _numbered(table: Table, variant: int) -> Table:
-    """The table with the number of its variant in every row."""
+    """Add the number of its variant to every row of a table."""
     return replace(table, rows=list(_with_variant(table.rows, variant)))
 
 

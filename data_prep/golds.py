@@ -11,23 +11,23 @@ _WORDS_IN_LATEX = re.compile(r"\\(?:text|mathrm|mbox|rm|operatorname)")
 
 
 def tagged_answer(solution: str) -> str:
-    """What the last `<answer>` of a worked solution holds; raises Drop without one."""
-    found = list(tags(solution, "answer"))
-    if not found:
+    """Return the content of the last `<answer>` of a worked solution. Raises Drop without one."""
+    answers = list(tags(solution, "answer"))
+    if not answers:
         raise Drop("no <answer> in the solution")
-    return plain_answer(found[-1])
+    return plain_answer(answers[-1])
 
 
 def boxed_answer(solution: str) -> str:
-    """What the last box of a worked solution holds; raises Drop without one."""
-    found = list(boxes(solution))
-    if not found:
+    """Return the content of the last box of a worked solution. Raises Drop without one."""
+    boxed = list(boxes(solution))
+    if not boxed:
         raise Drop("no boxed answer in the solution")
-    return plain_answer(found[-1])
+    return plain_answer(boxed[-1])
 
 
 def plain_answer(answer: str) -> str:
-    """An answer without tag, box and dollar signs, repaired, in ASCII where LaTeX has a word.
+    """Return an answer without tag, box and dollar signs, repaired, in LaTeX's ASCII commands.
 
     >>> plain_answer("<answer> $2 \\\\sqrt { 221 }$ </answer>")
     '2 \\\\sqrt{221}'
@@ -42,7 +42,7 @@ def plain_answer(answer: str) -> str:
     answer = re.sub(r"π(?=[A-Za-z])", r"\\pi ", answer).replace("π", r"\pi")
     answer = " ".join(answer.replace("°", r"^\circ").split())
     if "\\" in answer and not _WORDS_IN_LATEX.search(answer):
-        # spaces at the inner side of a brace and before it mean nothing, except in \{ and in words
+        # spaces inside a brace and before it mean nothing, except in \{ and in text
         answer = re.sub(r" ?(?<!\\)\{ ?", "{", answer)
         answer = re.sub(r" (?<!\\)\}", "}", answer)
     return answer

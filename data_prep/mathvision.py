@@ -1,4 +1,4 @@
-"""MathVision: competition mathematics with items, a benchmark; 3,040 test, 304 testmini rows.
+"""MathVision: competition mathematics with images, a benchmark; 3,040 test, 304 testmini rows.
 
     python -m data_prep.mathvision --output data/mathvision --split testmini
 
@@ -7,10 +7,9 @@ Schema (the card of MathLLMs/MathVision): `id`, `question`, `options`, `image` (
 `<split>.jsonl`, without `decoded_image`, beside an `images` folder: name that folder as the source.
 Licence: MIT.
 
-Flaws handled: several marks `<image1> <image2>` for one merged picture (the first mark is kept).
+Flaws handled: several marks `<image1> <image2>` for one merged image (the first mark is kept).
 Types, choices and golds (`'11 '`, `'\\x0crac{36}{13}'`, `69{degrees}`) are those of the benchmark
-of this name, so that a policy is checked alike in training and in evaluation. Nothing is taken out
-as a repeat.
+of this name, so that training and evaluation check a policy alike. Repeats are kept.
 """
 
 import re
@@ -53,7 +52,7 @@ class MathVision(Converter):
 
 
 def _one_mark(question: str) -> str:
-    """The first mark as ours, the others left out: they are parts of the same picture."""
+    """Keep the first mark, written as ours; the others are parts of the same image."""
     before, *after = _MARK.split(question)
     kept = [part for part in after if part.strip()]
     return (before + IMAGE_MARK + "".join(kept)).rstrip() if after else question

@@ -2,8 +2,8 @@
 
     python -m data_prep.measure --policy data_prep/warm_start --count 576
 
-prints Markdown tables: sampled at temperature 1, greedy, blind (a grey picture), and with each
-style of answer forced by making the tokens of the other styles impossible.
+prints Markdown tables: sampled at temperature 1, greedy, blind (a grey image), and with each style
+of completion forced by banning the tokens of the other styles.
 """
 
 import argparse
@@ -32,7 +32,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Outcome:
-    """One completion: its style, its tokens with the end-of-turn token, and whether it is right."""
+    """One completion: style, number of tokens with the end of turn, and whether it is right."""
 
     scene: Scene
     style: Style
@@ -50,7 +50,7 @@ def measure(
 ) -> list[Outcome]:
     """Answer each problem once, at temperature 1 or greedily; `forced` allows one style only.
 
-    Right is a completion that ends in the boxed answer. Draws from torch's global generator.
+    A completion is right if it ends in the boxed answer. Draws from torch's global generator.
     """
     tokenizer = processor.tokenizer
     banned = _placeholder_ids(tokenizer) + (_other_style_ids(tokenizer, forced) if forced else [])
@@ -75,21 +75,22 @@ def measure(
 
 
 def style_of(text: str) -> Style:
-    """Full working goes to a new line after its first part; abbreviated after its second."""
+    """Return the style: full working starts a new line after its first part, abbreviated working
+    after its second."""
     if text.startswith("\\boxed"):
         return "direct"
     return "full" if ";b" in text else "abbreviated"
 
 
 def blinded(problem: SyntheticProblem) -> SyntheticProblem:
-    """The same problem with a grey picture of the same size."""
+    """Return the same problem with a grey image of the same size."""
     return replace(problem, image=Image.new("RGB", problem.image.size, (128, 128, 128)))
 
 
 def report(
     policy: PreTrainedModel, processor: ProcessorMixin, problems: Sequence[SyntheticProblem]
 ) -> str:
-    """All measurements as two Markdown tables."""
+    """Return all measurements as two Markdown tables."""
     sampled = measure(policy, processor, problems)
     greedy = measure(policy, processor, problems, greedy=True)
     blind = measure(policy, processor, [blinded(problem) for problem in problems])
@@ -112,7 +113,7 @@ def report(
 
 
 def _breakdown(columns: dict[str, list[Outcome]]) -> str:
-    """Accuracy in % of each column, for all problems and for each family and difficulty."""
+    """Return the accuracy in % of each column, over all problems and by family and difficulty."""
     lines = [
         f"| accuracy, % | {' | '.join(columns)} |",
         f"|---|{'---|' * len(columns)}",
@@ -147,9 +148,12 @@ def _placeholder_ids(tokenizer: Qwen2Tokenizer) -> list[int]:
 
 
 def _other_style_ids(tokenizer: Qwen2Tokenizer, style: Style) -> list[int]:
-    """A style shows in three kinds of token: a box at the very start, a letter within a line, a
-    letter at the start of a line. Full working never has the second; abbreviated never has the
-    third for every other letter."""
+    """Return the tokens that only the other styles have.
+
+    Three kinds of token show a style: a box at the very start, a letter within a line, a letter at
+    the start of a line. Full working never has the second. Abbreviated working never has the third
+    for every other letter.
+    """
     letters = "bcdefgh"
     banned = {
         "full": ["\\boxed", *letters],
@@ -167,7 +171,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
-    torch.set_num_threads(1)  # a thread more than free cores costs far more than it gives
+    torch.set_num_threads(1)  # more threads than free cores are much slower
     policy = AutoModelForImageTextToText.from_pretrained(arguments.policy)
     processor = AutoProcessor.from_pretrained(arguments.policy)
     problems = list(

@@ -1,12 +1,12 @@
-"""MMK12: school problems in mathematics and science with items; 15,616 train problems.
+"""MMK12: school problems in mathematics and science with images; 15,616 train problems.
 
     python -m data_prep.mmk12 --output data/mmk12
 
-Schema: `id`, `question`, `answer`, `subject`, `image`; not confirmed at the source, but the names
-that other projects' loaders of FanqingM/MMK12 use. The `test` split holds choice questions with the
+Schema: `id`, `question`, `answer`, `subject`, `image`; not confirmed at the source, but used by
+other projects' loaders of FanqingM/MMK12. The `test` split holds choice questions with the
 options in the text and a letter for an answer. Licence: not stated where we could see it.
 
-Flaws handled: marks and images that differ in number, rows without a picture.
+Flaws handled: marks and images that differ in number, rows without an image.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """The one format on disk: `FOLDER/<split>.jsonl`, `FOLDER/images/<sha256>.<ext>`, `manifest.json`.
 
-The rows are read by `vlm_rl.data.rows`; each different image is one file with the bytes that the
-source has. Nothing here depends on the day or the machine: converting twice gives the same bytes.
+`vlm_rl.data.rows` reads the rows. Each different image is one file with the bytes of the source.
+Nothing here depends on the day or the machine: converting twice gives the same bytes.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 
 
 class ImageFolder:
-    """Writes each different image once."""
+    """The images of a set; each different one is written once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -39,7 +39,7 @@ class ImageFolder:
         return name
 
     def remove_unused(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Delete what was written here and is in none of the `rows`."""
+        """Delete images that were written here and that none of the `rows` names."""
         for name in self._written - {name for row in rows for name in row["images"]}:
             (self._folder / name).unlink()
 
@@ -58,12 +58,12 @@ class Drops:
         return sum(map(len, self._by_reason.values()))
 
     def plain(self) -> dict[str, Any]:
-        """As it is written to the manifest, the most frequent reason first."""
+        """Return them as in the manifest, the most frequent reason first."""
         ranked = sorted(self._by_reason.items(), key=lambda pair: (-len(pair[1]), pair[0]))
         return {r: {"count": len(rows), "examples": rows[:MAX_EXAMPLES]} for r, rows in ranked}
 
     def __str__(self) -> str:
-        return ", ".join(f"{found['count']} {reason}" for reason, found in self.plain().items())
+        return ", ".join(f"{rows['count']} {reason}" for reason, rows in self.plain().items())
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -95,9 +95,9 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_bytes())
+        manifest = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} can not be read: {error}; delete it") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is no manifest of these scripts; choose another --output")
-    return found
+        raise ValueError(f"{path} cannot be read: {error}; delete it") from error
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{path} is not a manifest of these scripts; choose another --output")
+    return manifest

@@ -1,4 +1,4 @@
-"""multimodal-open-r1-8k-verified: mathematics with items, reworked by GPT-4o; 7,689 train rows.
+"""multimodal-open-r1-8k-verified: mathematics with images, reworked by GPT-4o; 7,689 train rows.
 
     python -m data_prep.open_r1 --output data/open_r1
 

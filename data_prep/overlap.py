@@ -1,9 +1,9 @@
-"""Does a training problem stand in a benchmark? By image, and by the words of its question.
+"""Is a training problem part of a benchmark? By image, and by the text of its question.
 
-An image is known again by its bytes and by its decoded RGB pixels, so that a re-encoded PNG is
-found; a scaled or cut one is not. A question is compared by its letters and digits alone. One of
-fewer than `MIN_CHARACTERS` of them ("Find x.") says nothing unless its image matches too; one of at
-least `LONG` is found too with options behind it or a request before it, on either side.
+An image matches by its bytes or by its decoded RGB pixels, so a re-encoded PNG matches and a scaled
+or cropped one does not. Questions are compared by their letters and digits alone. One of fewer than
+`MIN_CHARACTERS` ("Find x.") says nothing unless its image matches too. One of at least `LONG` also
+matches with options after it or a request before it, on either side.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from typing import Any
 
 from PIL import Image
 
-from vlm_rl.data.rows import ImageStore
+from vlm_rl.data.images import ImageStore
 from vlm_rl.data.tables import BadRow, Table, open_table
 from vlm_rl.evaluation.benchmarks import BENCHMARKS
 from vlm_rl.evaluation.benchmarks.benchmark import Benchmark
-from vlm_rl.evaluation.benchmarks.loading import pictures_of, problem_of, rows_of
+from vlm_rl.evaluation.benchmarks.loading import images_of, problem_of, rows_of
 
 MIN_CHARACTERS = 20
 LONG = 60
@@ -32,8 +32,8 @@ _IMAGES = re.compile(rf"images|decoded_image|image_\d+|{'|'.join(_PATHS)}")
 
 @dataclass(frozen=True)
 class BenchmarkRead:
-    """How many different questions and images one benchmark gave; `images_missing` are named by
-    its rows but can not be read."""
+    """How many different questions and images one benchmark gave; its rows name `images_missing`
+    more, which cannot be read."""
 
     path: str
     questions: int
@@ -45,37 +45,38 @@ class Benchmarks:
     """Questions and images that must not be trained on."""
 
     def __init__(self, sources: Iterable[str] = ()) -> None:
-        """A source is `NAME[:SPLIT][=COPY]`, a benchmark by its name (without a split all of them)
-        from the hub or a local copy; a folder that these scripts wrote; or a raw table.
+        """Read the benchmarks.
 
-        Raises ValueError for what can not be read or gives no question.
+        A source is `NAME[:SPLIT][=COPY]`, a benchmark by its name (without a split all of them)
+        from the hub or a local copy; a folder that these scripts wrote; or a raw table. Raises
+        ValueError for what cannot be read or gives no question.
         """
         self._questions: set[str] = set()
         self._openings: dict[str, list[str]] = {}
-        """Questions by their first `LONG` characters; a shorter one is never looked for."""
+        """Questions by their first `LONG` characters; shorter ones are never looked up."""
         self._images: set[str] = set()
         self.read = [self._add(source) for source in sources]
         self._text = "\n".join(sorted(self._questions))
 
     def match(self, question: str, images: Sequence[bytes]) -> str | None:
-        """The reason to leave a problem out, None where it stands in no benchmark."""
+        """Return the reason to leave a problem out, None if it is in no benchmark."""
         if not self.read:
             return None
-        words = normalised(question)
-        same_question = words in self._questions
+        letters = normalised(question)
+        same_question = letters in self._questions
         if any(not self._images.isdisjoint(image_digests(image)) for image in images):
             return "image and question in a benchmark" if same_question else "image in a benchmark"
-        if same_question and len(words) >= MIN_CHARACTERS:
+        if same_question and len(letters) >= MIN_CHARACTERS:
             return "question in a benchmark"
-        return "part of the question in a benchmark" if self._overlaps(words) else None
+        return "part of the question in a benchmark" if self._overlaps(letters) else None
 
-    def _overlaps(self, words: str) -> bool:
-        """Whether a long question of a benchmark stands within `words`, or `words` within one."""
-        starts = range(len(words) - LONG + 1)
-        return (len(words) >= LONG and words in self._text) or any(
-            words.startswith(known, start)
+    def _overlaps(self, letters: str) -> bool:
+        """Return whether a long question of a benchmark is part of `letters`, or the reverse."""
+        starts = range(len(letters) - LONG + 1)
+        return (len(letters) >= LONG and letters in self._text) or any(
+            letters.startswith(known, start)
             for start in starts
-            for known in self._openings.get(words[start : start + LONG], ())
+            for known in self._openings.get(letters[start : start + LONG], ())
         )
 
     def _add(self, source: str) -> BenchmarkRead:
@@ -84,9 +85,9 @@ class Benchmarks:
         missing = 0
         for texts, items, folder in _entries(source):
             questions.update(map(normalised, texts))
-            found, absent = _contents(items, folder)
-            images |= {digests[0]: digests for digests in map(image_digests, found)}
-            missing += absent
+            contents, unreadable = _contents(items, folder)
+            images |= {digests[0]: digests for digests in map(image_digests, contents)}
+            missing += unreadable
         questions -= {""}
         if not questions:
             raise ValueError(f"{source} gives no question to compare with; {_way_out(source)}")
@@ -102,12 +103,12 @@ Entry = tuple[Sequence[str], Sequence[object], Path]
 
 
 def normalised(question: str) -> str:
-    """The letters and digits of a question, case folded, image marks left out."""
+    """Return the letters and digits of a question, case folded, without image marks."""
     return "".join(filter(str.isalnum, _MARKS.sub("", question).casefold()))
 
 
 def image_digests(content: bytes) -> tuple[str, ...]:
-    """sha256 of the bytes, and of size and RGB pixels where these can be decoded."""
+    """Return the SHA-256 of the bytes and, if they can be decoded, of size and RGB pixels."""
     stored = hashlib.sha256(content).hexdigest()
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -139,23 +140,22 @@ def _benchmark_entries(benchmark: Benchmark, copy: str | None, split: str) -> It
     one_file = copy is not None and Path(copy).is_file()
     splits = (split,) if split else benchmark.splits[: 1 if one_file else None]
     for each in splits:
-        for part in benchmark.parts(copy or benchmark.hub_id, each):
+        for part in benchmark.tables(copy or benchmark.hub_id, each):
             for table, _, row in rows_of(benchmark, part):
                 if isinstance(row, Mapping):
-                    texts, pictures = _texts(benchmark, row), _pictures(benchmark, row)
-                    yield texts, pictures, table.folder
+                    yield _texts(benchmark, row), _images(benchmark, row), table.folder
 
 
 def _texts(benchmark: Benchmark, row: Mapping[str, Any]) -> list[str]:
     try:
         return [problem_of(benchmark, row).question]
-    except BadRow:  # without a gold, but somebody's question all the same
+    except BadRow:  # a question without a gold must not be trained on either
         return [str(row.get(name) or "") for name in _QUESTIONS]
 
 
-def _pictures(benchmark: Benchmark, row: Mapping[str, Any]) -> Sequence[object]:
+def _images(benchmark: Benchmark, row: Mapping[str, Any]) -> Sequence[object]:
     try:
-        return pictures_of(benchmark, row)
+        return images_of(benchmark, row)
     except BadRow:
         return [None]  # counted as missing
 
@@ -183,8 +183,8 @@ def _tables(path: str) -> list[Table]:
 
 
 def _stored(row: Mapping[str, Any], columns: Sequence[str]) -> list[object]:
-    """The images of a row. Where a decoded image stands beside a path, the path is one in a
-    repository that is not there."""
+    """Return the images of a row. A path beside a decoded image is left out, because it points into
+    a repository that is not there."""
     if row.get("decoded_image") is not None:
         columns = [name for name in columns if name not in _PATHS]
     cells = [row.get(name) for name in columns]
@@ -193,13 +193,13 @@ def _stored(row: Mapping[str, Any], columns: Sequence[str]) -> list[object]:
 
 
 def _contents(items: Sequence[object], folder: Path) -> tuple[list[bytes], int]:
-    """What can be read of `items`, and how many can not."""
-    found, missing = [], 0
+    """Return the bytes of the images that can be read, and how many cannot."""
+    contents, missing = [], 0
     for item in items:
         try:
             image, _ = ImageStore().add(item, folder)
         except BadRow:
             missing += 1
         else:
-            found.append(image if isinstance(image, bytes) else image.read_bytes())
-    return found, missing
+            contents.append(image if isinstance(image, bytes) else image.read_bytes())
+    return contents, missing

@@ -1,6 +1,6 @@
 """Rows that come twice: the same id, or the same question with the same images.
 
-Questions are compared without white space only: case, signs and punctuation carry meaning.
+Questions are compared without white space; case, signs and punctuation carry meaning.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from vlm_rl.verification.notation import normalise
 
 
 class Repeats:
-    """What has been seen so far. With `keep` only an id may not come twice."""
+    """The rows so far. With `keep` only an id may not come twice."""
 
     def __init__(self, *, keep: bool = False) -> None:
         self.contradicted: set[str] = set()
-        """Uids of rows that were let through and whose answer a later row denied."""
+        """Uids of rows that were let through and that a later row contradicts."""
         self._keep = keep
         self._uids: set[str] = set()
         self._first: dict[tuple[str, ...], tuple[str, object]] = {}

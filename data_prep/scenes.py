@@ -1,15 +1,15 @@
-"""The three task families of the synthetic set: what is drawn, how, and why the answer is so.
+"""The three task families of the synthetic set: what is drawn, how, and what the answer is.
 
-Every picture is a row of parts, and every answer the sum of what the parts are worth:
+Every image is a row of parts, and every answer is the sum of their values:
 
-* `chart`: bars, worth their heights;
-* `counting`: rows of coloured cells, worth their number of cells of the colour asked for;
-* `geometry`: rectangles, worth their areas.
+* `chart`: bars, whose values are their heights;
+* `counting`: rows of coloured cells, whose values are the numbers of cells of the asked colour;
+* `geometry`: rectangles, whose values are their areas.
 
-Shapes sit on the 16-pixel grid in which a Qwen-VL with 8-pixel patches merges its image, which is
-what a policy of a million parameters can learn to read; printed digits and arrows are not. The
-number of parts is the depth: one part more is one addition more, so that writing the running total
-out pays, and costs tokens.
+Shapes sit on the 16-pixel grid in which a Qwen-VL with 8-pixel patches merges its image. A policy
+of a million parameters can learn to read them, but not printed digits or arrows. The number of
+parts is the depth: each part needs one more addition, so writing out the running total helps, and
+costs tokens.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ STYLES: tuple[Style, ...] = get_args(Style)
 DIFFICULTIES = range(1, 5)
 
 CELL = 16
-"""Pixels of one merged patch; every picture is a whole number of these."""
+"""Pixels of one merged patch; both sides of every image are multiples."""
 GRID_COLUMNS = 4
 MAX_BAR, MAX_WIDTH, MAX_HEIGHT = 9, 4, 5
 COLORS: Mapping[str, tuple[int, int, int]] = {
@@ -40,14 +40,14 @@ COLORS: Mapping[str, tuple[int, int, int]] = {
     "blue": (31, 80, 200),
 }
 TINTS = tuple(product((190, 255), repeat=3))
-"""Background of part a, b, c, ..., which is how a small policy finds the part it is to read."""
+"""Background of part a, b, c, ..., by which a small policy finds the part to read."""
 _FAINT = (225, 225, 225)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What decides a problem. `parts` are bar heights (h,), grid rows of indices into `COLORS`,
-    or rectangles (width, height); `color` is the one asked for, or that of the shapes."""
+    """The content of a problem. `parts` are bar heights (h,), grid rows of indices into `COLORS`,
+    or rectangles (width, height); `color` is the asked one, or that of the shapes."""
 
     family: Family
     difficulty: int
@@ -56,13 +56,13 @@ class Scene:
 
     @property
     def digest(self) -> str:
-        """Hash of all that bears on the answer; the colour only where it is asked for."""
+        """Hash of all that decides the answer; the colour only if it is asked for."""
         asked = self.color if self.family == "counting" else ""
         return hashlib.sha256(f"{self.family}{asked}{self.parts}".encode()).hexdigest()[:16]
 
     @property
     def split(self) -> Split:
-        """The split this scene belongs to, whatever the seed: 80, 10 and 10 % of all scenes."""
+        """The split of this scene for every seed: 80, 10 and 10 % of all scenes."""
         tenth = int(self.digest, 16) % 10
         return "train" if tenth < 8 else "val" if tenth == 8 else "test"
 
@@ -92,13 +92,13 @@ def draw_scene(rng: random.Random, family: Family, difficulty: int) -> Scene:
 
 
 def draw_question(rng: random.Random, scene: Scene) -> str:
-    """One of the family's wordings, without the image mark."""
+    """Return one of the family's wordings, without the image mark."""
     return rng.choice(QUESTIONS[scene.family]).format(color=scene.color)
 
 
 def steps(scene: Scene, style: Style) -> str:
-    """The working before the answer: a running total after every part (`full`), after every second
-    part (`abbreviated`), or nothing (`direct`)."""
+    """Return the working before the answer: a running total after every part (`full`), after every
+    second part (`abbreviated`), or nothing (`direct`)."""
     if style == "direct":
         return ""
     stride = 1 if style == "full" else 2
@@ -113,12 +113,12 @@ def steps(scene: Scene, style: Style) -> str:
 
 
 def completion(scene: Scene, style: Style) -> str:
-    """The steps and the boxed answer."""
+    """Return the steps and the boxed answer."""
     return f"{steps(scene, style)} \\boxed{{{scene.answer}}}".lstrip()
 
 
 def render(scene: Scene) -> Image.Image:
-    """Draw the scene; both sides of the RGB picture are multiples of `CELL`."""
+    """Draw the scene; both sides of the RGB image are multiples of `CELL`."""
     size = (4 * CELL, 5 * CELL) if scene.family == "counting" else (8 * CELL, 2 * CELL)
     image = Image.new("RGB", size, TINTS[-1])
     _RENDER[scene.family](ImageDraw.Draw(image), scene)
@@ -145,7 +145,8 @@ QUESTIONS: Mapping[Family, tuple[str, ...]] = {
 
 
 def _draw_rows(rng: random.Random, rows: int, asked: int) -> tuple[tuple[int, ...], ...]:
-    """A share drawn per scene makes all counts about as frequent; a fixed one piles them up."""
+    """Draw rows of cells. The share of the asked colour is drawn per scene, so that all counts are
+    about as frequent; a fixed share would pile them up."""
     share = rng.random()
     others = [color for color in range(len(COLORS)) if color != asked]
     return tuple(
@@ -155,7 +156,7 @@ def _draw_rows(rng: random.Random, rows: int, asked: int) -> tuple[tuple[int, ..
 
 
 def _part(scene: Scene, index: int, style: Style) -> str:
-    """The part's letter and value; in full, an area is worked out from its sides."""
+    """Return the part's letter and value; full working computes an area from its sides."""
     name = string.ascii_lowercase[index]
     if style == "full" and scene.family == "geometry":
         width, height = scene.parts[index]

@@ -1,9 +1,9 @@
 """The warm start of the tiny policy: supervised learning that is stopped early.
 
-First all answers have their steps in full, which shows a policy of this size most about where to
-look. Then each is in a style drawn at random (full, abbreviated, or no steps), so that the policy
-has a choice of length; in the last stage most have no steps. Training ends while more than half of
-the sampled answers are still wrong, so that reinforcement learning has something to find.
+First all completions have their steps in full, which teaches a policy of this size most about where
+to look. Then each is in a random style (full, abbreviated, or no steps), so that the policy can
+choose its length. In the last part most have no steps. Training ends while more than half of the
+sampled answers are still wrong, so that reinforcement learning has something to improve.
 """
 
 import math
@@ -25,12 +25,12 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stretch of training with an optimizer of its own.
+class Lesson:
+    """A part of the training with an optimizer of its own.
 
     Updates before number `full_steps` see full working only, the others each style as often as
-    `style_weights` say. The learning rate rises to `peak_lr` within `rising_steps`, and
-    falls as a cosine to `final_lr` over the mixed updates. Problems are drawn with `seed`.
+    `style_weights` say. The learning rate rises to `peak_lr` within `rising_steps`, and falls as a
+    cosine to `final_lr` over the mixed updates. Problems are drawn with `seed`.
     """
 
     full_steps: int
@@ -46,7 +46,7 @@ class Stage:
         return self.full_steps + self.mixed_steps
 
     def lr(self, step: int) -> float:
-        """Learning rate of update `step`, counted from 1."""
+        """Return the learning rate of update `step`, counted from 1."""
         if step < self.full_steps or self.final_lr == self.peak_lr:
             return self.peak_lr * min(1.0, step / self.rising_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * (step - self.full_steps) / self.mixed_steps))
@@ -54,37 +54,39 @@ class Stage:
 
 
 WARM_START = (
-    Stage(270, 350, (5, 3, 2), peak_lr=2e-3, final_lr=2e-4, rising_steps=50, seed=0),
-    Stage(0, 40, (5, 4, 11), peak_lr=3e-4, final_lr=3e-4, rising_steps=10, seed=1),
+    Lesson(270, 350, (5, 3, 2), peak_lr=2e-3, final_lr=2e-4, rising_steps=50, seed=0),
+    Lesson(0, 40, (5, 4, 11), peak_lr=3e-4, final_lr=3e-4, rising_steps=10, seed=1),
 )
-"""It first learns to work step by step, then a habit of answering at once, more often than not:
-the better way of answering is left for reinforcement learning to find."""
+"""The policy first learns to work step by step, then mostly to answer at once: the better style is
+left for reinforcement learning to find."""
 
 
 def warm_start(
-    policy: PreTrainedModel, processor: ProcessorMixin, stages: Sequence[Stage] = WARM_START
+    policy: PreTrainedModel, processor: ProcessorMixin, lessons: Sequence[Lesson] = WARM_START
 ) -> Iterator[float]:
-    """Train `policy` in place, 64 problems an update; yields the loss of each update, which is
-    the mean cross entropy of the completion tokens."""
+    """Train `policy` in place, 64 problems an update.
+
+    Yields the loss of each update, the mean cross entropy of the completion tokens.
+    """
     policy.train()
-    for stage in stages:
-        yield from _train(policy, processor, stage)
+    for lesson in lessons:
+        yield from _train(policy, processor, lesson)
     policy.eval()
 
 
-def _train(policy: PreTrainedModel, processor: ProcessorMixin, stage: Stage) -> Iterator[float]:
-    rng = random.Random(stage.seed)
+def _train(policy: PreTrainedModel, processor: ProcessorMixin, lesson: Lesson) -> Iterator[float]:
+    rng = random.Random(lesson.seed)
     problems = generate(
-        "train", stage.num_steps * BATCH, seed=stage.seed, difficulty=tuple(DIFFICULTIES)
+        "train", lesson.num_steps * BATCH, seed=lesson.seed, difficulty=tuple(DIFFICULTIES)
     )
     optimizer = torch.optim.AdamW(policy.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
-    for step in range(1, stage.num_steps + 1):
+    for step in range(1, lesson.num_steps + 1):
         for group in optimizer.param_groups:
-            group["lr"] = stage.lr(step)
+            group["lr"] = lesson.lr(step)
         batch = list(islice(problems, BATCH))
-        mixed = step >= stage.full_steps
+        mixed = step >= lesson.full_steps
         styles = [
-            rng.choices(STYLES, stage.style_weights)[0] if mixed else STYLES[0] for _ in batch
+            rng.choices(STYLES, lesson.style_weights)[0] if mixed else STYLES[0] for _ in batch
         ]
         texts = [completion(p.scene, style) for p, style in zip(batch, styles, strict=True)]
         loss = completion_loss(policy, processor, batch, texts)
@@ -101,12 +103,12 @@ def completion_loss(
     problems: Sequence[SyntheticProblem],
     completions: Sequence[str],
 ) -> Tensor:
-    """Mean cross entropy of the completions' tokens and their end of turn."""
+    """Return the mean cross entropy of the completions' tokens and their end of turn."""
     tokenizer = processor.tokenizer
-    endings = [text + tokenizer.eos_token for text in completions]
-    inputs = encode(processor, problems, endings, padding_side="right")
+    turns = [text + tokenizer.eos_token for text in completions]
+    inputs = encode(processor, problems, turns, padding_side="right")
     length = inputs["attention_mask"].sum(-1, keepdim=True)
-    trained = torch.tensor([[len(ids)] for ids in tokenizer(endings).input_ids])
+    trained = torch.tensor([[len(ids)] for ids in tokenizer(turns).input_ids])
     position = torch.arange(inputs["input_ids"].shape[1])
     mask = ((position < length) & (position >= length - trained))[:, 1:]
     logits = policy(**inputs, use_cache=False).logits[:, :-1]
@@ -116,14 +118,14 @@ def completion_loss(
 def encode(
     processor: ProcessorMixin,
     problems: Sequence[SyntheticProblem],
-    endings: Sequence[str],
+    completions: Sequence[str],
     *,
     padding_side: Literal["left", "right"],
 ) -> BatchFeature:
-    """Model inputs of each problem's prompt followed by its ending, padded to one length."""
+    """Return model inputs of each prompt followed by its completion, padded to one length."""
     texts = [
-        _prompt_text(processor, problem) + ending
-        for problem, ending in zip(problems, endings, strict=True)
+        _prompt_text(processor, problem) + completion
+        for problem, completion in zip(problems, completions, strict=True)
     ]
     return processor(
         text=texts,

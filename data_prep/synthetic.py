@@ -2,8 +2,8 @@
 
     python -m data_prep.synthetic --output data/synthetic --train 4096 --val 512 --seed 0
 
-writes `train.jsonl`, `val.jsonl` and `images/*.png`. Any number of seeds may be drawn: a scene's
-split is a function of the scene itself, so no training set can hold a validation or test scene.
+writes `train.jsonl`, `val.jsonl` and `images/*.png`. A scene's split is a function of the scene
+itself, so with no seed does a training set hold a validation or test scene.
 """
 
 import argparse
@@ -39,7 +39,7 @@ MAX_REDRAWS = 20
 
 @dataclass(frozen=True, eq=False)
 class SyntheticProblem:
-    """A scene with its question, picture and stable uid."""
+    """A scene with its question, image and stable uid."""
 
     uid: str
     scene: Scene
@@ -47,7 +47,7 @@ class SyntheticProblem:
     image: Image.Image
 
     def row(self, image_path: str) -> dict[str, Any]:
-        """The problem in the on-disk format, its picture at `image_path`."""
+        """Return the problem in the on-disk format, its image at `image_path`."""
         return {
             "uid": self.uid,
             "problem": f"<image>{self.question}",
@@ -71,7 +71,7 @@ def generate(
     """Draw `count` problems of a split; the same arguments give the same problems.
 
     Families and difficulties alternate, so that any prefix is balanced. Within each of them no
-    answer takes more than about `MAX_ANSWER_SHARE` of the problems, where enough others exist. A
+    answer takes more than about `MAX_ANSWER_SHARE` of the problems, if enough others exist. A
     scene may come twice in a long draw. Raises ValueError for a difficulty outside 1 to 4.
     """
     unknown = sorted(set(difficulty) - set(DIFFICULTIES))

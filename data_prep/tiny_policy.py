@@ -2,10 +2,10 @@
 
     python -m data_prep.tiny_policy --output data_prep/warm_start --seed 0
 
-builds a Qwen2.5-VL of 1.1 million parameters from its configuration, gives it a tokenizer of its
-own (Qwen's class, special tokens and chat template; a vocabulary learned on the synthetic set), and
-teaches it to answer some of that set (see `data_prep.supervise`). `build_untrained` makes smaller
-ones, of either family, in under a second. Nothing is downloaded. All folders load with
+builds a Qwen2.5-VL of 1.1 million parameters from its configuration. It gets a tokenizer of its own
+(Qwen's class, special tokens and chat template; a vocabulary learned on the synthetic set) and
+learns to answer some of that set (see `data_prep.supervise`). `build_untrained` makes smaller ones,
+of either family, in under a second. Nothing is downloaded. All folders load with
 `AutoProcessor.from_pretrained` and `AutoModelForImageTextToText.from_pretrained` once `vlm_rl` is
 imported.
 
@@ -98,7 +98,7 @@ def build_untrained(family: ModelFamily, folder: str | Path, seed: int = 0) -> P
 
 
 def build_warm_start(seed: int = 0) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """The Qwen2.5-VL of 1.1 million parameters that gets the warm start, before any training."""
+    """Return the Qwen2.5-VL of 1.1 million parameters that gets the warm start, still untrained."""
     processor = build_processor("qwen2_5_vl")
     policy = build_policy(
         "qwen2_5_vl", processor.tokenizer, hidden=128, layers=4, vision=96, seed=seed
@@ -115,7 +115,8 @@ def build_policy(
     vision: int,
     seed: int,
 ) -> PreTrainedModel:
-    """A float32 policy with tied embeddings and random weights; `vision` is the tower's width."""
+    """Return a float32 policy with tied embeddings and random weights; `vision` is the tower's
+    width."""
     ends = {
         "bos_token_id": _id(tokenizer, "<|endoftext|>"),
         "eos_token_id": _id(tokenizer, "<|im_end|>"),
@@ -185,9 +186,9 @@ def _tower_config(width: int, hidden: int) -> dict[str, Any]:
 
 
 def build_processor(family: ModelFamily) -> ProcessorMixin:
-    """Tokenizer, image and video processor for patches of 8 pixels merged two by two.
+    """Return tokenizer, image and video processor for patches of 8 pixels merged two by two.
 
-    Pictures between 4 and 256 merged patches (1024 to 65536 pixels) keep their size.
+    Images between 4 and 256 merged patches (1024 to 65536 pixels) keep their size.
     """
     tokenizer = build_tokenizer()
     patches = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
@@ -209,7 +210,8 @@ def build_processor(family: ModelFamily) -> ProcessorMixin:
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """Byte-level BPE: all bytes, so that any text survives, and merges for the set's own words."""
+    """Train a byte-level BPE: all bytes, so that any text survives, and merges for the set's
+    vocabulary."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bytes_only = Qwen2Tokenizer(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[])
     learner = Tokenizer(models.BPE())
@@ -256,10 +258,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     arguments = parser.parse_args()
-    # one thread: the sums, and so the weights, are then the same on every run
+    # one thread, so that the sums, and so the weights, are the same on every run
     torch.set_num_threads(1)
     policy, processor = build_warm_start(arguments.seed)
-    num_steps = sum(stage.num_steps for stage in WARM_START)
+    num_steps = sum(lesson.num_steps for lesson in WARM_START)
     with Progress(*Progress.get_default_columns(), TextColumn("loss {task.fields[loss]}")) as bar:
         task = bar.add_task("warm start", total=num_steps, loss="-")
         for loss in warm_start(policy, processor):

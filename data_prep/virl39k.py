@@ -1,4 +1,4 @@
-"""ViRL39K: checkable questions of many kinds, most with items; 38,870 problems.
+"""ViRL39K: checkable questions of many kinds, most with images; 38,870 problems.
 
     python -m data_prep.virl39k --output data/virl39k
 
@@ -7,7 +7,7 @@ Schema (AReaL's loader): `question`, `answer` (in a box), `PassRate_32BTrained`,
 images in `images.zip` beside it (as other projects load it); the source may be a folder with both,
 or the file with the zip or the unpacked `images` beside it. Licence: MIT.
 
-Flaws handled: images are paths, read out of the zip or the unpacked folder; one mark for several
+Flaws handled: images are paths, read from the zip or the unpacked folder; one mark for several
 images; boxed answers; pass rates of -1. Rows without an image are kept as text.
 """
 
@@ -67,9 +67,9 @@ def _is_rate(value: object) -> bool:
 
 
 def _with_images(table: Table) -> Table:
-    """The table with each path that is only in the zip replaced by the image's bytes.
+    """Replace each path that is only in the zip by the image's bytes.
 
-    Raises ValueError where neither the zip nor the unpacked folder is there.
+    Raises ValueError if neither the zip nor the unpacked folder is there.
     """
     archive = table.folder / _ZIP
     if not archive.is_file():

@@ -1,20 +1,20 @@
-"""Kills a run at random moments, starts it again, and compares it with one that was left alone.
+"""Kill a run at random moments, resume it, and compare it with an undisturbed run.
 
     python -m measurements.kill_and_resume --output runs/kill_and_resume
     python -m measurements.kill_and_resume --output runs/kill_and_resume_2 --processes 2 \\
         --kills 5 --steps 12 --strategy fsdp2
 
-Trains the quickstart's policy for 40 steps with all that a run has to remember: a running average
-in the objective, a coefficient that moves, a reference, groups that are dropped and replaced, a
-warm-up. Then the same run again with 20 SIGKILLs, each at a moment drawn from `--seed` and followed
-by the same command. Prints a table of the kills and whether the weights, the optimizer, the rest of
-the state, metrics.csv (but for seconds) and every rollout are equal bit for bit; the exit status is
-1 where they are not. Every start is a fork of one process that has imported everything: importing
-takes longer than such a run. Arguments after `--` go to `vlm_rl.fit`.
+Trains the quickstart's policy for 40 steps with every kind of state: a running average in the
+objective, an adaptive coefficient, a reference, groups that are dropped and replaced, a warm-up.
+Then trains again with 20 SIGKILLs, each at a moment drawn from `--seed` and followed by the same
+command. Prints a table of the kills and whether the weights, the optimizer, the rest of the state,
+metrics.csv (without seconds) and every rollout are equal bit for bit. The exit status is 1 if they
+are not. Every start is a fork of one process that has imported everything, because importing takes
+longer than such a run. Arguments after `--` go to `vlm_rl.fit`.
 
-With `--processes` they meet over gloo, and each kill hits one of them, or all, at random. The
-others have to end by themselves; one that does not within a minute is killed too, which the table
-says.
+With `--processes` the ranks meet over gloo, and each kill hits one of them, or all, at random. The
+others have to end by themselves. One that does not within a minute is killed too, and the table
+says so.
 """
 
 import argparse
@@ -68,11 +68,11 @@ SETTINGS = (
 )
 
 END_S = 60.0
-"""How long the processes that were not killed may take to notice and end."""
+"""How long the ranks that were not killed may take to notice and end."""
 
 
 class Kill(NamedTuple):
-    """Where a run was when it was killed, how the other processes ended, and what it left."""
+    """Where a run was when it was killed, how the other ranks ended, and what it left."""
 
     beat: Beat
     victims: list[int]
@@ -82,15 +82,14 @@ class Kill(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """When and whom to kill: steps from the beginning of the run, and a rank, or None for all."""
+    """When and what to kill: steps from the beginning of the run, and a rank, or None for all."""
 
     steps: float
     rank: int | None
 
 
 def start(argv: Sequence[str], log: Path, processes: int = 1) -> list[int]:
-    """The process ids, by rank, of a training in processes of its own, whose output goes to
-    `log`."""
+    """Start a training in processes of its own that write to `log`. Returns their ids by rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -122,18 +121,21 @@ def _start(argv: Sequence[str], log: Path, rank: int, processes: int, port: int)
 
 
 def ended(processes: Sequence[int], *, wait: bool) -> bool:
-    """Whether a training has ended by itself; raises where it failed."""
+    """Return whether a training has ended by itself. Raises RuntimeError if it failed."""
     for process in processes:
-        found, status = os.waitpid(process, 0 if wait else os.WNOHANG)
-        if found and status:
+        reaped, status = os.waitpid(process, 0 if wait else os.WNOHANG)
+        if reaped and status:
             raise RuntimeError(f"a training ended with status {os.waitstatus_to_exitcode(status)}")
-        if found and not wait:  # the others are about to
+        if reaped and not wait:  # the others are about to end
             return ended([other for other in processes if other != process], wait=True)
     return wait
 
 
 def kill_at(processes: Sequence[int], run_dir: Path, moment: Moment, whole_s: float) -> Kill | None:
-    """SIGKILL at a moment of a run whose steps take `whole_s`; None where it was faster."""
+    """Send SIGKILL at a moment of a run whose steps take `whole_s`.
+
+    Returns None if the run ended before that moment.
+    """
     victims = range(len(processes)) if moment.rank is None else [moment.rank]
     first, step = processes[victims[0]], int(moment.steps) + 1
     while not any(b.pid == first and b.step >= step for b in read_beats(run_dir / "heartbeat")):
@@ -148,17 +150,17 @@ def kill_at(processes: Sequence[int], run_dir: Path, moment: Moment, whole_s: fl
     os.waitpid(first, 0)
     (beat,) = (beat for beat in read_beats(run_dir / "heartbeat") if beat.pid == first)
     others = [_end(process) for process in processes if process != first]
-    complete = run_folder.checkpoints(run_dir)
+    newest = run_folder.newest_checkpoint(run_dir)
     left = [str(path.relative_to(run_dir)) for path in run_dir.rglob("*.partial")]
-    return Kill(beat, [*victims], others, complete[-1][0] if complete else 0, left)
+    return Kill(beat, [*victims], others, newest.step if newest else 0, left)
 
 
 def _end(process: int) -> str:
-    """How a process ends that was left alone, in words."""
+    """Wait for a process that was not killed. Returns how it ended."""
     began = time.monotonic()
     while time.monotonic() < began + END_S:
-        found, status = os.waitpid(process, os.WNOHANG)
-        if found:
+        reaped, status = os.waitpid(process, os.WNOHANG)
+        if reaped:
             code = os.waitstatus_to_exitcode(status)
             return "killed" if code < 0 else f"{code} in {time.monotonic() - began:.1f} s"
         time.sleep(0.02)
@@ -170,7 +172,7 @@ def _end(process: int) -> str:
 def kill_and_resume(
     argv: Sequence[str], run_dir: Path, moments: Sequence[Moment], processes: int = 1
 ) -> list[Kill]:
-    """Do the run with a kill at each of `moments`."""
+    """Train with a kill at each of `moments`, resuming after each."""
     kills = []
     whole_s = _step_seconds(run_dir.with_name("undisturbed"))
     log = run_dir.with_suffix(".log")
@@ -190,7 +192,7 @@ def _step_seconds(run_dir: Path) -> float:
 
 
 def differences(run_dir: Path, whole: Path, step: int) -> Iterator[str]:
-    """What is not equal bit for bit in two runs of `step` steps."""
+    """Yield what is not equal bit for bit in two runs of `step` steps."""
     first, second = (_state(folder, step) for folder in (run_dir, whole))
     yield from (name for name in second if not _same(first.get(name), second[name]))
     tables = [
@@ -226,7 +228,7 @@ def _same(a: object, b: object) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="a folder that is not there yet")
+    parser.add_argument("--output", type=Path, required=True, help="a new folder")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
@@ -245,9 +247,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ended(start(argv, whole.with_suffix(".log"), args.processes), wait=True)
     moments = _drawn(args)
     kills = kill_and_resume([*settings, f"--run_dir={killed}"], killed, moments, args.processes)
-    found = list(differences(killed, whole, args.steps))
-    report(kills, found, args, time.monotonic() - began)
-    return 1 if found or len(kills) < args.kills else 0
+    different = list(differences(killed, whole, args.steps))
+    report(kills, different, args, time.monotonic() - began)
+    return 1 if different or len(kills) < args.kills else 0
 
 
 def _settings(data: Path, args: argparse.Namespace) -> list[str]:
@@ -261,13 +263,13 @@ def _settings(data: Path, args: argparse.Namespace) -> list[str]:
 
 def _drawn(args: argparse.Namespace) -> list[Moment]:
     draw = random.Random(args.seed)
-    # not in the last step: a run that has ended can not be killed
+    # not in the last step: a run that has ended cannot be killed
     steps = [draw.uniform(0, args.steps - 1) for _ in range(args.kills)]
     ranks = [0] if args.processes == 1 else [*range(args.processes), None]
     return [Moment(moment, draw.choice(ranks)) for moment in steps]
 
 
-def report(kills: Sequence[Kill], found: list[str], args: Any, seconds: float) -> None:
+def report(kills: Sequence[Kill], different: list[str], args: Any, seconds: float) -> None:
     console = Console(width=110)
     columns = ("kill", "rank", "in step", "phase", "others", "newest checkpoint", "half-written")
     table = Table(*columns)
@@ -278,7 +280,7 @@ def report(kills: Sequence[Kill], found: list[str], args: Any, seconds: float) -
         table.add_row(str(number), ranks, str(beat.step), beat.phase, others, newest, left)
     console.print(table)
     console.print(dict(Counter(kill.beat.phase for kill in kills)))
-    verdict = f"DIFFERENT: {', '.join(found)}" if found else "equal bit for bit"
+    verdict = f"DIFFERENT: {', '.join(different)}" if different else "equal bit for bit"
     console.print(
         f"{len(kills)} of {args.kills} kills over {args.steps} steps in {seconds:.0f} s: {verdict}",
         soft_wrap=True,

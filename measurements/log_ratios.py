@@ -1,10 +1,10 @@
-"""How far a policy moves within a rollout, by length of the answer: what a band has to hold.
+"""How far a policy moves within a rollout, by length of the completion: what a band must hold.
 
     python -m measurements.log_ratios --run_dir runs/log_ratios
 
-trains the quickstart for 40 steps with four updates per rollout and no band that acts, and prints
-quantiles of the log-ratios of tokens, means and sums of sequences, and the spread of the sums by
-length. About 75 seconds on one core.
+trains the quickstart for 40 steps with four updates per rollout and a band that never clips. Prints
+quantiles of the mean and the sum of a sequence's log-ratios, and the spread of the sums by length.
+About 75 seconds on one core.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""A Qwen2.5-VL of random weights, its processor and prompts with pictures, without any download."""
+"""A Qwen2.5-VL with random weights, its processor and prompts with images, without a download."""
 
 import io
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ VISION = {
 
 @dataclass(frozen=True)
 class Scale:
-    """A shape, as changes of the 3B one, and how much it is given to do by default."""
+    """A shape, as changes of the 3B one, and its default work."""
 
     text: dict[str, Any]
     vision: dict[str, Any]
@@ -129,8 +129,10 @@ def build_config(scale: Scale) -> Qwen2_5_VLConfig:
 
 
 def build_policy(config: Qwen2_5_VLConfig, expected: int) -> Policy:
-    """Random float32 weights, the same in every process. Raises ValueError for another number of
-    them than `expected`, before any is made."""
+    """Return a policy with random float32 weights, equal on all ranks.
+
+    Raises ValueError, before any weight is made, unless there are `expected` of them.
+    """
     with torch.device("meta"):
         number = AutoModelForImageTextToText.from_config(config).num_parameters()
     if number != expected:
@@ -142,7 +144,7 @@ def build_policy(config: Qwen2_5_VLConfig, expected: int) -> Policy:
 
 
 def build_encoder(max_pixels: int) -> PromptEncoder:
-    """Qwen2.5-VL's processor with a tokenizer of our own: text hardly counts here."""
+    """Return Qwen2.5-VL's processor with a tokenizer of our own, since text hardly counts here."""
     patches = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**patches),
@@ -160,7 +162,7 @@ def build_encoder(max_pixels: int) -> PromptEncoder:
 def build_prompts(
     encoder: PromptEncoder, sizes: Sequence[tuple[int, int]], number: int
 ) -> list[Prompt]:
-    """Prompts with a picture of noise each, the sizes (width, height) in turn."""
+    """Return prompts with an image of noise each, the sizes (width, height) in turn."""
     generator = torch.Generator().manual_seed(0)
     prompts = []
     for index in range(number):

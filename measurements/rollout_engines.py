@@ -1,11 +1,11 @@
 """Rollout tokens per second of the engines, in one run: 32 prompts x 8 completions.
 
-    python measurements/rollout_engines.py [--policy data_prep/warm_start] [--server]
+    python -m measurements.rollout_engines [--policy data_prep/warm_start] [--server]
 
-Every engine samples the same prompts with pictures, `--rounds` times in turn, so that they share
-whatever else the machine does; reported is the median round, and each engine's speed as a share of
-the first one's. The first round of each is not counted. Engines differ in nothing but their class:
-both sample from the same policy, at temperature 1, at most `--tokens` tokens.
+Every engine samples the same prompts with images, `--rounds` times in turn, so that other load on
+the machine slows all of them. Prints the median round, and each engine's speed as a share of the
+first one's. The first round of each is not counted. All engines sample from the same policy, at
+temperature 1, at most `--tokens` tokens.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def problems(count: int) -> list[Problem]:
-    """Rendered problems, each with a picture."""
+    """Return rendered problems, each with an image."""
     return [
         Problem(p.row("")["uid"], p.row("")["problem"], "?", images=(_png(p.image),))
         for p in synthetic.generate("train", count, seed=7)

@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python -m measurements.shared_forward --image 256 --text 80 --completion 64
 
-Forward and backward of the log-probabilities of one prompt with its group, each way in a process of
-its own so that peaks do not mix. Memory is what the first update adds to the peak: of the process
-on a CPU, of the allocator with `--device cuda`. `plain` is the oracle of the tests: prompt and
-image once per completion, the logits built whole.
+Runs forward and backward of the log-probabilities of one prompt with its group, each way in a
+process of its own so that peaks do not mix. Memory is what the first update adds to the peak: of
+the process on a CPU, of the allocator with `--device cuda`. `plain` is the oracle of the tests:
+prompt and image once per completion, with whole logits.
 
 Plain over packed, groups of 8, width 256, 4 layers, one CPU thread:
 
@@ -55,10 +55,10 @@ def main() -> None:
     if arguments.way:
         print(json.dumps(measure(arguments)))
         return
-    found = {way: measure_in_own_process(way) for way in ("packed", "plain")}
-    for way, (seconds, mebibytes) in found.items():
+    measured = {way: measure_in_own_process(way) for way in ("packed", "plain")}
+    for way, (seconds, mebibytes) in measured.items():
         print(f"{way}: {seconds:.2f} s, {mebibytes:.0f} MiB")
-    (fast, small), (slow, large) = found["packed"], found["plain"]
+    (fast, small), (slow, large) = measured["packed"], measured["plain"]
     print(f"plain / packed: time {slow / fast:.1f}, peak memory {large / small:.1f}")
 
 
@@ -70,7 +70,7 @@ def measure_in_own_process(way: str) -> tuple[float, float]:
 
 
 def measure(arguments: argparse.Namespace) -> tuple[float, float]:
-    """Seconds of CPU or GPU (the best of some) and peak MiB of one forward and backward."""
+    """Return seconds of CPU or GPU (best of `REPEATS`) and peak MiB of a forward and backward."""
     device = torch.device(arguments.device)
     policy, prompt = build(arguments)
     policy.to(device)
@@ -87,7 +87,7 @@ def measure(arguments: argparse.Namespace) -> tuple[float, float]:
 
 
 def build(arguments: argparse.Namespace) -> tuple[Policy, Prompt]:
-    """An untrained policy, and a prompt with one image of the size asked for."""
+    """Return an untrained policy, and a prompt with one image of the size asked for."""
     side = round(arguments.image**0.5)
     if side**2 != arguments.image:
         raise SystemExit(f"--image must be a square number, got {arguments.image}")
@@ -104,14 +104,14 @@ def build(arguments: argparse.Namespace) -> tuple[Policy, Prompt]:
         save(model, processor, Path(folder))
         encoder = PromptEncoder(folder, max_pixels=(side * CELL) ** 2, max_prompt_tokens=1 << 20)
         noise = np.random.default_rng(0).integers(0, 256, (side * CELL, side * CELL, 3))
-        picture = Path(folder) / "picture.png"
-        Image.fromarray(noise.astype(np.uint8)).save(picture)
-        problem = Problem("p", "?" * arguments.text, "a", images=(picture,))
+        image = Path(folder) / "image.png"
+        Image.fromarray(noise.astype(np.uint8)).save(image)
+        problem = Problem("p", "?" * arguments.text, "a", images=(image,))
         return Policy.from_pretrained(folder), encoder.encode(problem)
 
 
 def group(prompt: Prompt, arguments: argparse.Namespace) -> Rows:
-    """Completions from the length asked for down to half of it."""
+    """Return completions from the length asked for down to half of it."""
     generator = torch.Generator().manual_seed(0)
     longest, size = arguments.completion, arguments.group_size
     lengths = [longest - index * longest // (2 * size) for index in range(size)]
@@ -135,7 +135,7 @@ def timed(update: Callable[[], None], device: torch.device) -> float:
         update()
         torch.cuda.synchronize()
         return time.perf_counter() - start
-    start = time.process_time()  # a busy machine disturbs it less than the clock on the wall
+    start = time.process_time()  # other load disturbs it less than wall-clock time
     update()
     return time.process_time() - start
 

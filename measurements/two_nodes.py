@@ -1,13 +1,14 @@
-"""Trains on two "nodes" that one Linux machine makes up: two network namespaces and a cable.
+"""Train on two "nodes" that one Linux machine imitates: two network namespaces and a cable.
 
     sudo -E env "PATH=$PATH" python -m measurements.two_nodes --output runs/two_nodes
 
-Each namespace has a network of its own, so that its `torchrun` reaches the other only through the
-cable, as machines do; the file system is shared, as it must be. The quickstart's policy is trained
-for five steps under `--strategy`, once on both nodes and once by as many processes on one node, and
-both are compared: exit statuses, steps, who spoke, metrics and, bit for bit, the weights of `hf/`.
-The last line says `equal` or what differs, and the exit status is 1 where something does. Needs
-root and `ip` (iproute2); namespaces and processes are gone at the end, also after Ctrl-C.
+Each namespace has a network of its own, so its `torchrun` reaches the other only through the cable,
+like real machines. They share the file system, as nodes must. Trains the quickstart's policy for
+five steps under `--strategy`, once on both nodes and once with as many ranks on one node, and
+compares both: exit statuses, steps, how often each step is printed, metrics and, bit for bit, the
+weights of `hf/`. The last line says `equal` or how many differences there are, and the exit status
+is then 1. Needs root and `ip` (iproute2). Namespaces and processes are removed at the end, also
+after Ctrl-C.
 """
 
 import argparse
@@ -48,16 +49,18 @@ SETTINGS = (
 
 @contextmanager
 def two_nodes() -> Iterator[tuple[str, str]]:
-    """The names of two network namespaces that can reach each other, and nothing else; what runs in
-    them is killed at the end."""
+    """Yield the names of two network namespaces that can reach only each other.
+
+    Whatever runs in them is killed at the end.
+    """
     names = (f"vlm_rl_{os.getpid()}_0", f"vlm_rl_{os.getpid()}_1")
     try:
         for name in names:
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
-        # made inside the namespaces, so that the machine's own network never has it
-        ends = ("link", "add", CABLE, "netns", names[0], "type", "veth")
-        _ip(*ends, "peer", "name", CABLE, "netns", names[1])
+        # created inside the namespaces, so that the machine's own network never has it
+        first = ("link", "add", CABLE, "netns", names[0], "type", "veth")
+        _ip(*first, "peer", "name", CABLE, "netns", names[1])
         for name, address in zip(names, ADDRESSES, strict=True):
             _ip("-n", name, "address", "add", f"{address}/24", "dev", CABLE)
             _ip("-n", name, "link", "set", CABLE, "up")
@@ -73,9 +76,9 @@ def _ip(*arguments: str) -> None:
 
 
 def _kill_all(name: str) -> None:
-    """By namespace: torchrun's workers are not in its process group."""
-    found = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True)
-    for process in found.stdout.split():
+    """Kill by namespace, since torchrun's workers are not in its process group."""
+    pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True)
+    for process in pids.stdout.split():
         with suppress(ProcessLookupError):
             os.kill(int(process), signal.SIGKILL)
 
@@ -85,7 +88,7 @@ def torchrun(*launch: str, settings: Sequence[str]) -> list[str]:
 
 
 def on_two_nodes(settings: Sequence[str], per_node: int, output: Path) -> list[int]:
-    """Run both nodes to their end; their exit statuses."""
+    """Run both nodes to their end. Returns their exit statuses."""
     with two_nodes() as names:
         started = []
         for number, name in enumerate(names):
@@ -104,12 +107,12 @@ def on_two_nodes(settings: Sequence[str], per_node: int, output: Path) -> list[i
                 break
             time.sleep(0.2)
         else:
-            time.sleep(10)  # the other one hears of it
+            time.sleep(10)  # for the other node to notice
         return [-1 if (status := process.poll()) is None else status for process in started]
 
 
 def _start(command: Sequence[str], log: IO[str]) -> subprocess.Popen[bytes]:
-    # gloo asks for the machine's name, whose address the namespaces do not have
+    # gloo resolves the machine's name, whose address the namespaces do not have
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": CABLE}
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
@@ -124,16 +127,16 @@ def on_one_node(settings: Sequence[str], processes: int, output: Path) -> int:
 
 
 def differences(output: Path) -> Iterator[str]:
-    """What is not as it must be between the two runs in `output`."""
+    """Yield what differs between the two runs in `output`."""
     two, one = output / "two", output / "one"
     for run_dir in (two, one):
         steps = [row["step"] for row in _trained(run_dir)]
         if steps != list(range(1, STEPS + 1)):
             yield f"{run_dir.name} has trained the steps {steps}"
-    spoken = "".join((output / f"node_{number}.log").read_text() for number in range(2))
+    printed = "".join((output / f"node_{number}.log").read_text() for number in range(2))
     for step in range(1, STEPS + 1):
-        if (times := spoken.count(f"step {step}/{STEPS} ")) != 1:
-            yield f"step {step} is told {times} times"
+        if (times := printed.count(f"step {step}/{STEPS} ")) != 1:
+            yield f"step {step} is printed {times} times"
     for ours, theirs in zip(_trained(two), _trained(one), strict=False):
         for name in sorted(ours.keys() | theirs.keys()):
             if not name.startswith("time/") and ours.get(name) != theirs.get(name):
@@ -177,14 +180,14 @@ def main() -> None:
     status = on_one_node([*settings, *own], 2 * per_node, output)
     if status:
         raise SystemExit(f"two_nodes: one node ended with {status}; see {output}/one_node.log")
-    found = list(differences(output))
-    print(*found[:20], sep="\n", end="\n" if found else "")
-    verdict = f"{len(found)} differences" if found else "equal"
+    different = list(differences(output))
+    print(*different[:20], sep="\n", end="\n" if different else "")
+    verdict = f"{len(different)} differences" if different else "equal"
     print(
         f"two_nodes: 2 nodes x {per_node} {arguments.strategy} against 1 node x {2 * per_node}, "
         f"{STEPS} steps, weights and metrics: {verdict}"
     )
-    raise SystemExit(bool(found))
+    raise SystemExit(bool(different))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What an update of a Qwen2.5-VL needs to compute, in FLOPs, whatever the code computes besides.
+"""What the mathematics of a Qwen2.5-VL's update needs, in FLOPs, whatever the code computes.
 
-6 per weight and token that passes it (forward 2, backward 4), attention over the pairs that see
-each other, the head for completion tokens only. Left out: norms, rotations, softmax, the optimizer,
-and what gradient checkpointing computes a second time.
+6 per weight and token (forward 2, backward 4), attention over the pairs that see each other, the
+head for completion tokens only. Left out: norms, rotations, softmax, the optimizer, and what
+gradient checkpointing computes a second time.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from vlm_rl.model.packing import Packed
 
 
 def update_flops(packed: Packed, config: Any) -> float:
-    """Forward and backward of one packed forward, the backward counted twice the forward."""
+    """Return the FLOPs of a packed forward and its backward, which counts twice the forward."""
     text, vision = config.text_config, config.vision_config
     head_dim = text.hidden_size // text.num_attention_heads
     keys = text.num_key_value_heads * head_dim
@@ -26,7 +26,8 @@ def update_flops(packed: Packed, config: Any) -> float:
 
 
 def visible_pairs(packed: Packed) -> int:
-    """Pairs of query and key: causal in prompt and completion, and completions see their prompt."""
+    """Count the pairs of query and key: prompts and completions are causal, and completions see
+    their prompt."""
     pairs = 0
     for prompt in packed.prompt_of.unique():
         lengths = packed.segment[packed.prompt_of == prompt].bincount().tolist()
@@ -36,7 +37,7 @@ def visible_pairs(packed: Packed) -> int:
 
 
 def _tower_flops(height: int, width: int, vision: Any) -> float:
-    """Forward over an image of `height` x `width` patches."""
+    """Return the FLOPs of a forward over an image of `height` x `width` patches."""
     hidden, merge = vision.hidden_size, vision.spatial_merge_size
     patches = height * width
     patch_dim = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
@@ -51,5 +52,5 @@ def _tower_flops(height: int, width: int, vision: Any) -> float:
 
 
 def _squares(length: int, side: int) -> int:
-    """Sum of the squares of the pieces of at most `side` that `length` is cut into."""
+    """Return the sum of squares of the pieces, of at most `side`, into which `length` is cut."""
     return length // side * side**2 + (length % side) ** 2

@@ -4,10 +4,10 @@
     python -m measurements.lmms_eval.cross_check --responses FILE.jsonl \\
         --benchmark mathvision:test --data test.jsonl --output runs/cross_check
 
-scores each response (`id`, `response`) by our strict verifier, by the benchmark's official rule
-where it has one, and by lmms-eval's rule scorer in its own environment. `cross_check.md` has the
-counts and the kinds of differences, `differences.jsonl` every response on which lmms-eval differs
-from one of ours. Neither needs a GPU, a model or the hub.
+scores each response (`id`, `response`) by our strict verifier, by the benchmark's official rule if
+it has one, and by lmms-eval's rule scorer in its own environment. `cross_check.md` has the counts
+and the kinds of differences. `differences.jsonl` has every response on which lmms-eval differs from
+one of ours. This needs no GPU, model or hub.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from vlm_rl.rewards import Accuracy
 from vlm_rl.verification.extraction import ANSWER_STYLES
 
 BY_RULE = ("mathvista", "mathvision", "mathverse", "wemath", "logicvista", "dynamath")
-"""Benchmarks whose `*_reasoning` task is scored by `compute_score` on the published answer, or on
-the letter of it."""
+"""Benchmarks whose `*_reasoning` task `compute_score` scores on the published answer, or on its
+letter."""
 
 _TAIL = 300  # characters of a response in the report
 _SHOWN = 5  # examples of each kind in the report
@@ -53,7 +53,7 @@ class Compared:
 
     @property
     def kind(self) -> str | None:
-        """None where the strict verdict and lmms-eval's are the same."""
+        """The kind of difference; None if the strict verdict and lmms-eval's are the same."""
         if self.ours.correct is self.theirs.correct:
             return None
         return kind_of(self.ours, self.theirs, their_gold(self.ours.problem))
@@ -64,12 +64,12 @@ class Compared:
 
 
 def their_gold(problem: Problem) -> str:
-    """What lmms-eval compares with: the letter of a choice, else the answer as it is published."""
+    """Return what lmms-eval compares with: the letter of a choice, or the published answer."""
     return problem.answer if problem.choices else str(problem.meta.get("gold", problem.answer))
 
 
 def compare(judged: Sequence[Judged], environment: Environment) -> list[Compared]:
-    """Have lmms-eval score what we have judged. Raises RuntimeError where it fails."""
+    """Score with lmms-eval what we have judged. Raises RuntimeError if it fails."""
     with tempfile.TemporaryDirectory() as name:
         asked, scored = Path(name, "asked.jsonl"), Path(name, "scored.jsonl")
         rows = [{"gold": their_gold(j.problem), "response": j.response.text} for j in judged]
@@ -83,7 +83,7 @@ def compare(judged: Sequence[Judged], environment: Environment) -> list[Compared
 
 
 def cross_check(arguments: Sequence[str] | None = None) -> None:
-    """Compare as the command line says; the last line printed has the agreement."""
+    """Compare as the command line says; the last printed line has the agreement."""
     options = _parser().parse_args(arguments)
     with one_line_errors("measurements.lmms_eval.cross_check"):
         environment = Environment(options.environment)
@@ -120,7 +120,8 @@ def _judged(options: argparse.Namespace) -> list[Judged]:
     benchmark, split = benchmark_and_split(options.benchmark)
     if benchmark.name not in BY_RULE:
         raise ValueError(
-            f"lmms-eval has no such rule for {benchmark.name}; it has for {', '.join(BY_RULE)}"
+            f"--benchmark {benchmark.name}: lmms-eval has no such rule for it; choose one of "
+            f"{', '.join(BY_RULE)}"
         )
     problems = load(benchmark, options.data, split, images=False)
     responses = read_responses(options.responses, problems)
@@ -158,17 +159,17 @@ def _markdown(options: argparse.Namespace, compared: Sequence[Compared]) -> str:
     for each in compared:
         if each.kind is not None:
             by_kind[each.kind].append(each)
-    ordered = sorted(by_kind.items(), key=lambda found: -len(found[1]))
+    ordered = sorted(by_kind.items(), key=lambda pair: -len(pair[1]))
     kinds = [
-        f"| {'lmms-eval' if found[0].theirs.correct else 'strict'} | {kind} | {len(found)} |"
-        for kind, found in ordered
+        f"| {'lmms-eval' if group[0].theirs.correct else 'strict'} | {kind} | {len(group)} |"
+        for kind, group in ordered
     ]
-    shown = [f"\n### {kind}\n\n{_examples(found)}" for kind, found in ordered]
+    shown = [f"\n### {kind}\n\n{_examples(group)}" for kind, group in ordered]
     return "\n".join(
         [
             f"# {options.benchmark}: our scorer and lmms-eval's\n",
             f"{len(compared)} responses of `{options.responses.name}`. All on which lmms-eval "
-            "differs stand in `differences.jsonl`.\n",
+            "differs are in `differences.jsonl`.\n",
             "| ours | right by ours | right by lmms-eval | agree | only ours | only lmms-eval |",
             "| --- | --- | --- | --- | --- | --- |",
             *_agreement(compared),
@@ -204,18 +205,18 @@ def _agreement_row(name: str, pairs: Sequence[tuple[bool, bool]]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _examples(found: Sequence[Compared]) -> str:
+def _examples(group: Sequence[Compared]) -> str:
     return "\n".join(
         f"- `{each.ours.problem.uid}` gold {_code(their_gold(each.ours.problem))}: strict read "
         f"{_code(each.ours.answer or 'nothing')} ({each.ours.rule}), lmms-eval "
         f"{_code(each.theirs.answer or 'nothing')} ({each.theirs.rule}); it ends "
         f"{_code(each.ours.response.text[-80:])}"
-        for each in found[:_SHOWN]
+        for each in group[:_SHOWN]
     )
 
 
 def _code(text: str) -> str:
-    """Text of a model, of one line and unable to end the code that it stands in."""
+    """Return a model's text on one line, without the backticks that would end the code."""
     return f"`{' '.join(text.split()).replace('`', chr(0x2BC))[:80]}`"
 
 

@@ -1,4 +1,4 @@
-"""Why lmms-eval's rule scorer and ours differ on a response, as far as a simple rule can say."""
+"""Why lmms-eval's rule scorer and ours differ on a response, as far as a simple rule can tell."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from vlm_rl.evaluation.benchmarks.benchmark import Judged
 
 @dataclass(frozen=True)
 class Theirs:
-    """What lmms-eval's rule scorer says, as `rule_scorer` writes it."""
+    """The verdict of lmms-eval's rule scorer, as `rule_scorer` writes it."""
 
     correct: bool
     answer: str
@@ -21,8 +21,10 @@ class Theirs:
 
 
 def kind_of(ours: Judged, theirs: Theirs, gold: str) -> str:
-    """One line for a response on which the strict verdict and lmms-eval's differ. `gold` is what
-    lmms-eval compares with."""
+    """Return one line on why the strict verdict and lmms-eval's differ.
+
+    `gold` is what lmms-eval compares with.
+    """
     assert ours.correct is not theirs.correct, "they differ"
     return _only_theirs(ours, theirs, gold) if theirs.correct else _only_ours(ours, theirs, gold)
 

@@ -2,11 +2,11 @@
 
     python -m measurements.lmms_eval.rule_scorer ASKED.jsonl SCORED.jsonl
 
-Reads lines with `gold` and `response`, writes a line for each with `correct`, the `answer` that was
+Reads lines with `gold` and `response`. Writes a line for each with `correct`, the `answer` that was
 read, `place` (where), `rule` (what made it right) and `partly` (math-verify read only a part of the
-answer or the gold). All is decided by lmms-eval's own functions, in the order in which its
-evaluator calls them for a `*_reasoning` task: thinking is cut off, then `compute_score`; for all
-but `correct` and `answer` the same functions are asked again, one at a time.
+answer or the gold). lmms-eval's own functions decide, in the order in which its evaluator calls
+them for a `*_reasoning` task: thinking is cut off, then `compute_score`. For all but `correct` and
+`answer` the same functions are called again, one at a time.
 """
 
 import json
@@ -52,9 +52,9 @@ def _score(row: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def _is_part(found: Sequence[object], text: str) -> bool:
-    """Whether what `parse` found, whose last element is the text that it has read, is not all."""
-    return bool(found) and found[-1] != text.strip("$ ")
+def _is_part(parsed: Sequence[object], text: str) -> bool:
+    """Return whether `parse`, whose last element is the text that it has read, read only a part."""
+    return bool(parsed) and parsed[-1] != text.strip("$ ")
 
 
 if __name__ == "__main__":

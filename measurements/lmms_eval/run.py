@@ -5,14 +5,14 @@
         --tasks mathvision_reason_testmini_reasoning mathvista_testmini_cot_reasoning \\
         --output runs/lmms_eval
 
-runs lmms-eval's own command line with its own model class, prompts and rules; its results and
-responses are written below `--output`. `--data TASK=FOLDER` takes the data from a local copy (saved
-by `datasets`, or a download of the hub's folder); with a checkpoint folder and a copy for each task
-nothing is looked for on the hub. `--base_url http://127.0.0.1:8000/v1` asks a server that is
-running and knows `--model` by name.
+runs lmms-eval's own command line with its own model class, prompts and rules. It writes its results
+and responses below `--output`. `--data TASK=FOLDER` takes the data from a local copy (saved by
+`datasets`, or a download of the hub's folder). With a checkpoint folder and a copy for each task
+the hub is not used. `--base_url http://127.0.0.1:8000/v1` asks a running server that knows
+`--model` by name.
 
 Tasks whose names end in `_reasoning` are scored by rule. lmms-eval loads weights in bfloat16, and
-its `wemath` measures are wrong for a part of the problems (`--limit`).
+with `--limit` its `wemath` measures are wrong.
 """
 
 import argparse
@@ -29,13 +29,15 @@ from vlm_rl.config import one_line_errors
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Evaluate as the command line says; the last line printed has the results. Raises SystemExit
-    with status 2 for a wrong command, 1 where lmms-eval gives no result."""
+    """Evaluate as the command line says; the last printed line has the results.
+
+    Raises SystemExit with status 2 for a wrong command, 1 if lmms-eval gives no result.
+    """
     options = _parser().parse_args(arguments)
     with one_line_errors("measurements.lmms_eval.run"):
         environment = Environment(options.environment)
-        found = tasks.find(environment.tasks, options.tasks)
-        _refuse_judges(found)
+        files = tasks.find(environment.tasks, options.tasks)
+        _refuse_judges(files)
         model = _served(options) if options.base_url else _loaded(options)
         output = options.output.resolve()
         before = set(output.rglob("*_results.json"))
@@ -43,8 +45,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
             copies, empty = Path(folder, "tasks"), Path(folder, "empty")
             copies.mkdir()
             empty.mkdir()
-            names = tasks.write_local(found, dict(options.data), copies)
-            local = set(found) == {name for name, _ in options.data}
+            names = tasks.write_local(files, dict(options.data), copies)
+            local = set(files) == {name for name, _ in options.data}
             status = environment.run(
                 "inside",
                 [*model, *_common(options, names, copies, output)],
@@ -52,9 +54,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
                 offline=local and not options.base_url and Path(options.model).is_dir(),
             )
     written = set(output.rglob("*_results.json")) - before
-    # its status is 0 also where an evaluation has failed
+    # its status is 0 even if an evaluation has failed
     if status or not written:
-        raise SystemExit("lmms-eval gave no result; what it said stands above")
+        raise SystemExit("lmms-eval gave no result; see its messages above")
     for path in sorted(written):
         print(f"{_summary(json.loads(path.read_text(encoding='utf-8')))}; {path}")
 
@@ -63,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="a checkpoint, or the server's name of it")
+    parser.add_argument("--model", required=True, help="a checkpoint, or its name on the server")
     parser.add_argument("--tasks", nargs="+", required=True, metavar="TASK")
     parser.add_argument("--data", nargs="*", default=[], type=_pair, metavar="TASK=FOLDER")
     parser.add_argument("--output", type=Path, required=True)
@@ -84,28 +86,30 @@ def _pair(text: str) -> tuple[str, Path]:
     return task, Path(folder)
 
 
-def _refuse_judges(found: Mapping[str, Path]) -> None:
-    """Without a judge lmms-eval would score every response 0."""
-    for name, path in found.items():
+def _refuse_judges(files: Mapping[str, Path]) -> None:
+    """Refuse tasks that need a judge if there is none: lmms-eval would score every response 0."""
+    for name, path in files.items():
         if (metric := tasks.judge_metric(path)) and "OPENAI_API_KEY" not in os.environ:
             raise ValueError(
-                f"{name} has the metric {metric}, which a judge model gives: set OPENAI_API_KEY, "
-                "or take a task that is scored by rule, whose name ends in _reasoning"
+                f"{name} has the metric {metric}, which needs a judge model: set OPENAI_API_KEY, "
+                "or choose a task that is scored by rule, whose name ends in _reasoning"
             )
 
 
 def _loaded(options: argparse.Namespace) -> list[str]:
-    """A checkpoint in lmms-eval's own class, which has the name of transformers' model type."""
-    import torch  # these take seconds, which --help and a wrong task need not wait for
+    """Return the arguments for lmms-eval's own class, which has the name of the model type."""
+    import torch  # slow imports, which --help and a wrong task need not wait for
 
     from vlm_rl.model.policy import check_checkpoint
 
     model_type = check_checkpoint(options.model).model_type
     path = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
     if {",", "="} & set(path):
-        raise ValueError(f"lmms-eval can not take a path with a comma or `=`: {path}")
+        raise ValueError(
+            f"--model {path}: lmms-eval cannot take a path with a comma or `=`; rename it"
+        )
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    # lmms-eval moves inputs to a GPU wherever its device_map is the default
+    # lmms-eval moves inputs to a GPU if its device_map is the default
     return ["--model", model_type, *_model_args(options, pretrained=path, device_map=device)]
 
 
@@ -130,7 +134,7 @@ def _common(
         f"--output_path={output}",
         f"--batch_size={options.batch_size}",
         "--log_samples",
-        # by default it scores in threads, where math-verify raises an error that is taken for 0
+        # by default it scores in threads, where math-verify raises an error that counts as 0
         "--process_docs_parallel=1",
     ]
     if options.limit is not None:
@@ -141,18 +145,20 @@ def _common(
 
 
 def _summary(results: Mapping[str, Any]) -> str:
-    """`TASK acc_score 0.2500 (304 problems)`. The format score is left out: lmms-eval cuts the
-    thinking off before it looks for it."""
-    told = []
+    """Return `TASK acc_score 0.2500 (304 problems)` for each task.
+
+    The format score is left out, because lmms-eval cuts the thinking off before it looks for it.
+    """
+    parts = []
     for task, measured in results["results"].items():
-        figures = [
+        scores = [
             f"{name.partition(',')[0]} {value:.4f}"
             for name, value in measured.items()
             if isinstance(value, int | float) and not ("stderr" in name or "format_score" in name)
         ]
         problems = results["n-samples"].get(task, {}).get("effective", "?")
-        told.append(f"{task} {' '.join(figures)} ({problems} problems)")
-    return "; ".join(told)
+        parts.append(f"{task} {' '.join(scores)} ({problems} problems)")
+    return "; ".join(parts)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ _ON_DISK = ("dataset_dict.json", "state.json")
 
 
 def find(tasks: Path, names: Sequence[str]) -> dict[str, Path]:
-    """The files below `tasks` that define `names`. Raises ValueError for a name that none has."""
+    """Return the files below `tasks` that define `names`. Raises ValueError for an unknown name."""
     files: dict[str, Path] = {}
     for path in sorted(tasks.rglob("*.yaml")):
         for name in _NAME.findall(path.read_text(encoding="utf-8")):
@@ -27,7 +27,7 @@ def find(tasks: Path, names: Sequence[str]) -> dict[str, Path]:
 
 
 def judge_metric(path: Path) -> str | None:
-    """A metric of the task in `path` whose name says that a judge model gives it."""
+    """Return a metric of the task in `path` whose name says that it needs a judge model."""
     text = path.read_text(encoding="utf-8")
     if judged := _JUDGED.search(text):
         return judged[1]
@@ -35,27 +35,27 @@ def judge_metric(path: Path) -> str | None:
     return next((metric for file in included if (metric := judge_metric(file))), None)
 
 
-def write_local(found: Mapping[str, Path], data: Mapping[str, Path], folder: Path) -> list[str]:
-    """Define in `folder` each task of `data` once more with its local data set, and return the
-    names to run for `found`.
+def write_local(files: Mapping[str, Path], data: Mapping[str, Path], folder: Path) -> list[str]:
+    """Write to `folder` a copy of each task in `data` that reads its local data set, and return the
+    names to run for `files`.
 
-    A copy has a name of its own, since lmms-eval prefers its own task where a name stands twice.
-    Raises ValueError for data of no task in `found` and for what is no data set.
+    A copy has a name of its own, since lmms-eval prefers its own task if a name is given twice.
+    Raises ValueError for data of a task that is not in `files` and for what is not a data set.
     """
     for name, source in data.items():
-        if name not in found:
+        if name not in files:
             raise ValueError(f"--data is for {name!r}, which is not among --tasks")
         if not source.is_dir():
             raise ValueError(f"no folder {source} with the data of {name}")
         saved = any((source / file).is_file() for file in _ON_DISK)
         task = {
-            "include": str(found[name]),
+            "include": str(files[name]),
             "task": local_name(name),
             "dataset_path": str(source.resolve()),
             "dataset_kwargs": {"load_from_disk": True} if saved else {},
         }
         (folder / f"{local_name(name)}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
-    return [local_name(name) if name in data else name for name in found]
+    return [local_name(name) if name in data else name for name in files]
 
 
 def local_name(name: str) -> str:

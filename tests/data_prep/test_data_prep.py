@@ -1,4 +1,4 @@
-"""What all data preparation scripts have in common: files, drops, overlap, refusals.
+"""What all data preparation scripts share: files, drops, overlap, refusals.
 
 Broken on purpose, one at a time, each seen red here or in test_data_prep_sets.py: in `convert` a
 row without all columns, more marks than images, one missing mark where several are, empty
@@ -33,11 +33,11 @@ from vlm_rl.data.rows import read_problems
 
 
 def every_converter() -> list[type[Converter]]:
-    """All that a walk over the package finds, so that a new script is tested by being there."""
+    """Return the converters of all modules, so that a new script is tested at once."""
     modules = [
-        importlib.import_module(f"data_prep.{found.name}")
-        for found in pkgutil.iter_modules(data_prep.__path__)
-        if found.name != "warm_start"
+        importlib.import_module(f"data_prep.{module.name}")
+        for module in pkgutil.iter_modules(data_prep.__path__)
+        if module.name != "warm_start"
     ]
     return [
         value
@@ -105,7 +105,7 @@ def test_every_script_says_its_command_its_schema_and_its_licence(
 
 
 def test_images_are_kept_byte_for_byte_whatever_their_mode(tmp_path: Path) -> None:
-    pictures = {
+    images = {
         "rgba": encoded(noise(1, "RGBA")),
         "palette": encoded(noise(2, "P")),
         "grey16": encoded(Image.new("I;16", (16, 12), 40000)),
@@ -113,13 +113,13 @@ def test_images_are_kept_byte_for_byte_whatever_their_mode(tmp_path: Path) -> No
         "jpeg": encoded(noise(3), "JPEG"),
     }
     source = geometry(
-        tmp_path / "s.parquet", [row(content, name) for name, content in pictures.items()]
+        tmp_path / "s.parquet", [row(content, name) for name, content in images.items()]
     )
     benchmark = geometry(tmp_path / "b.parquet", [row(encoded(noise(9)), "Other?")])
     entry = run(source, tmp_path / "out", exclude_benchmarks=[str(benchmark)])
     assert (entry["written"], entry["images"]) == (5, 5)
-    found = read_problems(str(tmp_path / "out" / "train.jsonl"), ImageStore(), owners={})
-    for problem, content in zip(found.problems, pictures.values(), strict=True):
+    rows = read_problems(str(tmp_path / "out" / "train.jsonl"), ImageStore(), owners={})
+    for problem, content in zip(rows.problems, images.values(), strict=True):
         (path,) = problem.images
         assert isinstance(path, Path)
         assert path.read_bytes() == content
@@ -157,7 +157,7 @@ def test_rows_that_can_not_be_problems_are_counted_and_named(tmp_path: Path) -> 
     }
     assert entry["dropped"]["broken image"]["examples"] == ["row 3"]
     assert (entry["read"], entry["written"], entry["text_only"]) == (7, 2, 1)
-    # the picture of the gold that failed last was already on disk
+    # the image of the gold that failed last was already on disk
     assert len(list((tmp_path / "out" / "images").iterdir())) == entry["images"] == 1
 
 
@@ -175,7 +175,7 @@ def test_ragged_lines_are_counted_and_named(tmp_path: Path) -> None:
     options = Options(str(tmp_path / "s.jsonl"), "train", tmp_path / "out")
     entry, drops = convert(CompetitionMath(), options)
     assert entry["written"] == 1
-    assert {reason: found["examples"] for reason, found in drops.plain().items()} == {
+    assert {reason: rows["examples"] for reason, rows in drops.plain().items()} == {
         "a column is missing in the row": ["row 2"],
         "not an object": ["row 3"],
         "bad json": ["row 4"],
@@ -224,7 +224,7 @@ def test_splits_share_a_folder_and_another_set_is_refused(tmp_path: Path) -> Non
     folder = tmp_path / "source"
     shared_image = encoded(noise(1))
     geometry(folder / "train.parquet", [row(shared_image, "In train?")])
-    # the picture of train is taken back from test, which must not take it from train
+    # the image of train is removed from test, which must not remove it from train
     rows = [row(encoded(noise(2)), "In test?"), row(shared_image, "Bad?", r"\frac{1}{")]
     geometry(folder / "test.parquet", rows)
     output = tmp_path / "out"
@@ -236,8 +236,8 @@ def test_splits_share_a_folder_and_another_set_is_refused(tmp_path: Path) -> Non
         ("train", 1),
     ]
     for split in splits:
-        found = read_problems(str(output / f"{split}.jsonl"), ImageStore(), owners={})
-        assert not found.skipped
+        rows = read_problems(str(output / f"{split}.jsonl"), ImageStore(), owners={})
+        assert not rows.skipped
     manifest = json.loads((output / "manifest.json").read_text())
     (output / "manifest.json").write_text(json.dumps(manifest | {"data_set": "geoqa"}))
     with pytest.raises(ValueError, match="holds geoqa; choose another --output for geometry3k"):
@@ -275,8 +275,8 @@ def test_answers_are_made_plain_without_changing_their_meaning(raw: str, plain: 
     assert plain_answer(plain) == plain
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["geometry3k", *map(str, words)])
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["geometry3k", *map(str, arguments)])
     main(Geometry3K(), Geometry3KChoices())
 
 

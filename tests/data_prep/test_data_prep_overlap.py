@@ -1,4 +1,4 @@
-"""Which training problems are found again in a benchmark, and which benchmarks are refused.
+"""Which training problems match a benchmark, and which benchmarks are refused.
 
 Broken on purpose, one at a time, each seen red: short questions compared, pixels not compared,
 broken pixels, case, marks, converted folders of two splits; long questions compared whole only, in
@@ -24,7 +24,7 @@ LONGER = f"{LONG} Give it as a multiple of the side of the square."
 
 
 def overlap_source(tmp_path: Path) -> Path:
-    """A problem each: same picture, picture re-encoded, same words, short words, both, neither."""
+    """Write a problem each: same image, image re-encoded, same text, short text, both, neither."""
     return geometry(
         tmp_path / "s.parquet",
         [
@@ -57,8 +57,8 @@ def test_benchmark_problems_are_removed_by_image_and_by_question(tmp_path: Path)
     folder = str(tmp_path / "converted")
     entry = run(source, tmp_path / "by folder", exclude_benchmarks=[folder])
     check_overlap(entry)
-    found = {"path": folder, "questions": 2, "images": 2, "images_missing": 0}
-    assert entry["benchmarks"] == [found]
+    compared = {"path": folder, "questions": 2, "images": 2, "images_missing": 0}
+    assert entry["benchmarks"] == [compared]
 
 
 def test_benchmark_tables_are_read_in_their_published_columns(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_question_without_a_gold_is_a_question(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["image_path", "imagename"])
-def test_pictures_in_columns_of_other_names_are_compared(column: str, tmp_path: Path) -> None:
+def test_images_in_columns_of_other_names_are_compared(column: str, tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(encoded(noise(1)))
     source = lines(tmp_path / "b.jsonl", [{"question": "?a", column: "1.png"}])
     assert Benchmarks([str(source)]).match("?", [encoded(noise(1))]) == "image in a benchmark"
@@ -166,14 +166,14 @@ def test_source_without_a_question_is_refused(tmp_path: Path) -> None:
         Benchmarks([str(empty)])
 
 
-def test_missing_pictures_are_said(
+def test_missing_images_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = geometry(tmp_path / "s.parquet", [row(encoded(noise(1)), "Good?")])
     rows = [{"question": LONG, "image": f"{n}.png"} for n in range(2)]
     known = lines(tmp_path / "b.jsonl", rows)
-    words = ("--source", source, "--output", tmp_path / "out", "--exclude-benchmarks", known)
-    monkeypatch.setattr("sys.argv", ["geometry3k", *map(str, words)])
+    arguments = ("--source", source, "--output", tmp_path / "out", "--exclude-benchmarks", known)
+    monkeypatch.setattr("sys.argv", ["geometry3k", *map(str, arguments)])
     main(Geometry3K())
     said = capsys.readouterr().out
     assert f"compared with {known}: 1 questions and 0 images; 2 images are MISSING: " in said

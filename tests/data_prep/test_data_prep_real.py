@@ -1,4 +1,4 @@
-"""Published rows through their scripts; skipped where the data is not there.
+"""Published rows through their scripts; skipped if the data is absent.
 
 Broken on purpose, one at a time, each seen red: a converter that mends golds its own way; types of
 its own.

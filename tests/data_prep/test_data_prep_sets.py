@@ -1,4 +1,4 @@
-"""Each set's script on a few rows in the schema that the set is published in.
+"""Each set's script on a few rows in the published schema of the set.
 
 Broken on purpose, one at a time, each seen red (what all sets share: see test_data_prep.py): the
 repeats of a benchmark taken out, ids not compared, contradicted rows kept, white space compared;
@@ -28,8 +28,8 @@ from data_prep.open_r1 import OpenR1
 from data_prep.virl39k import ViRL39K
 from tests.support.data_prep_helpers import (
     BLUE,
+    IMAGE,
     INT,
-    PICTURE,
     RED,
     STRING,
     converted,
@@ -40,7 +40,7 @@ from tests.support.data_prep_helpers import (
 )
 from vlm_rl.records import Problem
 
-GEOMETRY = {"images": List(PICTURE), "problem": STRING, "answer": STRING}
+GEOMETRY = {"images": List(IMAGE), "problem": STRING, "answer": STRING}
 
 
 def test_geometry3k_reads_the_value_and_not_the_letter_beside_it(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_geometry3k_of_the_older_revision_has_no_choices_to_ask_for(tmp_path: Pa
 
 
 def test_geoqa_answers_lose_tag_and_unicode(tmp_path: Path) -> None:
-    features = {"image": PICTURE, "problem": STRING, "solution": STRING}
+    features = {"image": IMAGE, "problem": STRING, "solution": STRING}
     answers = ["<answer> 140° </answer>", "<answer>2√3</answer>", "<answer> </answer>", "140"]
     rows = [
         {"image": RED, "problem": f"Angle {n}?", "solution": text} for n, text in enumerate(answers)
@@ -98,7 +98,7 @@ def test_geoqa_answers_lose_tag_and_unicode(tmp_path: Path) -> None:
 
 def test_clevr_is_read_in_both_forms(tmp_path: Path) -> None:
     question = "How many items are there in the image?"
-    features = {"image": PICTURE, "problem": STRING, "solution": STRING}
+    features = {"image": IMAGE, "problem": STRING, "solution": STRING}
     rows = [
         {"image": image, "problem": question, "solution": f"<answer> {n} </answer>"}
         for n, image in ((3, RED), (4, BLUE), (5, BLUE), (3, RED))
@@ -117,13 +117,13 @@ def test_clevr_is_read_in_both_forms(tmp_path: Path) -> None:
     assert golds(converted(Clevr(), source, tmp_path / "count")[1])[0][1] == "3"
 
 
-def test_mmk12_rows_without_a_picture_or_with_too_many_marks(tmp_path: Path) -> None:
+def test_mmk12_rows_without_an_image_or_with_too_many_marks(tmp_path: Path) -> None:
     features = {
         "id": STRING,
         "question": STRING,
         "answer": STRING,
         "subject": STRING,
-        "image": PICTURE,
+        "image": IMAGE,
     }
     rows = [
         {"id": "a", "question": "<image>Angle?", "answer": "$60°$", "image": RED},
@@ -144,7 +144,7 @@ def test_mmk12_rows_without_a_picture_or_with_too_many_marks(tmp_path: Path) -> 
 
 def test_open_r1_keeps_only_the_answer_of_the_solution(tmp_path: Path) -> None:
     names = ("problem", "solution", "original_question", "original_answer")
-    features = {"image": PICTURE} | dict.fromkeys(names, STRING)
+    features = {"image": IMAGE} | dict.fromkeys(names, STRING)
     worked = "<think>Is it A? No.</think>\n\n<answer>B</answer>"
     row = {"image": RED, "problem": "Which? A. 1 B. 2", "solution": worked}
     rows = [
@@ -212,7 +212,7 @@ def test_competition_math_answer_is_the_last_box(tmp_path: Path) -> None:
 
 
 def hub_cache(folder: Path, hub_id: str, config: str, revision: str, rows: list[Any]) -> None:
-    """What `datasets` keeps of a hub data set, so that its id can be read without a network."""
+    """Write what `datasets` keeps of a hub data set, so that its id can be read offline."""
     made = parquet(folder / "rows.parquet", dict.fromkeys(rows[0], STRING), rows)
     files = {"train": str(made)}
     datasets.load_dataset("parquet", data_files=files, cache_dir=str(folder / "made" / config))
@@ -285,7 +285,7 @@ def check_mathvision(problems: list[Problem]) -> None:
 def test_mathvision_is_read_from_the_hub_and_from_the_repository(tmp_path: Path) -> None:
     features = dict.fromkeys(MATHVISION_TEXTS, STRING) | {
         "options": List(STRING),
-        "decoded_image": PICTURE,
+        "decoded_image": IMAGE,
         "level": INT,
     }
     rows = [row | {"decoded_image": RED} for row in mathvision_rows()]
@@ -311,8 +311,8 @@ DYNAMATH_GOLDS = [
 
 
 def check_dynamath(problems: list[Problem], variants: int) -> None:
-    found = [(p.answer, p.answer_type, p.tolerance) for p in problems]
-    assert found == [gold[1:] for gold in DYNAMATH_GOLDS] * variants
+    golds_read = [(p.answer, p.answer_type, p.tolerance) for p in problems]
+    assert golds_read == [gold[1:] for gold in DYNAMATH_GOLDS] * variants
     assert len({p.uid for p in problems}) == len(problems)
     assert {p.meta["cluster"] for p in problems} == {"1", "9", "17", "25", "33"}
     assert {p.task for p in problems} == {"analytic geometry"}
@@ -320,7 +320,7 @@ def check_dynamath(problems: list[Problem], variants: int) -> None:
 
 def test_dynamath_is_read_from_the_hub_and_from_the_repository(tmp_path: Path) -> None:
     names = ("id", "question", "image", "ground_truth", "answer_type", "subject", "knowledge_level")
-    features = Features(dict.fromkeys(names, STRING) | {"decoded_image": PICTURE})
+    features = Features(dict.fromkeys(names, STRING) | {"decoded_image": IMAGE})
     rows, keyed = [], {}
     for index, (kind, answer, _, _) in enumerate(DYNAMATH_GOLDS):
         key, subject = str(8 * index + 1), "analytic     geometry"

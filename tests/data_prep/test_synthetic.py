@@ -26,7 +26,7 @@ def is_coloured(pixel):
 
 
 def answer_from_pixels(scene, image):
-    """What a person with a ruler would answer, knowing only the picture and the question."""
+    """Answer like a person with a ruler who knows only the image and the question."""
     width, height = image.size
     coloured = [[is_coloured(image.getpixel((x, y))) for x in range(width)] for y in range(height)]
     if scene.family == "counting":

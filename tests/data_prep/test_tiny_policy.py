@@ -1,4 +1,4 @@
-"""The tiny policies: they load offline as any Qwen-VL does, and the shipped one is half taught."""
+"""The tiny policies: they load offline like any Qwen-VL, and the shipped one is half trained."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ import vlm_rl  # noqa: F401
 from data_prep import supervise
 from data_prep.measure import blinded, measure, style_of
 from data_prep.scenes import FAMILIES, STYLES, completion
-from data_prep.supervise import Stage, completion_loss, encode, warm_start
+from data_prep.supervise import Lesson, completion_loss, encode, warm_start
 from data_prep.synthetic import generate
 from data_prep.tiny_policy import (
     SPECIAL_TOKENS,
@@ -129,8 +129,8 @@ def test_completion_loss_matches_one_completion_at_a_time(shipped):
 def test_supervised_steps_lower_the_loss(monkeypatch):
     monkeypatch.setattr(supervise, "BATCH", 4)
     policy, processor = build_warm_start(seed=0)
-    stage = Stage(5, 3, (5, 3, 2), 2e-3, 2e-4, 1, seed=0)
-    losses = list(warm_start(policy, processor, [stage]))
+    lesson = Lesson(5, 3, (5, 3, 2), 2e-3, 2e-4, 1, seed=0)
+    losses = list(warm_start(policy, processor, [lesson]))
     assert losses[-1] < losses[0] - 1
 
 
@@ -139,7 +139,7 @@ def test_style_is_read_from_the_text():
         assert [style_of(completion(problem.scene, style)) for style in STYLES] == list(STYLES)
 
 
-def test_shipped_policy_answers_some_but_not_most_and_needs_the_picture(shipped):
+def test_shipped_policy_answers_some_but_not_most_and_needs_the_image(shipped):
     policy, processor = shipped
     problems = list(generate("val", 72, seed=0))
     torch.manual_seed(0)

@@ -1,8 +1,8 @@
-"""The benchmark of the update, at its tiny scale on a CPU: its figures agree with each other and
+"""The benchmark of the update, at its tiny scale on a CPU: its numbers agree with each other and
 its FLOPs with what torch counts.
 
 Broken on purpose, one at a time, each seen red: completions that do not see their prompt in
-`visible_pairs`; windows cut off at the border of the picture; a merger that is read for every
+`visible_pairs`; windows cut off at the border of the image; a merger that is read for every
 patch; `build_policy` without the check.
 """
 
@@ -38,7 +38,7 @@ TINY = SCALES["tiny"]
 def test_update_flops_are_those_that_torch_counts() -> None:
     config = build_config(TINY)
     policy = build_policy(config, TINY.num_parameters).eval()
-    # a picture of whole windows, and one whose last windows are cut
+    # an image of whole windows, and one whose last windows are cut
     prompts = build_prompts(build_encoder(64 * 28 * 28), ((224, 112), (300, 180)), 2)
     groups = [[completion_of(range(n)) for n in lengths] for lengths in ((5, 9), (3, 1))]
     packed = pack(Rows.build(prompts, groups, torch.ones(2, 2, dtype=torch.bool)))
@@ -59,8 +59,8 @@ def test_shape_with_another_number_of_parameters_is_refused() -> None:
 
 
 @pytest.mark.long
-def test_tiny_scale_runs_and_its_figures_agree(tmp_path: Path) -> None:
-    root, target = REPOSITORY, tmp_path / "figures.json"
+def test_tiny_scale_runs_and_its_numbers_agree(tmp_path: Path) -> None:
+    root, target = REPOSITORY, tmp_path / "numbers.json"
     done = subprocess.run(
         [
             sys.executable,
@@ -80,17 +80,17 @@ def test_tiny_scale_runs_and_its_figures_agree(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
     assert "step 3: " in done.stdout
     assert "343,872 parameters, fsdp2 bf16-mixed, 1 x CPU" in " ".join(done.stdout.split())
-    found = json.loads(target.read_text())
+    summary = json.loads(target.read_text())
     work = TINY.work
-    assert found["processes"] == 1
-    assert found["completion_tokens"] == work["prompts"] * work["group_size"] * work["tokens"]
-    assert found["positions"] > found["completion_tokens"]
-    assert found["positions_per_s"] == pytest.approx(found["positions"] / found["update_s"])
-    assert found["mfu"] == pytest.approx(found["update_tflop"] / found["update_s"] / 0.5)
-    assert found["update_s"] == found["seconds"][-1]["update"]
-    assert found["peak_memory_gb"] == {}
-    assert len(found["losses"]) == len(found["grad_norms"]) == 3
-    assert all(map(math.isfinite, [*found["losses"], *found["grad_norms"]]))
+    assert summary["processes"] == 1
+    assert summary["completion_tokens"] == work["prompts"] * work["group_size"] * work["tokens"]
+    assert summary["positions"] > summary["completion_tokens"]
+    assert summary["positions_per_s"] == pytest.approx(summary["positions"] / summary["update_s"])
+    assert summary["mfu"] == pytest.approx(summary["update_tflop"] / summary["update_s"] / 0.5)
+    assert summary["update_s"] == summary["seconds"][-1]["update"]
+    assert summary["peak_memory_gb"] == {}
+    assert len(summary["losses"]) == len(summary["grad_norms"]) == 3
+    assert all(map(math.isfinite, [*summary["losses"], *summary["grad_norms"]]))
     # bfloat16 rounds to 2^-8; without autocast's float32 norms and residuals a little more
-    assert all(value < 0.02 for value in found["difference"].values())
-    assert any(value > 0 for value in found["difference"].values())
+    assert all(value < 0.02 for value in summary["difference"].values())
+    assert any(value > 0 for value in summary["difference"].values())

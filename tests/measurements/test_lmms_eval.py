@@ -48,7 +48,7 @@ needs_lmms_eval = pytest.mark.skipif(
 
 @pytest.fixture
 def official(tmp_path):
-    """Tasks as lmms-eval has them: one by rule, one with a judge in the file that it includes."""
+    """Write tasks as lmms-eval has them: one by rule, one with a judge in the file it includes."""
     folder = tmp_path / "tasks" / "bench"
     folder.mkdir(parents=True)
     (folder / "rule.yaml").write_text(
@@ -76,8 +76,8 @@ def theirs(answer, *, correct, place="box", rule="none", partly=False):
 
 
 def test_tasks_are_found_by_name_and_a_misspelt_one_is_refused(official):
-    found = tasks.find(official, ["bench", "bench_reasoning"])
-    assert {name: path.name for name, path in found.items()} == {
+    files = tasks.find(official, ["bench", "bench_reasoning"])
+    assert {name: path.name for name, path in files.items()} == {
         "bench": "judged.yaml",
         "bench_reasoning": "rule.yaml",
     }
@@ -86,17 +86,17 @@ def test_tasks_are_found_by_name_and_a_misspelt_one_is_refused(official):
 
 
 def test_a_judge_is_seen_in_an_included_file(official):
-    found = tasks.find(official, ["bench", "bench_reasoning"])
-    assert tasks.judge_metric(found["bench"]) == "gpt_eval_score"
-    assert tasks.judge_metric(found["bench_reasoning"]) is None
+    files = tasks.find(official, ["bench", "bench_reasoning"])
+    assert tasks.judge_metric(files["bench"]) == "gpt_eval_score"
+    assert tasks.judge_metric(files["bench_reasoning"]) is None
 
 
 def test_a_local_task_includes_the_official_one_under_a_name_of_its_own(official, tmp_path):
-    found = tasks.find(official, ["bench", "bench_reasoning"])
+    files = tasks.find(official, ["bench", "bench_reasoning"])
     saved, downloaded = tmp_path / "saved", tmp_path / "downloaded"
     downloaded.mkdir()
     datasets.DatasetDict({"test": datasets.Dataset.from_dict({"id": ["1"]})}).save_to_disk(saved)
-    names = tasks.write_local(found, {"bench_reasoning": saved}, tmp_path)
+    names = tasks.write_local(files, {"bench_reasoning": saved}, tmp_path)
     assert names == ["bench", "bench_reasoning_local"]
     written = yaml.safe_load((tmp_path / "bench_reasoning_local.yaml").read_text())
     assert written == {
@@ -105,7 +105,7 @@ def test_a_local_task_includes_the_official_one_under_a_name_of_its_own(official
         "dataset_path": str(saved),
         "dataset_kwargs": {"load_from_disk": True},
     }
-    tasks.write_local(found, {"bench": downloaded}, tmp_path)
+    tasks.write_local(files, {"bench": downloaded}, tmp_path)
     assert yaml.safe_load((tmp_path / "bench_local.yaml").read_text())["dataset_kwargs"] == {}
 
 
@@ -117,9 +117,9 @@ def test_a_local_task_includes_the_official_one_under_a_name_of_its_own(official
     ],
 )
 def test_wrong_local_data_is_refused(official, tmp_path, name, folder, message):
-    found = tasks.find(official, ["bench"])
+    files = tasks.find(official, ["bench"])
     with pytest.raises(ValueError, match=message):
-        tasks.write_local(found, {name: tmp_path / folder}, tmp_path)
+        tasks.write_local(files, {name: tmp_path / folder}, tmp_path)
 
 
 def test_a_missing_environment_names_the_command_that_makes_it(tmp_path, capsys):
@@ -135,7 +135,7 @@ def test_a_benchmark_without_such_a_rule_is_refused(capsys, tmp_path, monkeypatc
     options = ["--responses", "r.jsonl", "--output", "o", "--environment", str(tmp_path)]
     with pytest.raises(SystemExit):
         cross_check(["--benchmark", "math500", *options])
-    assert "lmms-eval has no such rule for math500" in capsys.readouterr().err
+    assert "--benchmark math500: lmms-eval has no such rule" in capsys.readouterr().err
 
 
 def test_the_summary_has_figures_without_errors_and_format_score():
@@ -270,8 +270,8 @@ def test_lmms_evals_rules_on_answers_with_known_outcomes():
         Judged(Problem("1", "q", gold), Response("1", 0, text), None, Verdict.WRONG, "", None, None)
         for gold, text in asked
     ]
-    found = [each.theirs for each in compare(ours, Environment(INSTALLED))]
-    assert [(t.correct, t.place, t.rule, t.partly) for t in found] == list(asked.values())
+    scored = [each.theirs for each in compare(ours, Environment(INSTALLED))]
+    assert [(t.correct, t.place, t.rule, t.partly) for t in scored] == list(asked.values())
 
 
 @needs_lmms_eval

@@ -1,4 +1,4 @@
-"""Fixtures in published schemas, and conversions whose result is read as training reads it."""
+"""Rows in published schemas, and conversions whose result is read as training reads it."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from vlm_rl.data.rows import read_problems
 from vlm_rl.records import Problem
 
 STRING, INT = Value("string"), Value("int64")
-PICTURE = datasets.Image()
+IMAGE = datasets.Image()
 
 
 def png(shade: int = 0, mode: str = "RGB", size: tuple[int, int] = (12, 9)) -> bytes:
@@ -44,20 +44,20 @@ def parquet(path: Path, features: dict[str, Any], rows: list[dict[str, Any]]) ->
 def converted(
     converter: Converter, source: Path | str, output: Path, split: str = "train", **options: Any
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The split's entry in the manifest and the problems as training reads them: every one."""
+    """Return the split's entry in the manifest and all problems as training reads them."""
     convert(converter, Options(str(source), split, output, **options))
     entry = json.loads((output / "manifest.json").read_text())["splits"][split]
-    found = read_problems(str(output / entry["file"]), ImageStore(), owners={})
-    assert found.skipped == []
-    assert len(found.problems) == entry["written"]
+    rows = read_problems(str(output / entry["file"]), ImageStore(), owners={})
+    assert rows.skipped == []
+    assert len(rows.problems) == entry["written"]
     assert entry["read"] == entry["written"] + sum(d["count"] for d in entry["dropped"].values())
-    for problem in found.problems:
+    for problem in rows.problems:
         assert problem.question.count("<image>") == len(problem.images)
-    return entry, found.problems
+    return entry, rows.problems
 
 
 def drops(entry: dict[str, Any]) -> dict[str, int]:
-    return {reason: found["count"] for reason, found in entry["dropped"].items()}
+    return {reason: rows["count"] for reason, rows in entry["dropped"].items()}
 
 
 def golds(problems: list[Problem]) -> list[tuple[str, str]]:
@@ -81,7 +81,7 @@ def row(content: bytes, problem: str, answer: str = "5") -> dict[str, Any]:
 
 
 def geometry(path: Path, rows: list[dict[str, Any]]) -> Path:
-    features = {"images": List(PICTURE), "problem": STRING}
+    features = {"images": List(IMAGE), "problem": STRING}
     table = datasets.Dataset.from_list(rows, Features(features | {"answer": STRING}))
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(path)
