@@ -26,6 +26,7 @@ from transformers import AutoModelForImageTextToText
 from tests.support.run_helpers import build_module, problems, same, weights
 from tests.support.tiny import FAMILIES, completion_of, prompts_of, random_rows, sharp_policy
 from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.distributed.gather import Places
 from vlm_rl.distributed.weights import save_pretrained
 from vlm_rl.model.lora import LoraSettings, adapters_off
 from vlm_rl.model.policy import Policy
@@ -200,8 +201,9 @@ def test_ratio_is_1_before_the_first_update_of_a_rollout_in_bf16_too(sharp: dict
     prompts = [encoder.encode(problem) for problem in problems(2)]
     groups = [[completion_of(range(40, 50 + row))] * 2 for row in range(2)]
     rows = Rows.build(prompts, groups, torch.ones(2, 2, dtype=torch.bool))
+    cut = module.lockstep.cut(rows, Places.of([len(prompts)]))
     with torch.autocast("cpu", torch.bfloat16):
-        old, _ = module._old_and_reference(rows)
+        old = module.logprobs(module.policy, rows, cut)
         now = module.policy.logprobs(rows, temperature=1.0, with_entropy=True).logprobs
     assert torch.equal(old, now)
 
