@@ -17,7 +17,7 @@ from torch import Tensor
 from tests.support.run_helpers import Scripted, build_module, problems, run_module, weights
 from tests.support.tiny import completion_of
 from vlm_rl.data.prompts import PromptEncoder
-from vlm_rl.distributed.lockstep import minibatches
+from vlm_rl.distributed.gather import Places
 from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.model.policy import Policy
 from vlm_rl.objectives import LUSPO
@@ -203,11 +203,13 @@ def test_old_logprobs_are_cut_as_the_updates_are_so_that_bf16_ratios_are_1(
     groups = [[completion_of(range(40, 50 + row))] * 2 for row in range(4)]
     rows = Rows.build(prompts, groups, torch.ones(4, 2, dtype=torch.bool))
     with torch.autocast("cpu", torch.bfloat16):
-        old, _ = module._old_and_reference(rows)
+        cut = module.lockstep.cut(rows, Places.of([4]))
+        old = module.logprobs(policy, rows, cut)
         batch = Batch.of(rows, old_logprobs=old, ref_logprobs=None, advantages=torch.ones(4, 2))
-        for minibatch in minibatches(batch, 2):
-            now = policy.logprobs(minibatch, temperature=module.sampling.temperature).logprobs
-            assert torch.equal(now, minibatch.old_logprobs)
+        for minibatch in cut.minibatches(batch):
+            (forward,) = minibatch.forwards
+            now = policy.logprobs(forward, temperature=module.sampling.temperature).logprobs
+            assert torch.equal(now, forward.old_logprobs)
 
 
 def test_frozen_language_model_holds_its_head_still(
