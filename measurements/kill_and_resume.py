@@ -44,7 +44,7 @@ from data_prep import synthetic
 from vlm_rl.fit import fit
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.heartbeat import Beat, read_beats
-from vlm_rl.run.report import read_metrics
+from vlm_rl.run.metrics_csv import read_metrics
 
 KL = {"class_path": "vlm_rl.objectives.AdaptiveKL", "init_args": {"kl_coef": 0.1, "target": 1e-3}}
 SETTINGS = (

@@ -28,7 +28,7 @@ from torch import equal
 
 from data_prep import synthetic
 from vlm_rl.run import folder as run_folder
-from vlm_rl.run.report import read_metrics
+from vlm_rl.run.metrics_csv import read_metrics
 
 STEPS = 5
 CABLE = "cable"

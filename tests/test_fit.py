@@ -25,7 +25,7 @@ from vlm_rl.fit import build_parser, fit
 from vlm_rl.model.policy import Policy
 from vlm_rl.objectives import GSPO
 from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
-from vlm_rl.run.report import read_metrics
+from vlm_rl.run.metrics_csv import read_metrics
 from vlm_rl.training.module import OptimizerSettings, RLModule, UpdateSettings
 
 CHANGED: dict[str, object] = {
@@ -65,7 +65,7 @@ ELSEWHERE = {
     "run_dir": "run/test_folder.py::test_finished_run_names_its_steps_and_the_way_to_extend_it",
     "policy.path": "data/test_real_images.py::test_real_images_train_both_families",
     "policy.gradient_checkpointing": "test_fit.py::test_gradient_checkpointing_keeps_the_gradient",
-    "policy.lora": "run/test_lora_runs.py::test_run_trains_adapters_alone_with_the_whole_machinery",
+    "policy.lora": "run/test_lora_runs.py::test_run_trains_only_adapters_with_everything_on",
     "checkpoint.merge_adapter": (
         "run/test_lora_runs.py::test_merged_on_request_with_the_adapter_beside_it"
     ),

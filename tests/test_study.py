@@ -1,6 +1,6 @@
 """A study of tiny runs: what it writes, that a finished run is not repeated, what it refuses.
 
-Broken on purpose, one at a time, each seen red:
+Mutations tried, each seen red:
     `finished` always False -> not repeated
     the half width without the square root of the number of seeds -> interval golden
     a failed run not reported -> failing run
@@ -21,7 +21,7 @@ QUICKSTART = CONFIGS / "quickstart.yaml"
 
 @pytest.fixture
 def config(policy_folder: Path, data_folder: Path, tmp_path: Path) -> Path:
-    """Two objectives, one seed, two steps."""
+    """Write a study of two objectives, one seed, two steps."""
     values = {
         "output": str(tmp_path / "study"),
         "base": [str(QUICKSTART)],
@@ -58,7 +58,7 @@ def config(policy_folder: Path, data_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.long
-def test_study_reports_what_fails_and_goes_on(config: Path, tmp_path: Path, capfd) -> None:
+def test_study_reports_what_fails_and_resumes(config: Path, tmp_path: Path, capfd) -> None:
     folder = tmp_path / "study"
     values = yaml.safe_load(config.read_text())
     values["variants"]["GSPO"]["objective"]["init_args"] = {"clip_low": 7.0}
@@ -83,7 +83,7 @@ def test_study_reports_what_fails_and_goes_on(config: Path, tmp_path: Path, capf
     ]
     table = (folder / "table.md").read_text().splitlines()
     assert table[0] == "| coin | GSPO | LUSPO |"
-    # untrained answers are never right: there are no tokens per right one
+    # untrained answers are never right, so there is no number of tokens per right one
     assert "| tokens per correct | - | - |" in table
     for name in ("curves.png", "acceptance.png", "weights.png"):
         assert (folder / name).stat().st_size > 10_000

@@ -36,12 +36,13 @@ from vlm_rl.rollout import Engine, Sampling, unused_sampler
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.benchmarks import BenchmarkRuns, BenchmarkSettings
 from vlm_rl.run.checkpoints import Checkpoints
-from vlm_rl.run.exit_status import one_line_endings
+from vlm_rl.run.exit_status import one_line_exits
 from vlm_rl.run.heartbeat import Heartbeat
 from vlm_rl.run.length_report import LengthFairness
 from vlm_rl.run.loggers import WandbMode, wandb_loggers
+from vlm_rl.run.metrics_csv import MetricsCsv
 from vlm_rl.run.progress import ProgressBars
-from vlm_rl.run.report import MetricsCsv, Summary
+from vlm_rl.run.report import Summary
 from vlm_rl.run.resume import OwedWork, check_fits
 from vlm_rl.run.samples import RolloutFiles, SampleTable
 from vlm_rl.run.signals import Preemption
@@ -140,10 +141,10 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
     """Train as the command line says; return the module, which holds the trained policy.
 
     Raises SystemExit with one line for anything wrong with the configuration or its data, and for
-    every end in vlm_rl.run.exit_status.
+    every exit in vlm_rl.run.exit_status.
     """
     preemption = Preemption()
-    with one_line_endings("vlm_rl.fit"), preemption.listening():
+    with one_line_exits("vlm_rl.fit"), preemption.listening():
         return _fit(argv, preemption)
 
 
@@ -172,11 +173,11 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
         benchmarks = _benchmarks(config, parts, encoder)
         module = _module(config, parts, encoder, data, strategies.of(trainer.strategy))
         if resume:
-            check_fits(resume[1], module, data)
+            check_fits(resume.trainer_file, module, data)
     if ranks.is_zero():
         run_folder.save_config(run_dir, resolved)
     heartbeat = Heartbeat(
-        run_dir, config.hang_timeout_s, rank=trainer.global_rank, processes=trainer.world_size
+        run_dir, config.hang_timeout_s, rank=trainer.global_rank, num_ranks=trainer.world_size
     )
     trainer.callbacks = [  # type: ignore[attr-defined]
         *_reports(run_dir),
@@ -186,23 +187,22 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
         preemption,
         heartbeat,
     ]
-    trainer.loggers = _loggers(config, resume[0] if resume else 0)
+    trainer.loggers = _loggers(config, resume.step if resume else 0)
     preemption.join(trainer.world_size)
-    checkpoint = resume[1] if resume else None
+    checkpoint = resume.trainer_file if resume else None
     # the line is printed before an engine is closed, which may take longer than a launcher waits
-    ending = one_line_endings("vlm_rl.fit", run_dir)
-    with parts.reward, closing(parts.engine), ending, heartbeat:
+    exits = one_line_exits("vlm_rl.fit", run_dir)
+    with parts.reward, closing(parts.engine), exits, heartbeat:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
     return module
 
 
-def _resume(run_dir: Path, config: dict[str, Any]) -> tuple[int, Path] | None:
+def _resume(run_dir: Path, config: dict[str, Any]) -> run_folder.Checkpoint | None:
     """Find what to resume from. Only rank 0 checks the folder; to the others it may look half made,
     because rank 0 is at work in it."""
     if ranks.is_zero():
         return run_folder.find_resume(run_dir, config)
-    complete = run_folder.checkpoints(run_dir)
-    return (complete[-1][0], complete[-1][1] / "trainer.ckpt") if complete else None
+    return run_folder.newest_checkpoint(run_dir)
 
 
 def _quieten() -> None:

@@ -1,10 +1,10 @@
-"""Several runs of one configuration compared, over seeds:
+"""Compare several runs of one configuration over seeds:
 
     python -m vlm_rl.study --config configs/studies/length_dynamics.yaml
 
 Every combination of condition, variant and seed is a run of `vlm_rl.fit`, `parallel` of them side
-by side. Starting the same command again goes on: a finished run is not repeated. At the end there
-is a table (mean and 95 % interval over seeds) and plots in the study's folder.
+by side. The same command resumes the study: a finished run is not repeated. At the end it writes a
+table (mean and 95 % interval over seeds) and plots into the study's folder.
 """
 
 import os
@@ -33,14 +33,14 @@ from rich.progress import (
 from vlm_rl.config import one_line_errors, parse
 from vlm_rl.errors import nearest
 from vlm_rl.run import folder as run_folder
-from vlm_rl.run.study_report import Outcome, read_outcome, write_report
+from vlm_rl.run.study_report import read_outcome, write_report
 
 Settings = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of a study."""
+    """One run of a study."""
 
     condition: str
     variant: str
@@ -67,7 +67,7 @@ def build_parser() -> ArgumentParser:
         "--prepare",
         type=dict[str, str],
         default={},
-        help="path -> arguments of python -m that make it, run where the path is missing",
+        help="path -> arguments of python -m that make it, run if the path is missing",
     )
     parser.add_argument("--base", type=list[str], required=True, help="configs of vlm_rl.fit")
     parser.add_argument(
@@ -83,8 +83,11 @@ def build_parser() -> ArgumentParser:
 
 
 def study(argv: Sequence[str] | None = None) -> None:
-    """Do all runs that are not finished, then write the report. Raises SystemExit with one line
-    for a wrong configuration, with status 1 where runs failed: the others are reported."""
+    """Do all runs that are not finished, then write the report.
+
+    Raises SystemExit: with one line for a wrong configuration, with status 1 if runs failed; the
+    others are reported.
+    """
     with one_line_errors("vlm_rl.study"):
         config = parse(build_parser(), argv)
         folder = Path(config.output)
@@ -92,13 +95,17 @@ def study(argv: Sequence[str] | None = None) -> None:
         variants = _chosen(config.variants, config.only_variants, "only_variants")
         if not config.seeds or len(set(config.seeds)) < len(config.seeds):
             raise ValueError(f"seeds must be different numbers, at least one, got {config.seeds}")
-        cells = _cells(folder, config.base, config.shared, conditions, variants, config.seeds)
+        runs = _runs(folder, config.base, config.shared, conditions, variants, config.seeds)
     for path, arguments in config.prepare.items():
         if not Path(path).exists():
             print(f"python -m {arguments}")
             subprocess.run([sys.executable, "-m", *shlex.split(arguments)], check=True)
-    failed = _run_all([cell for cell in cells if not cell.finished], config.parallel)
-    outcomes = [_outcome(cell) for cell in cells if cell.finished]
+    failed = _run_all([run for run in runs if not run.finished], config.parallel)
+    outcomes = [
+        read_outcome(run.folder, run.condition, run.variant, run.seed)
+        for run in runs
+        if run.finished
+    ]
     if outcomes:
         write_report(outcomes, folder)
     for line in failed:
@@ -114,7 +121,7 @@ def _chosen(settings: Settings, only: Sequence[str] | None, key: str) -> Setting
     return {name: settings[name] for name in (settings if only is None else only)}
 
 
-def _cells(
+def _runs(
     folder: Path,
     base: Sequence[str],
     shared: Mapping[str, Any],
@@ -122,7 +129,7 @@ def _cells(
     variants: Settings,
     seeds: Sequence[int],
 ) -> list[Run]:
-    """Seeds outermost, so that a study that is cut short has whole seeds."""
+    """List the runs, seeds outermost, so that a study that is cut short has whole seeds."""
     for path in base:
         if not Path(path).exists():
             raise ValueError(f"base: no file {path}; run from the folder that holds it")
@@ -132,7 +139,7 @@ def _cells(
         n: _write(configs / "conditions" / f"{n}.yaml", v) for n, v in conditions.items()
     }
     of_variant = {n: _write(configs / "variants" / f"{n}.yaml", v) for n, v in variants.items()}
-    cells = []
+    runs = []
     for seed in seeds:
         for condition in conditions:
             for variant in variants:
@@ -141,8 +148,8 @@ def _cells(
                 command = [sys.executable, "-m", "vlm_rl.fit"]
                 command += [part for path in merged for part in ("--config", str(path))]
                 command += ["--seed", str(seed), "--run_dir", str(target)]
-                cells.append(Run(condition, variant, seed, target, tuple(command)))
-    return cells
+                runs.append(Run(condition, variant, seed, target, tuple(command)))
+    return runs
 
 
 def _write(target: Path, values: Mapping[str, Any]) -> Path:
@@ -151,8 +158,8 @@ def _write(target: Path, values: Mapping[str, Any]) -> Path:
     return target
 
 
-def _run_all(cells: Sequence[Run], parallel: int) -> list[str]:
-    """A line for each run that failed."""
+def _run_all(runs: Sequence[Run], parallel: int) -> list[str]:
+    """Return a line for each run that failed."""
     failed = []
     with (
         Progress(
@@ -165,39 +172,36 @@ def _run_all(cells: Sequence[Run], parallel: int) -> list[str]:
         ) as bar,
         ThreadPoolExecutor(parallel) as pool,
     ):
-        task = bar.add_task("", total=len(cells))
-        for cell, code in zip(cells, pool.map(_run, cells), strict=True):
+        task = bar.add_task("", total=len(runs))
+        for run, status in zip(runs, pool.map(_start, runs), strict=True):
             bar.advance(task)
-            if code:
-                failed.append(f"{cell.name} ended with {code}: {_last_line(_log(cell))}")
+            if status:
+                failed.append(f"{run.name} ended with {status}: {_last_line(_log(run))}")
             else:
-                bar.console.print(f"{cell.name}: {cell.folder}", soft_wrap=True)
+                bar.console.print(f"{run.name}: {run.folder}", soft_wrap=True)
     return failed
 
 
-def _run(cell: Run) -> int:
-    log = _log(cell)
+def _start(run: Run) -> int:
+    """Run it to its end; return its exit status."""
+    log = _log(run)
     log.parent.mkdir(parents=True, exist_ok=True)
-    # several processes share the cores: one thread each, or all of them crawl
+    # several processes share the cores: with more than one thread each, all of them crawl
     environment = {"OMP_NUM_THREADS": "1"} | os.environ
     with log.open("a") as file:
         done = subprocess.run(
-            cell.command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
+            run.command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
         )
     return done.returncode
 
 
-def _log(cell: Run) -> Path:
-    return cell.folder.with_suffix(".log")
+def _log(run: Run) -> Path:
+    return run.folder.with_suffix(".log")
 
 
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return f"{lines[-1] if lines else 'nothing was printed'} ({log})"
-
-
-def _outcome(cell: Run) -> Outcome:
-    return read_outcome(cell.folder, cell.condition, cell.variant, cell.seed)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from transformers import AutoModelForImageTextToText
 from tests.distributed.test_strategies import largest_difference, launch
 from tests.support.places import REPOSITORY
 from tests.support.run_helpers import REWARD_TERMS, command, rollouts
-from vlm_rl.run.report import read_metrics
+from vlm_rl.run.metrics_csv import read_metrics
 
 KL = '[{"class_path": "vlm_rl.objectives.KL", "init_args": {"kl_coef": 0.1}}]'
 

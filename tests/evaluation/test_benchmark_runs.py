@@ -19,7 +19,7 @@ from tests.support.evaluation_helpers import TOO_LONG, WARM_START, lines
 from tests.support.run_helpers import command, rollouts, same, trainer_checkpoint
 from vlm_rl.evaluate import evaluate
 from vlm_rl.fit import fit
-from vlm_rl.run.report import read_metrics
+from vlm_rl.run.metrics_csv import read_metrics
 
 NUM_ROWS = 3
 

@@ -28,8 +28,8 @@ from vlm_rl.metrics.length import (
 )
 from vlm_rl.objectives import GSPO, LUSPO, Sequences
 from vlm_rl.records import Completion, Rollout, Scores, Verdict
-from vlm_rl.run.length_report import PICTURE, REPORTS, LengthFairness, plot_length_fairness
-from vlm_rl.run.report import METRICS, read_metrics
+from vlm_rl.run.length_report import PLOT, REPORTS, LengthFairness, plot_length_fairness
+from vlm_rl.run.metrics_csv import METRICS, read_metrics
 
 
 def sequences(lengths: list[int], inside: list[float], weight: list[float] | None = None):
@@ -172,8 +172,8 @@ def test_plot_is_drawn(tmp_path: Path):
     for step in range(3):
         part = sequences([5, 6, 20, 30 + step], [1.0, 0.5, 0.2, 0.1])
         window.add([part, part], rollout([5, 6, 20, 30 + step]))
-    plot_length_fairness(window.report(), window.lengths(), tmp_path / "a" / PICTURE)
-    assert (tmp_path / "a" / PICTURE).stat().st_size > 20_000
+    plot_length_fairness(window.report(), window.lengths(), tmp_path / "a" / PLOT)
+    assert (tmp_path / "a" / PLOT).stat().st_size > 20_000
 
 
 def test_run_reports_length_fairness_at_every_validation(
@@ -189,6 +189,6 @@ def test_run_reports_length_fairness_at_every_validation(
     assert rows[1]["length/lre_inside"] == reports[1]["lre_inside"]
     assert sum(part["num_sequences"] for part in reports[1]["bins"]) == 6 * 4
     for step in (3, 6):
-        assert (run_dir / "plots" / f"step_{step}" / PICTURE).exists()
+        assert (run_dir / "plots" / f"step_{step}" / PLOT).exists()
     state = trainer_checkpoint(run_dir, 6)["callbacks"][LengthFairness.__qualname__]
     assert state["reports"] == reports

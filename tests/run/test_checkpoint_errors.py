@@ -1,8 +1,8 @@
-"""Malformed checkpoints: each is answered by one line with its path, before any training.
+"""Malformed checkpoints: each is refused with one line that names its path, before any training.
 
-Broken on purpose, one at a time, each seen red: no look at the weights that transformers reports as
-missing, or of another shape; SafetensorError or StrictDataclassError not caught; a path of three
-parts taken for a hub id; no look at the vocabulary; the chat template not tried.
+Mutations tried, each seen red: weights that transformers reports as missing or of another shape not
+checked; SafetensorError or StrictDataclassError not caught; a path of three parts taken for a hub
+id; the vocabulary not checked; the chat template not tried.
 """
 
 import json
@@ -73,13 +73,13 @@ MALFORMED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a weight missing": (_edit_query(None), f"lacks 1 weights, the first of them {QUERY}"),
     "a weight too small": (
         _edit_query(lambda weight: weight[:10].clone()),
-        f"weight {QUERY} has shape [10, 64] where config.json asks for [64, 64]",
+        f"weight {QUERY} has shape [10, 64], but config.json asks for [64, 64]",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
-def test_malformed_checkpoint_is_answered_by_one_line_with_its_path(
+def test_malformed_checkpoint_is_refused_in_one_line_with_its_path(
     kind: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "policy"
@@ -105,7 +105,7 @@ def test_unknown_hub_id_is_named() -> None:
         Policy.from_pretrained("nobody/nothing")
 
 
-def test_unknown_frozen_part_is_answered_by_those_there_are(checkpoints: dict[str, Path]) -> None:
+def test_unknown_frozen_part_is_refused_with_the_known_ones(checkpoints: dict[str, Path]) -> None:
     folder = str(checkpoints["qwen2_5_vl"])
     with pytest.raises(ValueError, match=r"'vision'; there are \['vision_tower', 'language_model'"):
         Policy.from_pretrained(folder, freeze=["vision"])
@@ -130,13 +130,13 @@ BAD_PROCESSORS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no chat template": (_without("chat_template.jinja"), "does not have a chat template"),
     "chat template cut off": (
         _write("chat_template.jinja", "{% for"),
-        "its chat template can not be used: unexpected 'end of template'",
+        "its chat template cannot be used: unexpected 'end of template'",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_PROCESSORS)
-def test_broken_processor_is_answered_by_one_line_with_its_path(
+def test_broken_processor_is_refused_in_one_line_with_its_path(
     kind: str, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "policy"

@@ -1,7 +1,7 @@
-"""A folder holds one run: it is gone on with, or refused in one line, and never mixed with another.
+"""A folder holds one run: it is resumed, or refused in one line, and never mixed with another.
 
-Shown red once: a damaged checkpoint accepted, `differences` without its key, the newest checkpoint
-deleted in place of the oldest.
+Mutations tried, each seen red: a damaged checkpoint accepted, `differences` without its key, the
+newest checkpoint deleted in place of the oldest.
 """
 
 import json
@@ -30,7 +30,7 @@ class Finished(NamedTuple):
 def finished(
     policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Finished:
-    """A run of two steps over a data set of its own."""
+    """Train a run of two steps on its own data set."""
     folder = tmp_path_factory.mktemp("finished")
     data = Path(shutil.copytree(data_folder, folder / "data"))
     run = Finished(policy_folder, data, folder / "run")
@@ -43,7 +43,7 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 
 def _refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that `fit` ends with."""
+    """Return the one line that `fit` ends with."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         fit(argv)
@@ -75,7 +75,7 @@ def test_other_settings_are_named_with_old_and_new_value(
     assert "optimizer.lr: 0.001 -> 0.5" in line
 
 
-def test_folder_that_is_no_run_is_refused(
+def test_folder_that_is_not_a_run_is_refused(
     finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
@@ -114,7 +114,7 @@ def test_damaged_checkpoint_is_named_with_the_way_out(
     assert f"delete the folder {newest}" in line
 
 
-def test_deleting_a_damaged_checkpoint_goes_on_from_the_one_before(
+def test_run_resumes_from_the_checkpoint_before_a_deleted_one(
     finished: Finished, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
@@ -128,7 +128,7 @@ def test_deleting_a_damaged_checkpoint_goes_on_from_the_one_before(
 
 @pytest.fixture
 def shorter_data(finished: Finished) -> Iterator[None]:
-    """The same file, without its last problem."""
+    """Remove the last problem from the file for a while."""
     file = finished.data / "train.jsonl"
     rows = file.read_text().splitlines()
     file.write_text("\n".join(rows[:-1]) + "\n")

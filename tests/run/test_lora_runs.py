@@ -1,12 +1,12 @@
-"""Runs with LoRA: what is trained, saved, taken up again and refused.
+"""Runs with LoRA: what is trained, saved, resumed and refused.
 
-Broken on purpose, one at a time, each seen red:
-    the seed not handed on; adapters left on in the reference -> trains_adapters_alone
-    base weights kept in the trainer's checkpoint -> holds_adapters_alone
+Mutations tried, each seen red:
+    the seed not passed on; adapters left on in the reference -> trains_only_adapters
+    base weights kept in the trainer's checkpoint -> holds_only_adapters
     the base not put back below the adapters -> killed_run
     the base's checksum not compared -> other_base
     `merge_adapter` ignored -> merged_on_request
-    each refusal left out -> refusals; the check of peft left to the loading -> missing_peft
+    each refusal left out -> refusals; peft checked only when it is loaded -> missing_peft
 """
 
 import json
@@ -38,7 +38,7 @@ from vlm_rl.fit import fit
 from vlm_rl.model.lora import LoraSettings
 from vlm_rl.model.policy import Policy
 from vlm_rl.model.weights import is_adapter, named_weights
-from vlm_rl.run.report import read_metrics
+from vlm_rl.run.metrics_csv import read_metrics
 from vlm_rl.training.module import RLModule
 
 pytest.importorskip("peft", reason="peft is an optional dependency")
@@ -74,7 +74,7 @@ def _again(run: Run, folder: Path, *options: str) -> list[str]:
     return [*run.argv, f"--run_dir={folder}", *options]
 
 
-def test_run_trains_adapters_alone_with_the_whole_machinery(run: Run) -> None:
+def test_run_trains_only_adapters_with_everything_on(run: Run) -> None:
     policy = run.module.policy
     start = Policy.from_pretrained(str(run.policy), lora=LoraSettings(4, 8, BOTH.parts), seed=0)
     base, trained = (dict(named_weights(p.model, merge_adapters=False)) for p in (start, policy))
@@ -83,7 +83,7 @@ def test_run_trains_adapters_alone_with_the_whole_machinery(run: Run) -> None:
     adapters = [name for name in before if is_adapter(name)]
     moved = [(before[name] - after[name]).abs().max() for name in adapters]
     assert min(moved) > 0
-    assert max(moved) < 0.02  # 12 updates of at most 1e-3: they started as the run's seed says
+    assert max(moved) < 0.02  # 12 updates of at most 1e-3, from where the run's seed starts them
     rows = read_metrics(run.folder / "metrics.csv")
     steps = [row for row in rows if "policy/loss" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]
@@ -96,7 +96,7 @@ def test_run_trains_adapters_alone_with_the_whole_machinery(run: Run) -> None:
     assert kl[-1] > 1e-3
 
 
-def test_checkpoint_holds_adapters_alone_and_loads_with_its_processor(
+def test_checkpoint_holds_only_adapters_and_loads_with_its_processor(
     run: Run, policy_folder: Path
 ) -> None:
     checkpoint = run.folder / "checkpoints" / "step_6"
@@ -144,7 +144,7 @@ def _assert_equal_ends(folder: Path, whole: Path) -> None:
 
 
 @pytest.mark.long
-def test_killed_run_goes_on_bit_for_bit(run: Run, tmp_path: Path) -> None:
+def test_killed_run_resumes_bit_for_bit(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     argv = _again(run, folder)
     argv = [a for a in argv if not a.startswith("--run_dir=")] + [f"--run_dir={folder}"]

@@ -1,7 +1,8 @@
 """What a run leaves to read, from one short run with a broken row and an offline W&B.
 
-Shown red once: `_rewrite` with the columns of the newest row only, a plot without curves,
-`skipped_rows` empty, `length_tokens` in characters, no `log_table`, a stage under another name.
+Mutations tried, each seen red: `_rewrite` with the columns of the newest row only, a plot without
+curves, `skipped_rows` empty, `length_tokens` in characters, no `log_table`, an activity under
+another name.
 """
 
 import contextlib
@@ -22,8 +23,9 @@ from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.fit import fit
 from vlm_rl.model.policy import Policy
 from vlm_rl.records import Verdict
+from vlm_rl.run.metrics_csv import MetricsCsv, read_metrics
 from vlm_rl.run.progress import ProgressBars, training_line, validation_line
-from vlm_rl.run.report import MetricsCsv, plot_training, read_metrics
+from vlm_rl.run.report import plot_training
 from vlm_rl.run.samples import SampleTable
 from vlm_rl.training.module import RLModule
 
@@ -44,7 +46,7 @@ class Report(NamedTuple):
 def report(
     policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Report]:
-    """Two steps with W&B offline; nobody is logged in and its server can not be reached."""
+    """Train two steps with W&B offline; nobody is logged in and its server cannot be reached."""
     import wandb
 
     tmp = tmp_path_factory.mktemp("report")
@@ -103,7 +105,7 @@ def test_metrics_have_a_row_for_every_step_and_validation(report: Report) -> Non
             "time/update_s",
         }
         assert wanted <= row.keys()
-        # a stage that is not part of a step has no time in it
+        # an activity outside a step has no time in it
         assert "time/checkpoint_s" not in row
     for row in (rows[0], rows[4]):
         assert {"val/accuracy", "val/length_tokens", "val/truncated_frac"} <= row.keys()
@@ -181,8 +183,8 @@ def test_summary_tells_how_it_went_and_where_everything_is(report: Report) -> No
     assert (summary["validation_before"]["step"], summary["validation_after"]["step"]) == (0, 2)
     for when in ("validation_before", "validation_after"):
         assert {"val/accuracy", "val/length_tokens", "val/truncated_frac"} <= summary[when].keys()
-    stages = {"validation", "weights", "rollout", "reward", "logprobs", "update", "checkpoint"}
-    assert summary["stage_seconds"].keys() == stages
+    activities = {"validation", "weights", "rollout", "reward", "logprobs", "update", "checkpoint"}
+    assert summary["stage_seconds"].keys() == activities
     assert summary["stage_seconds"]["rollout"] > 0
     assert 0.1 < summary["peak_memory_gb"] < 8
     assert summary["skipped_updates"] == []
@@ -242,21 +244,21 @@ def test_wandb_run_is_written_offline(report: Report) -> None:
         assert all(row["verdict"] in set(Verdict) and row["length"] <= 12 for row in rows)
         assert all("<image>" in row["question"] for row in rows)
     assert steps == {0, 2}
-    # nothing of it outside the run's folder
+    # W&B writes nothing outside the run's folder
     for kind in ("DATA", "CACHE", "CONFIG"):
         assert os.environ[f"WANDB_{kind}_DIR"] == str(report.folder / "wandb")
     staged = [path for path in (report.folder / "wandb/artifacts").rglob("*") if path.is_file()]
-    pictures = [path for path in staged if path.read_bytes().startswith(b"\x89PNG")]
-    assert len(pictures) >= 8
+    images = [path for path in staged if path.read_bytes().startswith(b"\x89PNG")]
+    assert len(images) >= 8
     sizes = set()
-    for path in pictures:
-        with Image.open(path) as picture:
-            sizes.add(picture.size)
+    for path in images:
+        with Image.open(path) as image:
+            sizes.add(image.size)
     assert sizes <= {(128, 32), (64, 80)}
 
 
 class _Descriptions(L.Callback):
-    """What the bars say when each stage has begun."""
+    """Records what the bars say when each activity begins."""
 
     def __init__(self, bars: ProgressBars) -> None:
         self.bars = bars
@@ -269,15 +271,15 @@ class _Descriptions(L.Callback):
         self.heard.append((name, self.bars._bars.tasks[-1].description))
 
 
-def test_progress_names_each_stage(policy_folder: Path) -> None:
+def test_progress_names_each_activity(policy_folder: Path) -> None:
     encoder = PromptEncoder(str(policy_folder))
     module = build_module(Policy.from_pretrained(str(policy_folder)), encoder)
     bars = ProgressBars()
     descriptions = _Descriptions(bars)
     prompts = [encoder.encode(problem) for problem in problems(1)]
     run_module(module, prompts, bars, descriptions)
-    stages = ["weights", "rollout", "reward", "logprobs", "update"]
-    assert descriptions.heard == [(stage, f"training: {stage}") for stage in stages]
+    activities = ["weights", "rollout", "reward", "logprobs", "update"]
+    assert descriptions.heard == [(name, f"training: {name}") for name in activities]
     assert bars._bars.tasks[0].completed == bars._bars.tasks[0].total == 1
     assert all(seconds > 0 for seconds in module.clock.seconds.values())
 
@@ -286,7 +288,7 @@ def test_progress_names_validation() -> None:
     bars = ProgressBars()
     bars._run = bars._bars.add_task("starting", total=1)
     bars._validation = bars._bars.add_task("validation", total=1)
-    bars._stage("rollout")
+    bars._show_activity("rollout")
     assert [task.description for task in bars._bars.tasks] == ["starting", "validation: rollout"]
 
 

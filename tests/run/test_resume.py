@@ -1,9 +1,9 @@
 """A run that is interrupted, killed or extended computes what an undisturbed one computes.
 
-Shown red once: the data starting at step 0 again, `completed_steps` or `validation_history` not
-restored, the objective's average or `refill_position` not restored, a `.partial` folder taken for a
-checkpoint, `MetricsCsv` keeping the rows after it, and a checkpoint written before the validation
-of its step.
+Mutations tried, each seen red: the data starting at step 0 again; `completed_steps`,
+`validation_history`, the objective's average or `refill_position` not restored; a `.partial` folder
+taken for a checkpoint; `MetricsCsv` keeping the rows after it; a checkpoint written before the
+validation of its step.
 """
 
 import json
@@ -21,7 +21,7 @@ from tests.support.places import SUPPORT
 from tests.support.run_helpers import REWARD_TERMS, command, rollouts, same, trainer_checkpoint
 from vlm_rl.fit import fit
 from vlm_rl.model.policy import Policy
-from vlm_rl.run.report import read_metrics
+from vlm_rl.run.metrics_csv import read_metrics
 from vlm_rl.training.module import RLModule
 
 STATEFUL = (
@@ -67,7 +67,7 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="module")
 def whole(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Six steps without a break."""
+    """Train six steps without a break."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     torch.manual_seed(1)
     return Run(folder, fit(_command(folders, folder)))
@@ -75,7 +75,7 @@ def whole(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def extended(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of three steps, extended to six, with other global random numbers."""
+    """Extend a finished run of three steps to six, with other global random numbers."""
     folder = tmp_path_factory.mktemp("runs") / "extended"
     torch.manual_seed(2)
     fit(_command(folders, folder, steps=3))
@@ -84,7 +84,7 @@ def extended(folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def _state(run_dir: Path, step: int = 6) -> dict[str, object]:
-    """All that decides how a run goes on; not the seconds that it took."""
+    """Load all that decides how a run continues, without the seconds that it took."""
     loaded = trainer_checkpoint(run_dir, step)
     names = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "ProblemData")
     own = {key: value for key, value in loaded["vlm_rl"].items() if key != "stage_seconds"}
@@ -104,7 +104,7 @@ def _assert_equal_runs(run_dir: Path, whole: Path) -> None:
 
 
 def _assert_equal_metrics(run_dir: Path, whole: Path) -> None:
-    """Each training step once, and the same numbers in the same order."""
+    """Check for each training step once, and the same numbers in the same order."""
     tables = []
     for folder in (run_dir, whole):
         rows = read_metrics(folder / "metrics.csv")
@@ -157,7 +157,7 @@ def test_checkpoint_loads_with_transformers_and_equals_the_policy(whole: Run) ->
     assert processor.image_processor.to_dict() == ours.image_processor.to_dict()
 
 
-def test_killed_run_goes_on_from_its_last_whole_checkpoint(
+def test_killed_run_resumes_from_its_last_whole_checkpoint(
     folders: Folders, whole: Run, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "killed"
@@ -168,7 +168,7 @@ def test_killed_run_goes_on_from_its_last_whole_checkpoint(
     )
     assert done.returncode == 0, done.stderr
     while_saving, in_a_step = json.loads(done.stdout.splitlines()[-1])
-    assert while_saving == ["step_3.partial"], "nothing to go on from: started again"
+    assert while_saving == ["step_3.partial"], "nothing to resume from: started again"
     assert in_a_step == ["best", "step_3"]
     assert (run_dir / "rollouts" / "step_000004.jsonl").exists()
     fit(argv)

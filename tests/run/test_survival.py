@@ -1,13 +1,17 @@
-"""Signals, hangs and disks that fill, in real processes: nothing that was complete is lost, one
-line, a documented exit status, and the same command goes on bit for bit.
+"""Signals, hangs and full disks, in real processes: nothing that was complete is lost, one line, a
+documented exit status, and the same command resumes bit for bit.
 
-Shown red once, each by one change:
-    no _forget_the_step_in_progress -> ..._in_a_rollout...; OwedWork without its validation, a
-    second report of lengths -> ..._is_made_up_for; CLOSED empty, the trainer's own handlers left ->
-    ..._in_an_update...; no forward hook in Heartbeat -> test_hang_names_itself...; what is half
-    written left on the disk -> test_full_disk...; no os.access -> test_read_only...; the worst for
-    the best -> test_best...; a cut row read -> test_row_cut_short...; a new id at each start ->
-    test_wandb...; weights, keys or data not looked at -> test_checkpoint_that_does_not_fit...
+Mutations tried, each seen red:
+    no _forget_step_in_progress -> ..._in_a_rollout...
+    OwedWork without its validation, a second report of lengths -> ..._is_caught_up...
+    UNINTERRUPTED empty, the Trainer's own handlers left -> ..._in_an_update...
+    no forward hook in Heartbeat -> test_hang_names_itself...
+    half-written files left on the disk -> test_full_disk...
+    no os.access -> test_read_only...
+    the worst for the best -> test_best...
+    a cut row read -> test_row_cut_short...
+    a new id at each start -> test_wandb...
+    weights, keys or data not checked -> test_checkpoint_that_does_not_fit...
 """
 
 import json
@@ -31,7 +35,7 @@ from tests.support.run_helpers import REPOSITORY, REWARD_TERMS, command
 from vlm_rl.fit import fit
 from vlm_rl.run.heartbeat import Beat, read_beats
 from vlm_rl.run.loggers import wandb_loggers
-from vlm_rl.run.report import MetricsCsv, read_metrics
+from vlm_rl.run.metrics_csv import MetricsCsv, read_metrics
 
 
 class Forks:
@@ -61,15 +65,15 @@ class Run:
     """A training that has been started; `beat_when` waits for it to be somewhere."""
 
     def __init__(
-        self, forks: Forks, argv: list[str], run_dir: Path, processes: int = 1, limit: int = 0
+        self, forks: Forks, argv: list[str], run_dir: Path, num_ranks: int = 1, limit: int = 0
     ) -> None:
         self.forks, self.run_dir = forks, run_dir
         self.log = run_dir.with_suffix(".log")
         self.log.unlink(missing_ok=True)
         if limit:
-            self.pids = forks("start_with_small_files", argv, self.log, processes, limit)
+            self.pids = forks("start_with_small_files", argv, self.log, num_ranks, limit)
         else:
-            self.pids = forks("start", argv, self.log, processes)
+            self.pids = forks("start", argv, self.log, num_ranks)
 
     def beat_when(self, condition: Callable[[Beat], bool], rank: int = 0) -> Beat:
         while True:
@@ -80,7 +84,7 @@ class Run:
             time.sleep(0.002)
 
     def send(self, number: int, rank: int = 0) -> float:
-        """Seconds until all have ended; the status of the first is in `status`."""
+        """Return the seconds until all have ended; `status` is that of rank 0."""
         os.kill(self.pids[rank], number)
         began = time.monotonic()
         self.end()
@@ -93,7 +97,7 @@ class Run:
 
     @property
     def line(self) -> str:
-        """The only line of the program itself on stderr."""
+        """Return the only line of the program itself on stderr."""
         [line] = re.findall(r"^vlm_rl\.fit: .*$", self.log.read_text(), re.MULTILINE)
         assert "Traceback" not in self.log.read_text()
         return str(line)
@@ -138,7 +142,7 @@ def whole(start: Start) -> Path:
     return run.run_dir
 
 
-def test_sigterm_in_a_rollout_saves_at_once_and_the_run_goes_on_bit_for_bit(
+def test_sigterm_in_a_rollout_saves_at_once_and_the_run_resumes_bit_for_bit(
     start: Start, forks: Forks, whole: Path
 ) -> None:
     run = start("in_a_rollout", *STATEFUL)
@@ -154,7 +158,7 @@ def test_sigterm_in_a_rollout_saves_at_once_and_the_run_goes_on_bit_for_bit(
 
 
 @pytest.mark.parametrize("step", [3, 6])  # the last one too
-def test_validation_that_sigterm_cuts_short_is_made_up_for(
+def test_validation_that_sigterm_cuts_short_is_caught_up(
     step: int, start: Start, forks: Forks, whole: Path
 ) -> None:
     name = f"validation_{step}"
@@ -220,7 +224,7 @@ def test_hang_of_one_rank_shows_the_stacks_of_all(forks: Forks, tmp_path: Path) 
         stacks = (tmp_path / f"heartbeat/rank_{rank}.stacks.txt").read_text()
         assert "in rank" in stacks
     assert "rank 1 has been silent for 1 s" in (tmp_path / "1.log").read_text()
-    assert "ends with another process that is silent" in (tmp_path / "0.log").read_text()
+    assert "rank 0 ends because another rank is silent" in (tmp_path / "0.log").read_text()
     assert "rank 1 in starting of step 0" in (tmp_path / "0.log").read_text()
 
 
@@ -270,7 +274,7 @@ def test_read_only_folder_is_named_before_anything_is_loaded(
         text = log.read_text()
     finally:
         log.unlink(missing_ok=True)
-    assert text.startswith("vlm_rl.fit: run_dir=/usr/runs/first: this user can not write into /usr")
+    assert text.startswith("vlm_rl.fit: run_dir=/usr/runs/first: this user cannot write into /usr")
     assert len(text.splitlines()) == 1
 
 
@@ -294,8 +298,8 @@ def test_best_checkpoint_is_kept_and_linked(
     )
     scores = {int(row["step"]): row["val/accuracy"] for row in module.validation_history}
     trained = {step: score for step, score in scores.items() if step > 0}
-    best = max(trained, key=lambda step: trained[step])  # of equal ones the first
-    assert scores[best] > scores[0], "else none would be saved for being good"
+    best = max(trained, key=lambda step: trained[step])  # the first of equal ones
+    assert scores[best] > scores[0], "otherwise no best checkpoint would be saved"
     assert best < 6
     names = {path.name for path in (run_dir / "checkpoints").iterdir()}
     assert names == {"best", f"step_{best}", "step_6"}
@@ -339,7 +343,7 @@ DOES_NOT_FIT = {
 
 @pytest.fixture(scope="module")
 def short(policy_folder: Path, data_folder: Path, root: Path) -> Path:
-    """A folder of data and a run of one step that was trained on it."""
+    """Return a folder with data and a run of one step on it."""
     shutil.copytree(data_folder, root / "short/data")
     fit(_short(policy_folder, root / "short", steps=1))
     return root / "short"
@@ -351,7 +355,7 @@ def _short(policy: Path, folder: Path, steps: int) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", DOES_NOT_FIT)
-def test_checkpoint_that_does_not_fit_is_answered_by_one_line(
+def test_checkpoint_that_does_not_fit_is_refused_in_one_line(
     kind: str, short: Path, policy_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = shutil.copytree(short, short.with_name("before"))

@@ -1,12 +1,12 @@
-"""Ends of a run of two real processes: together, with a line that names who and why, and nothing
+"""How a run of two real processes ends: together, with a line that names who and why, and nothing
 lost that was complete.
 
-A step is atomic: what a killed one has sampled is lost, and is sampled again, because random
-numbers are a function of seed, step and rank.
+A step is atomic: the samples of a killed one are lost and sampled again, because random numbers are
+a function of seed, step and rank.
 
-Broken on purpose, each seen red: a line that names the rank that speaks in place of the one that
-was told -> sigterm; nobody looked for who is gone, a new W&B id at each start -> killed; a failure
-of an earlier start believed -> hang; what is half written left on the disk -> full disk.
+Mutations tried, each seen red: the speaking rank named in place of the one that received the signal
+-> sigterm; no search for a rank that is gone, a new W&B id at each start -> killed; a failure of an
+earlier start believed -> hang; half-written files left on the disk -> full disk.
 """
 
 import json
@@ -28,7 +28,7 @@ STEPS = 5
 
 
 class Runs:
-    """Starts of one training on two processes, in folders of `root`."""
+    """Starts one training on two ranks, in folders of `root`."""
 
     def __init__(self, policy: Path, data: Path, root: Path) -> None:
         self.policy, self.data, self.root = policy, data, root
@@ -52,7 +52,7 @@ class Runs:
         folder = self.root / name
         more = (*STATEFUL, "--reward.terms", json.dumps(terms))
         argv = command(self.policy, self.data, folder, *more, **values | overrides)
-        return Run(self.forks, argv, folder, processes=2, limit=limit)
+        return Run(self.forks, argv, folder, num_ranks=2, limit=limit)
 
     def copy(self, run: Run, name: str) -> Path:
         return Path(copytree(run.run_dir, self.root / name, symlinks=True))
@@ -62,16 +62,16 @@ class Runs:
 def two(
     policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Runs]:
-    found = Runs(policy_folder, data_folder, tmp_path_factory.mktemp("two"))
-    yield found
-    assert found.forks.process.stdin
-    found.forks.process.stdin.close()
-    found.forks.process.wait()
+    runs = Runs(policy_folder, data_folder, tmp_path_factory.mktemp("two"))
+    yield runs
+    assert runs.forks.process.stdin
+    runs.forks.process.stdin.close()
+    runs.forks.process.wait()
 
 
 @pytest.fixture(scope="module")
 def stopped(two: Runs) -> Run:
-    """In a rollout by SIGTERM to the second process alone; logged to W&B."""
+    """Stop a run, logged to W&B, by SIGTERM to rank 1 alone in a rollout."""
     run = two.start("stopped", logging__wandb="offline")
     run.beat = run.beat_when(lambda beat: beat.step >= 2 and beat.phase == "rollout", rank=1)
     run.send(signal.SIGTERM, rank=1)
@@ -79,12 +79,12 @@ def stopped(two: Runs) -> Run:
 
 
 def wandb_starts(run_dir: Path) -> list[str]:
-    """The id of each start of W&B in a run's folder."""
+    """Return the id of each start of W&B in a run's folder."""
     folders = (run_dir / "wandb").glob("offline-run-*")
     return [path.name.rpartition("-")[2] for path in folders]
 
 
-def test_sigterm_to_one_process_stops_all_after_the_same_step(stopped: Run) -> None:
+def test_sigterm_to_one_rank_stops_all_after_the_same_step(stopped: Run) -> None:
     assert stopped.statuses == [0, 0], stopped.log.read_text()
     done = stopped.beat.step
     line = rf"SIGTERM in the \w+ of rank 1: stopped after step {done} with a checkpoint"
@@ -94,12 +94,10 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step(stopped: Run) -> N
     assert (checkpoint / "trainer.ckpt").exists()
     assert (checkpoint / "hf/model.safetensors").exists()
     assert not [*stopped.run_dir.rglob("*.partial")]
-    assert len(wandb_starts(stopped.run_dir)) == 1, "only the first process logs"
+    assert len(wandb_starts(stopped.run_dir)) == 1, "only rank 0 logs"
 
 
-def test_killed_process_is_named_and_its_step_is_done_again_bit_for_bit(
-    two: Runs, stopped: Run
-) -> None:
+def test_killed_rank_is_named_and_its_step_is_repeated_bit_for_bit(two: Runs, stopped: Run) -> None:
     whole = two.start("undisturbed")
     assert whole.end() == 0, whole.log.read_text()
     two.copy(stopped, "killed")
@@ -118,8 +116,8 @@ def test_killed_process_is_named_and_its_step_is_done_again_bit_for_bit(
     assert first == second == (run.run_dir / "wandb/run_id").read_text()
 
 
-def test_failure_and_hang_of_one_process_end_the_other(two: Runs, stopped: Run) -> None:
-    """The hang is in the folder of the failure, whose traces do not end it."""
+def test_failure_and_hang_of_one_rank_end_the_other(two: Runs, stopped: Run) -> None:
+    """Hang in the folder of the failure, whose traces must not end the run."""
     folder = two.copy(stopped, "faults")
     try:
         two.planted.write_text("fail")
@@ -136,17 +134,17 @@ def test_failure_and_hang_of_one_process_end_the_other(two: Runs, stopped: Run) 
     assert time.monotonic() - began < 60
     assert failed.statuses == [1, 1]
     assert re.search(r"rank 0 ends, rank 1 failed in reward of step \d: ValueError: planted", text)
-    assert text.count("Traceback") == 1, "of the process that failed"
+    assert text.count("Traceback") == 1, "of the rank that failed"
     assert hung.statuses == [75, 75], hung.log.read_text()
     stacks = [(folder / f"heartbeat/rank_{rank}.stacks.txt").read_text() for rank in (0, 1)]
     assert re.search(r'forked_runs.py", line \d+ in __call__', stacks[1])
-    assert "processes.py" in stacks[0], "the first waits for the second"
+    assert "ranks.py" in stacks[0], "rank 0 waits for rank 1"
     text = hung.log.read_text()
     assert all(each in text for each in stacks)
     assert re.search(r"rank 1 in reward of step \d|rank 1 has been silent for 4 s, in rew", text)
 
 
-def test_full_disk_under_two_processes_ends_both_and_loses_nothing(two: Runs, stopped: Run) -> None:
+def test_full_disk_under_two_ranks_ends_both_and_loses_nothing(two: Runs, stopped: Run) -> None:
     folder = two.copy(stopped, "full")
     [before] = folder.glob("checkpoints/step_*")
     kept = {path: path.read_bytes() for path in before.rglob("*") if path.is_file()}
@@ -154,7 +152,7 @@ def test_full_disk_under_two_processes_ends_both_and_loses_nothing(two: Runs, st
     run.end()
     text = run.log.read_text()
     assert run.statuses == [74, 1], text
-    [line] = re.findall(r"^vlm_rl\.fit: can not write the checkpoint .*$", text, re.MULTILINE)
+    [line] = re.findall(r"^vlm_rl\.fit: cannot write the checkpoint .*$", text, re.MULTILINE)
     assert "File too large" in line
     assert f"stopped after step {stopped.beat.step} with a checkpoint" in line
     assert "rank 1 ends, rank 0 failed in checkpoint of step" in text

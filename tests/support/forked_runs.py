@@ -1,7 +1,7 @@
-"""Trainings in processes of their own that begin at once: `python forked_runs.py` imports
-everything, then forks one for each line on stdin, `[what, argument, ...]`, and answers in JSON.
+"""Start trainings without importing everything again.
 
-Also the parts that such a training is made to hang or wait with.
+`python forked_runs.py` imports everything, then forks a process for each line on stdin,
+`[what, argument, ...]`, and answers in JSON. Also the parts that make such a training hang or wait.
 """
 
 import json
@@ -31,7 +31,7 @@ NOBODY = 65534
 
 
 class HangsAtSecondStep(EvenTokens):
-    """The first call is that of the validation, or of step 1 where there is none."""
+    """Hangs in its second call; the first is in the validation, or in step 1 if there is none."""
 
     calls = 0
 
@@ -43,7 +43,7 @@ class HangsAtSecondStep(EvenTokens):
 
 
 class Planted(EvenTokens):
-    """Does in the second of two processes what the file at `path` says: `fail` or `wait`."""
+    """Does in rank 1 what the file at `path` says: `fail` or `wait`."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Planted(EvenTokens):
 
 
 class SlowTokens(TransformersEngine):
-    """A rollout that takes seconds, but in which something moves all the time."""
+    """Takes seconds for a rollout, but decodes a token every 0.3 s."""
 
     def generate(self, prompts: Sequence[Prompt], **how: Any) -> list[list[Completion]]:
         assert self._policy is not None
@@ -87,10 +87,10 @@ def fork(call: Callable[[], None], log: Path) -> int:
 
 
 def two_ranks(folder: Path) -> list[int]:
-    """Rank 1 is silent, rank 0 waits for it and beats."""
+    """Fork a silent rank 1, and a rank 0 that waits for it and beats."""
 
     def rank(number: int) -> None:
-        with Heartbeat(folder, 1.0 if number else 60.0, rank=number, processes=2) as heart:
+        with Heartbeat(folder, 1.0 if number else 60.0, rank=number, num_ranks=2) as heart:
             while number == 0:
                 heart.touch()
                 time.sleep(0.1)
@@ -111,22 +111,22 @@ def as_nobody(argv: list[str], log: Path) -> int:
 
 
 def wait(process: int) -> int:
-    """Its exit status, negative for a signal."""
+    """Return its exit status, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def kills(argv: list[str], run_dir: str, moments: list[float]) -> list[int]:
-    """The steps in which it was killed."""
+    """Return the steps in which the run was killed."""
     drawn = [Moment(moment, rank=0) for moment in moments]
     return [kill.beat.step for kill in kill_and_resume(argv, Path(run_dir), drawn)]
 
 
-def start_with_small_files(argv: list[str], log: Path, num_processes: int, limit: int) -> list[int]:
-    """None of them can write a file of more than `limit` bytes, as if the disk were full."""
+def start_with_small_files(argv: list[str], log: Path, num_ranks: int, limit: int) -> list[int]:
+    """Start ranks that cannot write a file above `limit` bytes, as if the disk were full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        return start(argv, log, num_processes)
+        return start(argv, log, num_ranks)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

@@ -1,8 +1,8 @@
-"""Small real runs for tests: their command line, their problems, and parts that a config can name.
+"""Small real runs for tests: command line, problems, and parts that a config can name.
 
 An untrained policy never answers right, so accuracy alone would leave every advantage and every
-gradient at zero and make two runs equal whatever they do. `EvenTokens` is a reward that any policy
-earns in different amounts.
+gradient at zero and make any two runs equal. `EvenTokens` is a reward that differs between the
+completions of any policy.
 """
 
 import io
@@ -54,14 +54,14 @@ class Nothing(RewardTerm):
 
 
 class UntestedAccuracy(Accuracy):
-    """Without the golden pairs at start, which take seconds and have tests of their own."""
+    """Skips the golden pairs at the start, which take seconds and have their own tests."""
 
     def self_test(self) -> None:
         pass
 
 
 class FirstTokenEven(UntestedAccuracy):
-    """Correct where the first token's id is even: an untrained policy is so half of the time."""
+    """Correct if the first token's id is even, as half of an untrained policy's are."""
 
     def verdicts(self, problems: Sequence[Problem], groups: Groups) -> list[list[Verdict]]:
         even = [[int(completion.token_ids[0]) % 2 == 0 for completion in g] for g in groups]
@@ -123,8 +123,8 @@ class Memory(TransformersEngine):
 
 
 class Listening(TransformersEngine):
-    """Keeps what each side reads: what the engine is asked, the packed prompts of the policy's
-    forwards, and the pixels and grids that arrive in the vision tower, by side."""
+    """Records the calls of the engine, the packed prompts of the policy's forwards, and the pixels
+    and grids that reach the vision tower, by side."""
 
     calls: list[tuple[Sequence[Prompt], dict[str, Any]]]
     packed: list[Any]
@@ -148,7 +148,7 @@ class Listening(TransformersEngine):
 
 
 class Recorder(RLModule):
-    """Keeps the batch of each step and the gradients that each update applied."""
+    """Records the batch of each step and the gradients that each update applied."""
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
@@ -190,21 +190,21 @@ class FixedPrompts(L.LightningDataModule):
 
 
 def problems(count: int, **changes: str) -> list[Problem]:
-    """Synthetic problems held in memory."""
-    found = []
+    """Return synthetic problems held in memory."""
+    made = []
     for problem in synthetic.generate("train", count, seed=7):
         file = io.BytesIO()
         problem.image.save(file, "PNG")
         row = problem.row("")
         fields = {"answer": row["answer"], "answer_type": "number", "task": row["task"]} | changes
-        found.append(
+        made.append(
             Problem(row["uid"], row["problem"], images=(file.getvalue(),), **fields)  # type: ignore[arg-type]
         )
-    return found
+    return made
 
 
 def build_module(policy: Policy, encoder: PromptEncoder, **changes: Any) -> Recorder:
-    """A module of 12-token completions in groups of 4; `changes` replace its parts."""
+    """Build a module of 12-token completions in groups of 4; `changes` replace its parts."""
     accuracy = UntestedAccuracy(weight=0.5)
     parts: dict[str, Any] = {
         "policy": policy,
@@ -244,12 +244,12 @@ def run_module(module: Recorder, prompts: Sequence[Prompt], *callbacks: L.Callba
 
 
 def weights(module: torch.nn.Module) -> dict[str, Tensor]:
-    """A copy of its state."""
+    """Copy its state."""
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
 def command(policy: Path, data: Path, run_dir: Path, *more: str, **overrides: object) -> list[str]:
-    """A small run of the quickstart's configuration. `overrides` name keys with `__` for dots."""
+    """Return the command line of a small run; `overrides` name keys with `__` for dots."""
     values: dict[str, object] = {
         "policy.path": policy,
         "data.train": json.dumps([{"path": str(data / "train.jsonl")}]),
@@ -270,7 +270,7 @@ def command(policy: Path, data: Path, run_dir: Path, *more: str, **overrides: ob
 
 
 def rollouts(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every rollout file of a run, by name."""
+    """Read every rollout file of a run, by name."""
     return {
         path.name: [json.loads(line) for line in path.read_text().splitlines()]
         for path in sorted((run_dir / "rollouts").glob("*.jsonl"))
@@ -284,7 +284,7 @@ def trainer_checkpoint(run_dir: Path, step: int) -> dict[str, Any]:
 
 
 def same(a: object, b: object) -> bool:
-    """Equal to the last bit, through nested containers of tensors."""
+    """Whether nested containers of tensors are equal to the last bit."""
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, Mapping):

@@ -36,8 +36,8 @@ from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Problem, Prompt, Rollout, Scores, Verdict
 from vlm_rl.rewards import Reward
 from vlm_rl.rewards.kl import KLInReward
+from vlm_rl.run.metrics_csv import read_metrics
 from vlm_rl.run.progress import training_line
-from vlm_rl.run.report import read_metrics
 from vlm_rl.training.dynamic_sampling import MixedVerdicts, Sampled, sample_groups
 from vlm_rl.training.module import OptimizerSettings, RLModule, UpdateSettings
 

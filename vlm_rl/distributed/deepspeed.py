@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -136,6 +137,24 @@ STRATEGIES: Mapping[str, Callable[[bool], ZeroStrategy]] = {
     "zero2_offload": partial(ZeroStrategy, stage=2, offload=True),
     "zero3_offload": partial(ZeroStrategy, stage=3, offload=True),
 }
+
+
+def checkpoint_files(checkpoint: Path) -> list[Path]:
+    """List the files of a checkpoint folder: one of each rank, and one of the model or its
+    shards."""
+    return sorted(checkpoint.rglob("*.pt"))
+
+
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Return what every rank has written alike to a checkpoint folder, on the CPU.
+
+    `state_dict` has the weights, unless stage 3 has sharded them. Raises FileNotFoundError.
+    """
+    file = min(checkpoint.glob("*/*_model_states.pt"), default=checkpoint / "no model_states")
+    saved: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+    if not file.name.startswith("zero_"):  # stage 3 names its shards so
+        saved["state_dict"] = saved["module"]
+    return saved
 
 
 class _Precision(DeepSpeedPrecision):

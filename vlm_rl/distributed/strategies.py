@@ -11,8 +11,10 @@ which strategy runs: it calls the methods of `RankStrategy`.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from vlm_rl.distributed import deepspeed, fsdp2
@@ -37,3 +39,27 @@ def build(name: Any, precision: Any = "32-true") -> Strategy | str:
 def of(strategy: Strategy) -> RankStrategy:
     """Return what the training step asks of the Trainer's strategy; Lightning's own replicate."""
     return strategy if isinstance(strategy, RankStrategy) else Replicated(strategy)
+
+
+def fixes_num_ranks(name: str) -> bool:
+    """Whether a run of this strategy resumes on the same number of ranks only."""
+    return name in deepspeed.STRATEGIES
+
+
+def checkpoint_files(checkpoint: Path) -> list[Path]:
+    """List the torch archives that make up a trainer checkpoint."""
+    return deepspeed.checkpoint_files(checkpoint) if checkpoint.is_dir() else [checkpoint]
+
+
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Return what a trainer checkpoint holds for all ranks alike, on the CPU.
+
+    `state_dict` is absent if every rank has saved its own part of the weights. Raises
+    FileNotFoundError.
+    """
+    if checkpoint.is_dir():
+        return deepspeed.read_checkpoint(checkpoint)
+    saved: dict[str, Any] = torch.load(
+        checkpoint, map_location="cpu", mmap=True, weights_only=False
+    )
+    return saved

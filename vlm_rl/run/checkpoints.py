@@ -1,8 +1,8 @@
-"""Writes `checkpoints/step_N/`: `hf/` for `from_pretrained`, `trainer.ckpt` to go on from.
+"""Write `checkpoints/step_N/`: `hf/` for `from_pretrained`, `trainer.ckpt` to resume from.
 
-Of a policy with LoRA adapters `hf/` holds these alone, a hundredth of the base: `from_pretrained`
-of transformers and of peft find the base by its name. Merged into a checkpoint that needs no peft
-they are on request only, since that is the whole model again, each time.
+With LoRA `hf/` holds the adapters only, a hundredth of the base: `from_pretrained` of transformers
+and of peft find the base by its name. Merged weights need no peft, but are the whole model again
+at each checkpoint, so they are written on request.
 """
 
 import os
@@ -25,22 +25,23 @@ from vlm_rl.run.signals import Preempted
 from vlm_rl.training.module import RLModule
 
 SCORE = "val/accuracy"
-"""What the best checkpoint is best in."""
+"""The metric that ranks checkpoints."""
 
 
 class Unwritable(RuntimeError):
-    """A checkpoint could not be written; what was complete before still is."""
+    """A checkpoint could not be written; earlier ones are untouched."""
 
 
 class Checkpoints(L.Callback):
-    """Saves every `every_n_steps` steps, at the last one, and where the validation accuracy is
-    above every earlier one. Keeps the `keep_last` newest, and the `keep_best` best with the link
-    `best` to the first of them (of equal ones the earliest; 0: neither).
+    """Save every `every_n_steps` steps, at the last step, and at a new best validation accuracy.
+
+    Keeps the `keep_last` newest and the `keep_best` best. The link `best` points to the first of
+    the best (the earliest of equal ones; with `keep_best` 0 there is no link).
 
     With the optimizer's two moments a checkpoint is four times the policy's float32 weights (7B:
-    112 GB), so that all of them would fill a disk: the newest to go on from, one more should that
-    be damaged, and the best. It is written under another name and renamed when it is complete and
-    on the disk, so that neither a kill nor a power cut leaves half of one to go on from.
+    112 GB), and all of them would fill a disk. So it keeps the newest to resume from, one more in
+    case that one is damaged, and the best. Each is written under another name and renamed when it
+    is complete and on the disk, so neither a kill nor a power cut leaves half a checkpoint.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Checkpoints(L.Callback):
 
     @rank_zero_only
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
-        """What a killed run was still writing or deleting is of no use to anyone."""
+        """Delete what a killed run was still writing or deleting."""
         for leftover in [
             *self.run_dir.glob("*.partial"),
             *self.run_dir.glob("*/*.partial"),
@@ -80,27 +81,29 @@ class Checkpoints(L.Callback):
             self._save_if_due(trainer, module)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        """A checkpoint holds the validation of its step: a run that goes on does not repeat it."""
+        """Save after the validation of a step, so that a resumed run does not repeat it."""
         if not trainer.sanity_checking:
             self._save_if_due(trainer, module)
 
     def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
-        """Nothing is lost by a signal or with a rollout engine: where these are raised, the weights
-        are those of the last complete step. A checkpoint is the work of all processes, which
-        a signal stops together, and an engine where its error says so."""
+        """Save after a signal or a failed rollout engine.
+
+        Where these are raised, the weights are those of the last complete step. Saving takes all
+        ranks: a signal stops them together, an engine only if its error says so.
+        """
         if isinstance(exception, EngineError) and ranks.world_size() > 1 and not exception.together:
             return
         if isinstance(exception, EngineError | Preempted) and module.completed_steps > 0:
-            done = {step for step, _ in run_folder.checkpoints(self.run_dir)}
-            # as the first process sees it: a shared folder may show the others what it was before
-            if not ranks.gather(module.completed_steps in done)[0]:
-                _forget_the_step_in_progress(trainer)
+            saved = {checkpoint.step for checkpoint in run_folder.checkpoints(self.run_dir)}
+            # rank 0 decides: on a shared file system the others may see an older folder
+            if not ranks.gather(module.completed_steps in saved)[0]:
+                _forget_step_in_progress(trainer)
                 self._save(trainer, module)
 
     def _save_if_due(self, trainer: L.Trainer, module: RLModule) -> None:
         step = module.completed_steps
         due = step % self.every_n_steps == 0 or step == module.steps
-        # one that a signal has written lacks the validation that was made up for since
+        # a checkpoint that a signal has caused lacks the validation that has been caught up since
         due |= ranks.gather(run_folder.step_folder(self.run_dir, step).exists())[0]
         if due or (self.keep_best and _is_new_best(module)):
             self._save(trainer, module)
@@ -108,7 +111,7 @@ class Checkpoints(L.Callback):
     def _save(self, trainer: L.Trainer, module: RLModule) -> None:
         target = run_folder.step_folder(self.run_dir, module.completed_steps)
         with module.clock("checkpoint"), _readable_errors(target):
-            # that of DeepSpeed is a folder, which no rename replaces
+            # a rename replaces a file; a strategy may write a folder, which is written anew
             if ranks.gather((target / "trainer.ckpt").is_file())[0]:
                 self._save_again(trainer, target)
             else:
@@ -133,12 +136,12 @@ class Checkpoints(L.Callback):
                 module.encoder.processor.save_pretrained(partial / "hf")
                 _flush(partial)
                 _rename(partial, target)
-        except BaseException:  # also a signal: what is left of it would keep a full disk full
+        except BaseException:  # a signal too: leftovers would keep a full disk full
             shutil.rmtree(partial, ignore_errors=True)
             raise
 
     def _save_again(self, trainer: L.Trainer, target: Path) -> None:
-        """The same weights, with the validation that the first time it was too early for."""
+        """Write the same weights again, with the validation that was missing the first time."""
         partial = target / "trainer.ckpt.partial"
         try:
             with _temporary_files_in(target):
@@ -153,21 +156,21 @@ class Checkpoints(L.Callback):
 
     @rank_zero_only
     def _tidy(self, module: RLModule) -> None:
-        """Point to the best checkpoint and delete those that are neither good nor new."""
+        """Link the best checkpoint and delete those that are neither among the best nor new."""
         complete = run_folder.checkpoints(self.run_dir)
         scores = _scores(module)
-        validated = [(step, path) for step, path in complete if step in scores]
-        validated.sort(key=lambda found: (-scores[found[0]], found[0]))
+        validated = [checkpoint for checkpoint in complete if checkpoint.step in scores]
+        validated.sort(key=lambda checkpoint: (-scores[checkpoint.step], checkpoint.step))
         best = validated[: self.keep_best]
         if best:
-            run_folder.link_best(self.run_dir, best[0][0])
-        for step, path in complete[: -self.keep_last]:
-            if (step, path) not in best:
-                _delete(path)
+            run_folder.link_best(self.run_dir, best[0].step)
+        for checkpoint in complete[: -self.keep_last]:
+            if checkpoint not in best:
+                _delete(checkpoint.folder)
 
 
 def _scores(module: RLModule) -> dict[int, float]:
-    """Validation accuracy by step."""
+    """Return the validation accuracy by step."""
     return {int(row["step"]): row[SCORE] for row in module.validation_history if SCORE in row}
 
 
@@ -177,8 +180,11 @@ def _is_new_best(module: RLModule) -> bool:
     return own is not None and all(own > score for score in scores.values())
 
 
-def _forget_the_step_in_progress(trainer: L.Trainer) -> None:
-    """Lightning counts a batch when it begins, and would validate a step early ever after."""
+def _forget_step_in_progress(trainer: L.Trainer) -> None:
+    """Undo the count of an unfinished batch.
+
+    Lightning counts a batch when it begins, and would then validate a step early from here on.
+    """
     loop = trainer.fit_loop.epoch_loop
     for progress in (loop.batch_progress, loop.val_loop.batch_progress):
         counters: list[Any] = [progress.total, progress.current]
@@ -187,7 +193,7 @@ def _forget_the_step_in_progress(trainer: L.Trainer) -> None:
 
 
 def _rename(partial: Path, target: Path) -> None:
-    """To the place of an earlier one, where there is such, which is deleted after it."""
+    """Rename a complete checkpoint, and then delete the one that stood there, if any."""
     before = target.with_name(f"{target.name}.before.partial")
     if target.exists():
         target.rename(before)
@@ -198,9 +204,9 @@ def _rename(partial: Path, target: Path) -> None:
 
 
 def _delete(path: Path) -> None:
-    """First by name: what is half deleted must not look like a checkpoint."""
+    """Rename, then delete: a half-deleted folder must not look like a checkpoint."""
     if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)  # a process that is alive may have done with it meanwhile
+        path.unlink(missing_ok=True)  # the process that wrote it may still be alive and delete it
         return
     doomed = path if path.suffix == ".partial" else path.with_name(f"{path.name}.partial")
     path.rename(doomed)
@@ -208,8 +214,7 @@ def _delete(path: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """To the disk, names included: a rename may otherwise survive a power cut that its files do
-    not."""
+    """Flush files and names to the disk: a rename may survive a power cut that its files do not."""
     for path in (*folder.rglob("*"), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -220,8 +225,11 @@ def _flush(folder: Path) -> None:
 
 @contextmanager
 def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Lightning writes to the system's temporary folder first, which may be small or on another
-    disk, and where nobody deletes what a killed process has left."""
+    """Let Lightning write its temporary files into `folder`.
+
+    The system's temporary folder may be small or on another disk, and nobody deletes what a killed
+    process leaves there.
+    """
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         yield
@@ -235,4 +243,4 @@ def _readable_errors(target: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise Unwritable(f"can not write the checkpoint {target}: {reason}") from error
+        raise Unwritable(f"cannot write the checkpoint {target}: {reason}") from error

@@ -1,16 +1,16 @@
 """How a run ends other than with its last step: one line and an exit status.
 
-0    SIGTERM or SIGUSR1: saved; the same command goes on
-1    another process has failed or is gone; also an error that is none of these, with its traceback
+0    SIGTERM or SIGUSR1: saved; the same command resumes
+1    another rank has failed or is gone; also any other error, with its traceback
 2    the configuration or its data are wrong, nothing was trained
 3    the rollout engine gave up: saved
-74   the run's folder can not be written, a full disk above all (EX_IOERR)
+74   the run's folder cannot be written, usually because the disk is full (EX_IOERR)
 75   a hang (EX_TEMPFAIL)
 130  Ctrl-C: saved
 
-After 1, 3, 74, 75 and 130 the same command goes on from the last complete checkpoint as well. Of
-several processes the one that meets the engine's or the disk's fault has its status, and the others
-1; an engine's fault then is not saved, which would be the work of all.
+After 1, 3, 74, 75 and 130 the same command resumes from the last complete checkpoint as well. If
+one of several ranks meets a fault of the engine or the disk, it ends with that status and the
+others with 1. Such a fault of one engine is not saved, because saving takes all ranks.
 """
 
 import errno
@@ -33,33 +33,35 @@ _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager
-def one_line_endings(program: str, run_dir: Path | None = None) -> Iterator[None]:
-    """Turn an engine that gave up, a signal and a full disk into their line and status; `run_dir`
-    is for what happens in training."""
+def one_line_exits(program: str, run_dir: Path | None = None) -> Iterator[None]:
+    """Turn a signal, an engine that gave up, and a full disk into their line and status.
+
+    `run_dir` is given for what happens in training.
+    """
     try:
         yield
     except EngineError as error:
         if error.together and not ranks.is_zero():
-            raise SystemExit(ENGINE) from None  # all stop for it, and one says so
-        raise _end(program, ENGINE, f"{joined(str(error))}; {_stopped(run_dir)}") from error
+            raise SystemExit(ENGINE) from None  # all ranks stop, rank 0 prints
+        raise _exit(program, ENGINE, f"{joined(str(error))}; {_stopped(run_dir)}") from error
     except Preempted as stop:
         status = CTRL_C if stop.signal == signal.SIGINT else 0
         if not ranks.is_zero():
-            raise SystemExit(status) from None  # all stop for it, and one says so
-        raise _end(program, status, f"{stop}: {_stopped(run_dir)}") from None
+            raise SystemExit(status) from None  # all ranks stop, rank 0 prints
+        raise _exit(program, status, f"{stop}: {_stopped(run_dir)}") from None
     except OtherEnded as error:
-        raise _end(program, OTHER, f"{joined(str(error))}; {_stopped(run_dir)}") from error
+        raise _exit(program, OTHER, f"{joined(str(error))}; {_stopped(run_dir)}") from error
     except Unwritable as error:
-        raise _end(program, UNWRITABLE, f"{joined(str(error))}; {_stopped(run_dir)}") from error
+        raise _exit(program, UNWRITABLE, f"{joined(str(error))}; {_stopped(run_dir)}") from error
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
         where = error.filename or run_dir or "a file"
-        reason = f"can not write {where}: {error.strerror}; {_stopped(run_dir)}"
-        raise _end(program, UNWRITABLE, reason) from error
+        reason = f"cannot write {where}: {error.strerror}; {_stopped(run_dir)}"
+        raise _exit(program, UNWRITABLE, reason) from error
 
 
-def _end(program: str, status: int, line: str) -> SystemExit:
+def _exit(program: str, status: int, line: str) -> SystemExit:
     print(f"{program}: {line}", file=sys.stderr)
     return SystemExit(status)
 
@@ -67,8 +69,7 @@ def _end(program: str, status: int, line: str) -> SystemExit:
 def _stopped(run_dir: Path | None) -> str:
     if run_dir is None:
         return "stopped before training, nothing was changed"
-    complete = run_folder.checkpoints(run_dir)
-    if not complete:
+    newest = run_folder.newest_checkpoint(run_dir)
+    if newest is None:
         return "stopped before the first checkpoint, the same command starts from the beginning"
-    step = complete[-1][0]
-    return f"stopped after step {step} with a checkpoint, the same command goes on from there"
+    return f"stopped after step {newest.step} with a checkpoint, the same command resumes from it"

@@ -1,10 +1,10 @@
-"""What every process of a run is doing right now, and an end with reasons for one that hangs.
+"""What every rank is doing right now, and how the run ends if a rank hangs, fails or is gone.
 
-Each process keeps `heartbeat/rank_N.json` in the run's folder: phase, step, time of the last sign
-of life. Where one has been silent for too long, all of them write their stacks to stderr and to
-`heartbeat/rank_N.stacks.txt` and end: those that wait for the silent one can not go on either.
-Where one fails, or is gone, the others end too, and name it. All of that needs one folder for all
-processes, as checkpoints do: a run whose nodes have each their own is refused.
+Each rank keeps `heartbeat/rank_N.json` in the run's folder: phase, step, time of the last sign of
+life. If one is silent for too long, all ranks write their stacks to stderr and to
+`heartbeat/rank_N.stacks.txt` and end, because the others wait for the silent one. If one fails or
+is gone, the others end too, and name it. All ranks must see one folder, as for checkpoints; a run
+whose nodes each have their own is refused.
 """
 
 import faulthandler
@@ -29,30 +29,37 @@ from vlm_rl.rollout.watchdog import Watchdog
 from vlm_rl.training.module import RLModule
 
 NOTICE = "hang"
-"""In the folder `heartbeat`: the process that was silent asks the others for their stacks."""
+"""File in `heartbeat`: the silent rank asks the others for their stacks."""
 
 FAILED = "failed"
-"""In the same folder: what a process has ended with that the others are to know of."""
+"""File in `heartbeat`: why a rank has ended, for the others to repeat."""
 
 GATHER_S = 10.0
-"""How long the first waits for the stacks of the others: they look for its notice every second, and
-a launcher that sees one process end soon ends the rest."""
-
+"""How long the silent rank waits for the stacks of the others. They look for its notice every
+second; a launcher that sees one process end soon ends the rest."""
 
 SHARED_S = 60.0
-"""How late a file of another node may be seen: NFS keeps what it knows of a folder for so long
-(acdirmax in nfs(5))."""
+"""How late a file of another node may appear: NFS caches a folder for so long (acdirmax in
+nfs(5))."""
 
 GONE_S = 2.5
-"""A process that has not refreshed its file for so long is gone: it would every second."""
+"""A rank refreshes its file every second; one that has not done so for this long is gone."""
 
 
 class OtherEnded(RuntimeError):
-    """This process ends for what has befallen another one, which it names."""
+    """This rank ends because another one, which the message names, has failed or is gone."""
+
+
+class RankProcess(NamedTuple):
+    """The process of a rank."""
+
+    rank: int
+    pid: int
+    host: str
 
 
 class Beat(NamedTuple):
-    """What one process said of itself."""
+    """What one rank said of itself; `processes` is the number of ranks."""
 
     rank: int
     processes: int
@@ -62,44 +69,49 @@ class Beat(NamedTuple):
     pid: int
     host: str
 
+    @property
+    def process(self) -> RankProcess:
+        return RankProcess(self.rank, self.pid, self.host)
+
 
 class Heartbeat(L.Callback, Watchdog):
-    """To be open around the whole training, and among the trainer's callbacks.
+    """Write this rank's beats and watch the others'; open around the training, and a callback.
 
-    A beat is a stage that begins, a step or a validation batch that ends, and every forward of the
-    policy: also a token of the rollout where the policy itself decodes. `limit_s` is that of
+    A beat is an activity that begins, a step or a validation batch that ends, and every forward of
+    the policy, also a token of the rollout if the policy itself decodes. `limit_s` is the longest
     silence between two of them.
     """
 
-    def __init__(self, run_dir: Path, limit_s: float, *, rank: int = 0, processes: int = 1) -> None:
+    def __init__(self, run_dir: Path, limit_s: float, *, rank: int = 0, num_ranks: int = 1) -> None:
         Watchdog.__init__(self, limit_s, "")
         self.folder = run_dir / "heartbeat"
         self._rank = rank
-        self._processes = processes
+        self._num_ranks = num_ranks
         self._phase = "starting"
-        self._everyone: frozenset[tuple[int, int, str]] = frozenset()
-        self._dead_since: float | None = None
+        self._everyone: frozenset[RankProcess] = frozenset()
+        self._gone_since: float | None = None
         self._module: RLModule | None = None
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         super().touch()
         self._write()
-        # by the clock of the file system, which all processes share
+        # by the clock of the file system, which all ranks share
         self._began = self._file("json").stat().st_mtime
         return super().__enter__()
 
-    def __exit__(self, *error: Any) -> None:
-        """Raises OtherEnded where the error is but the end of another process."""
-        fault = None
-        together = isinstance(error[1], EngineError) and error[1].together
-        if isinstance(error[1], Exception) and not together and self._processes > 1:
-            fault = self._fault_of_others(error[1])
-        super().__exit__(*error)
-        self._phase = "ended" if error[0] is None else f"ended in {self._phase}"
+    def __exit__(self, *raised: Any) -> None:
+        """End the beats. Raises OtherEnded if another rank has caused this one's error."""
+        error: BaseException | None = raised[1]
+        cause = None
+        together = isinstance(error, EngineError) and error.together
+        if isinstance(error, Exception) and not together and self._num_ranks > 1:
+            cause = self._cause_in_others(error)
+        super().__exit__(*raised)
+        self._phase = "ended" if error is None else f"ended in {self._phase}"
         self._write()
-        if fault is not None:
-            raise OtherEnded(f"rank {self._rank} ends, {fault}") from error[1]
+        if cause is not None:
+            raise OtherEnded(f"rank {self._rank} ends, {cause}") from error
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         self._refuse_own_folders()
@@ -108,26 +120,27 @@ class Heartbeat(L.Callback, Watchdog):
         module.policy.part("language_model").register_forward_pre_hook(lambda *_: self.touch())
 
     def _refuse_own_folders(self) -> None:
-        """End with one line where a process does not find what another one has written."""
-        everyone = ranks.gather((self._rank, os.getpid(), socket.gethostname()))
+        """End with one line if a rank does not find what another one has written."""
+        everyone = ranks.gather(RankProcess(self._rank, os.getpid(), socket.gethostname()))
         self._everyone = frozenset(everyone)
         until = time.monotonic() + min(SHARED_S, self._limit_s / 2)
         while (unseen := self._unseen(everyone)) and time.monotonic() < until:
             time.sleep(0.1)
-        for (rank, _, host), missed in zip(everyone, ranks.gather(unseen), strict=True):
+        for reader, missed in zip(everyone, ranks.gather(unseen), strict=True):
             if missed:
-                other, host_of_other = missed[0]
+                writer = missed[0]
                 with one_line_errors("vlm_rl.fit", speaks=self._rank == 0):
                     raise ValueError(
-                        f"run_dir={self.folder.parent} must be one folder for all processes, but "
-                        f"rank {rank} on {host} does not find there what rank {other} on "
-                        f"{host_of_other} writes; give one on a file system that all nodes share"
+                        f"run_dir={self.folder.parent} must be one folder for all ranks, but rank "
+                        f"{reader.rank} on {reader.host} does not find there what rank "
+                        f"{writer.rank} on {writer.host} writes; give one on a file system that "
+                        "all nodes share"
                     )
 
-    def _unseen(self, everyone: list[tuple[int, int, str]]) -> list[tuple[int, str]]:
-        """Rank and host of those whose file here is none, or that of another run."""
-        seen = {(beat.rank, beat.pid, beat.host) for beat in read_beats(self.folder)}
-        return [(rank, host) for rank, pid, host in everyone if (rank, pid, host) not in seen]
+    def _unseen(self, everyone: list[RankProcess]) -> list[RankProcess]:
+        """Return those without a file here, or with a file of another run."""
+        seen = {beat.process for beat in read_beats(self.folder)}
+        return [process for process in everyone if process not in seen]
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
         self.touch()
@@ -144,52 +157,56 @@ class Heartbeat(L.Callback, Watchdog):
         self._write()
 
     def _look(self) -> None:
-        """Every second: refresh the file, end where this process or another one is silent."""
+        """Refresh the file, every second; end if this rank or another one is silent or gone."""
         self._write()
         if self._is_due():
             (self.folder / NOTICE).touch()
             self._end(f"rank {self._rank} has been silent for {self._limit_s:g} s")
         elif _written_after(self.folder / NOTICE, self._began):
-            self._end(f"rank {self._rank} ends with another process that is silent")
-        elif dead := self._dead():
-            self._put(self.folder / FAILED, dead)
+            self._end(f"rank {self._rank} ends because another rank is silent")
+        elif gone := self._gone_for_long():
+            self._put(self.folder / FAILED, gone)
         elif _written_after(self.folder / FAILED, self._began):
             reason = (self.folder / FAILED).read_text()
             print(f"rank {self._rank} ends, {reason}", file=sys.stderr, flush=True)
-            os._exit(1)  # it waits for that one in foreign code
+            os._exit(1)  # the main thread waits for the other rank in foreign code
 
-    def _dead(self) -> str | None:
-        """Names one that is gone for longer than the main thread needs to be told so: gloo tells
-        it, NCCL lets it wait."""
+    def _gone_for_long(self) -> str | None:
+        """Name a rank that is gone for longer than the main thread needs to hear of it.
+
+        gloo raises an error there; NCCL lets it wait.
+        """
         gone = [
             beat
             for beat in read_beats(self.folder)
-            if (beat.rank, beat.pid, beat.host) in self._everyone
+            if beat.process in self._everyone
             and beat.rank != self._rank
             and not beat.phase.startswith("ended")
             and _has_ended(beat)
         ]
-        self._dead_since = self._dead_since or time.monotonic() if gone else None
-        if self._dead_since is None or time.monotonic() < self._dead_since + GATHER_S:
+        self._gone_since = self._gone_since or time.monotonic() if gone else None
+        if self._gone_since is None or time.monotonic() < self._gone_since + GATHER_S:
             return None
-        return _gone(gone[0])
+        return _last_seen(gone[0])
 
-    def _fault_of_others(self, error: Exception) -> str | None:
-        """What another process has failed with, or that it is gone; None where the fault is this
-        one's, which the others then read."""
-        told = self.folder / FAILED
-        if _written_after(told, self._began):
-            return told.read_text()
+    def _cause_in_others(self, error: Exception) -> str | None:
+        """Say which rank has failed or is gone; None if the fault is this rank's own.
+
+        Either way the reason is in `FAILED` afterwards, where the others read it.
+        """
+        reason = self.folder / FAILED
+        if _written_after(reason, self._began):
+            return reason.read_text()
         gone = self._gone() if _may_be_of_a_collective(error) else None
         if gone is None:
-            what = f"{type(error).__name__}: {error}"
-            self._put(told, joined(f"rank {self._rank} failed {self._place()}: {what}"))
+            own = f"{type(error).__name__}: {error}"
+            self._put(reason, joined(f"rank {self._rank} failed {self._place()}: {own}"))
             return None
-        self._put(told, gone)
+        self._put(reason, gone)
         return gone
 
     def _gone(self) -> str | None:
-        """Names those that give no sign of life any more, and where they were."""
+        """Name the ranks that no longer give a sign of life, and where they were."""
         self._write()
         since = self._file("json").stat().st_mtime
         until = time.monotonic() + GONE_S
@@ -198,17 +215,20 @@ class Heartbeat(L.Callback, Watchdog):
             late = time.monotonic() > until
             gone = [beat for beat in silent if late or _has_ended(beat)]
             time.sleep(0.1)
-        return "; ".join(map(_gone, gone)) or None
+        return "; ".join(map(_last_seen, gone)) or None
 
     def _silent_since(self, since: float) -> list[Beat]:
-        """The others whose files are older."""
+        """Return the beats of other ranks whose files are older."""
         return [
             beat
-            for beat in read_beats(self.folder)
-            if beat.rank < self._processes
-            and beat.rank != self._rank
-            and not _written_after(self.folder / f"rank_{beat.rank}.json", since)
+            for beat in self._beats_of_others()
+            if not _written_after(self.folder / f"rank_{beat.rank}.json", since)
         ]
+
+    def _beats_of_others(self) -> list[Beat]:
+        """Return the last beats of the other ranks; an earlier start may have had more ranks."""
+        beats = read_beats(self.folder)
+        return [beat for beat in beats if beat.rank < self._num_ranks and beat.rank != self._rank]
 
     def _end(self, reason: str) -> None:
         stacks = self._file("stacks.txt")
@@ -221,35 +241,33 @@ class Heartbeat(L.Callback, Watchdog):
         super()._end(f"{reason}, {self._place()}; {'; '.join(self._others())}stacks in {stacks}")
 
     def _all_have_written(self) -> bool:
-        files = [self.folder / f"rank_{rank}.stacks.txt" for rank in range(self._processes)]
+        files = [self.folder / f"rank_{rank}.stacks.txt" for rank in range(self._num_ranks)]
         return all(_written_after(file, self._began) for file in files)
 
     def _others(self) -> Iterator[str]:
-        """Where every other process was, the one that has been silent for longest first."""
-        beats = sorted(read_beats(self.folder), key=lambda beat: beat.unix)
-        for beat in beats:
-            if beat.rank != self._rank and beat.rank < self._processes:
-                seconds = max(0.0, time.time() - beat.unix)
-                yield f"rank {beat.rank} in {beat.phase} of step {beat.step}, {seconds:.0f} s ago"
-        if self._processes > 1:
+        """Yield where every other rank was, the one with the longest silence first."""
+        for beat in sorted(self._beats_of_others(), key=lambda beat: beat.unix):
+            seconds = max(0.0, time.time() - beat.unix)
+            yield f"rank {beat.rank} in {beat.phase} of step {beat.step}, {seconds:.0f} s ago"
+        if self._num_ranks > 1:
             yield ""
 
     def _place(self) -> str:
         return f"in {self._phase} of step {self._step()}"
 
     def _step(self) -> int:
-        """The step in progress, from 1."""
+        """Return the step in progress, from 1; 0 before the training."""
         return 0 if self._module is None else self._module.completed_steps + 1
 
     def _write(self) -> None:
         now = time.time() - self.silent_s
         host = socket.gethostname()
-        beat = Beat(self._rank, self._processes, self._phase, self._step(), now, os.getpid(), host)
+        beat = Beat(self._rank, self._num_ranks, self._phase, self._step(), now, os.getpid(), host)
         self._put(self._file("json"), json.dumps(beat._asdict()))
 
     def _put(self, target: Path, text: str) -> None:
-        with suppress(OSError):  # a full disk is for the checkpoint to answer
-            # two threads write, and several processes
+        with suppress(OSError):  # the checkpoint reports a full disk
+            # two threads write, and several ranks
             partial = target.with_suffix(f".{self._rank}.{time.monotonic_ns()}.partial")
             partial.write_text(text)
             partial.replace(target)
@@ -259,16 +277,16 @@ class Heartbeat(L.Callback, Watchdog):
 
 
 def read_beats(folder: Path) -> list[Beat]:
-    """The last beat of every process, in any order."""
+    """Return the last beat of every rank, in any order."""
     return [Beat(**json.loads(path.read_text())) for path in folder.glob("rank_*.json")]
 
 
 def _may_be_of_a_collective(error: Exception) -> bool:
-    """As gloo (RuntimeError itself) and NCCL answer where another process has left."""
+    """Whether gloo (plain RuntimeError) or NCCL raises it when another rank has left."""
     return type(error) is RuntimeError or isinstance(error, dist.DistError)
 
 
-def _gone(beat: Beat) -> str:
+def _last_seen(beat: Beat) -> str:
     return (
         f"rank {beat.rank} is gone (killed? out of memory?), last seen in {beat.phase} of step "
         f"{beat.step}"
@@ -276,7 +294,7 @@ def _gone(beat: Beat) -> str:
 
 
 def _has_ended(beat: Beat) -> bool:
-    """Known at once on the same machine, if that is Linux, and before a launcher has noticed."""
+    """Whether the process has ended, known at once on the same Linux machine; False elsewhere."""
     if beat.host != socket.gethostname() or not Path("/proc/self/stat").exists():
         return False
     try:

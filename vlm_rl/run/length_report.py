@@ -1,4 +1,4 @@
-"""What a person sees of length fairness: metrics, a file, one picture per validation, W&B."""
+"""What a run shows of length fairness: metrics, a file, one plot per validation, W&B."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,15 @@ from vlm_rl.metrics.length import LengthBin, LengthReport, LengthWindow
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.step import Step
 
-PICTURE = "length_fairness.png"
+PLOT = "length_fairness.png"
 REPORTS = "length_fairness.json"
 
 
 class LengthFairness(L.Callback):
-    """After every validation: `length/...` metrics over the last `window_steps` steps, one more
-    report in `length_fairness.json`, `plots/step_N/length_fairness.png`, and the same in W&B.
+    """Report length fairness over the last `window_steps` steps at every validation.
+
+    Logs `length/...` metrics, adds a report to `length_fairness.json`, and draws
+    `plots/step_N/length_fairness.png`; W&B gets the same.
 
     The window and the reports so far are part of the checkpoint.
     """
@@ -47,11 +49,11 @@ class LengthFairness(L.Callback):
             self.window.add(step.sequences, step.everyone, dropped)
 
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
-        """At the start, so that the checkpoint after the validation has the report."""
+        """Report at the start, so that the checkpoint after the validation has the report."""
         assert isinstance(module, RLModule)
         step = module.completed_steps
         if any(report["step"] == step for report in self.reports):
-            return  # this validation was begun before the run was stopped
+            return  # the run was stopped within this validation
         report = None if trainer.sanity_checking else self.window.report()
         if report is None:
             return
@@ -62,11 +64,11 @@ class LengthFairness(L.Callback):
     @rank_zero_only
     def _write(self, trainer: L.Trainer, report: LengthReport, step: int) -> None:
         (self.run_dir / REPORTS).write_text(json.dumps(self.reports, indent=1) + "\n")
-        picture = self.run_dir / "plots" / f"step_{step}" / PICTURE
-        plot_length_fairness(report, self.window.lengths(), picture)
+        plot = self.run_dir / "plots" / f"step_{step}" / PLOT
+        plot_length_fairness(report, self.window.lengths(), plot)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                _show_in_wandb(logger, report, picture)
+                _show_in_wandb(logger, report, plot)
 
     def state_dict(self) -> dict[str, Any]:
         return {"window": self.window.state_dict(), "reports": self.reports}
@@ -76,8 +78,8 @@ class LengthFairness(L.Callback):
         self.reports = list(state_dict["reports"])
 
 
-def _show_in_wandb(logger: WandbLogger, report: LengthReport, picture: Path) -> None:
-    """A picture, a table, and a panel that draws the table's newest state."""
+def _show_in_wandb(logger: WandbLogger, report: LengthReport, plot: Path) -> None:
+    """Log the plot, a table of the bins, and a panel that draws the newest table."""
     import wandb
 
     columns = list(report.plain()["bins"][0])
@@ -85,7 +87,7 @@ def _show_in_wandb(logger: WandbLogger, report: LengthReport, picture: Path) -> 
     table = wandb.Table(columns=columns, data=rows)
     logger.experiment.log(
         {
-            "length/fairness": wandb.Image(str(picture)),
+            "length/fairness": wandb.Image(str(plot)),
             "length/bins": table,
             "length/acceptance": wandb.plot.line(
                 table, "mean_length", "accepted", title="share of gradients kept, by length"
@@ -95,7 +97,7 @@ def _show_in_wandb(logger: WandbLogger, report: LengthReport, picture: Path) -> 
 
 
 def plot_length_fairness(report: LengthReport, lengths: Mapping[str, Tensor], target: Path) -> None:
-    """Four panels: acceptance, clipping and gradient weight by length; lengths by verdict."""
+    """Draw acceptance, clipping and gradient weight by length, and lengths by verdict."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
     _plot_acceptance(axes[0, 0], report)
     _plot_clipping(axes[0, 1], report.bins)

@@ -1,4 +1,4 @@
-"""W&B as a logger of a folder, with all that it writes inside that folder."""
+"""W&B as a logger that keeps all its files inside a given folder."""
 
 import os
 import secrets
@@ -20,12 +20,15 @@ def wandb_loggers(
     *,
     one_run: bool = False,
 ) -> list[WandbLogger]:
-    """One, or none where `mode` is off. With `one_run` every start in this folder is the same run
-    of W&B: online it goes on; offline each start has a folder of its own, with the same id."""
+    """Return one logger, or none if `mode` is off.
+
+    With `one_run` every start in this folder belongs to the same run of W&B. Online it resumes;
+    offline each start has its own folder, with the same id.
+    """
     if mode == "off":
         return []
-    os.environ.setdefault("WANDB_SILENT", "true")  # the last screen says where it is
-    for kind in ("DATA", "CACHE", "CONFIG"):  # its default is the home folder
+    os.environ.setdefault("WANDB_SILENT", "true")  # the last screen names the folder
+    for kind in ("DATA", "CACHE", "CONFIG"):  # the default is the home folder
         os.environ[f"WANDB_{kind}_DIR"] = str(folder / "wandb")
     return [
         WandbLogger(
@@ -42,7 +45,7 @@ def wandb_loggers(
 
 @rank_zero_only
 def _run_id(folder: Path) -> str:
-    """Made at the first start and kept in `run_id`; only one process has a run of W&B."""
+    """Return the id in `run_id`, drawn at the first start; only rank 0 has a run of W&B."""
     file = folder / "run_id"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)

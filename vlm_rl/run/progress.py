@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: bars and one line of metrics a step."""
+"""What a run prints as it trains: progress bars and one line of metrics per step."""
 
 from typing import Any
 
@@ -20,8 +20,8 @@ from vlm_rl.training.step import Metrics, Step
 
 
 class ProgressBars(L.Callback):
-    """A bar over the run's steps that names the current stage, one over validation, and one line
-    of metrics a step."""
+    """Show a bar over the steps that names the current activity, a bar over each validation, and a
+    line of metrics per step."""
 
     def __init__(self) -> None:
         self._console = Console()
@@ -41,12 +41,12 @@ class ProgressBars(L.Callback):
         assert isinstance(module, RLModule)
         done = module.completed_steps
         self._run = self._bars.add_task("starting", total=module.steps, completed=done)
-        module.clock.listen(self._stage)
+        module.clock.listen(self._show_activity)
         self._bars.start()
 
-    def _stage(self, name: str) -> None:
+    def _show_activity(self, name: str) -> None:
         if name == "validation":
-            return  # it has a bar of its own
+            return  # which has its own bar
         if self._validation is not None:
             self._bars.update(self._validation, description=f"validation: {name}")
         elif self._run is not None:
@@ -95,7 +95,7 @@ class ProgressBars(L.Callback):
 
 
 def training_line(step: int, steps: int, metrics: Metrics) -> str:
-    """One step in one line; what a step did not measure is left out."""
+    """Return the line of a step, without what it did not measure."""
     forms = {
         "reward": ("reward/mean", "{:.3f}"),
         "accuracy": ("reward/accuracy", "{:.1%}"),
@@ -120,7 +120,7 @@ def training_line(step: int, steps: int, metrics: Metrics) -> str:
 
 
 def validation_line(step: int, metrics: Metrics) -> str:
-    """One validation in one line."""
+    """Return the line of a validation."""
     greedy = metrics.get("val_greedy/accuracy")
     tail = "" if greedy is None else f", greedy {greedy:.1%}"
     return (

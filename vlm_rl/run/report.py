@@ -1,97 +1,27 @@
-"""What a run leaves to read: metrics.csv, plots, summary.json and the last screen."""
+"""What a run leaves at its end: a plot of the training, summary.json and the last screen."""
 
-import csv
-import io
 import json
 import resource
 import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import lightning as L
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
 from vlm_rl import ranks
 from vlm_rl.run import folder as run_folder
-from vlm_rl.run.length_report import PICTURE
+from vlm_rl.run.length_report import PLOT
+from vlm_rl.run.metrics_csv import METRICS, read_metrics
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.step import Metrics
-
-METRICS = "metrics.csv"
-
-
-class MetricsCsv(Logger):
-    """One row per call in `metrics.csv`, with a column for every metric seen so far.
-
-    A run that goes on from step `resume_step` first drops the rows of later steps: they were
-    computed after the checkpoint and will be computed again.
-    """
-
-    def __init__(self, run_dir: Path, resume_step: int = 0) -> None:
-        super().__init__()
-        self.path = run_dir / METRICS
-        self._columns: list[str] = ["step"]
-        rows = _whole_rows(self.path) if self.path.exists() else []
-        kept = [row for row in rows if row["step"] <= resume_step] if resume_step else []
-        self._rewrite(kept)
-
-    @property
-    def name(self) -> str:
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run's config.yaml has them."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {"step": float(step or 0), **metrics}
-        if row.keys() <= set(self._columns):
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
-        else:
-            self._rewrite([*read_metrics(self.path), row])
-
-    def _rewrite(self, rows: list[Metrics]) -> None:
-        names = {name for row in rows for name in row} | set(self._columns)
-        self._columns = ["step", *sorted(names - {"step"})]
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.rename(self.path)
-
-
-def _whole_rows(path: Path) -> list[Metrics]:
-    """Without the last line where a kill or a full disk has cut it short: its number would be
-    another one."""
-    whole, newline, _ = path.read_text().rpartition("\n")
-    return _parsed(io.StringIO(whole + newline, newline=""))
-
-
-def read_metrics(path: Path) -> list[Metrics]:
-    """Rows of a metrics.csv without their empty cells."""
-    with path.open(newline="") as file:
-        return _parsed(file)
-
-
-def _parsed(file: TextIO) -> list[Metrics]:
-    return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-
 
 PANELS: dict[str, dict[str, str]] = {
     "reward": {"reward/mean": "mean reward"},
@@ -113,7 +43,7 @@ PANELS: dict[str, dict[str, str]] = {
 
 
 def plot_training(metrics: list[Metrics], target: Path) -> None:
-    """Draw the four panels that tell how a run went into one PNG."""
+    """Draw reward, accuracy, length and clipping by step into one PNG."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
     for axis, (title, curves) in zip(axes.flat, PANELS.items(), strict=True):
         for name, label in curves.items():
@@ -132,14 +62,14 @@ def plot_training(metrics: list[Metrics], target: Path) -> None:
 
 
 class Summary(L.Callback):
-    """Writes plots and summary.json when training ends and prints the last screen."""
+    """Write the plot and summary.json when training ends, and print the last screen."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
 
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
         assert isinstance(module, RLModule)
-        # a picture that can not be decoded is known to the process that tried it alone
+        # only the rank that tried to decode a broken image knows of it
         own = getattr(getattr(trainer, "datamodule", None), "skipped", [])
         skipped = dict.fromkeys(row for rows in ranks.gather([*own]) for row in rows)
         if trainer.is_global_zero:
@@ -151,13 +81,13 @@ class Summary(L.Callback):
         plot_training(metrics, plot)
         summary = _summarise(self.run_dir, module, skipped)
         summary["files"]["plots"] = str(plot)
-        lengths = self.run_dir / "plots" / f"step_{module.completed_steps}" / PICTURE
+        lengths = self.run_dir / "plots" / f"step_{module.completed_steps}" / PLOT
         if lengths.exists():
             summary["files"]["lengths"] = str(lengths)
         if (self.run_dir / "wandb").exists():
             summary["files"]["wandb"] = str(self.run_dir / "wandb")
         target = self.run_dir / run_folder.SUMMARY
-        partial = target.with_suffix(".partial")  # half of it would be a finished run
+        partial = target.with_suffix(".partial")  # half a file would pass for a finished run
         partial.write_text(json.dumps(summary, indent=2) + "\n")
         partial.replace(target)
         print_summary(summary, target)
@@ -165,7 +95,7 @@ class Summary(L.Callback):
 
 def _summarise(run_dir: Path, module: RLModule, skipped: Mapping[str, int]) -> dict[str, Any]:
     history = module.validation_history
-    complete, best = run_folder.checkpoints(run_dir), run_folder.best_checkpoint(run_dir)
+    newest, best = run_folder.newest_checkpoint(run_dir), run_folder.best_checkpoint(run_dir)
     return {
         "steps": module.completed_steps,
         "validation_before": history[0] if history else {},
@@ -175,8 +105,8 @@ def _summarise(run_dir: Path, module: RLModule, skipped: Mapping[str, int]) -> d
         "skipped_updates": module.skipped_updates,
         "peak_memory_gb": round(_peak_memory_gb(), 2),
         "files": {
-            "checkpoint": str(complete[-1][1] / "hf") if complete else None,
-            "best_checkpoint": str(best[1] / "hf") if best else None,
+            "checkpoint": str(newest.folder / "hf") if newest else None,
+            "best_checkpoint": str(best.folder / "hf") if best else None,
             "metrics": str(run_dir / METRICS),
             "rollouts": str(run_dir / "rollouts"),
         },
@@ -184,7 +114,7 @@ def _summarise(run_dir: Path, module: RLModule, skipped: Mapping[str, int]) -> d
 
 
 def _peak_memory_gb() -> float:
-    """Largest resident memory so far of this process, or of its largest child if that is more."""
+    """Return the peak resident memory of this process, or of its largest child if that is more."""
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return max(resource.getrusage(who).ru_maxrss for who in whose) * unit / 1e9
@@ -200,7 +130,7 @@ ROWS = {
 
 
 def print_summary(summary: Mapping[str, Any], target: Path) -> None:
-    """The last screen: held-out numbers before and after, time by stage, where everything is."""
+    """Print held-out numbers before and after, time by activity, and where everything is."""
     console = Console()
     before, after = summary["validation_before"], summary["validation_after"]
     table = Table(title=f"{summary['steps']} steps, held-out problems")

@@ -1,31 +1,36 @@
-"""Going on from a checkpoint: whether it is one of this run, and what its step still owes."""
+"""Resuming from a checkpoint: whether it belongs to this run, and what its step still owes."""
 
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 
 from vlm_rl import ranks
 from vlm_rl.data.datamodule import ProblemData
+from vlm_rl.distributed import strategies
 from vlm_rl.training.module import RLModule
 
 
 def check_fits(checkpoint: Path, module: RLModule, data: ProblemData) -> None:
-    """Raises ValueError with one line for the checkpoint of another model, of other data or of an
-    older version."""
-    saved = _load(checkpoint)
+    """Refuse the checkpoint of another model, of other data, or of an older version.
+
+    Raises ValueError with one line.
+    """
+    try:
+        saved = strategies.read_checkpoint(checkpoint)
+    except FileNotFoundError as error:
+        raise ValueError(f"{checkpoint} is not a checkpoint of this run: {error}") from error
     own: dict[str, Any] = {"state_dict": dict(module.state_dict())}
     module.on_save_checkpoint(own)  # leaves out what such a run does not keep
     if "state_dict" in saved:
         before = {"state_dict": saved["state_dict"]}
-        module.on_save_checkpoint(before)  # nor what DeepSpeed keeps beside it
+        module.on_save_checkpoint(before)  # a strategy may have kept more
         _check_weights(checkpoint, before["state_dict"], own["state_dict"])
     missing = own["vlm_rl"].keys() - saved.get("vlm_rl", {}).keys()
     if missing:
         raise ValueError(
             f"{checkpoint} was written by another version: it lacks {', '.join(sorted(missing))}, "
-            "without which the run would not go on as it began; start a new run from its weights "
+            "without which the run would not resume as it began; start a new run from its weights "
             f"by --policy.path {checkpoint.parent / 'hf'}"
         )
     try:
@@ -34,55 +39,38 @@ def check_fits(checkpoint: Path, module: RLModule, data: ProblemData) -> None:
         raise ValueError(f"{checkpoint}: {error}") from error
 
 
-def _load(checkpoint: Path) -> dict[str, Any]:
-    """Of a folder of DeepSpeed what every process has written alike, and the weights where they are
-    not cut."""
-    file, cut = checkpoint, False
-    if checkpoint.is_dir():
-        file = min(checkpoint.glob("*/*_model_states.pt"), default=checkpoint / "no model_states")
-        cut = file.name.startswith("zero_")
-    try:
-        saved: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
-    except FileNotFoundError as error:
-        raise ValueError(f"{checkpoint} is no checkpoint of this run: {error}") from error
-    if file is not checkpoint and not cut:
-        saved["state_dict"] = saved["module"]
-    return saved
-
-
 def _check_weights(checkpoint: Path, saved: dict[str, Any], own: dict[str, Any]) -> None:
-    def refuse(what: str) -> ValueError:
+    def refusal(what: str) -> ValueError:
         return ValueError(
             f"{checkpoint} is of another model than policy.path: {what}; give the policy that the "
             "run began with, or start a new run by --run_dir NAME"
         )
 
     for name in sorted(saved.keys() ^ own.keys()):
-        raise refuse(f"only {'the checkpoint' if name in saved else 'the policy'} has {name}")
+        raise refusal(f"only {'the checkpoint' if name in saved else 'the policy'} has {name}")
     for name, value in own.items():
         before, now = list(saved[name].shape), list(value.shape)
         if before != now:
-            raise refuse(f"{name} has shape {before} in the checkpoint, {now} in the policy")
+            raise refusal(f"{name} has shape {before} in the checkpoint, {now} in the policy")
 
 
 class OwedWork(L.Callback):
-    """Does what belongs to the step of the checkpoint and was not done when the run was stopped:
-    its validation, and where it was the last step to end the run."""
+    """Do what the checkpoint's step still owes: its validation, and the end after the last step."""
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         assert isinstance(module, RLModule)
         steps = ranks.gather(module.completed_steps)
         if len(set(steps)) > 1:
             raise ValueError(
-                f"the processes go on from different steps ({', '.join(map(str, steps))}): not all "
+                f"the ranks resume from different steps ({', '.join(map(str, steps))}): not all "
                 "see the newest checkpoint in run_dir yet; start again"
             )
         if module.completed_steps == 0:
             return
         trainer.should_stop = module.completed_steps >= module.steps
-        done = {row["step"] for row in module.validation_history}
+        validated = {row["step"] for row in module.validation_history}
         if module.validates_now and any(trainer.num_val_batches):
-            if module.completed_steps in done:
+            if module.completed_steps in validated:
                 return
             loop = trainer.fit_loop.epoch_loop.val_loop
             loop.restarting = False  # from its first batch

@@ -1,7 +1,8 @@
-"""Completions for a person: every one as a file, some of the held-out ones as a W&B table."""
+"""Completions to read: every one in a file, some of the held-out ones in a W&B table."""
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +15,41 @@ from vlm_rl.records import Completion, Prompt, Rollout
 from vlm_rl.training.step import Step
 
 
-def _samples(rollout: Rollout) -> Iterator[tuple[int, Prompt, Completion, dict[str, Any]]]:
-    """Every completion of a rollout with its problem's row and what is worth writing down."""
+@dataclass(frozen=True)
+class _Sampled:
+    """A completion of a rollout: the index of its group, and the `fields` to write."""
+
+    group: int
+    prompt: Prompt
+    completion: Completion
+    fields: dict[str, Any]
+
+
+def _samples(rollout: Rollout) -> Iterator[_Sampled]:
+    """Yield every completion of a rollout with what is written of it."""
     scores = rollout.scores
     for row, (prompt, group) in enumerate(zip(rollout.prompts, rollout.groups, strict=True)):
         for column, completion in enumerate(group):
-            yield (
-                row,
-                prompt,
-                completion,
-                {
-                    "uid": prompt.uid,
-                    "question": prompt.problem.question,
-                    "answer": prompt.problem.answer,
-                    "completion": completion.text,
-                    "verdict": str(scores.verdicts[row][column]),
-                    "reward": float(scores.total[row, column]),
-                    "terms": {name: float(t[row, column]) for name, t in scores.terms.items()},
-                    "length_tokens": len(completion),
-                    "finish_reason": completion.finish_reason,
-                },
-            )
+            fields = {
+                "uid": prompt.uid,
+                "question": prompt.problem.question,
+                "answer": prompt.problem.answer,
+                "completion": completion.text,
+                "verdict": str(scores.verdicts[row][column]),
+                "reward": float(scores.total[row, column]),
+                "terms": {name: float(t[row, column]) for name, t in scores.terms.items()},
+                "length_tokens": len(completion),
+                "finish_reason": completion.finish_reason,
+            }
+            yield _Sampled(row, prompt, completion, fields)
 
 
 class RolloutFiles(L.Callback):
-    """Writes every completion to `rollouts/step_N.jsonl`, one file a step (and process); those of
-    groups that dynamic sampling dropped come last, with `trained` false and no advantage."""
+    """Write every completion to `rollouts/step_N.jsonl`, one file per step (and rank).
+
+    Completions of groups that dynamic sampling dropped come last, with `trained` false and no
+    advantage.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         self.folder = run_dir / "rollouts"
@@ -55,15 +65,17 @@ class RolloutFiles(L.Callback):
         advantages = step.advantages.flatten().tolist()
         trained = zip(_samples(step.rollout), advantages, strict=True)
         with target.open("w") as file:
-            for (_, _, completion, fields), advantage in (*trained, *dropped):
-                fields["trained"] = advantage is not None
-                fields["advantage"] = advantage
-                fields["token_ids"] = completion.token_ids.tolist()
+            for sample, advantage in (*trained, *dropped):
+                fields = sample.fields | {
+                    "trained": advantage is not None,
+                    "advantage": advantage,
+                    "token_ids": sample.completion.token_ids.tolist(),
+                }
                 file.write(json.dumps(fields, ensure_ascii=False) + "\n")
 
 
 class SampleTable(L.Callback):
-    """A W&B table of sampled held-out problems at every validation: picture, text, verdict."""
+    """Log a W&B table of sampled held-out problems at every validation: image, text, verdict."""
 
     COLUMNS = ("step", "image", "question", "answer", "completion", "verdict", "reward", "length")
 
@@ -82,27 +94,27 @@ class SampleTable(L.Callback):
         rows = [
             [
                 module.completed_steps,
-                wandb.Image(_strip(prompt)) if prompt.images else None,
-                fields["question"],
-                fields["answer"],
-                fields["completion"],
-                fields["verdict"],
-                fields["reward"],
-                fields["length_tokens"],
+                wandb.Image(_side_by_side(sample.prompt)) if sample.prompt.images else None,
+                sample.fields["question"],
+                sample.fields["answer"],
+                sample.fields["completion"],
+                sample.fields["verdict"],
+                sample.fields["reward"],
+                sample.fields["length_tokens"],
             ]
-            for row, prompt, _, fields in _samples(outputs["rollout"])
-            if row < self.num_problems
+            for sample in _samples(outputs["rollout"])
+            if sample.group < self.num_problems
         ]
         for logger in loggers:
             logger.log_table("samples", columns=list(self.COLUMNS), data=rows)
 
 
-def _strip(prompt: Prompt) -> Image.Image:
-    """The images of a prompt side by side."""
+def _side_by_side(prompt: Prompt) -> Image.Image:
+    """Return the images of a prompt side by side."""
     width = sum(image.width for image in prompt.images)
-    strip = Image.new("RGB", (width, max(image.height for image in prompt.images)))
+    joined = Image.new("RGB", (width, max(image.height for image in prompt.images)))
     offset = 0
     for image in prompt.images:
-        strip.paste(image, (offset, 0))
+        joined.paste(image, (offset, 0))
         offset += image.width
-    return strip
+    return joined

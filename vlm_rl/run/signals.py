@@ -1,10 +1,10 @@
-"""A run that is told to end saves first: SIGTERM, SIGUSR1 and Ctrl-C.
+"""Save before a run ends by SIGTERM, SIGUSR1 or Ctrl-C.
 
-The weights change in the update of a step only. Everywhere else, in the middle of a rollout too,
-they are those of the last complete step, so that a single process stops there and then; in an
-update it stops after it. Several processes stop together, whichever of them has heard it, before or
-after a step or before a batch of the validation: one of them alone would leave the others waiting
-in a collective. A second signal ends the process at once.
+The weights change only in the update of a step. Everywhere else, also in the middle of a rollout,
+they are those of the last complete step. So a single rank stops at once, or after the update.
+Several ranks stop together, whichever of them received the signal: before or after a step, or
+before a batch of the validation. One that stopped alone would leave the others waiting in a
+collective. A second signal ends the process at once.
 """
 
 import os
@@ -19,14 +19,14 @@ import lightning as L
 from vlm_rl import ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""SIGUSR1: `sbatch --signal=USR1@120` sends it before the time is over."""
+"""`sbatch --signal=USR1@120` sends SIGUSR1 two minutes before the time is over."""
 
-CLOSED = ("update", "report", "checkpoint")
-"""The stages in which the run's state changes or is written; the others only read it."""
+UNINTERRUPTED = ("update", "report", "checkpoint")
+"""Activities in which the run's state changes or is written; the others only read it."""
 
 
 class Preempted(BaseException):
-    """Not an Exception: a library that goes on after any error must not go on after this."""
+    """A signal has stopped the run; not an Exception, so that no library catches it as an error."""
 
     def __init__(self, number: signal.Signals, phase: str) -> None:
         super().__init__(f"{number.name} in {phase}")
@@ -35,35 +35,38 @@ class Preempted(BaseException):
 
 
 class Preemption(L.Callback):
-    """Raises Preempted at the next place where the state is that of a complete step."""
+    """Raise Preempted at the next place where the state is that of a complete step."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._signal: signal.Signals | None = None
         self._phase = self._heard_in = "the start"
-        self._is_open = True
+        self._may_stop = True
         self._is_alone = True
 
-    def join(self, num_processes: int) -> None:
-        """From now on stop only together with the others. Until they have met a signal ends the
-        process as if it did not listen: it waits for them where Python does not hear."""
-        self._is_alone = num_processes == 1
-        self._is_open = self._is_alone
+    def join(self, num_ranks: int) -> None:
+        """Stop only together with the other ranks from now on.
+
+        Signals keep their default action until the process group exists: the process waits for it
+        in foreign code, where Python runs no handler.
+        """
+        self._is_alone = num_ranks == 1
+        self._may_stop = self._is_alone
         if not self._is_alone and threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
-        self._take()  # they have met
+        self._handle_signals()  # the process group exists
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals; afterwards they mean what they meant before."""
+        """Handle the signals inside, and restore the earlier handlers afterwards."""
         if threading.current_thread() is not threading.main_thread():
             yield  # Python gives signals to the main thread only
             return
         before = {number: signal.getsignal(number) for number in SIGNALS}
-        self._take()
+        self._handle_signals()
         try:
             yield
         finally:
@@ -71,49 +74,49 @@ class Preemption(L.Callback):
                 signal.signal(number, handler)
 
     def on_sanity_check_start(self, trainer: L.Trainer, module: Any) -> None:
-        self._take()  # the trainer has put its own in place, which do not save
+        self._handle_signals()  # the Trainer has installed its own handlers, which do not save
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
-        self._take()  # a run that goes on has no sanity check
+        self._handle_signals()  # a resumed run has no sanity check
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
         module.clock.listen(self._begin)
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
-        self._leave_together()
+        self._stop_together()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._phase = "the pause between steps"
-        self._leave_together()
+        self._stop_together()
 
     def on_validation_batch_start(self, *_: Any, **__: Any) -> None:
-        self._leave_together()
+        self._stop_together()
 
     def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
-        self._is_open = False  # its numbers are written after the last one
+        self._may_stop = False  # after the last batch its numbers are written
 
-    def _begin(self, stage: str) -> None:
-        self._is_open = self._is_alone and stage not in CLOSED
-        if stage != "checkpoint":
-            self._phase = f"the {stage}"
-        self._leave()
+    def _begin(self, activity: str) -> None:
+        self._may_stop = self._is_alone and activity not in UNINTERRUPTED
+        if activity != "checkpoint":
+            self._phase = f"the {activity}"
+        self._stop()
 
-    def _leave(self) -> None:
-        if self._signal is not None and self._is_open:
-            self._is_open = False
+    def _stop(self) -> None:
+        if self._signal is not None and self._may_stop:
+            self._may_stop = False
             raise Preempted(self._signal, self._heard_in)
 
-    def _leave_together(self) -> None:
-        """At the same place in every process."""
+    def _stop_together(self) -> None:
+        """Stop if any rank has received a signal; every rank calls this at the same place."""
         if self._is_alone:
-            return  # the next stage that may be left raises it
-        for rank, (number, place) in enumerate(ranks.gather((self._signal, self._heard_in))):
+            return  # the next activity that may be interrupted raises it
+        for rank, (number, phase) in enumerate(ranks.gather((self._signal, self._heard_in))):
             if number is not None:
-                raise Preempted(number, f"{place} of rank {rank}")
+                raise Preempted(number, f"{phase} of rank {rank}")
 
-    def _take(self) -> None:
+    def _handle_signals(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._hear)
@@ -126,11 +129,12 @@ class Preemption(L.Callback):
             os.kill(self._pid, number)
         else:
             self._signal, self._heard_in = signal.Signals(number), self._phase
-            self._leave()
+            self._stop()
 
 
 def _hear_in_child(number: int) -> None:
-    """A worker has inherited the handler. Ctrl-C reaches it too, but its parent ends it."""
+    """Let a worker, which inherits the handler, die by the signal; after Ctrl-C its parent ends
+    it."""
     if number != signal.SIGINT:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""What a study says: a table with intervals over seeds, and three plots."""
+"""What a study reports: a table with intervals over seeds, and three plots."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from rich.table import Table
 from scipy.stats import t as student
 
 from vlm_rl.run.length_report import REPORTS
-from vlm_rl.run.report import METRICS, read_metrics
+from vlm_rl.run.metrics_csv import METRICS, read_metrics
 
 Row = dict[str, float]
 
@@ -44,11 +44,11 @@ class Interval:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Interval":
-        found = list(values)
-        if len(found) < 2:
-            return cls(found[0], math.nan)
-        quantile = float(student.ppf(0.975, len(found) - 1))
-        return cls(mean(found), quantile * stdev(found) / math.sqrt(len(found)))
+        seeds = list(values)
+        if len(seeds) < 2:
+            return cls(seeds[0], math.nan)
+        quantile = float(student.ppf(0.975, len(seeds) - 1))
+        return cls(mean(seeds), quantile * stdev(seeds) / math.sqrt(len(seeds)))
 
     def plain(self) -> dict[str, float | None]:
         return {name: None if math.isnan(v) else v for name, v in vars(self).items()}
@@ -91,20 +91,22 @@ def _change(name: str) -> Measure:
 
 
 def _of_lengths(name: str) -> Measure:
-    """NaN where a run has accepted nothing."""
+    """Read a number of the length report; NaN if the run has accepted nothing."""
     return lambda outcome: math.nan if (v := outcome.lengths[name]) is None else float(v)
 
 
 def acceptance(outcome: Outcome, name: str = "inside") -> float:
-    """q, the mean of q(L) over the sequences of all bins."""
+    """Return q, the mean of q(L) over the sequences of all bins."""
     count = "num_sequences" if name == "inside" else "num_learning"
     bins = [part for part in outcome.lengths["bins"] if part[name] is not None]
     return float(sum(b[name] * b[count] for b in bins) / sum(b[count] for b in bins))
 
 
 def weight_ratio(outcome: Outcome, name: str = "weight_first") -> float:
-    """Gradient weight of a token in the longest bin over that in the shortest; NaN where the
-    shortest has none."""
+    """Return the gradient weight of a token in the longest bin over that in the shortest.
+
+    NaN if the shortest has none.
+    """
     weights = [part[name] for part in outcome.lengths["bins"] if part[name] is not None]
     return weights[-1] / weights[0] if weights and weights[0] else math.nan
 
@@ -129,8 +131,8 @@ PAIRED: Mapping[str, tuple[Measure, str]] = {
     "accuracy after, points, minus {first}'s": (COLUMNS["accuracy after, %"][0], "{:+.1f}"),
     "length after minus {first}'s": (COLUMNS["length after"][0], "{:+.1f}"),
 }
-"""Differences to the first variant at the same seed, which has the same prompts and begins with the
-same rollouts: an interval of them is narrower than the two of which it is the difference."""
+"""Differences to the first variant at the same seed. Both have the same prompts and the same first
+rollouts, so the interval of the difference is narrower than those of the two."""
 
 
 def write_report(outcomes: Sequence[Outcome], folder: Path) -> None:
@@ -164,24 +166,24 @@ def _cells(outcomes: Sequence[Outcome]) -> Cells:
 
 
 def _order(outcomes: Sequence[Outcome], condition: str, variant: str) -> tuple[int, int]:
-    """The order of the configuration, which is that of the runs."""
+    """Return the place of a cell in the configuration, whose order the runs have."""
     conditions = [outcome.condition for outcome in outcomes]
     variants = [outcome.variant for outcome in outcomes]
     return conditions.index(condition), variants.index(variant)
 
 
 def _intervals(cells: Cells, key: tuple[str, str]) -> dict[str, tuple[Interval, str]]:
-    """Every column of one cell: its interval and how to print it."""
+    """Return every measure of one cell: its interval and how to print it."""
     group = cells[key]
-    found = {name: (Interval.of(map(of, group)), form) for name, (of, form) in COLUMNS.items()}
+    intervals = {name: (Interval.of(map(of, group)), form) for name, (of, form) in COLUMNS.items()}
     first = next(variant for condition, variant in cells if condition == key[0])
     others = {outcome.seed: outcome for outcome in cells[key[0], first]}
     pairs = [(outcome, others[outcome.seed]) for outcome in group if outcome.seed in others]
     for name, (of, form) in PAIRED.items():
         if pairs and key[1] != first:
             difference = Interval.of(of(outcome) - of(other) for outcome, other in pairs)
-            found[name.format(first=first)] = difference, form
-    return found
+            intervals[name.format(first=first)] = difference, form
+    return intervals
 
 
 def _texts(cells: Cells, key: tuple[str, str]) -> dict[str, str]:
@@ -189,7 +191,7 @@ def _texts(cells: Cells, key: tuple[str, str]) -> dict[str, str]:
 
 
 def _markdown(cells: Cells) -> str:
-    """A table per condition, a row per measure and a column per variant."""
+    """Write a table per condition, with a row per measure and a column per variant."""
     parts = []
     for condition, texts in _by_condition(cells).items():
         lines = [f"| {condition} | {' | '.join(texts)} |", "| --- |" + " ---: |" * len(texts)]
@@ -210,11 +212,11 @@ def _print(cells: Cells) -> None:
 
 
 def _by_condition(cells: Cells) -> dict[str, dict[str, dict[str, str]]]:
-    """Condition -> variant -> measure -> text."""
-    found: dict[str, dict[str, dict[str, str]]] = {}
+    """Map condition -> variant -> measure -> text."""
+    texts: dict[str, dict[str, dict[str, str]]] = {}
     for condition, variant in cells:
-        found.setdefault(condition, {})[variant] = _texts(cells, (condition, variant))
-    return found
+        texts.setdefault(condition, {})[variant] = _texts(cells, (condition, variant))
+    return texts
 
 
 def _rows(texts: Mapping[str, Mapping[str, str]]) -> list[list[str]]:
@@ -226,7 +228,7 @@ Draw = Callable[[Sequence[Axes], Mapping[str, list[Outcome]]], None]
 
 
 def _plot(cells: Cells, target: Path, draw: Draw, rows: int) -> None:
-    """A column of axes per condition."""
+    """Draw a column of axes per condition."""
     conditions = list(dict.fromkeys(condition for condition, _ in cells))
     size = (6 * len(conditions), 3.6 * rows)
     figure, axes = plt.subplots(
@@ -262,7 +264,7 @@ def _series(outcome: Outcome, name: str) -> list[tuple[float, float]]:
 
 
 def _smooth(series: list[tuple[float, float]], width: int = 5) -> list[tuple[float, float]]:
-    """Means over the last `width` steps; a few points stay as they are."""
+    """Average over the last `width` steps; a short series stays as it is."""
     if len(series) <= 2 * width:
         return series
     return [
@@ -272,7 +274,7 @@ def _smooth(series: list[tuple[float, float]], width: int = 5) -> list[tuple[flo
 
 
 def _band(axis: Axes, series: Sequence[list[tuple[float, float]]], label: str) -> None:
-    """Mean over seeds with its 95 % interval."""
+    """Draw the mean over seeds with its 95 % interval."""
     steps = [step for step, _ in series[0]]
     values = [[value for _, value in run] for run in series]
     intervals = [Interval.of(column) for column in zip(*values, strict=True)]
@@ -303,7 +305,7 @@ def _plot_weights(axes: Sequence[Axes], variants: Mapping[str, list[Outcome]]) -
 
 
 def _by_length(axis: Axes, variants: Mapping[str, list[Outcome]], name: str) -> None:
-    """A point per bin and seed, and a line through the bins of the seeds together."""
+    """Draw a point per bin and seed, and a line through the bins of all seeds."""
     for variant, group in variants.items():
         points = sorted(
             (part["mean_length"], part[name])
@@ -311,7 +313,7 @@ def _by_length(axis: Axes, variants: Mapping[str, list[Outcome]], name: str) -> 
             for part in outcome.lengths["bins"]
             if part[name] is not None
         )
-        # as many neighbours as there are seeds: about one bin of each
+        # as many neighbours as seeds: about one bin of each
         joined = [points[i : i + len(group)] for i in range(0, len(points), len(group))]
         centres = [tuple(map(mean, zip(*part, strict=True))) for part in joined]
         (line,) = axis.plot(*zip(*centres, strict=True), label=variant, linewidth=1.5)

@@ -18,7 +18,7 @@ from tests.distributed.test_strategies import launch
 from tests.support.run_helpers import command, rollouts, same, trainer_checkpoint
 from tests.support.vllm_setup import MISSING
 from vlm_rl import fit
-from vlm_rl.run.report import read_metrics
+from vlm_rl.run.metrics_csv import read_metrics
 
 pytest.importorskip("vllm", reason=MISSING)
 

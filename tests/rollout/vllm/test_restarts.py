@@ -25,7 +25,7 @@ from tests.support.vllm_setup import MISSING, SAMPLING, Setup, in_process, token
 from vlm_rl.rollout import EngineError, VLLMEngine
 from vlm_rl.rollout.faults import EngineGaveUp
 from vlm_rl.rollout.watchdog import Watchdog
-from vlm_rl.run.report import read_metrics
+from vlm_rl.run.metrics_csv import read_metrics
 
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason=MISSING)
 STRATEGIES = [
