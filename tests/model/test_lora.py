@@ -288,7 +288,7 @@ def _add_a_weight(folder: Path) -> None:
 UNUSABLE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "base gone": (
         _edit_config(base_model_name_or_path="/nowhere/base"),
-        "is an adapter, but of its base: /nowhere/base is not a folder",
+        "is an adapter, and its base cannot be used: /nowhere/base is not a folder",
     ),
     "base unnamed": (_edit_config(base_model_name_or_path=None), "names no base_model_name"),
     "no adapter config": (

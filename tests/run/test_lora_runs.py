@@ -170,7 +170,7 @@ def test_other_base_below_the_adapters_is_refused(run: Run, tmp_path: Path) -> N
     other[min(other)] += 1e-3
     save_file(other, file, metadata={"format": "pt"})
     argv = _again(run, folder, f"--policy.path={base}", "--steps=7")
-    with pytest.raises(ValueError, match=r"policy\.path below them are others"):
+    with pytest.raises(ValueError, match=r"policy\.path now has other weights"):
         fit(argv)
 
 

@@ -186,7 +186,9 @@ def check_checkpoint(path: str) -> Any:
         try:
             return check_checkpoint(base)
         except ValueError as error:
-            raise ValueError(f"{path} is an adapter, but of its base: {error}") from error
+            raise ValueError(
+                f"{path} is an adapter, and its base cannot be used: {error}"
+            ) from error
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ValueError(f"{path} has no config.json, so it is not a checkpoint")
     try:
