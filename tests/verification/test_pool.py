@@ -225,7 +225,7 @@ def test_stopped_process_is_given_up_at_the_deadline():
         os.kill(pool.pids[0], signal.SIGSTOP)  # uses no computing time at all
         start = time.monotonic()
         assert verdicts(pool, [HALF]) == [Verdict.TIMEOUT]
-        assert time.monotonic() - start < 40.0  # nine seconds where the machine is idle
+        assert time.monotonic() - start < 40.0  # nine seconds on an idle machine
 
 
 SCRIPT = """

@@ -1,7 +1,6 @@
 """The reward: a weighted sum of named terms, one of them the accuracy."""
 
 from collections.abc import Sequence
-from types import TracebackType
 
 import torch
 
@@ -105,10 +104,5 @@ class Reward:
     def __enter__(self) -> "Reward":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()

@@ -47,7 +47,7 @@ def main(timeout_s: float, memory_mb: int) -> None:
 
 
 def _reply(line: str) -> None:
-    # one write, which a pipe delivers whole; print makes two where output is unbuffered
+    # one write, which a pipe delivers whole; print makes two if output is unbuffered
     os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 

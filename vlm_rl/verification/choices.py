@@ -54,12 +54,10 @@ def _gold_letters(gold: Gold) -> list[str]:
     text = open_text(gold.answer)
     if _LETTERS.fullmatch(text) and set(_letters(text)) <= set(offered):
         return _letters(text)
-    written = [open_text(choice) for choice in gold.choices]
-    if text in written:
-        return [offered[written.index(text)]]
-    options = [plain_text(choice) for choice in gold.choices]
-    if plain_text(gold.answer) in options:
-        return [offered[options.index(plain_text(gold.answer))]]
+    for spelled in (open_text, plain_text):
+        options = [spelled(choice) for choice in gold.choices]
+        if spelled(gold.answer) in options:
+            return [offered[options.index(spelled(gold.answer))]]
     raise GoldUnparsable("neither a letter of an option nor an option")
 
 
@@ -67,12 +65,10 @@ def _is_option(gold: Gold, letter: str, value: str, algebra: Algebra) -> bool:
     index = ord(letter) - ord("A")
     if index >= len(gold.choices):
         return False
-    written = [open_text(choice) for choice in gold.choices]
-    if open_text(value) in written:
-        return written[index] == open_text(value)
-    options = [plain_text(choice) for choice in gold.choices]
-    if plain_text(value) in options:
-        return options[index] == plain_text(value)
+    for spelled in (open_text, plain_text):
+        options = [spelled(choice) for choice in gold.choices]
+        if spelled(value) in options:
+            return options[index] == spelled(value)
     (text, unit), (given_text, given_unit) = split_unit(gold.choices[index]), split_unit(value)
     number, given = plain_number(text), plain_number(given_text)
     if number is not None and given is not None:

@@ -87,7 +87,7 @@ def _scientific(digits: str, exponent: str | None, power: str | None) -> Fractio
 
 
 def _repeating(whole: str, once: str, again: str) -> Fraction:
-    part = Fraction(int(again), 10 ** len(again) - 1) / 10 ** len(once)
+    part = Fraction(int(again), (10 ** len(again) - 1) * 10 ** len(once))
     return _decimal(f"{whole or 0}.{once}") + part
 
 
@@ -142,6 +142,11 @@ _SMALL = [
 ]
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _ONES = "|".join(_SMALL[1:10])
+_SPOKEN_VALUES = {
+    **{word: value for value, word in enumerate(_SMALL)},
+    **{word: 10 * value for value, word in enumerate(_TENS, 2)},
+    **{"a": 1, "an": 1},
+}
 NUMBER_WORDS = frozenset((*_SMALL, *_TENS, "hundred", "thousand", "million"))
 _SPOKEN = re.compile(
     r"(?P<sign>minus |negative )?"
@@ -156,14 +161,11 @@ def spoken_number(text: str) -> int | None:
     Reads `five`, `twenty-one`, `one hundred and five`.
     """
     spoken = _SPOKEN.fullmatch(plain_text(text).replace("-", " "))
-    if not spoken or not any(spoken[name] for name in ("hundreds", "tens", "small")):
+    if not spoken or not any(spoken.group("hundreds", "tens", "small")):
         return None
-    value = 0
-    if spoken["hundreds"]:
-        value += 100 * (_SMALL.index(spoken["hundreds"]) if spoken["hundreds"] in _SMALL else 1)
-    if spoken["tens"]:
-        value += 10 * (_TENS.index(spoken["tens"]) + 2)
-    value += sum(_SMALL.index(spoken[name]) for name in ("ones", "small") if spoken[name])
+    parts = spoken.group("hundreds", "tens", "ones", "small")
+    hundreds, *others = (_SPOKEN_VALUES[part] if part else 0 for part in parts)
+    value = 100 * hundreds + sum(others)
     return -value if spoken["sign"] else value
 
 
