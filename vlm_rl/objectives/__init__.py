@@ -13,16 +13,8 @@ from vlm_rl.objectives.aggregations import (
     TokenMean,
     masked_sum,
 )
-from vlm_rl.objectives.bnpo import BNPO
-from vlm_rl.objectives.cispo import CISPO, CappedWeight
 from vlm_rl.objectives.covariance import ClipCov, KLCov
-from vlm_rl.objectives.ctpo import CTPO, PositionBand
-from vlm_rl.objectives.dppo import DPPO, ProbabilityBand
 from vlm_rl.objectives.entropy import EntropyBand, EntropyBonus
-from vlm_rl.objectives.fspo import FSPO, LengthBand
-from vlm_rl.objectives.gmpo import GMPO, ClippedGeometricMean
-from vlm_rl.objectives.grpo import DAPO, GRPO, DrGRPO
-from vlm_rl.objectives.gspo import GSPO, LUSPO, GSPOToken
 from vlm_rl.objectives.mismatch import (
     GeometricRejection,
     K3Rejection,
@@ -33,7 +25,18 @@ from vlm_rl.objectives.mismatch import (
     TokenTIS,
 )
 from vlm_rl.objectives.objective import POLICY_TERM, Loss, Objective, Plan, Sequences
-from vlm_rl.objectives.preset import Preset
+from vlm_rl.objectives.presets.bnpo import BNPO
+from vlm_rl.objectives.presets.cispo import CISPO, CappedWeight
+from vlm_rl.objectives.presets.ctpo import CTPO, PositionBand
+from vlm_rl.objectives.presets.dppo import DPPO, ProbabilityBand
+from vlm_rl.objectives.presets.fspo import FSPO, LengthBand
+from vlm_rl.objectives.presets.gmpo import GMPO, ClippedGeometricMean
+from vlm_rl.objectives.presets.grpo import DAPO, GRPO, DrGRPO
+from vlm_rl.objectives.presets.gspo import GSPO, LUSPO, GSPOToken
+from vlm_rl.objectives.presets.preset import Preset
+from vlm_rl.objectives.presets.rloo import RLOO, RLOOIS
+from vlm_rl.objectives.presets.sapo import SAPO, SoftGate
+from vlm_rl.objectives.presets.vespo import VESPO, SequenceKernel
 from vlm_rl.objectives.ratios import (
     EngineSequenceSumRatio,
     PrefixSumRatio,
@@ -44,13 +47,10 @@ from vlm_rl.objectives.ratios import (
     TokenRatio,
 )
 from vlm_rl.objectives.regularizers import KL, AdaptiveKL, CorrectedKL, Regularizer
-from vlm_rl.objectives.rloo import RLOO, RLOOIS
-from vlm_rl.objectives.sapo import SAPO, SoftGate
 from vlm_rl.objectives.state import Stateful
 from vlm_rl.objectives.surrogates import Clipped, Reinforce, Surrogate, SurrogateLoss
 from vlm_rl.objectives.token_weights import AllSum, Scalars, TokenWeight
 from vlm_rl.objectives.tokens import Tokens
-from vlm_rl.objectives.vespo import VESPO, SequenceKernel
 
 __all__ = [
     "BNPO",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vlm_rl.objectives.aggregations import SequenceMeanOfTokenMeans, SequenceMeanOfTokenSums
-from vlm_rl.objectives.preset import Parts, Preset
+from vlm_rl.objectives.presets.preset import Parts, Preset
 from vlm_rl.objectives.ratios import SequenceSumRatio, TokenRatio
 from vlm_rl.objectives.surrogates import Clipped, Reinforce
 

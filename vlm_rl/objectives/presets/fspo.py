@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from vlm_rl.objectives.aggregations import SequenceMeanOfTokenMeans
-from vlm_rl.objectives.preset import Parts, Preset
+from vlm_rl.objectives.presets.preset import Parts, Preset
 from vlm_rl.objectives.ratios import SequenceSumRatio
 from vlm_rl.objectives.state import Stateful
 from vlm_rl.objectives.surrogates import Surrogate, SurrogateLoss, log_band_loss

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vlm_rl.objectives.aggregations import SequenceMeanOfTokenMeans
-from vlm_rl.objectives.preset import Parts, Preset
+from vlm_rl.objectives.presets.preset import Parts, Preset
 from vlm_rl.objectives.ratios import PrefixSumRatio
 from vlm_rl.objectives.surrogates import Surrogate, SurrogateLoss, log_band_loss
 from vlm_rl.objectives.tokens import Tokens

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from vlm_rl.objectives.aggregations import SequenceMeanOfTokenMeans, SequenceMeanOfTokenSums
-from vlm_rl.objectives.preset import Parts, Preset
+from vlm_rl.objectives.presets.preset import Parts, Preset
 from vlm_rl.objectives.ratios import SequenceMeanOwnTokenRatio, SequenceMeanRatio
 from vlm_rl.objectives.surrogates import Clipped
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vlm_rl.objectives.aggregations import SequenceMeanOfTokenMeans
-from vlm_rl.objectives.preset import Parts, Preset
+from vlm_rl.objectives.presets.preset import Parts, Preset
 from vlm_rl.objectives.ratios import TokenRatio
 from vlm_rl.objectives.surrogates import MAX_LOG_RATIO, Surrogate, SurrogateLoss
 from vlm_rl.objectives.tokens import Tokens

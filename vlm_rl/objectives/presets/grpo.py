@@ -7,7 +7,7 @@ from vlm_rl.objectives.aggregations import (
     SequenceMeanOfTokenMeans,
     TokenMean,
 )
-from vlm_rl.objectives.preset import Parts, Preset
+from vlm_rl.objectives.presets.preset import Parts, Preset
 from vlm_rl.objectives.ratios import TokenRatio
 from vlm_rl.objectives.surrogates import Clipped
 
