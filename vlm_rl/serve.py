@@ -1,10 +1,10 @@
-"""Start the vLLM server of a run, on this machine, for a trainer here or elsewhere:
+"""Start the vLLM server of a run on this node, for a trainer on this or another node:
 
 python -m vlm_rl.serve --config X.yaml --host 0.0.0.0 --port 8000
 
 It reads the run's own config, so that both sides have the same precision and the same limits on
 images and lengths. The run then sets `engine: {class_path: vlm_rl.rollout.VLLMServer, init_args:
-{url: http://this-machine:8000}}`. The trainer sends the weights when it starts. The server has no
+{url: http://this-node:8000}}`. The trainer sends the weights when it starts. The server has no
 password: anyone who can reach it can replace its weights, so bind it to a network that you trust.
 """
 

@@ -77,5 +77,5 @@ def test_adapters_alone_are_refused_if_the_policy_trains_more(tmp_path: Path) ->
 
 
 def test_adapters_alone_need_a_folder_that_both_sides_see() -> None:
-    with pytest.raises(ValueError, match="adapter_rank needs a folder that both sides see"):
+    with pytest.raises(ValueError, match="adapter_rank=8 needs a folder that both sides see"):
         VLLMServer(url="http://127.0.0.1:8000", adapter_rank=8)

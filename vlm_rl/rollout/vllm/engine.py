@@ -49,12 +49,12 @@ class VLLMEngine(VLLMBase):
         super().__init__(**kwargs)
         self.sleep = sleep
         self._llm: Any = None
-        self._apart = False
+        self._in_child = False
         self._asleep: set[str] = set()
         self._adapter: Any = None
 
     def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
-        self._apart = ranks.have_group()  # before vLLM, which may make a group of its own
+        self._in_child = ranks.have_group()  # before vLLM, which may make a group of its own
         super().start(policy, encoder, sampling)
 
     def generate(
@@ -62,7 +62,7 @@ class VLLMEngine(VLLMBase):
     ) -> list[list[Completion]]:
         groups = super().generate(prompts, group_size=group_size, sampling=sampling, seed=seed)
         if self.sleep:
-            # not repeated after a restart, which leaves the engine awake
+            # not repeated after a restart: a new engine stays awake until its next rollout
             self._run(lambda: agreed(self._put_to_sleep), after_restart=lambda: None)
         return groups
 
@@ -78,9 +78,9 @@ class VLLMEngine(VLLMBase):
     def _launch(self) -> WeightSender:
         # the engine's loop in this process; vLLM reads its settings whenever it needs them
         os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} | environment.settings()
-        place: dict[str, Any] = {"distributed_executor_backend": "mp"} if self._apart else {}
+        place: dict[str, Any] = {"distributed_executor_backend": "mp"} if self._in_child else {}
         variables = {"PYTHONPATH": environment.python_path(self.folder)}
-        if self._apart:
+        if self._in_child:
             variables |= environment.own_gpus(self.tensor_parallel_size)
             # vLLM would bind the workers of all ranks to the same cores
             variables |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -93,12 +93,12 @@ class VLLMEngine(VLLMBase):
                 frees_memory = self.sleep and torch.cuda.is_available()
                 self._llm = LLM(**self.arguments(), enable_sleep_mode=frees_memory, **place)
         except EngineError as error:
-            # it accepted the same arguments before: only memory can be short
+            # vLLM took the same arguments before, and takes them again once memory is free
             raise EngineFault(str(error)) if self._restarts_in_a_row else error from None
         return WeightSender(
             self,
             num_workers=self.tensor_parallel_size,
-            host="127.0.0.1" if self._apart or self.tensor_parallel_size > 1 else "",
+            host="127.0.0.1" if self._in_child or self.tensor_parallel_size > 1 else "",
             dtype=getattr(torch, self.precision),
             chunk_bytes=self.chunk_bytes,
             timeout_s=self.silence_timeout_s,
@@ -109,7 +109,7 @@ class VLLMEngine(VLLMBase):
             # now, not when it is collected: that would end the process groups of the next one
             with suppress(Exception):  # it may be broken in any way
                 client = self._llm.llm_engine.engine_core
-                if self._apart:
+                if self._in_child:
                     client._finalizer.detach()  # it too would destroy the trainer's group
                     client.engine_core.model_executor.shutdown()
                     gc.unfreeze()  # vLLM froze what it holds at its start
