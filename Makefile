@@ -24,7 +24,7 @@ test: $(VENV)/vllm  ## linter, type checker and tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest -q -m 'not long' --numprocesses 2 --dist loadfile
+	$(VENV)/bin/pytest -q -m 'not long' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/vllm  ## the tests that `make test` leaves out
 	$(VENV)/bin/pytest -q -m long

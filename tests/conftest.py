@@ -13,6 +13,19 @@ from tests.support.places import SHARED
 
 torch.set_num_threads(1)
 
+LONGEST = ("tests/rollout/vllm", "tests/distributed", "tests/run", "tests/verification")
+"""Folders whose files take longest. They begin first, or one worker would end alone with them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort `LONGEST` to the front; `--no-loadscope-reorder` keeps that order among workers."""
+
+    def place(item: pytest.Item) -> int:
+        folders = [folder for folder in LONGEST if item.nodeid.startswith(folder)]
+        return LONGEST.index(folders[0]) if folders else len(LONGEST)
+
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

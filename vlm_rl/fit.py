@@ -239,13 +239,14 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
     check_lora(lora, config.policy.freeze)
     if config.checkpoint.merge_adapter and lora is None:
         raise ValueError(
-            "checkpoint.merge_adapter merges LoRA adapters; set policy.lora, or leave it"
+            "checkpoint.merge_adapter=true merges LoRA adapters, but policy.lora is not set; set "
+            "it, or leave merge_adapter out"
         )
     frozen = config.policy.freeze if lora is None else {"vision_tower"} - set(lora.parts)
     if parts.optimizer.vision_lr is not None and "vision_tower" in frozen:
         raise ValueError(
             f"optimizer.vision_lr={parts.optimizer.vision_lr} is for the vision tower, which "
-            f"policy.{'freeze' if lora is None else 'lora'} holds still; leave one of them out"
+            f"policy.{'freeze' if lora is None else 'lora'} does not train; drop one of them"
         )
     if parts.kl_in_reward is not None:
         parts.kl_in_reward.check(parts.objective, parts.updates.train_on_truncated)
@@ -272,8 +273,8 @@ def _check_ranks(trainer: L.Trainer, parts: Namespace) -> None:
 
 
 def _check_golds(data: ProblemData, reward: Reward) -> None:
-    """Name the problems that no answer can be scored for. Raises ValueError where bad rows stop a
-    run; otherwise they stay, are counted as `reward/error_frac`, and train nothing."""
+    """Name the problems that no answer can be scored for. Raises ValueError if bad rows stop a run;
+    otherwise they stay, are counted as `reward/error_frac`, and train nothing."""
     lines = reward.accuracy.unusable([*data.train_set, *data.val_set])
     if lines and data.on_bad_row == "stop":
         raise ValueError(

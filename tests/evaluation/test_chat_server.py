@@ -52,6 +52,7 @@ def responses_of(output: Path) -> list[dict[str, object]]:
 
 
 @needs_vllm
+@pytest.mark.long
 def test_vllm_in_process_answers_as_the_transformers_engine(
     data: Path, own: list[dict[str, object]], tmp_path: Path
 ) -> None:

@@ -1,5 +1,5 @@
-"""On which ranks: how weights, gradients and forwards are spread over the processes of a run.
+"""On which ranks: how weights, gradients and forwards are spread over them.
 
 May import: records, errors, ranks, model, objectives. A new strategy is one file with one subclass
-of `RankStrategy`, named in `strategies`.
+of `RankStrategy` and one line in `strategies`.
 """

@@ -1,4 +1,4 @@
-"""Plain values that the training step is told, each checked where it is made."""
+"""Settings of the training step, checked when they are built."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,8 +15,8 @@ class UpdateSettings:
     `num_minibatches` optimizer updates per step, each over an equal share of the prompts.
     `micro_batch_tokens` bounds prompt and completion tokens of one forward. `max_grad_norm` None
     switches clipping off. A loss or gradient that is not finite skips its update; more than
-    `max_skipped_updates` in a row stop the run. Without `train_on_truncated` an answer that was cut
-    off at the budget stays in its group's statistics but is no sequence of the loss (the overlong
+    `max_skipped_updates` in a row stop the run. Without `train_on_truncated` an answer cut off at
+    the budget stays in its group's statistics but is not a sequence of the loss (the overlong
     filtering of DAPO).
     """
 
@@ -78,7 +78,7 @@ class ValidationSettings:
 
 
 def check_groups(group_size: int, sampling: Sampling) -> None:
-    """Refuse groups that can not be compared within; raises ValueError."""
+    """Raise ValueError for groups whose completions cannot be compared."""
     if group_size < 2:
         raise ValueError(
             f"group_size must be >= 2, got {group_size}; an advantage compares completions"
