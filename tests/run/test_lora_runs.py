@@ -23,7 +23,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import vlm_rl.model.lora
 from tests.model.test_lora import BOTH, logprobs, rows_of
-from tests.support.places import SUPPORT
+from tests.support.places import REPOSITORY
 from tests.support.run_helpers import (
     build_module,
     command,
@@ -148,10 +148,8 @@ def test_killed_run_resumes_bit_for_bit(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     argv = _again(run, folder)
     argv = [a for a in argv if not a.startswith("--run_dir=")] + [f"--run_dir={folder}"]
-    script = SUPPORT / "killed_runs.py"
-    done = subprocess.run(
-        [sys.executable, str(script), json.dumps(argv)], capture_output=True, text=True, timeout=280
-    )
+    killed_runs = [sys.executable, "-m", "tests.support.killed_runs", json.dumps(argv)]
+    done = subprocess.run(killed_runs, capture_output=True, text=True, timeout=280, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [["step_3.partial"], ["best", "step_3"]]
     torch.manual_seed(5)
@@ -190,11 +188,11 @@ REFUSED = {
     "head": ({"policy.lora": '{"parts": ["lm_head"]}'}, "lm_head"),
     "vision_lr": (
         {"policy.lora": '{"parts": ["language_model"]}', "optimizer.vision_lr": 1e-4},
-        "is for the vision tower, which policy.lora holds still",
+        "is for the vision tower, which policy.lora does not train",
     ),
     "nothing to merge": (
         {"policy.lora": "null", "checkpoint.merge_adapter": "true"},
-        "checkpoint.merge_adapter merges LoRA adapters",
+        "checkpoint.merge_adapter=true merges LoRA adapters",
     ),
 }
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from tests.support.places import SUPPORT
+from tests.support.places import REPOSITORY
 from tests.support.run_helpers import REWARD_TERMS, command, rollouts, same, trainer_checkpoint
 from vlm_rl.fit import fit
 from vlm_rl.model.policy import Policy
@@ -140,7 +140,9 @@ def test_reference_is_the_starting_policy_after_a_restart_and_in_no_checkpoint(
     extended: Run, folders: Folders
 ) -> None:
     start = Policy.from_pretrained(str(folders.policy)).state_dict()
-    assert same(dict(extended.module.__dict__["reference"].state_dict()), dict(start))
+    reference = extended.module.reference
+    assert reference is not None
+    assert same(dict(reference.policy.state_dict()), dict(start))
     assert not same(dict(extended.module.policy.state_dict()), dict(start))
     saved = trainer_checkpoint(extended.folder, 6)["state_dict"]
     assert set(saved) == {f"policy.{name}" for name in start}
@@ -162,10 +164,8 @@ def test_killed_run_resumes_from_its_last_whole_checkpoint(
 ) -> None:
     run_dir = tmp_path / "killed"
     argv = _command(folders, run_dir)
-    script = SUPPORT / "killed_runs.py"
-    done = subprocess.run(
-        [sys.executable, str(script), json.dumps(argv)], capture_output=True, text=True, timeout=280
-    )
+    killed_runs = [sys.executable, "-m", "tests.support.killed_runs", json.dumps(argv)]
+    done = subprocess.run(killed_runs, capture_output=True, text=True, timeout=280, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
     while_saving, in_a_step = json.loads(done.stdout.splitlines()[-1])
     assert while_saving == ["step_3.partial"], "nothing to resume from: started again"

@@ -1,8 +1,8 @@
-"""Start one training command twice and end each by SIGKILL; `python killed_runs.py ARGV_JSON`.
+"""Start one training command twice and end each by SIGKILL.
 
-The first is killed while it writes its first checkpoint, the second as soon as the rollouts of step
-4 are there. One process imports everything and forks both, because importing takes longer than such
-a run.
+`python -m tests.support.killed_runs ARGV_JSON` kills the first while it writes its first
+checkpoint, and the second as soon as the rollouts of step 4 are there. One process imports
+everything and forks both, because importing takes longer than such a run.
 """
 
 import json

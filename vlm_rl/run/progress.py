@@ -46,7 +46,7 @@ class ProgressBars(L.Callback):
 
     def _show_activity(self, name: str) -> None:
         if name == "validation":
-            return  # which has its own bar
+            return  # it has its own bar
         if self._validation is not None:
             self._bars.update(self._validation, description=f"validation: {name}")
         elif self._run is not None:

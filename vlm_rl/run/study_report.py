@@ -243,12 +243,11 @@ def _plot(cells: Cells, target: Path, draw: Draw, rows: int) -> None:
 
 
 def _plot_curves(axes: Sequence[Axes], variants: Mapping[str, list[Outcome]]) -> None:
-    for axis, name, title in zip(
-        axes,
-        ("completion/length_tokens", "val/accuracy"),
-        ("length in tokens, training rollouts", "accuracy, held out"),
-        strict=True,
-    ):
+    titles = {
+        "completion/length_tokens": "length in tokens, training rollouts",
+        "val/accuracy": "accuracy, held out",
+    }
+    for axis, (name, title) in zip(axes, titles.items(), strict=True):
         for variant, group in variants.items():
             series = [_smooth(_series(outcome, name)) for outcome in group]
             _band(axis, series, variant)
