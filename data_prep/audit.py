@@ -9,6 +9,7 @@ headers; pixels are decoded only for the thumbnails of the page.
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ from jsonargparse import ArgumentParser
 
 from data_prep.audit_findings import findings_of
 from data_prep.audit_golds import check_golds
-from data_prep.audit_page import page_of, summary_of
+from data_prep.audit_page import TEMPLATES, page_of
 from data_prep.audit_reading import read_data_set
-from data_prep.audit_statistics import statistics_of
-from data_prep.audit_tokens import token_statistics
+from data_prep.audit_statistics import statistics_of, token_statistics
 from vlm_rl.config import one_line_errors, parse
 from vlm_rl.rewards.accuracy import Accuracy
 
@@ -42,42 +42,36 @@ def audit(
     `columns` maps our column names to those of the data. `seed` draws the problems to show. Raises
     ValueError if nothing can be read.
     """
-    page, numbers_file = _targets(data, output)
+    page = output or _page_beside(data)
+    if page.suffix != ".html":
+        raise ValueError(f"--output must name an .html file, got {page}")
     data_set = read_data_set(data, split, columns)
     tokens = token_statistics(data_set, model, min_pixels, max_pixels)
-    accuracy = Accuracy()
-    try:
-        forms = check_golds([entry.problem for entry in data_set.entries], accuracy)
-    finally:
-        accuracy.close()
+    with closing(Accuracy()) as accuracy:
+        forms = check_golds(data_set.problems, accuracy)
     statistics = statistics_of(data_set, forms) | {"tokens": tokens}
-    findings = findings_of(statistics)
+    statistics = {"data": data, "findings": findings_of(statistics), **statistics}
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(page_of(data, statistics, findings, data_set, seed), encoding="utf-8")
-    plain = {"data": data, "findings": findings, **statistics}
-    text = json.dumps(plain, indent=1, ensure_ascii=False)
-    numbers_file.write_text(text + "\n", encoding="utf-8")
-    print(summary_of(statistics, findings), end="")
-    num = statistics["problems"]
-    print(f"{num} problems audited: look at {page}; all numbers are in {numbers_file}")
+    page.write_text(page_of(statistics, data_set, seed), encoding="utf-8")
+    numbers = page.with_suffix(".json")
+    text = json.dumps(statistics, indent=1, ensure_ascii=False)
+    numbers.write_text(text + "\n", encoding="utf-8")
+    print(TEMPLATES.get_template("audit.txt.jinja").render(statistics), end="")
+    print(
+        f"{statistics['problems']} problems audited: look at {page}; all numbers are in {numbers}"
+    )
     return statistics
 
 
-def _targets(data: str, output: Path | None) -> tuple[Path, Path]:
-    """Return the files of the page and of the numbers."""
+def _page_beside(data: str) -> Path:
+    """Return the file of the page if none is named."""
     path = Path(data).expanduser()
-    if output is not None:
-        if output.suffix != ".html":
-            raise ValueError(f"--output must name an .html file, got {output}")
-        page = output
-    elif path.is_dir() and any(path.glob("*.jsonl")):
-        page = path / "audit.html"
-    elif path.exists():
+    if path.is_dir() and any(path.glob("*.jsonl")):
+        return path / "audit.html"
+    if path.exists():
         # not into a folder of another format, which would read the numbers as its own data
-        page = path.with_name(f"{path.stem}.audit.html")
-    else:
-        page = Path(f"{data.replace('/', '-').replace(':', '-')}.audit.html")
-    return page, page.with_suffix(".json")
+        return path.with_name(f"{path.stem}.audit.html")
+    return Path(f"{data.replace('/', '-').replace(':', '-')}.audit.html")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

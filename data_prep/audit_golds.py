@@ -5,26 +5,25 @@ other form. One that fails in another form punishes the models that write so.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from rich.progress import track
 
 from vlm_rl.records import Problem, Verdict
 from vlm_rl.rewards.accuracy import Accuracy, gold_of
 from vlm_rl.verification.exact_numbers import plain_number
+from vlm_rl.verification.extraction import answers
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.notation import normalise, open_text, plain_text
-from vlm_rl.verification.pool import Check, Question
+from vlm_rl.verification.pool import CheckerPool, Reading, read_answers
 from vlm_rl.verification.units import split_unit
 
 AS_IT_STANDS = "as it stands"
 IN_ITS_SLOT = "in its answer slot"
 
-_T = TypeVar("_T")
-_CHUNK = 64
 _SLOTS = {
     "box": "Adding both parts shows that the answer is $\\boxed{%s}$.",
     "tag": "Adding both parts gives <answer>%s</answer>",
@@ -38,21 +37,17 @@ def check_golds(problems: Sequence[Problem], accuracy: Accuracy) -> dict[str, di
     """Check the gold of each problem in every form that it can take, `AS_IT_STANDS` first.
 
     Returns for each form how many golds were `asked` in it, how many are `right`, and the
-    `failures`, where `written` is what the verifier was given.
+    `failures`, where `written` is what the verifier was given. Equal golds, of which data sets are
+    full, are checked once.
     """
-    golds = [gold_of(problem) for problem in problems]
-    stand = _checked([(gold, gold.answer) for gold in golds], accuracy, "golds as they stand")
-    plain = [(p, g, g.answer, check) for p, g, check in zip(problems, golds, stand, strict=True)]
-    sound = [(p, g) for p, g, _, check in plain if check.verdict is Verdict.CORRECT]
-    written = {
-        name: [(p, g, text) for p, g in sound if (text := write(g))]
-        for name, write in FORMS.items()
+    golds = [(gold_of(p), p.answer_style or accuracy.answer_style) for p in problems]
+    different = track(set(golds), "golds", transient=True)
+    readings = {gold: _read_forms(*gold, accuracy.pool) for gold in different}
+    rows = list(zip(problems, map(readings.__getitem__, golds), strict=True))
+    return {
+        form: _counted([(problem, *read[form]) for problem, read in rows if form in read])
+        for form in (AS_IT_STANDS, IN_ITS_SLOT, *FORMS)
     }
-    questions = [(gold, text) for rows in written.values() for _, gold, text in rows]
-    checks = iter(_checked(questions, accuracy, "other forms"))
-    rows = {AS_IT_STANDS: plain, IN_ITS_SLOT: _in_slots(sound, accuracy)}
-    rows |= {name: [(*row, next(checks)) for row in asked] for name, asked in written.items()}
-    return {name: _counted(asked) for name, asked in rows.items()}
 
 
 def letter_of(gold: Gold) -> str | None:
@@ -76,44 +71,44 @@ def _words_in_text(gold: Gold) -> str | None:
 
 
 def _without_unit(gold: Gold) -> str | None:
-    number = _quantity(gold, _WITH_UNITS)
+    text, value, _, unit = _quantity(gold, _WITH_UNITS)
     # a plain number of 50 % is 0.5, not 50
-    if number is None or not number.unit or (gold.answer_type, number.unit) == ("number", "%"):
+    if value is None or not unit or (gold.answer_type, unit) == ("number", "%"):
         return None
-    return number.text
+    return text
 
 
 def _with_unit(gold: Gold) -> str | None:
     """Write the unit that the problem names apart; one in the answer is written the other way."""
-    number = _quantity(gold, _WITH_UNITS)
-    if number is None:
+    text, value, suffix, unit = _quantity(gold, _WITH_UNITS)
+    if value is None:
         return None
-    if not number.unit:
+    if not unit:
         return f"{gold.answer} {gold.unit}" if gold.unit else None
-    if number.unit == "%":
-        return f"{number.text}%" if "\\" in gold.answer else rf"{number.text}\%"
-    if number.unit == "°":
-        return f"{number.text}°" if "\\" in gold.answer else rf"{number.text}^{{\circ}}"
-    unit = open_text(number.suffix)
-    if "\\" in number.suffix or re.search(r"[\d^]", unit):
-        return f"{number.text} {unit}"
-    return rf"{number.text} \text{{ {unit}}}"
+    if unit == "%":
+        return f"{text}%" if "\\" in gold.answer else rf"{text}\%"
+    if unit == "°":
+        return f"{text}°" if "\\" in gold.answer else rf"{text}^{{\circ}}"
+    opened = open_text(suffix)
+    if "\\" in suffix or re.search(r"[\d^]", opened):
+        return f"{text} {opened}"
+    return rf"{text} \text{{ {opened}}}"
 
 
 def _as_decimal(gold: Gold) -> str | None:
-    number = _quantity(gold, _WITH_NUMBERS)
-    if number is None or number.value.denominator == 1 or "." in number.text:
+    text, value, suffix, _ = _quantity(gold, _WITH_NUMBERS)
+    if value is None or value.denominator == 1 or "." in text:
         return None
-    decimal = Decimal(number.value.numerator) / Decimal(number.value.denominator)
-    return f"{decimal:f}{number.suffix}" if Fraction(decimal) == number.value else None
+    decimal = Decimal(value.numerator) / Decimal(value.denominator)
+    return f"{decimal:f}{suffix}" if Fraction(decimal) == value else None
 
 
 def _as_fraction(gold: Gold) -> str | None:
-    number = _quantity(gold, _WITH_NUMBERS)
-    if number is None or number.value.denominator == 1 or r"\frac" in number.text:
+    text, value, suffix, _ = _quantity(gold, _WITH_NUMBERS)
+    if value is None or value.denominator == 1 or r"\frac" in text:
         return None
-    sign, (top, bottom) = "-" * (number.value < 0), abs(number.value).as_integer_ratio()
-    return rf"{sign}\frac{{{top}}}{{{bottom}}}{number.suffix}"
+    sign, (top, bottom) = "-" * (value < 0), abs(value).as_integer_ratio()
+    return rf"{sign}\frac{{{top}}}{{{bottom}}}{suffix}"
 
 
 def _by_value(gold: Gold) -> str | None:
@@ -136,38 +131,41 @@ FORMS: Mapping[str, Callable[[Gold], str | None]] = {
 """Each form writes a gold, or gives None for one that cannot be written so."""
 
 
-class _Quantity(NamedTuple):
-    """`text` with its exact `value`, and the `suffix` that holds the canonical `unit`."""
-
-    text: str
-    value: Fraction
-    suffix: str
-    unit: str
-
-
-def _quantity(gold: Gold, types: Sequence[str]) -> _Quantity | None:
+def _quantity(gold: Gold, types: Sequence[str]) -> tuple[str, Fraction | None, str, str]:
+    """Return a number's text and its exact value, the suffix that holds its unit, and that unit in
+    canonical form. The value is None for golds of other types and for what is not a number."""
     text, unit = split_unit(gold.answer)
     value = plain_number(text) if gold.answer_type in types else None
-    if value is None:
-        return None
-    return _Quantity(text.strip(), value, normalise(gold.answer)[len(text) :], unit)
+    return text.strip(), value, normalise(gold.answer)[len(text) :], unit
 
 
-_Row = tuple[Problem, Gold, str, Check]
+def _read_forms(gold: Gold, style: str, pool: CheckerPool) -> dict[str, tuple[str, Reading]]:
+    """Write and read a gold as it stands and, if that is right, in each other form it can take."""
+    (stand,) = read_answers([(gold, [gold.answer])], pool)
+    forms = {AS_IT_STANDS: (gold.answer, stand)}
+    if stand.verdict is Verdict.CORRECT:
+        slot = _SLOTS[style] % gold.answer
+        texts = {form: text for form, write in FORMS.items() if (text := write(gold))}
+        in_slot, *others = read_answers(
+            [(gold, answers(slot, style)), *((gold, [text]) for text in texts.values())], pool
+        )
+        forms[IN_ITS_SLOT] = slot, in_slot
+        forms |= {form: (texts[form], one) for form, one in zip(texts, others, strict=True)}
+    return forms
 
 
-def _counted(rows: Sequence[_Row]) -> dict[str, Any]:
+def _counted(rows: Sequence[tuple[Problem, str, Reading]]) -> dict[str, Any]:
     failures = [
         {
             "uid": problem.uid,
-            "gold": gold.answer,
-            "answer_type": gold.answer_type,
+            "gold": problem.answer,
+            "answer_type": gold_of(problem).answer_type,
             "written": text,
-            "verdict": check.verdict,
-            "rule": check.rule,
+            "verdict": reading.verdict,
+            "rule": reading.rule,
         }
-        for problem, gold, text, check in rows
-        if check.verdict is not Verdict.CORRECT
+        for problem, text, reading in rows
+        if reading.verdict is not Verdict.CORRECT
     ]
     return {
         "asked": len(rows),
@@ -175,29 +173,3 @@ def _counted(rows: Sequence[_Row]) -> dict[str, Any]:
         "right_frac": 1 - len(failures) / len(rows) if rows else None,
         "failures": failures,
     }
-
-
-def _in_slots(sound: Sequence[tuple[Problem, Gold]], accuracy: Accuracy) -> list[_Row]:
-    rows: list[_Row] = []
-    for chunk in _chunks(sound, "golds in answer slots"):
-        problems = [problem for problem, _ in chunk]
-        texts = [_SLOTS[p.answer_style or accuracy.answer_style] % p.answer for p in problems]
-        readings = accuracy.read(problems, [[text] for text in texts])
-        rows += [
-            (*pair, text, Check(reading.verdict, reading.rule))
-            for pair, text, (reading,) in zip(chunk, texts, readings, strict=True)
-        ]
-    return rows
-
-
-def _checked(questions: Sequence[Question], accuracy: Accuracy, label: str) -> list[Check]:
-    """Return one check per question; equal ones, of which data sets are full, are checked once."""
-    known: dict[Question, Check] = {}
-    for chunk in _chunks(list(dict.fromkeys(questions)), label):
-        known.update(zip(chunk, accuracy.pool.check(chunk), strict=True))
-    return [known[question] for question in questions]
-
-
-def _chunks(rows: Sequence[_T], label: str) -> Iterator[Sequence[_T]]:
-    for start in track(range(0, len(rows), _CHUNK), label, transient=True):
-        yield rows[start : start + _CHUNK]

@@ -3,129 +3,100 @@
 import base64
 import io
 import random
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
-from PIL import Image
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from data_prep.audit_plots import plot_answers, plot_tokens
-from data_prep.audit_reading import DataSet, ImageHeader
-from data_prep.audit_statistics import MIN_GROUP
-from data_prep.audit_tokens import PROMPT_LIMITS
+from data_prep.audit_reading import DataSet
+from vlm_rl.data.images import BadImage, Resizer
 from vlm_rl.rewards.accuracy import gold_of
 
 _NUM_DRAWN = 12
-_NUM_LONGEST = 4
-_MOST_CHARACTERS = 400
+_BINS = 40
+_SMALL = Resizer(patch_size=1, merge_size=1, min_pixels=1, max_pixels=220 * 220)
+TEMPLATES = Environment(
+    loader=PackageLoader("data_prep", "."),
+    autoescape=select_autoescape(["html.jinja"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+"""`audit.html.jinja` is the page of `page_of`; `audit.txt.jinja` is what the audit prints."""
 
 
-def page_of(
-    source: str,
-    statistics: Mapping[str, Any],
-    findings: Sequence[Mapping[str, str]],
-    data: DataSet,
-    seed: int,
-) -> str:
+def page_of(statistics: Mapping[str, Any], data_set: DataSet, seed: int) -> str:
     """Return the whole page; `seed` draws the problems that are shown."""
-    entries = data.entries
-    drawn = random.Random(seed).sample(range(len(entries)), min(_NUM_DRAWN, len(entries)))
-    longest_questions = sorted(entries, key=lambda e: -len(e.problem.question))
-    longest_answers = sorted(entries, key=lambda e: -len(e.problem.answer))
-    return _template("audit.html.jinja").render(
+    problems = data_set.problems
+    drawn = random.Random(seed).sample(range(len(problems)), min(_NUM_DRAWN, len(problems)))
+    return TEMPLATES.get_template("audit.html.jinja").render(
         statistics,
-        source=source,
-        findings=findings,
-        users={i.digest: e.problem.uid for e in reversed(entries) for i in e.images},
-        by_area=sorted(data.images, key=lambda image: image.width * image.height),
-        by_ratio=sorted(data.images, key=_elongation),
+        data_set=data_set,
+        users={i.digest: p.uid for p in reversed(problems) for i in data_set.images_of(p)},
         shown_problems={
-            f"{len(drawn)} problems, drawn with seed {seed}": [entries[i] for i in sorted(drawn)],
-            "The longest questions": longest_questions[:_NUM_LONGEST],
-            "The longest answers": longest_answers[:_NUM_LONGEST],
+            f"{len(drawn)} problems, drawn with seed {seed}": [problems[i] for i in sorted(drawn)],
+            "The longest questions": sorted(problems, key=lambda p: -len(p.question))[:4],
+            "The longest answers": sorted(problems, key=lambda p: -len(p.answer))[:4],
         },
-        answers_plot=plot_answers(statistics),
-        tokens_plot=plot_tokens(statistics),
-        elongation=_elongation,
         gold_of=gold_of,
-        plot=partial(_embedded, "image/png"),
+        histogram=histogram,
+        plot_of_sizes=plot_of_sizes,
         thumbnail=thumbnail,
-        MIN_GROUP=MIN_GROUP,
-        PROMPT_LIMIT=PROMPT_LIMITS[0],
     )
 
 
-def summary_of(statistics: Mapping[str, Any], findings: Sequence[Mapping[str, str]]) -> str:
-    """Return what is printed: golds that fail, lengths and sizes in a line each, all findings."""
-    return _template("audit.txt.jinja").render(statistics, findings=findings)
-
-
-def thumbnail(source: bytes | Path, side: int = 220) -> Markup:
-    """Return a small image, at most `side` pixels high and wide, on white; in its place the reason
-    if the pixels cannot be decoded."""
+def thumbnail(source: bytes | Path) -> Markup:
+    """Return a small image, decoded as for the policy; in its place the reason if it cannot be."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            small: Image.Image = image
-            if image.mode.startswith("I;16"):  # converting would clip all greys to white
-                small = image.point(lambda value: value / 256).convert("L")
-            small.thumbnail((side, side))
-            clear = small.convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return Markup('<p class="bad">cannot be decoded: {}</p>').format(error)
-    white, target = Image.new("RGBA", clear.size, "white"), io.BytesIO()
-    Image.alpha_composite(white, clear).convert("RGB").save(target, "JPEG", quality=80)
-    return _embedded("image/jpeg", target.getvalue(), "image of a problem")
+        return _embedded(_SMALL.resized(source).save, "jpeg", "image of a problem")
+    except BadImage as error:
+        return Markup('<p class="bad">cannot be shown: {}</p>').format(error)
 
 
-def _embedded(kind: str, content: bytes, description: str) -> Markup:
-    encoded = base64.b64encode(content).decode()
-    return Markup('<img src="data:{};base64,{}" alt="{}">').format(kind, encoded, description)
+def histogram(counts: Mapping[str, Any], title: str, limits: Sequence[int] = ()) -> Markup:
+    """Plot a `distribution`, with a line at each of `limits` that it comes near to."""
+    canvas = Figure(figsize=(5.2, 3.5), dpi=110, layout="constrained")
+    axis = canvas.add_subplot()
+    least, most = counts["min"], counts["max"]
+    # one bin per whole number if there are few of them
+    edges = [value - 0.5 for value in range(least, most + 2)] if most - least < _BINS else _BINS
+    values, weights = zip(*counts["histogram"].items(), strict=True)
+    axis.hist(values, bins=edges, weights=weights, alpha=0.75)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    for limit in [limit for limit in limits if limit < 1.1 * most]:
+        axis.axvline(limit, color="C3", linestyle="--", label=f"limit {limit}")
+        axis.legend()
+    spread = f"median {counts['p50']}, 95 % up to {counts['p95']}, most {most}"
+    axis.set(title=title, xlabel=spread, ylabel="problems")
+    return _embedded(canvas.savefig, "png", title)
 
 
-def _elongation(image: ImageHeader) -> float:
-    return max(image.width, image.height) / min(image.width, image.height)
+def plot_of_sizes(sizes: Sequence[Sequence[int]], limits: Sequence[int]) -> Markup:
+    """Plot width and height, larger dots for more images, and lines of equal area at `limits`."""
+    canvas = Figure(figsize=(5.2, 3.5), dpi=110, layout="constrained")
+    axis = canvas.add_subplot(xscale="log", yscale="log")
+    widths, heights, counts = zip(*sizes, strict=True)
+    dots = [12 + 200 * (count - 1) / max(counts) for count in counts]
+    axis.scatter(widths, heights, s=dots, alpha=0.45, linewidth=0)
+    axis.margins(0.12)
+    axis.set(xlim=axis.get_xlim(), ylim=axis.get_ylim())  # the lines change no limit
+    for area in limits:
+        axis.axline((1, area), (area, 1), color="C3", linestyle="--", linewidth=1)
+    for scale in (axis.xaxis, axis.yaxis):
+        scale.set_major_formatter(LogFormatter())
+        scale.set_minor_formatter(LogFormatter(minor_thresholds=(2, 1)))
+    title = "sizes of different images; dashed: pixel limits"
+    axis.set(title=title, xlabel="width in pixels", ylabel="height in pixels")
+    return _embedded(canvas.savefig, "png", title)
 
 
-def _template(name: str) -> Template:
-    environment = Environment(
-        loader=PackageLoader("data_prep", "."),
-        autoescape=".html." in name,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"cell": _cell, "counts": _counts, "cut": _cut, "rows": _rows}
-    return environment.get_template(name)
-
-
-def _rows(records: Any, *keys: str) -> list[list[object]]:
-    """Return the rows of a table, shares in percent. Records that have a name begin with it."""
-    named = records.items() if isinstance(records, Mapping) else ((None, one) for one in records)
-    return [
-        ([] if name is None else [name]) + [_percent(key, one[key]) for key in keys]
-        for name, one in named
-        if one
-    ]
-
-
-def _percent(key: str, value: Any) -> object:
-    if not key.endswith(("_frac", "_share")):
-        return _cut(value) if key == "question" else value
-    return "-" if value is None else 100 * value
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
+def _embedded(save: Callable[..., object], kind: str, description: str) -> Markup:
+    target = io.BytesIO()
+    save(target, format=kind)
+    encoded = base64.b64encode(target.getvalue()).decode()
+    image = '<img src="data:image/{};base64,{}" alt="{}">'
+    return Markup(image).format(kind, encoded, description)

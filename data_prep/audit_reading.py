@@ -2,14 +2,14 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from vlm_rl.data.images import ImageStore
+from vlm_rl.data.images import ImageStore, digest
 from vlm_rl.data.rows import Skipped, read_problems
 from vlm_rl.records import Problem
 
@@ -26,28 +26,33 @@ class ImageHeader:
     height: int
     num_bytes: int
 
+    @property
+    def area(self) -> int:
+        return self.width * self.height
 
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """A problem with its split and the headers of its images."""
-
-    problem: Problem
-    split: str
-    images: tuple[ImageHeader, ...]
+    @property
+    def ratio(self) -> float:
+        """The longer side as a multiple of the shorter."""
+        return max(self.width, self.height) / min(self.width, self.height)
 
 
 @dataclass(frozen=True)
 class DataSet:
     """All that a source holds; `mappings` say which columns were read as what, a line per file."""
 
-    entries: Sequence[Entry]
+    problems: Sequence[Problem]
     skipped: Sequence[Skipped]
     mappings: Sequence[str]
+    headers: Mapping[bytes | Path, ImageHeader]
 
     @property
     def images(self) -> list[ImageHeader]:
         """Each image once, in the order of the problems."""
-        return list({i.digest: i for entry in self.entries for i in entry.images}.values())
+        return list({header.digest: header for header in self.headers.values()}.values())
+
+    def images_of(self, problem: Problem) -> list[ImageHeader]:
+        """Return the headers of a problem's images, in their order."""
+        return [self.headers[source] for source in problem.images]
 
 
 def read_data_set(source: str, split: str | None, columns: Mapping[str, str] | None) -> DataSet:
@@ -55,48 +60,33 @@ def read_data_set(source: str, split: str | None, columns: Mapping[str, str] | N
 
     A uid may come again in another split. Raises ValueError if nothing can be read.
     """
-    store, headers = ImageStore(), dict[str, ImageHeader]()
-    problems: list[tuple[Problem, str]] = []
+    folder = Path(source).expanduser()
+    files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
+    chosen = [file for file in files if split in (None, file.stem)]
+    if files and not chosen:
+        names = ", ".join(file.stem for file in files)
+        raise ValueError(f"{source} has the splits {names}; got split={split}")
+    problems: list[Problem] = []
     skipped: list[Skipped] = []
-    mappings = []
+    mappings: list[str] = []
+    store = ImageStore()
     with Console().status(f"reading {source}"):
-        for path, name, chosen in _parts(source, split):
-            rows = read_problems(path, store, owners={}, split=chosen, columns=columns)
-            problems += [(problem, name or problem.split) for problem in rows.problems]
+        for path, name in [(str(file), file.stem) for file in chosen] or [(source, split or "")]:
+            inner = None if chosen else split
+            rows = read_problems(path, store, owners={}, split=inner, columns=columns)
+            problems += [replace(p, split=name or p.split) for p in rows.problems]
             skipped += rows.skipped
             mappings.append(rows.mapping)
     if not problems:
         first = f"; the first: {skipped[0].message}" if skipped else ""
         raise ValueError(f"{source}: no problem can be read, {len(skipped)} rows left out{first}")
-    entries = [
-        Entry(problem, name, tuple(_header(image, store, headers) for image in problem.images))
-        for problem, name in track(problems, "image headers", transient=True)
-    ]
-    return DataSet(entries, skipped, mappings)
+    sources = list(dict.fromkeys(image for problem in problems for image in problem.images))
+    shown = track(sources, "image headers", transient=True)
+    return DataSet(problems, skipped, mappings, {image: _header(image) for image in shown})
 
 
-def _parts(source: str, split: str | None) -> list[tuple[str, str, str | None]]:
-    """Return (path, name of the split, split to choose in it) of each part of a source."""
-    folder = Path(source).expanduser()
-    files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
-    if not files:
-        return [(source, split or "", split)]
-    chosen = [file for file in files if split in (None, file.stem)]
-    if not chosen:
-        names = ", ".join(file.stem for file in files)
-        raise ValueError(f"{source} has the splits {names}; got split={split}")
-    return [(str(file), file.stem, None) for file in chosen]
-
-
-def _header(
-    source: bytes | Path, store: ImageStore, headers: dict[str, ImageHeader]
-) -> ImageHeader:
-    """Return the header of an image, read once for each digest."""
-    # an absolute or known path stays as it is when joined to the current folder
-    _, digest = store.add(source if isinstance(source, bytes) else str(source), Path())
-    if digest not in headers:
-        size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            form, mode = image.format or "unknown", image.mode
-            headers[digest] = ImageHeader(digest, source, form, mode, *image.size, size)
-    return headers[digest]
+def _header(source: bytes | Path) -> ImageHeader:
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    with Image.open(io.BytesIO(content)) as image:
+        kind = image.format or "unknown"
+        return ImageHeader(digest(content), source, kind, image.mode, *image.size, len(content))

@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,7 @@ from data_prep.audit import audit, main
 from data_prep.audit_golds import FORMS, IN_ITS_SLOT, check_golds
 from data_prep.audit_page import thumbnail
 from data_prep.audit_reading import read_data_set
-from data_prep.audit_statistics import distribution, statistics_of
-from data_prep.audit_tokens import token_statistics
+from data_prep.audit_statistics import distribution, statistics_of, token_statistics
 from data_prep.convert import Options, convert
 from data_prep.dynamath import DynaMath
 from data_prep.mathvision import MathVision
@@ -81,11 +81,8 @@ def audited(folder: Path) -> dict[str, Any]:
 
 def statistics_without_page(source: Path) -> dict[str, Any]:
     data = read_data_set(str(source), None, None)
-    accuracy = Accuracy()
-    try:
-        forms = check_golds([entry.problem for entry in data.entries], accuracy)
-    finally:
-        accuracy.close()
+    with closing(Accuracy()) as accuracy:
+        forms = check_golds(data.problems, accuracy)
     return statistics_of(data, forms)
 
 
@@ -186,7 +183,7 @@ def test_prompt_lengths_with_a_checkpoint_are_those_of_its_prompts(
     data = read_data_set(source, None, None)
     tokens = token_statistics(data, str(policy_folder), None, 20_000)
     encoder = PromptEncoder(str(policy_folder), max_pixels=20_000)
-    prompts = [encoder.encode(entry.problem) for entry in data.entries]
+    prompts = [encoder.encode(problem) for problem in data.problems]
     assert tokens["prompt"] == distribution([len(prompt) for prompt in prompts])
     visual = [int((prompt.token_ids == encoder.image_token_id).sum()) for prompt in prompts]
     assert tokens["visual_by_problem"] == distribution(visual)
@@ -213,19 +210,20 @@ def test_the_page_stands_alone_and_what_the_data_say_is_text(
     assert len(images) > 12
     for image in images:
         Image.open(io.BytesIO(base64.b64decode(image))).verify()
-    assert "1 gold that the verifier cannot read" in page
+    assert "golds that the verifier cannot read: 1" in page
     stored = json.loads((folder / "audit.json").read_text())
     assert stored["problems"] == audited["problems"]
     mend = [one["text"] for one in stored["findings"] if one["level"] == "mend"]
     assert mend == [
-        "1 row left out: marks and images differ",
-        "1 row left out: no answer",
-        "1 row left out: no image file",
-        "1 gold that the verifier cannot read",
-        "1 problem with an image too narrow to be resized",
-        "1 problem with an image mark but no image",
-        "2 problems contradict each other: same question and images, different answers (1 group)",
-        "2 problems stand in more than one split (1 group)",
+        "rows left out, marks and images differ: 1",
+        "rows left out, no answer: 1",
+        "rows left out, no image file: 1",
+        "golds that the verifier cannot read: 1",
+        "problems with an image too narrow to be resized: 1",
+        "problems with an image mark but no image: 1",
+        "contradictory problems, with the same question and images but different answers "
+        "(groups: 1): 2",
+        "problems in more than one split (groups: 1): 2",
     ]
 
 
@@ -283,11 +281,8 @@ def test_each_answer_style_has_its_own_slot() -> None:
         Problem(f"p{n}", "How many?", r"\frac{1}{2}", answer_style=style)
         for n, style in enumerate(styles)
     ]
-    accuracy = Accuracy()
-    try:
+    with closing(Accuracy()) as accuracy:
         forms = check_golds(problems, accuracy)
-    finally:
-        accuracy.close()
     assert (forms[IN_ITS_SLOT]["asked"], forms[IN_ITS_SLOT]["failures"]) == (4, [])
 
 
@@ -317,8 +312,8 @@ def test_text_alone_and_images_that_cannot_be_resized_have_pages_too(
         assert tokens["visual_by_problem"] is None
         assert (tmp_path / f"{name}.audit.json").is_file()
     page = (tmp_path / "text.audit.html").read_text()
-    assert 'alt="prompt lengths"' in page
-    assert 'alt="image sizes and visual tokens"' not in page
+    assert 'alt="tokens of a prompt"' in page
+    assert 'alt="sizes of different images; dashed: pixel limits"' not in page
 
 
 def test_percentiles_are_nearest_ranks() -> None:
@@ -333,7 +328,7 @@ def test_an_image_whose_pixels_are_broken_is_named_in_its_place(tmp_path: Path) 
     target = io.BytesIO()
     Image.effect_noise((200, 200), 90).save(target, "JPEG")
     cut = target.getvalue()[:2000]
-    assert "cannot be decoded" in thumbnail(cut)
+    assert "cannot be shown" in thumbnail(cut)
     grey = Image.new("I;16", (10, 10), 30000)
     grey.save(tmp_path / "grey.png")
     shown = re.findall(r"base64,([^\"]+)\"", thumbnail(tmp_path / "grey.png"))
