@@ -132,7 +132,7 @@ setup.start()
 """
     run = subprocess.Popen([sys.executable, "-c", program])
     try:
-        end, children, names = time.monotonic() + 120, [], []
+        end, children, names = time.monotonic() + 240, [], []
         while not any("EngineCore" in name for name in names):
             assert run.poll() is None
             assert time.monotonic() < end
