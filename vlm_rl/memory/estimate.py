@@ -1,23 +1,29 @@
 """How much memory a run needs on each GPU and on each node, by arithmetic.
 
-Weights, gradients and AdamW's moments are exact, as torch lays them out. What is gathered for a
-moment and what a forward holds are estimates. Not counted are the context of CUDA, the buffers of
-NCCL and what the allocator cannot use: `USABLE` leaves room for them.
+Weights and their second copy, gradients, AdamW's moments and the reference are exact, as torch lays
+them out. What is gathered for a moment and what a forward holds are estimates. Not counted are the
+context of CUDA, the buffers of NCCL and what the allocator cannot use: `USABLE` leaves room.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from vlm_rl.distributed.strategies import STRATEGIES
 from vlm_rl.memory.model_shape import LayerShape, ModelShape, Weights, by_block, count
 
 PHASES = ("update", "step", "exchange", "rollout")
-"""Forward and backward; the optimizer's step; weights on their way to an engine; sampling."""
-
 NODE_PHASES = ("start", "run")
-"""Reading the checkpoint at policy.path; all that comes after."""
+"""Of a GPU: forward and backward; the optimizer's step; weights sent to an engine; sampling. Of the
+CPU of rank 0's node: reading the checkpoint at policy.path; all that comes after."""
+
+OFFLOADED = {
+    "fsdp2_offload": ("weights", "gradients", "moments", "reference"),
+    "zero2_offload": ("gradients", "moments", "second copy of weights"),
+    "zero3_offload": ("weights", "gradients", "moments", "second copy of weights"),
+}
+"""What is on the CPU of each rank instead of its GPU."""
 
 USABLE = 0.9
 """Share of a GPU that the sum may reach; chosen, not measured."""
@@ -28,15 +34,16 @@ ZERO_LIVE = 1_000_000_000
 """Numbers in DeepSpeed's bucket of gradients, and in weights that stage 3 keeps gathered: its
 defaults (reduce_bucket_size, stage3_max_live_parameters)."""
 
-CHUNK_ROWS = 256
-CHUNKS = 5
-"""Rows of a chunk in `vlm_rl.model.logprobs`, and how many float32 [rows, V] its backward has at
-once: log p, p, their gradient, and two products on the way to the entropy's."""
+LOGIT_ROWS = 5 * 256
+"""Rows of float32 [V] in the backward of a chunk of `vlm_rl.model.logprobs`, which has 256: log p,
+p, their gradient, and two products on the way to the entropy's."""
+
+ByPhase = dict[str, dict[str, int]]
 
 
 @dataclass
 class Setup:
-    """A run on `gpus` GPUs of all `nodes`.
+    """A run on `gpus` GPUs, spread evenly over `nodes`.
 
     `micro_batch_tokens` bounds a forward, but never below one prompt and completion. "transformers"
     decodes `rows` completions side by side. "vllm" is on the trainer's GPUs, an engine for each
@@ -66,16 +73,15 @@ class Setup:
 
     def __post_init__(self) -> None:
         """Set `zero`, DeepSpeed's stage or 0, and the bytes of a number: `compute` in a matrix,
-        `stream` in gathered weights and the residual stream. Raise ValueError for bad settings."""
+        `stream` in gathered weights and the residual stream. Raise ValueError for the strategy."""
         if self.strategy not in STRATEGIES:
             names = ", ".join(STRATEGIES)
             raise ValueError(f"trainer.strategy must be one of {names}, got {self.strategy!r}")
-        if self.gpus % self.nodes:
-            raise ValueError(f"{self.gpus} GPUs cannot be spread evenly over {self.nodes} nodes")
+        self.ranks_per_node = self.gpus // self.nodes
         self.fsdp = self.strategy.startswith("fsdp2")
         self.zero = int(self.strategy[4]) if self.strategy.startswith("zero") else 0
-        self.offload = self.strategy.endswith("_offload")
         self.shards_weights = self.fsdp or self.zero == 3
+        self.offloaded = OFFLOADED.get(self.strategy, ())
         self.compute = 2 if self.half else FLOAT
         self.stream = 2 if self.half and self.fsdp else FLOAT
         self.length = self.max_prompt_tokens + self.max_completion_tokens
@@ -90,51 +96,93 @@ class Setup:
         return FLOAT * ceil(count(weights) / (self.gpus if self.zero >= zero_stage else 1))
 
 
-class Item(NamedTuple):
-    """`nbytes` in each of `phases`, and a note on what they are."""
-
-    name: str
-    nbytes: int
-    phases: Sequence[str]
-    note: str
-    on_cpu: bool = False
-
-
-def total(items: Iterable[Item], phase: str) -> int:
-    """Return the bytes of all items in a phase."""
-    return sum(item.nbytes for item in items if phase in item.phases)
-
-
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What the trainer and vLLM hold on a GPU, and what is on the CPU of the node with rank 0."""
+    """The bytes of each item in each of `PHASES` and `NODE_PHASES`."""
 
     setup: Setup
-    trainer: Sequence[Item]
-    engine: Sequence[Item]
-    cpu: Sequence[Item]
+    items: Mapping[str, Mapping[str, int]]
 
-    def needed(self, phase: str, gpu_bytes: float | None = None) -> float:
+    @property
+    def vllm(self) -> int:
+        """Return what vLLM needs to sample; with a share, its weights and one completion."""
+        return sum(size for name, size in self.items["rollout"].items() if "vLLM" in name)
+
+    def needed(self, phase: str, gpu_bytes: float = 0.0) -> float:
         """Return the sum of a phase; with `gpu_bytes` vLLM takes its share of so large a GPU."""
-        share, engine = self.setup.share, float(total(self.engine, phase))
-        if gpu_bytes and share and (phase == "rollout" or not self.setup.sleep):
-            engine = share * gpu_bytes
-        return total(self.trainer, phase) + engine
+        needed, share = float(sum(self.items[phase].values())), self.setup.share
+        if gpu_bytes and share and "vLLM's cache" in self.items[phase]:
+            needed += share * gpu_bytes - self.vllm
+        return needed
 
     def fits(self, gpu_bytes: float) -> bool:
         """Return whether every phase fits on such GPUs, and vLLM into its share."""
         within = all(self.needed(phase, gpu_bytes) <= USABLE * gpu_bytes for phase in PHASES)
-        share = (self.setup.share or 1) * gpu_bytes
-        return within and all(total(self.engine, phase) <= share for phase in PHASES)
+        return within and self.vllm <= (self.setup.share or 1) * gpu_bytes
 
 
 def estimate(model: ModelShape, setup: Setup) -> MemoryEstimate:
     """Return what a run of that model needs."""
-    state = list(_state(model, setup))
-    trainer = [item for item in state if not item.on_cpu]
-    trainer += [*_update(model, setup), *_sampling(model, setup)]
-    engine = list(_vllm(model, setup)) if setup.engine == "vllm" else []
-    return MemoryEstimate(setup, trainer, engine, list(_node(model, setup, state)))
+    items: ByPhase = {phase: {} for phase in PHASES + NODE_PHASES}
+    for part in (_state, _update, _sampling):
+        for phase, sizes in part(model, setup).items():
+            items[phase] |= {name: size for name, size in sizes.items() if size}
+    return MemoryEstimate(setup, items)
+
+
+def _state(model: ModelShape, setup: Setup) -> ByPhase:
+    """Return what stays from update to update (gradients until the step), and files on the CPU.
+
+    Under DDP gradients are the buckets, and stay. Frozen weights of a reference are the policy's
+    own, unless it is sharded; DeepSpeed has the copy whole. The base of LoRA is its own reference.
+    Under FSDP2 only rank 0 reads the weights. It gathers them for a checkpoint, as under ZeRO-3,
+    and the moments.
+    """
+    whole, trained = FLOAT * count(model.weights), FLOAT * count(model.trained)
+    held, moment = setup.held_bytes(model.weights, 3), setup.held_bytes(model.trained, 1)
+    gradients = setup.held_bytes(model.trained, 2)
+    state = {"weights": held, "gradients": gradients, "moments": 2 * moment}
+    if setup.zero in (1, 2) or "second copy of weights" in setup.offloaded:
+        state["second copy of weights"] = moment  # of what this rank steps
+    if setup.with_reference and len(model.base) == len(model.weights):
+        copy = whole if setup.zero == 3 else trained
+        state["reference"] = held if setup.fsdp else copy
+    cpu = {name: setup.ranks_per_node * state.pop(name, 0) for name in setup.offloaded}
+    is_ddp = setup.strategy == "ddp" or (setup.strategy == "auto" and setup.gpus > 1)
+    stays = state if is_ddp else {name: state[name] for name in state if name != "gradients"}
+    if setup.shards_weights:
+        cpu["checkpoint"] = whole + (2 * trained if setup.fsdp else 0)
+    loading = {"loading": whole * (1 if setup.fsdp else setup.ranks_per_node)}
+    on_gpu = {"update": state, "step": state, "exchange": stays, "rollout": stays}
+    return on_gpu | {"start": loading, "run": cpu}
+
+
+def _update(model: ModelShape, setup: Setup) -> ByPhase:
+    """Return what an update and its optimizer's step hold on the way, all tokens being of images.
+
+    The head's gradient is summed in float32 beside that of a chunk. Of FSDP2's blocks, one is
+    fetched ahead of another, whose gradients are float32; the root stays gathered. AdamW takes the
+    roots of all second moments at once, of FSDP2's one after the other.
+    """
+    tokens = max(setup.micro_batch_tokens, setup.length)
+    update = activations(model, setup, tokens, tokens * model.patches)
+    step, parts = {}, [model.trained]
+    if model.head.requires_grad:
+        update["head's gradient"] = model.head.numel() * (FLOAT + setup.compute)
+    if setup.fsdp:
+        blocks, trained = by_block(model.weights), by_block(model.trained)
+        root, block = blocks.pop(""), max(blocks.values())
+        update["gathered weights"] = setup.stream * (root + 2 * block)
+        root, block = trained.pop("", 0), max(trained.values(), default=0)
+        update["their gradients"] = setup.stream * (root + block) + FLOAT * block
+        parts = [{name: weight} for name, weight in model.trained.items()]
+    if setup.zero == 3:
+        update["gathered weights"] = FLOAT * min(ZERO_LIVE, count(model.weights))
+    if setup.zero:
+        update["bucket"] = step["bucket"] = FLOAT * ZERO_BUCKET
+    if not setup.offloaded:
+        step["AdamW's roots"] = max(setup.held_bytes(part, 1) for part in parts)
+    return {"update": update, "step": step}
 
 
 def activations(model: ModelShape, setup: Setup, tokens: int, patches: int) -> dict[str, int]:
@@ -153,9 +201,10 @@ def activations(model: ModelShape, setup: Setup, tokens: int, patches: int) -> d
         tower, in_tower = _kept(model.tower, patches, setup)
         # what mergers normalise, and the input and output of their activation
         tower += model.mergers * patches * model.tower.hidden * (FLOAT + 3 * compute)
-    layers = [size for name, size in by_block(model.weights).items() if name[-1:].isdigit()]
-    waiting = count(model.weights) - by_block(model.weights)[""] + model.head.numel()
-    waiting, casting = (waiting - sum(layers), max(layers)) if setup.checkpointing else (waiting, 0)
+    blocks = by_block(model.weights)
+    layers = [blocks.pop(name) for name in list(blocks) if name[-1:].isdigit()]
+    waiting = sum(blocks.values()) - blocks[""] + model.head.numel()
+    waiting, casting = (waiting, max(layers)) if setup.checkpointing else (waiting + sum(layers), 0)
     cast = compute if compute != setup.stream else 0  # autocast's copies
     masks = 1 if setup.checkpointing else text.count
     return {
@@ -165,7 +214,7 @@ def activations(model: ModelShape, setup: Setup, tokens: int, patches: int) -> d
         # [1, 1, S, S] as bool, and as the numbers that SDPA makes of it in each layer
         "attention mask": tokens**2 * (1 + masks * compute),
         "cast weights": cast * waiting,
-        "logits": CHUNKS * CHUNK_ROWS * model.vocabulary * FLOAT,
+        "logits": LOGIT_ROWS * model.vocabulary * FLOAT,
     }
 
 
@@ -188,111 +237,37 @@ def _kept(layers: LayerShape, rows: int, setup: Setup) -> tuple[int, int]:
     return layers.count * layer, gradients
 
 
-def _state(model: ModelShape, setup: Setup) -> Iterator[Item]:
-    """Yield what stays from update to update."""
-    weights, trained, offload = model.weights, model.trained, setup.offload
-    all_held, moment = setup.held_bytes(weights, 3), setup.held_bytes(trained, 1)
-    yield Item("weights", all_held, PHASES, "float32", offload and setup.shards_weights)
-    # DDP's buckets are the gradients, and stay
-    is_ddp = setup.strategy == "ddp" or (setup.strategy == "auto" and setup.gpus > 1)
-    phases, held = PHASES if is_ddp else ("update", "step"), setup.held_bytes(trained, 2)
-    yield Item("gradients", held, phases, "float32, of what is trained", offload)
-    yield Item("moments", 2 * moment, PHASES, "AdamW's two, float32", offload)
-    if setup.zero and (offload or setup.zero < 3):
-        note = "DeepSpeed's own, of what this process steps"
-        yield Item("second copy of weights", moment, PHASES, note, offload)
-    if setup.with_reference and len(model.base) == len(weights):
-        # frozen weights are the policy's own, unless it is sharded; DeepSpeed has the copy whole
-        size = all_held if setup.fsdp else FLOAT * count(weights if setup.zero == 3 else trained)
-        yield Item("reference", size, PHASES, "float32", offload and setup.fsdp)
+def _sampling(model: ModelShape, setup: Setup) -> ByPhase:
+    """Return what sampling takes, and sending the largest weight whole in a chunk before it.
 
-
-def _update(model: ModelShape, setup: Setup) -> Iterator[Item]:
-    """Yield what an update holds on the way, its optimizer's step included."""
-    phase, tokens = ("update",), max(setup.micro_batch_tokens, setup.length)
-    note = f"estimate, {tokens:,} tokens, all of images"
-    kept = activations(model, setup, tokens, tokens * model.patches)
-    yield from (Item(name, nbytes, phase, note) for name, nbytes in kept.items() if nbytes)
-    if model.head.requires_grad:
-        size = model.head.numel() * (FLOAT + setup.compute)
-        yield Item("head's gradient", size, phase, "summed in float32, and a chunk's")
-    if setup.fsdp:
-        # the root stays gathered, a block is fetched ahead of another, whose gradients are float32
-        root, block = _root_and_block(model.weights)
-        size = setup.stream * (root + 2 * block)
-        yield Item("gathered weights", size, phase, "estimate, the root and two blocks")
-        root, block = _root_and_block(model.trained)
-        size = setup.stream * (root + block) + FLOAT * block
-        yield Item("their gradients", size, phase, "estimate, the root's and a block's")
-    if setup.zero:
-        yield Item("bucket", FLOAT * ZERO_BUCKET, ("update", "step"), "of gradients, DeepSpeed's")
-    if setup.zero == 3:
-        size = FLOAT * min(ZERO_LIVE, count(model.weights))
-        yield Item("gathered weights", size, phase, "at most, DeepSpeed's")
-    if not setup.offload:  # AdamW takes all roots at once, of FSDP2's one after the other
-        parts = [{n: w} for n, w in model.trained.items()] if setup.fsdp else [model.trained]
-        size = max(setup.held_bytes(part, 1) for part in parts)
-        yield Item("AdamW's roots", size, ("step",), "of the second moments, float32")
-
-
-def _root_and_block(weights: Weights) -> tuple[int, int]:
-    sizes = by_block(weights)
-    return sizes.pop("", 0), max(sizes.values(), default=0)
-
-
-def _sampling(model: ModelShape, setup: Setup) -> Iterator[Item]:
-    """Yield what a rollout, or the weights on their way to it, take of the trainer's memory."""
-    if setup.engine != "transformers":
-        largest = max(weight.numel() for weight in model.weights.values())
-        size = max(setup.chunk_bytes, setup.precision * largest)
-        size += FLOAT * largest if setup.shards_weights else 0
-        yield Item("weights on their way", size, ("exchange",), "the largest whole, and a chunk")
-        return
-    phase, text, compute = ("rollout",), model.text, setup.compute
-    if setup.shards_weights:
-        size = setup.stream * count(model.weights)
-        yield Item("whole policy", size, phase, "gathered for sampling")
-    groups = max(1, setup.rows // setup.group_size)
-    rows, prompts = groups * setup.group_size, groups * setup.max_prompt_tokens
-    note = f"{rows} rows of {setup.length:,} tokens"
-    yield Item("cache", rows * _cache_bytes(model, setup, compute), phase, f"at most, {note}")
-    decoding = 2 * rows * setup.length * text.queries * compute
-    at_once = prompts * (3 * text.mlp * compute + 4 * text.hidden * FLOAT)
-    yield Item("layer at work", max(decoding, at_once), phase, f"estimate, {note}")
-    size = 4 * rows * model.vocabulary * FLOAT
-    yield Item("logits", size, phase, "estimate, of a token in each row")
-
-
-def _vllm(model: ModelShape, setup: Setup) -> Iterator[Item]:
-    size = ceil(setup.precision * count(model.base) / setup.tensor_parallel)
-    phases, note = ("exchange", "rollout") if setup.sleep else PHASES, f"{8 * setup.precision} bits"
-    note += f", over {setup.tensor_parallel} GPUs" if setup.tensor_parallel > 1 else ""
-    yield Item("vLLM's weights", size, phases, note)
-    size, note = _cache_bytes(model, setup, setup.precision), f"{setup.length:,} tokens"
-    if setup.share is None:
-        size, note = setup.cache_bytes, "engine.init_args.kv_cache_gib"
-    yield Item("vLLM's cache", size, ("rollout",) if setup.sleep else PHASES, f"at least, {note}")
-
-
-def _cache_bytes(model: ModelShape, setup: Setup, precision: int) -> int:
-    """Return the bytes of keys and values of one completion."""
-    return 2 * model.text.count * model.text.keys * setup.length * precision
-
-
-def _node(model: ModelShape, setup: Setup, state: Iterable[Item]) -> Iterator[Item]:
-    each, whole = setup.gpus // setup.nodes, FLOAT * count(model.weights)
-    processes = f"in {each} processes"
-    for item in state:
-        if item.on_cpu:
-            yield Item(item.name, each * item.nbytes, ("run",), f"{item.note}, {processes}")
-    if setup.fsdp:
-        yield Item("loading", whole, ("start",), "the first process, float32")
-        size = whole + 2 * FLOAT * count(model.trained)
-        yield Item("checkpoint", size, ("run",), "the first process: weights, moments")
-    else:
-        yield Item("loading", each * whole, ("start",), f"float32, {processes}")
-    if setup.zero == 3:
-        yield Item("checkpoint", whole, ("run",), "the first process: weights")
-    if setup.engine == "vllm" and setup.sleep:
-        size = each * setup.precision * count(model.base) // setup.tensor_parallel
-        yield Item("vLLM asleep", size, ("run",), f"its weights, {processes}")
+    In "transformers", the layer at work reads prompts at once, then decodes a token in each row,
+    over keys and values of at most `length` tokens. vLLM asleep has its weights on the CPU; of its
+    share, its weights and one completion are the least.
+    """
+    text, compute = model.text, setup.compute
+    cached = 2 * text.count * text.keys * setup.length
+    if setup.engine == "transformers":
+        groups = max(1, setup.rows // setup.group_size)
+        rows, prompts = groups * setup.group_size, groups * setup.max_prompt_tokens
+        decoding = 2 * rows * setup.length * text.queries * compute
+        at_once = prompts * (3 * text.mlp * compute + 4 * text.hidden * FLOAT)
+        rollout = {
+            "whole policy": setup.stream * count(model.weights) if setup.shards_weights else 0,
+            "cache": rows * cached * compute,
+            "layer at work": max(decoding, at_once),
+            "logits": 4 * rows * model.vocabulary * FLOAT,
+        }
+        return {"rollout": rollout}
+    largest = max(weight.numel() for weight in model.weights.values())
+    chunk = max(setup.chunk_bytes, setup.precision * largest)
+    sent = {"weights on their way": chunk + (FLOAT * largest if setup.shards_weights else 0)}
+    if setup.engine == "elsewhere":
+        return {"exchange": sent}
+    whole, engines = setup.precision * count(model.base), setup.tensor_parallel
+    cache = setup.cache_bytes if setup.share is None else cached * setup.precision
+    weights = {"vLLM's weights": ceil(whole / engines)}
+    awake = weights | {"vLLM's cache": cache}
+    if not setup.sleep:
+        return dict.fromkeys(PHASES, awake) | {"exchange": awake | sent}
+    asleep = {"vLLM asleep": setup.ranks_per_node * whole // engines}
+    return {"exchange": weights | sent, "rollout": awake, "run": asleep}

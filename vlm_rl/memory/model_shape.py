@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import Qwen2_5_VLConfig
 
@@ -35,12 +34,10 @@ def published_config(size: str) -> Any:
     hidden, layers, heads, key_heads, mlp, vocabulary, tower_mlp, tied = PUBLISHED[size]
     text = {"hidden_size": hidden, "num_hidden_layers": layers, "vocab_size": vocabulary}
     text |= {"num_attention_heads": heads, "num_key_value_heads": key_heads}
+    text |= {"intermediate_size": mlp}
     tower = {"depth": 32, "hidden_size": 1280, "num_heads": 16, "out_hidden_size": hidden}
-    return Qwen2_5_VLConfig(
-        text_config=text | {"intermediate_size": mlp},
-        vision_config=tower | {"intermediate_size": tower_mlp},
-        tie_word_embeddings=tied,
-    )
+    tower |= {"intermediate_size": tower_mlp}
+    return Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=tied)
 
 
 class LayerShape:
@@ -76,12 +73,14 @@ class ModelShape:
         self.base = dict(model.named_parameters())
         for name, weight in self.base.items():
             weight.requires_grad_(lora is None and _part(name) not in freeze)
-        self.weights = {**self.base, **(_adapters(model, lora) if lora else {})}
+        self.text = LayerShape(model.model.language_model.layers, text.num_attention_heads)
+        self.tower = LayerShape(tower.blocks, vision.num_heads)
+        if lora:
+            _add_adapters(model, lora)
+        self.weights = dict(model.named_parameters())
         self.trained = {name: w for name, w in self.weights.items() if w.requires_grad}
         self.tower_trained = any(_part(name) == "vision_tower" for name in self.trained)
         self.head, self.vocabulary = model.lm_head.weight, text.vocab_size
-        self.text = LayerShape(model.model.language_model.layers, text.num_attention_heads)
-        self.tower = LayerShape(tower.blocks, vision.num_heads)
         self.pixels = prod(tower.patch_embed.proj.weight.shape[1:])
         self.patches = vision.spatial_merge_size**2
         self.mergers = 1 + len(getattr(vision, "deepstack_visual_indexes", ()))
@@ -106,14 +105,11 @@ def _part(name: str) -> Part:
     return "vision_tower" if name.startswith("model.visual.") else "language_model"
 
 
-def _adapters(model: nn.Module, lora: LoraSettings) -> dict[str, nn.Parameter]:
-    """Return A [rank, inputs] and B [outputs, rank] of each adapted matrix, without peft."""
-    matrices, adapters = family_of(model.config).matrices, {}
+def _add_adapters(model: nn.Module, lora: LoraSettings) -> None:
+    """Add A [rank, inputs] and B [outputs, rank] to each adapted matrix, without peft."""
+    matrices = family_of(model.config).matrices
     targets = re.compile("|".join(matrices[part] for part in lora.parts))
-    for name, module in model.named_modules():
+    for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and targets.fullmatch(name):
-            shapes = {"A": (lora.rank, module.in_features), "B": (module.out_features, lora.rank)}
-            for letter, shape in shapes.items():
-                adapter = nn.Parameter(torch.empty(shape, device="meta"))
-                adapters[f"{name}.lora_{letter}"] = adapter
-    return adapters
+            module.lora_A = nn.Linear(module.in_features, lora.rank, bias=False, device="meta")
+            module.lora_B = nn.Linear(lora.rank, module.out_features, bias=False, device="meta")
