@@ -46,7 +46,7 @@ class Measure(L.Callback):
         moments = [s[key] for s in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
         if not moments or ranks.rank():
             return
-        parameters, reference = list(module.policy.parameters()), module.__dict__["reference"]
+        parameters, reference = list(module.policy.parameters()), module.reference
         held = {
             "weights": _bytes(parameters),
             "gradients": _bytes(p.grad for p in parameters if p.grad is not None),
@@ -54,9 +54,9 @@ class Measure(L.Callback):
             "reference": 0,
             "parts": sum(isinstance(m, FSDPModule) for m in module.policy.modules()),
         }
-        if isinstance(reference, Policy):
+        if reference is not None:
             policys = {p.untyped_storage().data_ptr() for p in map(_local, parameters)}
-            own = map(_local, reference.parameters())
+            own = map(_local, reference.policy.parameters())
             held["reference"] = _bytes(
                 p for p in own if p.untyped_storage().data_ptr() not in policys
             )
