@@ -170,8 +170,8 @@ def kl(**arguments):
         ),
         (
             {"policy.freeze": ["vision_tower"], "optimizer.vision_lr": 1e-6},
-            "optimizer.vision_lr=1e-06 is for the vision tower, which policy.freeze does not train; "
-            "drop one of them",
+            "optimizer.vision_lr=1e-06 is for the vision tower, which policy.freeze does not "
+            "train; drop one of them",
         ),
         (
             {"prompt.style": "think_answer"},
