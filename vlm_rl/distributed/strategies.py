@@ -30,10 +30,15 @@ STRATEGIES: Mapping[str, Callable[[bool], Strategy | str]] = {
 
 
 def build(name: Any, precision: Any = "32-true") -> Strategy | str:
-    """Return the Trainer's strategy. Raises ValueError for a name that is not in `STRATEGIES`."""
+    """Return the Trainer's strategy. Raises ValueError as `check` does."""
+    check(name)
+    return STRATEGIES[name](precision == "bf16-mixed")
+
+
+def check(name: Any) -> None:
+    """Raise ValueError for a name that is not in `STRATEGIES`."""
     if name not in STRATEGIES:
         raise ValueError(f"trainer.strategy must be one of {', '.join(STRATEGIES)}, got {name!r}")
-    return STRATEGIES[name](precision == "bf16-mixed")
 
 
 def of(strategy: Strategy) -> RankStrategy:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
-from vlm_rl.distributed.strategies import STRATEGIES
+from vlm_rl.distributed import strategies
 from vlm_rl.memory.model_shape import LayerShape, ModelShape, Weights, by_block, count
 
 PHASES = ("update", "step", "exchange", "rollout")
@@ -37,8 +37,6 @@ defaults (reduce_bucket_size, stage3_max_live_parameters)."""
 LOGIT_ROWS = 5 * 256
 """Rows of float32 [V] in the backward of a chunk of `vlm_rl.model.logprobs`, which has 256: log p,
 p, their gradient, and two products on the way to the entropy's."""
-
-ByPhase = dict[str, dict[str, int]]
 
 
 @dataclass
@@ -74,9 +72,7 @@ class Setup:
     def __post_init__(self) -> None:
         """Set `zero`, DeepSpeed's stage or 0, and the bytes of a number: `compute` in a matrix,
         `stream` in gathered weights and the residual stream. Raise ValueError for the strategy."""
-        if self.strategy not in STRATEGIES:
-            names = ", ".join(STRATEGIES)
-            raise ValueError(f"trainer.strategy must be one of {names}, got {self.strategy!r}")
+        strategies.check(self.strategy)
         self.ranks_per_node = self.gpus // self.nodes
         self.fsdp = self.strategy.startswith("fsdp2")
         self.zero = int(self.strategy[4]) if self.strategy.startswith("zero") else 0
@@ -123,14 +119,14 @@ class MemoryEstimate:
 
 def estimate(model: ModelShape, setup: Setup) -> MemoryEstimate:
     """Return what a run of that model needs."""
-    items: ByPhase = {phase: {} for phase in PHASES + NODE_PHASES}
+    items: dict[str, dict[str, int]] = {phase: {} for phase in PHASES + NODE_PHASES}
     for part in (_state, _update, _sampling):
         for phase, sizes in part(model, setup).items():
             items[phase] |= {name: size for name, size in sizes.items() if size}
     return MemoryEstimate(setup, items)
 
 
-def _state(model: ModelShape, setup: Setup) -> ByPhase:
+def _state(model: ModelShape, setup: Setup) -> dict[str, dict[str, int]]:
     """Return what stays from update to update (gradients until the step), and files on the CPU.
 
     Under DDP gradients are the buckets, and stay. Frozen weights of a reference are the policy's
@@ -157,7 +153,7 @@ def _state(model: ModelShape, setup: Setup) -> ByPhase:
     return on_gpu | {"start": loading, "run": cpu}
 
 
-def _update(model: ModelShape, setup: Setup) -> ByPhase:
+def _update(model: ModelShape, setup: Setup) -> dict[str, dict[str, int]]:
     """Return what an update and its optimizer's step hold on the way, all tokens being of images.
 
     The head's gradient is summed in float32 beside that of a chunk. Of FSDP2's blocks, one is
@@ -237,7 +233,7 @@ def _kept(layers: LayerShape, rows: int, setup: Setup) -> tuple[int, int]:
     return layers.count * layer, gradients
 
 
-def _sampling(model: ModelShape, setup: Setup) -> ByPhase:
+def _sampling(model: ModelShape, setup: Setup) -> dict[str, dict[str, int]]:
     """Return what sampling takes, and sending the largest weight whole in a chunk before it.
 
     In "transformers", the layer at work reads prompts at once, then decodes a token in each row,

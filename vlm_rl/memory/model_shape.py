@@ -10,34 +10,12 @@ from math import prod
 from typing import Any
 
 from torch import nn
-from transformers import Qwen2_5_VLConfig
 
 from vlm_rl.model.families import Part, family_of
 from vlm_rl.model.lora import LoraSettings
 from vlm_rl.model.policy import empty_model
 
 Weights = Mapping[str, nn.Parameter]
-
-PUBLISHED = {
-    # hidden, layers, heads, key heads, MLP, vocabulary, MLP of the tower, tied
-    "3B": (2048, 36, 16, 2, 11008, 151936, 3420, True),
-    "7B": (3584, 28, 28, 4, 18944, 152064, 3420, False),
-    "32B": (5120, 64, 40, 8, 27648, 152064, 3456, False),
-    "72B": (8192, 80, 64, 8, 29568, 152064, 3456, False),
-}
-"""Qwen2.5-VL, from memory of each `config.json`, not read from the hub. The number of parameters
-that follows agrees with the published one, which a test has beside it."""
-
-
-def published_config(size: str) -> Any:
-    """Return the transformers configuration of a model in `PUBLISHED`."""
-    hidden, layers, heads, key_heads, mlp, vocabulary, tower_mlp, tied = PUBLISHED[size]
-    text = {"hidden_size": hidden, "num_hidden_layers": layers, "vocab_size": vocabulary}
-    text |= {"num_attention_heads": heads, "num_key_value_heads": key_heads}
-    text |= {"intermediate_size": mlp}
-    tower = {"depth": 32, "hidden_size": 1280, "num_heads": 16, "out_hidden_size": hidden}
-    tower |= {"intermediate_size": tower_mlp}
-    return Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=tied)
 
 
 class LayerShape:
@@ -93,10 +71,9 @@ def count(weights: Weights) -> int:
 
 def by_block(weights: Weights) -> Counter[str]:
     """Return the size of what `vlm_rl.distributed.fsdp2` gathers at a time, "" for the root."""
-    blocks = re.compile(r"model\.((visual\.blocks|language_model\.layers)\.\d+|visual)")
     sizes: Counter[str] = Counter()
     for name, weight in weights.items():
-        block = blocks.match(name)
+        block = re.match(r"model\.((visual\.blocks|language_model\.layers)\.\d+|visual)", name)
         sizes[block.group() if block else ""] += weight.numel()
     return sizes
 
@@ -107,9 +84,8 @@ def _part(name: str) -> Part:
 
 def _add_adapters(model: nn.Module, lora: LoraSettings) -> None:
     """Add A [rank, inputs] and B [outputs, rank] to each adapted matrix, without peft."""
-    matrices = family_of(model.config).matrices
-    targets = re.compile("|".join(matrices[part] for part in lora.parts))
+    targets = "|".join(family_of(model.config).matrices[part] for part in lora.parts)
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and targets.fullmatch(name):
+        if isinstance(module, nn.Linear) and re.fullmatch(targets, name):
             module.lora_A = nn.Linear(module.in_features, lora.rank, bias=False, device="meta")
             module.lora_B = nn.Linear(lora.rank, module.out_features, bias=False, device="meta")

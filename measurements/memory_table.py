@@ -1,0 +1,85 @@
+"""The memory of published sizes of Qwen2.5-VL, by the arithmetic of `vlm_rl.memory`:
+
+    python -m measurements.memory_table
+
+Prints the table of docs/gpus_and_memory.md. `python -m vlm_rl.hardware --config X.yaml` says what
+one run needs.
+"""
+
+import argparse
+from typing import Any
+
+import vlm_rl  # noqa: F401  (before anything that imports torchvision)
+
+# isort: split
+from transformers import Qwen2_5_VLConfig
+
+from vlm_rl.evaluation.markdown import table
+from vlm_rl.hardware import GB
+from vlm_rl.memory.estimate import PHASES, Setup, estimate
+from vlm_rl.memory.model_shape import ModelShape
+from vlm_rl.model.lora import LoraSettings
+
+SIZES = {
+    # hidden, layers, heads, key heads, MLP, vocabulary, MLP of the tower, tied
+    "3B": (2048, 36, 16, 2, 11008, 151936, 3420, True),
+    "7B": (3584, 28, 28, 4, 18944, 152064, 3420, False),
+    "32B": (5120, 64, 40, 8, 27648, 152064, 3456, False),
+    "72B": (8192, 80, 64, 8, 29568, 152064, 3456, False),
+}
+"""Qwen2.5-VL, from memory of each `config.json`, not read from the hub. The number of parameters
+that follows agrees with the published one, which a test has beside it."""
+
+NUM_GPUS = (1, 2, 4, 8, 16)
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "full, offloaded": {},
+    "frozen tower": {"freeze": ("vision_tower",)},
+    "LoRA": {"lora": LoraSettings()},
+}
+
+
+def published_config(size: str) -> Any:
+    """Return the transformers configuration of a model in `SIZES`."""
+    hidden, layers, heads, key_heads, mlp, vocabulary, tower_mlp, tied = SIZES[size]
+    text = {"hidden_size": hidden, "num_hidden_layers": layers, "vocab_size": vocabulary}
+    text |= {"num_attention_heads": heads, "num_key_value_heads": key_heads}
+    text |= {"intermediate_size": mlp}
+    tower = {"depth": 32, "hidden_size": 1280, "num_heads": 16, "out_hidden_size": hidden}
+    tower |= {"intermediate_size": tower_mlp}
+    return Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=tied)
+
+
+def memory_table() -> str:
+    """Return GB in training on each GPU.
+
+    Bold if 80 GB are enough with vLLM in it, which has 8 GB for keys and values, plain if they are
+    with vLLM elsewhere, in brackets if they are not.
+    """
+    rows = []
+    for size in SIZES:
+        for method, arguments in METHODS.items():
+            model = ModelShape(published_config(size), **arguments)
+            offload = "offloaded" in method
+            rows.append([size, method, *(_cell(model, number, offload) for number in NUM_GPUS)])
+    return table(["", "", *map(str, NUM_GPUS)], rows)
+
+
+def _cell(model: ModelShape, gpus: int, offload: bool) -> str:
+    strategy = "fsdp2_offload" if offload else "fsdp2" if gpus > 1 else "auto"
+    alone = estimate(model, Setup(gpus, strategy=strategy, engine="elsewhere"))
+    shown = f"{max(map(alone.needed, PHASES)) / GB:.0f}"
+    if estimate(model, Setup(gpus, strategy=strategy, cache_bytes=int(8 * GB))).fits(80 * GB):
+        return f"**{shown}**"
+    return shown if alone.fits(80 * GB) else f"({shown})"
+
+
+def main() -> None:
+    """Print the table; there are no arguments but --help."""
+    form = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=form).parse_args()
+    print(memory_table())
+
+
+if __name__ == "__main__":
+    main()
