@@ -28,13 +28,18 @@ from vlm_rl.objectives.objective import POLICY_TERM, Loss, Objective, Plan, Sequ
 from vlm_rl.objectives.presets.bnpo import BNPO
 from vlm_rl.objectives.presets.cispo import CISPO, CappedWeight
 from vlm_rl.objectives.presets.ctpo import CTPO, PositionBand
+from vlm_rl.objectives.presets.dapo import DAPO
 from vlm_rl.objectives.presets.dppo import DPPO, ProbabilityBand
+from vlm_rl.objectives.presets.dr_grpo import DrGRPO
 from vlm_rl.objectives.presets.fspo import FSPO, LengthBand
 from vlm_rl.objectives.presets.gmpo import GMPO, ClippedGeometricMean
-from vlm_rl.objectives.presets.grpo import DAPO, GRPO, DrGRPO
-from vlm_rl.objectives.presets.gspo import GSPO, LUSPO, GSPOToken
+from vlm_rl.objectives.presets.grpo import GRPO
+from vlm_rl.objectives.presets.gspo import GSPO
+from vlm_rl.objectives.presets.gspo_token import GSPOToken
+from vlm_rl.objectives.presets.luspo import LUSPO
 from vlm_rl.objectives.presets.preset import Preset
-from vlm_rl.objectives.presets.rloo import RLOO, RLOOIS
+from vlm_rl.objectives.presets.rloo import RLOO
+from vlm_rl.objectives.presets.rloo_is import RLOOIS
 from vlm_rl.objectives.presets.sapo import SAPO, SoftGate
 from vlm_rl.objectives.presets.vespo import VESPO, SequenceKernel
 from vlm_rl.objectives.ratios import (

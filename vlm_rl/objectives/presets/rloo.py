@@ -1,11 +1,11 @@
-"""RLOO (arXiv:2402.14740) and its form with importance sampling, FSPO's baseline."""
+"""RLOO (arXiv:2402.14740): the plain policy gradient of whole sequences."""
 
 from dataclasses import dataclass
 
-from vlm_rl.objectives.aggregations import SequenceMeanOfTokenMeans, SequenceMeanOfTokenSums
+from vlm_rl.objectives.aggregations import SequenceMeanOfTokenSums
 from vlm_rl.objectives.presets.preset import Parts, Preset
-from vlm_rl.objectives.ratios import SequenceSumRatio, TokenRatio
-from vlm_rl.objectives.surrogates import Clipped, Reinforce
+from vlm_rl.objectives.ratios import TokenRatio
+from vlm_rl.objectives.surrogates import Reinforce
 
 
 @dataclass(eq=False)
@@ -18,21 +18,3 @@ class RLOO(Preset):
 
     def parts(self) -> Parts:
         return TokenRatio(), Reinforce(), SequenceMeanOfTokenSums()
-
-
-@dataclass(eq=False)
-class RLOOIS(Preset):
-    """(1/N) sum_i -min(rho_i A_i, clip(rho_i) A_i), rho_i the ratio of the whole sequence.
-
-    The baseline of FSPO (arXiv:2509.09177), whose clip is not published; 0.2 on both sides is
-    that of TRL's RLOOTrainer. `dual_clip` is in neither: without it the loss of a long sequence
-    with A < 0 has no bound; 3 is the value of arXiv:1912.09729.
-    """
-
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float = 3.0
-
-    def parts(self) -> Parts:
-        clip = Clipped(self.clip_low, self.clip_high, self.dual_clip)
-        return SequenceSumRatio(), clip, SequenceMeanOfTokenMeans()
