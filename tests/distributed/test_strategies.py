@@ -9,11 +9,11 @@ Tolerances, in float64: 1e-12 of a weight with two processes. With three 5e-6 (A
 gradients are scaled by the number of processes, and transformers' norms compute in float32, where
 a factor of 3 rounds.
 
-Shown red once, each alone: `lockstep.level` without the image of `smallest` (fsdp2, token_mean:
-error), or without the additional forwards (fsdp2, sequence_sum: error); `rank_factor` 1; `norms`
-not summed; the advantage of this process's groups alone; `zero_grad` of an unused tower left out
-(text); `strategies.micro_batch` that never averages (ddp); the casts of autocast not forgotten
-after an update; every process loading the weights (`awaits_weights` False).
+Shown red once, each alone: `Cut` without the image of the filler (fsdp2, token_mean: error), or
+without fillers (fsdp2, sequence_sum: error); the loss not times `world_size`; normalizers not
+summed over ranks; the advantage of this rank's groups alone; `zero_grad` of an unused tower left
+out (text); `RankStrategy.micro_batch` that never averages (ddp); the casts of autocast not
+forgotten after an update; every rank loading the weights (`loads_weights` True).
 """
 
 import json

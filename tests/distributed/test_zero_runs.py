@@ -1,6 +1,6 @@
-"""Whole runs under DeepSpeed: rollouts of a policy that is cut, and how its checkpoints go on.
+"""Whole runs under DeepSpeed: rollouts of a sharded policy, and how its checkpoints resume.
 
-Tolerances as in `test_sharding_runs`.
+Tolerances as in `test_strategies`.
 
 Broken on purpose, one at a time, each seen red: weights gathered with the hooks of ZeRO-3 in place
 (the processes end in an error); the checkpoint of an interrupted run replaced as a file; the

@@ -31,5 +31,5 @@ def test_watchdog_ends_a_process_that_is_silent_and_no_other() -> None:
     assert hung.returncode == 75
     assert hung.stdout.split() == ["alive"]
     assert "the engine has been silent for 0.5 s" in hung.stderr
-    assert "goes on from the last checkpoint" in hung.stderr
+    assert "resumes from the last checkpoint" in hung.stderr
     assert "time.sleep" in hung.stderr or 'File "<string>"' in hung.stderr  # where it hung

@@ -212,7 +212,7 @@ def test_hang_names_itself_and_ends_the_run(start: Start) -> None:
     assert run.end() == 75
     text = run.log.read_text()
     assert "rank 0 has been silent for 2 s, in reward of step 1; stacks in" in text
-    assert "goes on from the last checkpoint" in text
+    assert "resumes from the last checkpoint" in text
     stacks = (run.run_dir / "heartbeat/rank_0.stacks.txt").read_text()
     assert re.search(r'forked_runs.py", line \d+ in __call__', stacks)
     assert stacks in text

@@ -4,7 +4,7 @@ Broken on purpose: `MixedVerdicts` reading rewards, or the group size for the sc
 many asked for, a refilled one not `used`, one round too many; statistics of the dropped groups left
 out, `~kept` as `[kept]`; one seed for all rounds; `refill_position` not restored; the schedule not
 moved past missing updates, the number of minibatches as configured; dropped groups not written;
-`_check_refill` not called, `refill` not passed on.
+`check_refill` not called, `refill` not passed on.
 """
 
 import json

@@ -146,7 +146,7 @@ def test_engine_and_policy_agree_on_the_logprobs_of_a_step(
 def test_completions_that_can_not_be_scored_are_in_no_loss_and_no_accuracy(
     policy_folder: Path, encoder: PromptEncoder
 ) -> None:
-    # gold `some` of type number can not be read: whoever answers in a box gets verdict error,
+    # gold `some` of type number cannot be read: whoever answers in a box gets verdict error,
     # whoever does not is unparsable and counts
     problem = problems(1, answer="some")[0]
     texts = [r"\boxed{5}", "no box", "none, either", r"so \boxed{7} it is"]

@@ -1,7 +1,8 @@
 """What is a completion worth? Correctness, format and length, [P, G], summed by weight.
 
 May import `verification`, `objectives.regularizers` and `records`; sees no model or configuration.
-A new term is a subclass of `RewardTerm` in a file here, exported below; its test is beside it.
+A new term is a subclass of `RewardTerm` in a file here, exported below; its test is in
+`tests/rewards/`.
 """
 
 from vlm_rl.rewards.accuracy import Accuracy

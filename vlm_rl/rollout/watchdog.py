@@ -59,8 +59,8 @@ class Watchdog:
 
     def _end(self, reason: str) -> None:
         print(
-            f"{reason}: this process ends with status {EXIT_STATUS}; the same command goes on from "
-            "the last checkpoint",
+            f"{reason}: this process ends with status {EXIT_STATUS}; the same command resumes "
+            "from the last checkpoint",
             file=sys.stderr,
             flush=True,
         )

@@ -39,7 +39,7 @@ class Checkpoints(L.Callback):
     the best (the earliest of equal ones; with `keep_best` 0 there is no link).
 
     With the optimizer's two moments a checkpoint is four times the policy's float32 weights (7B:
-    112 GB), and all of them would fill a disk. So it keeps the newest to resume from, one more in
+    133 GB), and all of them would fill a disk. So it keeps the newest to resume from, one more in
     case that one is damaged, and the best. Each is written under another name and renamed when it
     is complete and on the disk, so neither a kill nor a power cut leaves half a checkpoint.
     """
