@@ -211,6 +211,22 @@ def test_wrong_setting_is_answered_in_one_line(tmp_path, capsys, changes, line):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--checkpoint.every_n_steps=0", "checkpoint.every_n_steps must be >= 1, got 0"),
+        ("--trainer.strategy=DDPStrategy", "trainer.strategy must be one of auto, ddp, fsdp2"),
+    ],
+)
+def test_option_that_only_its_owner_checks_is_refused_before_anything_is_written(
+    tmp_path, capsys, option, line
+):
+    run_dir = tmp_path / "run"
+    argv = ["--config", str(QUICKSTART), f"--run_dir={run_dir}", option]
+    assert refusal(capsys, argv).startswith(line)
+    assert not run_dir.exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
 def test_absent_accelerator_is_answered_in_one_line(tmp_path, capsys):
     changes = {"trainer.accelerator": "gpu", "run_dir": str(tmp_path / "run")}

@@ -207,7 +207,7 @@ def test_batch_cuts_every_tensor_alike():
     advantages = torch.tensor([[1.0, -1.0], [0.5, -0.5]], dtype=torch.float64)
     batch = Batch.of(rows, old_logprobs=values, ref_logprobs=values + 100, advantages=advantages)
     assert batch.advantages.tolist() == [[value] * 3 for value in (1.0, -1.0, 0.5, -0.5)]
-    first, second = (batch.of_prompts(torch.tensor([index])) for index in range(2))
+    first, second = (batch.select(torch.tensor(own)) for own in ([0, 1], [2, 3]))
     assert isinstance(second, Batch)
     assert second.old_logprobs.tolist() == values[2:].tolist()
     assert second.ref_logprobs.tolist() == (values[2:] + 100).tolist()

@@ -159,6 +159,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
         parts = instantiate(parser, config)
         _check_consistency(config, parts)
         trainer = _trainer(config)
+        checkpoints = Checkpoints(run_dir, **vars(config.checkpoint))
         _check_ranks(trainer, parts)
         check_checkpoint(config.policy.path)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
@@ -179,10 +180,10 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
     heartbeat = Heartbeat(
         run_dir, config.hang_timeout_s, rank=trainer.global_rank, num_ranks=trainer.world_size
     )
-    trainer.callbacks = [  # type: ignore[attr-defined]
+    trainer.callbacks[:0] = [  # type: ignore[attr-defined]
         *_reports(run_dir),
         *benchmarks,  # after all that is written of a step, which a signal in here would leave out
-        Checkpoints(run_dir, **vars(config.checkpoint)),  # says that all of the step is done
+        checkpoints,  # says that all of the step is done
         Summary(run_dir),
         preemption,
         heartbeat,

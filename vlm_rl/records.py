@@ -320,10 +320,6 @@ class Rows:
         selected |= {name: tensor[rows] for name, tensor in self._token_tensors().items()}
         return replace(self, **selected)
 
-    def of_prompts(self, prompts: Tensor) -> Self:
-        """Return the rows of the prompts with these ascending indices; there may be none."""
-        return self.select(torch.isin(self.row_prompt, prompts).nonzero()[:, 0])
-
     def micro_batches(self, max_tokens: int) -> Iterator[Self]:
         """Cut into forwards of at most `max_tokens` prompt and completion tokens.
 

@@ -4,7 +4,7 @@ Real processes over gloo, with the variables that SLURM would set; there is no S
 torchrun itself, on two nodes: `measurements/two_nodes.py`.
 
 Broken on purpose, one at a time, each seen red: `Heartbeat._refuse_own_folders` not called;
-`processes.launched` that knows no torchrun.
+`ranks.launched` that knows no torchrun.
 """
 
 import json

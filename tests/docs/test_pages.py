@@ -91,6 +91,8 @@ def test_configuration_has_every_class_with_its_arguments(hook: ModuleType) -> N
     parser = build_parser()
     for key in hook.FAMILIES:
         for name, cls in choices(hint_of(parser, key)).items():
+            if not cls.__module__.startswith("vlm_rl."):
+                continue  # of a test that ran before
             section = page.partition(f"#### {name}\n")[2].partition("\n#### ")[0]
             for argument in parameters(cls):
                 assert f"| `{argument}` |" in section or argument == "kwargs", (name, argument)

@@ -192,9 +192,7 @@ class ZeroShards(Shards):
             return
         for name, parameter in named_parameters(model):
             if only is None or name in only:
-                with _gathered([parameter]):
-                    copy = parameter.detach().clone()
-                yield name, copy
+                yield name, _whole_copy(parameter)  # held by no variable while the next one comes
 
     @contextmanager
     def gathered(self, policy: nn.Module) -> Iterator[None]:
@@ -214,6 +212,11 @@ class ZeroShards(Shards):
                 yield
             finally:  # drops the recorded order of the modules too
                 modules._register_deepspeed_module(modules.module)
+
+
+def _whole_copy(parameter: Tensor) -> Tensor:
+    with _gathered([parameter]):
+        return parameter.detach().clone()
 
 
 @contextmanager

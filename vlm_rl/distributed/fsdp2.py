@@ -33,8 +33,9 @@ from vlm_rl.records import Rows
 
 
 class FSDP2Strategy(RankStrategy, ModelParallelStrategy):
-    """A checkpoint is one file, as one process writes it: such a run may go on with any number of
-    ranks and any strategy but DeepSpeed."""
+    """A checkpoint is one file, as one process writes it: such a run may resume with any number of
+    ranks and any strategy but DeepSpeed. Gradients are averaged in every micro-batch, because an
+    unsharded gradient is as large as the whole model in float32."""
 
     def __init__(self, *, offload: bool) -> None:
         super().__init__(save_distributed_checkpoint=False)

@@ -37,7 +37,7 @@ def build(name: Any, precision: Any = "32-true") -> Strategy | str:
 
 def check(name: Any) -> None:
     """Raise ValueError for a name that is not in `STRATEGIES`."""
-    if name not in STRATEGIES:
+    if not isinstance(name, str) or name not in STRATEGIES:
         raise ValueError(f"trainer.strategy must be one of {', '.join(STRATEGIES)}, got {name!r}")
 
 

@@ -81,9 +81,8 @@ class Sampled:
     """The groups of a step that are kept for training and those that are dropped, on this rank.
 
     Either may be empty. `places` are those of the kept groups among all ranks'; `any_dropped` is of
-    all ranks. `refill_position` is the place in the order
-    of further problems that comes next. `statistics` are those of the sampling and of the dropped
-    groups.
+    all ranks. `refill_position` is the place in the order of further problems that comes next.
+    `statistics` are those of the sampling and of the dropped groups.
     """
 
     kept: Rollout

@@ -221,9 +221,8 @@ class VLLMServer(VLLMBase):
                     silence.restart()
                 silence.check()
         finally:
-            if len(answers) < len(
-                requests
-            ):  # also after Ctrl-C: the server would continue with them
+            # also after Ctrl-C: the server would continue with them
+            if len(answers) < len(requests):
                 todo.clear()
                 with suppress(EngineFault):
                     Http(self._http.base, 5.0).post("abort_requests", {})
