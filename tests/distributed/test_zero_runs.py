@@ -69,6 +69,7 @@ def commands(
     return commands
 
 
+@pytest.mark.long
 def test_cut_policy_samples_what_a_whole_one_samples(commands: Commands) -> None:
     """Completions of unequal lengths: nobody gathers a part that another one does not."""
     whole, cut = (rollouts(commands.root / name) for name in ("whole", "cut"))

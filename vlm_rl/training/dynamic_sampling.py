@@ -136,11 +136,7 @@ def sample_groups(
         missing = [number - p.num_kept for number, p in zip(wanted, progress, strict=True)]
         if len(rounds) == group_filter.max_rounds:
             break
-        new: list[Prompt] = []
-        while len(new) < sum(missing) and (drawn := refill(refill_position, used)) is not None:
-            prompt, refill_position = drawn
-            new.append(prompt)
-            used.add(prompt.uid)
+        new, refill_position = _draw(refill, refill_position, used, sum(missing))
         if not new:
             break
         prompts = _dealt(new, missing)
@@ -155,6 +151,17 @@ def sample_groups(
         statistics=_statistics(rollout, kept, progress, len(rounds), sum(missing))
         | _dropped_statistics(dropped),
     )
+
+
+def _draw(refill: Refill, position: int, used: set[str], number: int) -> tuple[list[Prompt], int]:
+    """Draw up to `number` prompts from `position` on and add them to `used`; return them and the
+    position after them."""
+    prompts: list[Prompt] = []
+    while len(prompts) < number and (drawn := refill(position, used)) is not None:
+        prompt, position = drawn
+        prompts.append(prompt)
+        used.add(prompt.uid)
+    return prompts, position
 
 
 def _dealt(new: Sequence[Prompt], missing: Sequence[int]) -> list[Prompt]:

@@ -119,6 +119,7 @@ def test_server_that_is_not_there_is_a_fault_in_time(setup: Setup) -> None:
     assert time.monotonic() - begin < 10
 
 
+@pytest.mark.long
 def test_own_server_ends_with_the_run_that_is_killed(tmp_path: Path) -> None:
     """Its workers end too, which are not its children: no orphan keeps a GPU."""
     program = f"""
