@@ -58,9 +58,10 @@ def test_objective_is_padding_invariant(cls, fill):
 
 
 @every_objective
-def test_forward_without_rows_adds_nothing_and_has_a_graph(cls):
+@pytest.mark.parametrize("regularizers", [[], [KL(0.1)]], ids=["alone", "with KL"])
+def test_forward_without_rows_adds_nothing_and_has_a_graph(cls, regularizers):
     """Ranks run such forwards to keep in step with others; a backward must pass through them."""
-    objective, whole = build(cls, regularizers=[KL(0.1)]), batch_of(random_rows(0))
+    objective, whole = build(cls, regularizers=regularizers), batch_of(random_rows(0))
     empty = whole.select(torch.zeros(0, dtype=torch.int64))
     logprobs = torch.zeros_like(empty.old_logprobs, requires_grad=True)
     plan = objective.prepare(whole, lambda tensor: tensor)
