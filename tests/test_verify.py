@@ -69,6 +69,20 @@ def test_each_line_has_answer_verdict_and_rule(tmp_path, capsys):
     assert printed[3] == f"verdicts of 6 answers: {path}.verdicts.jsonl"
 
 
+@pytest.mark.parametrize(
+    ("prediction", "opened", "verdict"),
+    [
+        (r"so \boxed{5}", True, Verdict.UNPARSABLE),
+        (r"so \boxed{4}</think> \boxed{5}", True, Verdict.CORRECT),
+        (r"so \boxed{5}", False, Verdict.CORRECT),
+        (r"so \boxed{5}", None, Verdict.CORRECT),
+    ],
+)
+def test_thinking_that_the_prompt_has_opened(tmp_path, prediction, opened, verdict):
+    line = {"gold": "5", "prediction": prediction, "prediction_kind": "response"}
+    assert verify(written(tmp_path, [line | {"thinking_opened": opened}])) == {verdict: 1}
+
+
 def test_at_most_twenty_disagreements_are_printed(tmp_path, capsys):
     lines = [{"gold": "5", "prediction": str(k), "expected": True} for k in range(100, 125)]
     verify(written(tmp_path, lines), tmp_path / "out.jsonl")
@@ -91,6 +105,11 @@ def test_at_most_twenty_disagreements_are_printed(tmp_path, capsys):
         ('{"gold": "5", "prediction": "5", "answer_style": "x"}', "must be one of box, tag"),
         ('{"gold": "5", "prediction": "5", "options": "AB"}', "options must be a list of texts"),
         ('{"gold": "5", "prediction": "5", "expected": 1}', "expected must be true or false"),
+        (
+            '{"gold": "5", "prediction": "5", "thinking_opened": 1}',
+            "thinking_opened must be true or",
+        ),
+        ('{"gold": "5", "prediction": "5", "thinking_opened": true}', "prediction_kind is answer"),
         ('{"gold": "5", "prediction": "5", "tolerance": {"x": 1}}', "tolerance must be such as"),
         ('{"gold": "5", "prediction": "5", "tolerance": {"abs": NaN}}', "must be such as"),
     ],

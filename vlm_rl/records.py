@@ -18,6 +18,9 @@ from torch import Tensor
 IMAGE_MARK = "<image>"
 """Where an image stands in the text of a question."""
 
+THINK = "<think>"
+"""What opens the thinking; a chat template may write it at the end of every prompt."""
+
 AnswerType = Literal[
     "number",
     "number_unit",
@@ -83,7 +86,8 @@ class Prompt:
     `token_ids` [S] int64 hold one image placeholder per visual token, `unexpanded_ids` one per
     image. `pixel_values` [patches, patch_dim] float32 and `grid_thw` [images, 3] int64 are None
     without images. `positions` [3, S] int64 are the time, height and width rotary positions.
-    `images` are the resized RGB images that `pixel_values` were cut from.
+    `images` are the resized RGB images that `pixel_values` were cut from. `opening` is `<think>` if
+    the prompt ends with it, so that completions start inside the thinking; else empty.
     """
 
     problem: Problem
@@ -93,6 +97,7 @@ class Prompt:
     pixel_values: Tensor | None
     grid_thw: Tensor | None
     images: tuple[Image.Image, ...]
+    opening: str = ""
 
     def __post_init__(self) -> None:
         assert self.token_ids.dtype == torch.int64
@@ -120,7 +125,8 @@ class Completion:
     """One sampled answer. `token_ids` [T] int64 include the end-of-turn token if it was sampled.
 
     `sampling_logprobs` [T] float32 are the engine's own, at the temperature that sampled. `text`
-    is without special tokens. An empty completion is legal.
+    is the opening of the prompt and then the tokens without special ones. An empty completion is
+    legal.
     """
 
     token_ids: Tensor

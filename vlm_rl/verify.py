@@ -4,9 +4,9 @@
 
 Each line is an object with `gold` and `prediction`. It may also have `id`, `answer_type` (by
 default guessed from the gold), `prediction_kind` (`answer`, the default, or `response`: a whole
-text that the answer is cut out of), `answer_style` (`box`, the default, `tag` or `answer_line`),
-`options`, `tolerance`, `unit`, and `expected`, true if the answer is right. Other fields are
-ignored.
+text that the answer is cut out of), `thinking_opened` (true if the prompt of such a text had ended
+with `<think>`), `answer_style` (`box`, the default, `tag` or `answer_line`), `options`,
+`tolerance`, `unit`, and `expected`, true if the answer is right. Other fields are ignored.
 """
 
 import json
@@ -21,7 +21,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from rich.progress import track
 
 from vlm_rl.config import one_line_errors, parse
-from vlm_rl.records import AnswerType, Verdict
+from vlm_rl.records import THINK, AnswerType, Verdict
 from vlm_rl.verification.extraction import ANSWER_STYLES, answers
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.matching import infer_type
@@ -111,7 +111,7 @@ def _case(number: int, line: str) -> Case:
     style = _one_of(fields, "answer_style", ANSWER_STYLES)
     if not isinstance(fields.get("expected", True), bool):
         raise ValueError(f"expected must be true or false, got {fields['expected']!r:.50}")
-    prediction = fields["prediction"]
+    prediction = _opening(fields, kind) + fields["prediction"]
     gold = Gold(
         fields["gold"],
         fields.get("answer_type") or infer_type(fields["gold"], bool(options)),
@@ -134,6 +134,18 @@ def _check_texts(fields: dict[str, Any]) -> None:
             raise ValueError(f"{name} is missing")
         if not isinstance(fields.get(name, ""), str):
             raise ValueError(f"{name} must be text, got {fields[name]!r:.50}; put it in quotes")
+
+
+def _opening(fields: dict[str, Any], kind: str) -> str:
+    """Return what the prompt of a response had opened."""
+    opened = fields.get("thinking_opened", False)
+    if not isinstance(opened, bool):
+        raise ValueError(f"thinking_opened must be true or false, got {opened!r:.50}")
+    if opened and kind != "response":
+        raise ValueError(
+            f"thinking_opened is for a response, and prediction_kind is {kind}; leave it out"
+        )
+    return THINK if opened else ""
 
 
 def _one_of(fields: dict[str, Any], name: str, allowed: Sequence[str]) -> str:

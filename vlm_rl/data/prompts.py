@@ -24,7 +24,7 @@ from transformers import AutoProcessor
 
 from vlm_rl.data.images import BadImage, Resizer
 from vlm_rl.model.families import IMAGE_TOKEN, rope_positions
-from vlm_rl.records import IMAGE_MARK, Problem, Prompt
+from vlm_rl.records import IMAGE_MARK, THINK, Problem, Prompt
 
 Read = TypeVar("Read")
 
@@ -141,7 +141,9 @@ class PromptEncoder:
         """
         images = _of_each_image(problem, self.resizer.resized)
         pixel_values, grid = self._pixels(images)
-        unexpanded = self._token_ids(problem)
+        texts = text_parts(problem, self.instruction)
+        rendered = self._render(len(texts))
+        unexpanded = self._token_ids(rendered, texts)
         token_ids = self._expand(unexpanded, self._visual_tokens(grid))
         if len(token_ids) > self.max_prompt_tokens:
             raise PromptTooLong(problem.uid, len(token_ids), self.max_prompt_tokens)
@@ -153,6 +155,8 @@ class PromptEncoder:
             pixel_values=pixel_values,
             grid_thw=grid,
             images=images,
+            # read before the texts are filled in, so that only the template can open the thinking
+            opening=THINK if rendered.rstrip().endswith(THINK) else "",
         )
 
     def count_tokens(self, problem: Problem) -> int:
@@ -161,7 +165,9 @@ class PromptEncoder:
         Raises BadProblem like `encode`, but never PromptTooLong.
         """
         visual_tokens = _of_each_image(problem, self.resizer.num_tokens)
-        return len(self._token_ids(problem)) + sum(visual_tokens) - len(visual_tokens)
+        texts = text_parts(problem, self.instruction)
+        text_ids = self._token_ids(self._render(len(texts)), texts)
+        return len(text_ids) + sum(visual_tokens) - len(visual_tokens)
 
     def _pixels(self, images: Sequence[Image.Image]) -> tuple[Tensor | None, Tensor | None]:
         if not images:
@@ -174,10 +180,8 @@ class PromptEncoder:
     def _visual_tokens(self, grid: Tensor | None) -> list[int]:
         return [] if grid is None else [int(n) // self.resizer.merge_size**2 for n in grid.prod(-1)]
 
-    def _token_ids(self, problem: Problem) -> list[int]:
-        """Return the ids with one placeholder per image."""
-        texts = text_parts(problem, self.instruction)
-        rendered = self._render(len(texts))
+    def _token_ids(self, rendered: str, texts: Sequence[str]) -> list[int]:
+        """Return the ids of a rendered chat and its texts, with one placeholder per image."""
         ids: list[int] = []
         for piece in self._special.split(rendered):
             if self._special.fullmatch(piece):

@@ -2,10 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
+
+import torch
 
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.model.policy import Policy
-from vlm_rl.records import Completion, Prompt
+from vlm_rl.records import Completion, FinishReason, Prompt
 from vlm_rl.rollout.sampling import Sampling
 
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
@@ -55,6 +58,7 @@ class Engine(ABC):
         """Sample `group_size` completions of each prompt; [P][G], in the order of the prompts.
 
         Equal weights, prompts and seed give equal completions. No vision placeholder is sampled.
+        Make them by `decoded`, so that their text begins with what the prompt has opened.
         Raises EngineError if the engine cannot continue.
         """
 
@@ -67,3 +71,20 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027  (most engines hold nothing)
         """Free processes and memory; called when training ends, also after an error."""
+
+
+def decoded(
+    prompt: Prompt,
+    tokenizer: Any,
+    *,
+    token_ids: Sequence[int],
+    logprobs: Sequence[float],
+    finish_reason: FinishReason,
+) -> Completion:
+    """Return the completion of `prompt` that these sampled tokens are."""
+    return Completion(
+        token_ids=torch.tensor(token_ids, dtype=torch.int64),
+        sampling_logprobs=torch.tensor(logprobs, dtype=torch.float32),
+        finish_reason=finish_reason,
+        text=prompt.opening + tokenizer.decode(token_ids, skip_special_tokens=True),
+    )

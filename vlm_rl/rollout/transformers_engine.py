@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Prompt
-from vlm_rl.rollout.engine import STOP_TOKENS, Engine
+from vlm_rl.rollout.engine import STOP_TOKENS, Engine, decoded
 from vlm_rl.rollout.sampling import Sampling
 
 COMPACT_BELOW = 0.75
@@ -74,7 +74,8 @@ class TransformersEngine(Engine):
             if bool((ended | state.ended).all()):
                 break
             state.advance(policy, tokens, ended)
-        return [out.completion(row, self._tokenizer) for row in range(len(out.ended))]
+        owners = [prompt for prompt in prompts for _ in range(group_size)]
+        return [out.completion(row, owner, self._tokenizer) for row, owner in enumerate(owners)]
 
 
 class _Output:
@@ -93,12 +94,13 @@ class _Output:
                 self.logprobs[row].append(logprob)
                 self.ended[row] = end
 
-    def completion(self, row: int, tokenizer: Any) -> Completion:
-        return Completion(
-            token_ids=torch.tensor(self.tokens[row], dtype=torch.int64),
-            sampling_logprobs=torch.tensor(self.logprobs[row], dtype=torch.float32),
+    def completion(self, row: int, prompt: Prompt, tokenizer: Any) -> Completion:
+        return decoded(
+            prompt,
+            tokenizer,
+            token_ids=self.tokens[row],
+            logprobs=self.logprobs[row],
             finish_reason="stop" if self.ended[row] else "length",
-            text=tokenizer.decode(self.tokens[row], skip_special_tokens=True),
         )
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from vlm_rl.records import Completion, Prompt
+from vlm_rl.rollout.engine import decoded
 from vlm_rl.rollout.faults import EngineFault, EngineMismatch
 from vlm_rl.rollout.sampling import WHOLE_SOFTMAX, Sampling
 
@@ -97,11 +97,12 @@ class Vocabulary:
             raise _fault(request, "log-probabilities are missing or not finite")
         if not self.banned_ids.isdisjoint(ids):
             raise _fault(request, "a vision placeholder was sampled")
-        return Completion(
-            token_ids=torch.tensor(ids, dtype=torch.int64),
-            sampling_logprobs=torch.tensor(raw.logprobs, dtype=torch.float32),
+        return decoded(
+            request.prompt,
+            self.tokenizer,
+            token_ids=ids,
+            logprobs=raw.logprobs,
             finish_reason="stop" if raw.finish_reason == "stop" else "length",
-            text=self.tokenizer.decode(ids, skip_special_tokens=True),
         )
 
 
