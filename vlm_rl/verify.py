@@ -21,6 +21,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from rich.progress import track
 
 from vlm_rl.config import one_line_errors, parse
+from vlm_rl.data.json_rows import json_rows
 from vlm_rl.records import THINK, AnswerType, Verdict
 from vlm_rl.verification.extraction import ANSWER_STYLES, answers
 from vlm_rl.verification.gold import Gold
@@ -76,33 +77,26 @@ def verify(
 
 
 def read_cases(file: Path) -> list[Case]:
-    """Read all lines of a file but empty ones. Raises ValueError with the number of a bad line."""
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error.reason}") from error
+    """Read all rows of a file. Raises ValueError with the place of a bad one."""
     cases = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                cases.append(_case(number, line))
-            except ValueError as error:
-                raise ValueError(f"{file} line {number}: {error}") from error
+    for place, number, row in json_rows(file):
+        try:
+            cases.append(_case(number, row))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
     if not cases:
         raise ValueError(f"{file} has no lines to check")
     return cases
 
 
-def _case(number: int, line: str) -> Case:
-    try:
-        fields = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(fields, dict):
+def _case(number: int, row: object) -> Case:
+    """Return the case of a row. A prediction of null is none: no answer was given."""
+    if not isinstance(row, dict):
         raise ValueError("must be an object with gold and prediction")
-    fields = {name: value for name, value in fields.items() if value is not None}
+    fields = {name: value for name, value in row.items() if value is not None}
+    unanswered = "prediction" in row and row["prediction"] is None
+    if unanswered:
+        fields["prediction"] = ""
     _check_texts(fields)
     options = fields.get("options", [])
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
@@ -125,7 +119,8 @@ def _case(number: int, line: str) -> Case:
             f"got {gold.answer_type!r:.50}"
         )
     given = answers(prediction, style) if kind == "response" else [prediction]
-    return Case(fields.get("id", number), gold, given, fields.get("expected"))
+    expected = fields.get("expected")
+    return Case(fields.get("id", number), gold, [] if unanswered else given, expected)
 
 
 def _check_texts(fields: dict[str, Any]) -> None:

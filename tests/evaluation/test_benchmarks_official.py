@@ -17,10 +17,6 @@ Broken on purpose, one at a time, each seen red:
     mathvista.py: integers not cut
     mathvista.py: nearest option without an extraction
     mathvista.py: substitution costs 2
-    wemath.py: letter of a word
-    dynamath.py: float within 0.01
-    logicvista.py: letters in any spelling
-    mathverse.py: free answers ruled
     disagreements.py: agreements listed
 """
 
@@ -201,6 +197,10 @@ def test_mathvista_response_without_extraction_gets_no_nearest_option():
     benchmark = BENCHMARKS["mathvista"]
     choice = problem("B", ("15 cm", "18 cm"), "choice", gold="18 cm", kind="text", precision=None)
     assert benchmark.official_of_extraction(choice, "18 cn").correct
+    assert not benchmark.official_of_extraction(choice, "18 cn").by_reading
+    assert benchmark.official(choice, r"\boxed{18 cn}").by_reading
+    for other in (r"\boxed{C}", "(E) 18", "The answer is D."):  # not the nearest to its letter
+        assert benchmark.official(choice, other).answer is None
     assert not benchmark.official(choice, r"\boxed{18 cn}").correct
     assert benchmark.official(choice, r"\boxed{18\text{ cm}}").correct
     assert benchmark.official(choice, "The answer is (B).").correct
@@ -216,60 +216,6 @@ def test_edit_distance_golden():
     assert edit_distance("kitten", "sitting") == 3
     assert edit_distance("", "abc") == edit_distance("abc", "") == 3
     assert edit_distance("ab", "ba") == 2
-
-
-@pytest.mark.parametrize(
-    ("response", "correct"),
-    [
-        ("Thought process: ... Answer: B", True),
-        ("<Answer>: B. 400", True),
-        ("Answer: Both are wrong", False),
-        (r"Answer: A, no: \boxed{B}", True),
-        ("Better not", False),
-    ],
-)
-def test_wemath_letter_stands_after_the_last_answer_or_in_the_box(response, correct):
-    assert BENCHMARKS["wemath"].official(problem("B"), response).correct is correct
-
-
-@pytest.mark.parametrize(
-    ("gold", "kind", "response", "correct"),
-    [
-        ("2.0944", "float", '{"solution": "x", "short answer": "2.094"}', True),
-        ("2.0944", "float", r"\boxed{2.0955}", False),
-        ("6.2832", "float", '{"short answer": "2π"}', True),
-        ("28.5", "float", '{"short answer": "28.5 degrees"}', True),
-        ("B", "multiple choice", '{"short answer": "B) 14"}', True),
-        ("B", "multiple choice", '{"short answer": "Blue"}', False),
-        ("G", "text", '{"short answer": "EGF"}', False),
-        ("Jul", "text", '{"short answer": "in Jul."}', True),
-        ("218", "text", r"\boxed{1218}", False),
-    ],
-)
-def test_dynamath_short_answer_is_judged_by_its_type(gold, kind, response, correct):
-    categories = {"answer_type": kind}
-    ruling = BENCHMARKS["dynamath"].official(problem(gold, categories=categories), response)
-    assert ruling.correct is correct
-
-
-@pytest.mark.parametrize(
-    ("gold", "response", "correct"),
-    [
-        ("B, D", r"\boxed{D and B}", True),
-        ("B, D", r"\boxed{B}", False),
-        ("B", "The answer is (B) because it turns", True),
-        ("B", r"\boxed{Both}", False),
-        ("3", r"\boxed{3}", True),
-    ],
-)
-def test_logicvista_letters_must_be_the_same_set(gold, response, correct):
-    assert BENCHMARKS["logicvista"].official(problem(gold), response).correct is correct
-
-
-def test_mathverse_free_answers_are_left_to_a_judge():
-    benchmark = BENCHMARKS["mathverse"]
-    assert benchmark.official(problem("D", answer_type="choice"), r"\boxed{D: 140}").correct
-    assert benchmark.official(problem("14"), r"\boxed{14}") is None
 
 
 def test_mmmu_open_answers_match_any_gold():

@@ -123,8 +123,8 @@ def test_given_responses_are_matched_by_id_or_uid_and_keep_their_fields(tmp_path
 GOOD = {"id": "1", "response": "r"}
 MALFORMED = {
     "nothing": ((), "given.jsonl holds no response"),
-    "no JSON": ((GOOD, "{'id': 1}"), "line 2 is not a JSON object"),
-    "no object": (("[1, 2]",), "line 1 is not a JSON object"),
+    "no JSON": ((GOOD, "{'id': 1}"), "line 2: not JSON"),
+    "no object": (("[1, 2]",), "row 1 is not a JSON object"),
     "no id": (({"response": "r"},), "line 1 needs `id`"),
     "no response": (({"id": "1", "answer": "r"},), "it has id, answer"),
     "response of another type": (({"id": "1", "response": 5},), "the text `response`"),
@@ -156,7 +156,7 @@ def test_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
         read_responses(tmp_path / "absent.jsonl", PROBLEMS)
     other = tmp_path / "latin.jsonl"
     other.write_bytes('{"id": "1", "response": "ä"}\n'.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin\.jsonl is not a text file in UTF-8"):
+    with pytest.raises(ValueError, match=r"latin\.jsonl is not UTF-8 text"):
         read_responses(other, PROBLEMS)
 
 

@@ -10,7 +10,9 @@ from vlm_rl.evaluation.summary import QUANTILES
 READING = (
     "Accuracies are in percent, with the 95 % interval in brackets; questions that are versions of "
     "one another count as one draw in it. *Strict* is this project's verifier, which also rewards "
-    "training; *official* is what the benchmark's authors' rule calls right."
+    "training; *official* is what the benchmark's authors' code calls right, chance credit "
+    "included. Where that code asks a model to extract the answer, *by reading* has a rule of ours "
+    "in its place, and no chance credit."
 )
 NOT_OURS = (
     "Printed by others, with another harness and other prompts, sampling and checking of answers: "
@@ -78,6 +80,7 @@ def _overview(results: Sequence[BenchmarkResult]) -> str:
         "samples",
         "strict",
         "official",
+        "by reading",
         "most samples",
         "no answer read",
         "truncated",
@@ -90,6 +93,7 @@ def _overview(results: Sequence[BenchmarkResult]) -> str:
             _samples(result),
             interval(result.accuracy),
             interval(result.official_accuracy),
+            interval(result.reading_accuracy),
             _most_samples(result),
             percent(result.extraction.frac),
             percent(result.truncated_frac),
@@ -158,7 +162,7 @@ def _measures(result: BenchmarkResult) -> list[MeasureRow]:
     rows = [_estimate(f"strict accuracy, avg@{_samples(result)}", result.accuracy)]
     rows += [_estimate(f"pass@{k}", estimate) for k, estimate in result.pass_at_k.items()]
     rows += [_estimate(f"maj@{k}", estimate) for k, estimate in result.maj_at_k.items()]
-    rows += _official(result.official)
+    rows += _rulings(result)
     rows += [(name.replace("_", " "), percent(v), "") for name, v in result.measures.items()]
     rows += _control(result)
     extraction = result.extraction
@@ -179,15 +183,22 @@ def _estimate(name: str, estimate: IntervalEstimate | Difference | None) -> Meas
     return name, interval(estimate), "" if estimate is None else estimate.num_questions
 
 
-def _official(official: OfficialResult | None) -> list[MeasureRow]:
-    if official is None:
-        return [("official accuracy: no rule without a judge", "-", "")]
+def _rulings(result: BenchmarkResult) -> list[MeasureRow]:
+    rows: list[MeasureRow] = []
+    if result.official:
+        rows += _ruling("official accuracy", "by the official rule", result.official)
+    if result.reading:
+        rows += _ruling("accuracy by reading", "by reading", result.reading)
+    return rows or [("official accuracy: no rule without a judge", "-", "")]
+
+
+def _ruling(name: str, how: str, official: OfficialResult) -> list[MeasureRow]:
     return [
-        _estimate("official accuracy", official.accuracy),
+        _estimate(name, official.accuracy),
         _estimate("strict accuracy of the same responses", official.strict),
-        ("responses right by the official rule only", str(official.right_by_official_only), ""),
+        (f"responses right {how} only", str(official.right_by_official_only), ""),
         ("responses right by the strict rule only", str(official.right_by_strict_only), ""),
-        ("responses without an official ruling", str(official.no_ruling), ""),
+        (f"responses without a ruling {how}", str(official.no_ruling), ""),
     ]
 
 

@@ -31,6 +31,8 @@ def plot_overview(results: Sequence[BenchmarkResult], target: Path) -> None:
     _points(axis, places, [one.accuracy for one in results], label="strict, 95 %")
     official = [one.official_accuracy for one in results]
     _points(axis, [p + 0.22 for p in places], official, label="official rule, 95 %", color="C1")
+    read = [one.reading_accuracy for one in results]
+    _points(axis, [p + 0.22 for p in places], read, label="by reading, 95 %", color="C4")
     _marks(axis, [one.chance for one in results], label="guessing", marker="|")
     blind = [one.blind_accuracy.mean if one.blind_accuracy else None for one in results]
     _marks(axis, blind, label="without images", marker="x")

@@ -1,8 +1,6 @@
 """The files of an evaluation: report.md, report.json, plots, and its judged samples."""
 
-import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,15 +16,15 @@ from vlm_rl.evaluation.plots import (
     plot_overview,
     plot_responses,
 )
+from vlm_rl.evaluation.provenance import question_sha256
 from vlm_rl.evaluation.results import BenchmarkResult
 from vlm_rl.evaluation.summary import Evaluation, summarise
-from vlm_rl.records import Problem, Verdict
+from vlm_rl.records import Verdict
 
 REPORT = "report.md"
 RESULTS = "report.json"
 SAMPLES = "samples.jsonl"
 DISAGREEMENTS = "disagreements.jsonl"
-_MARK = re.compile(r"<image\s*\d*>")
 
 
 @dataclass(frozen=True)
@@ -116,18 +114,12 @@ def sample_row(judged: Judged) -> dict[str, Any]:
         "official": official and official.correct,
         "official_answer": official and official.answer,
         "official_rule": official and official.rule,
+        "by_reading": official and official.by_reading,
         "length_tokens": response.length_tokens,
         "truncated": response.truncated,
         "refused": response.refused,
         "response": response.text,
     }
-
-
-def question_sha256(problem: Problem) -> str:
-    """Return 16 hex digits, equal for the same text and choices, with or without images."""
-    texts = (problem.question, *(problem.choices or ()))
-    plain = ["".join(_MARK.sub("", text).split()) for text in texts]
-    return hashlib.sha256("\0".join(plain).encode()).hexdigest()[:16]
 
 
 def read_samples(path: Path) -> list[Sample]:

@@ -1,8 +1,9 @@
 """Responses on disk: logged batch by batch, so that a killed evaluation resumes, or made elsewhere.
 
-A file that was made elsewhere has a JSON object per line with `id` and `response`, and if known
-`sample`, `length_tokens`, `truncated` and `extraction` (the answer as others extracted it). Several
-lines of one id without `sample` are its samples in order.
+A file that was made elsewhere has rows with `id` (or `pid`, `uid`) and `response`, and if known
+`sample`, `length_tokens`, `truncated` and `extraction` (the answer as others extracted it). It is
+JSON, by lines, as a list or as an object of rows by id. Several rows of one id without `sample` are
+its samples in order. A response of null is an empty one: the model gave none.
 """
 
 import json
@@ -14,11 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from vlm_rl.data.json_rows import json_rows
 from vlm_rl.evaluation.benchmarks.benchmark import Response
+from vlm_rl.evaluation.provenance import check_same_questions
 from vlm_rl.evaluation.responders import Responder, legal
 from vlm_rl.records import Problem
 from vlm_rl.rollout import EngineError
 
+_ID_NAMES = ("id", "pid", "uid")
 _FIELDS: dict[str, type] = {
     "sample": int,
     "length_tokens": int,
@@ -127,27 +131,31 @@ def read_responses(path: Path, problems: Sequence[Problem]) -> dict[str, list[Re
     """Return responses made elsewhere, by uid; `id` is a problem's `meta` id or its uid.
 
     Raises ValueError with file and line for anything but a response, for an id that no problem has,
-    and if problems have different numbers of responses.
+    if problems have different numbers of responses, and if the rows are about other questions.
     """
     if not path.is_file():
         raise ValueError(f"no responses file {path}")
-    known = {p.uid: p.uid for p in problems}
-    known |= {str(p.meta["id"]): p.uid for p in problems if "id" in p.meta}
+    known = {p.uid: p for p in problems}
+    known |= {str(p.meta["id"]): p for p in problems if "id" in p.meta}
     by_uid: dict[str, list[Response]] = defaultdict(list)
+    pairs: list[tuple[Problem, Mapping[str, Any]]] = []
     for place, row in _rows(path):
-        if str(row["id"]) not in known:
+        problem = known.get(str(row["id"]))
+        if problem is None:
             example = problems[0].meta.get("id", problems[0].uid)
             raise ValueError(
                 f"{place}: no problem of this benchmark and split has the id {row['id']!r} (one "
                 f"that is there: {example!r}); name the split of the responses"
             )
-        uid = known[str(row["id"])]
-        values: dict[str, Any] = {"sample": len(by_uid[uid]), "text": legal(row["response"])}
+        given = by_uid[problem.uid]
+        values: dict[str, Any] = {"sample": len(given), "text": legal(row["response"] or "")}
         values |= {name: row[name] for name in _FIELDS if row.get(name) is not None}
-        by_uid[uid].append(Response(uid=uid, **values))
+        given.append(Response(uid=problem.uid, **values))
+        pairs.append((problem, row))
     if not by_uid:
         raise ValueError(f"{path} holds no response")
     _check_samples(path, by_uid)
+    check_same_questions(str(path), pairs)
     return {uid: sorted(responses, key=lambda r: r.sample) for uid, responses in by_uid.items()}
 
 
@@ -167,22 +175,17 @@ def _check_samples(path: Path, by_uid: Mapping[str, Sequence[Response]]) -> None
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place, row = f"{path}, line {number}", _object(line)
-        if row is None:
+    for place, _, row in json_rows(path):
+        if not isinstance(row, dict):
             raise ValueError(f"{place} is not a JSON object")
-        if "id" not in row or not isinstance(row.get("response"), str):
-            raise ValueError(f"{place} needs `id` and the text `response`, it has {', '.join(row)}")
+        named = next((name for name in _ID_NAMES if row.get(name) is not None), None)
+        if named is None or not isinstance(row.get("response", 0), str | None):
+            there = ", ".join(row)
+            raise ValueError(f"{place} needs `id` and the text `response`, it has {there}")
         for name, kind in _FIELDS.items():
             if row.get(name) is not None and kind is not object and type(row[name]) is not kind:
                 raise ValueError(f"{place}: {name} must be of type {kind.__name__}")
-        yield place, row
+        yield place, row | {"id": row[named]}
 
 
 def _object(line: str) -> dict[str, Any] | None:

@@ -37,8 +37,9 @@ class Excluded:
 class OfficialResult:
     """The authors' rule and ours on the same responses.
 
-    `accuracy` is by the authors' rule, over all `num_responses` that have a ruling. `strict` is
-    ours, over those of them that our verifier could judge.
+    `accuracy` is by the authors' rule, or by it after our own reading of the answer, over all
+    `num_responses` that have a ruling. `strict` is ours, over those of them that our verifier could
+    judge.
     """
 
     accuracy: IntervalEstimate | None
@@ -135,6 +136,7 @@ class BenchmarkResult:
     pass_at_k: Mapping[int, IntervalEstimate]
     maj_at_k: Mapping[int, IntervalEstimate]
     official: OfficialResult | None
+    reading: OfficialResult | None
     extraction: ExtractionFailures
     truncated: Truncation | None
     length_tokens: LengthsByVerdict | None
@@ -156,6 +158,10 @@ class BenchmarkResult:
     @property
     def official_accuracy(self) -> IntervalEstimate | None:
         return self.official.accuracy if self.official else None
+
+    @property
+    def reading_accuracy(self) -> IntervalEstimate | None:
+        return self.reading.accuracy if self.reading else None
 
     @property
     def blind_accuracy(self) -> IntervalEstimate | None:
@@ -197,6 +203,7 @@ def _estimates(result: BenchmarkResult) -> dict[str, IntervalEstimate | None]:
     return {
         "accuracy": result.accuracy,
         "official_accuracy": result.official_accuracy,
+        "reading_accuracy": result.reading_accuracy,
         "blind_accuracy": result.blind_accuracy,
         **{f"pass_at_{k}": estimate for k, estimate in result.pass_at_k.items()},
         **{f"maj_at_{k}": estimate for k, estimate in result.maj_at_k.items()},

@@ -31,6 +31,9 @@ def print_overview(results: Sequence[BenchmarkResult]) -> None:
     for result in results:
         if result.is_partial:
             print(f"{result.benchmark}: {asked(result)} published problems")
+        if result.reading_accuracy:
+            read = percent(result.reading_accuracy.mean)
+            print(f"{result.benchmark}: {read} by reading, a rule of ours for the authors' judge")
         for reason, count in result.skipped.items():
             console.print(f"{result.benchmark}: {count} {reason}", soft_wrap=True, markup=False)
 

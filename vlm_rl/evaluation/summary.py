@@ -110,7 +110,8 @@ def summarise(evaluation: Evaluation) -> BenchmarkResult:
         num_chance_questions=num_chance_questions,
         pass_at_k=_at_k(checked, max(counts), _pass),
         maj_at_k=_at_k(checked, max(counts), _majority),
-        official=_official(judged),
+        official=_official(judged, by_reading=False),
+        reading=_official(judged, by_reading=True),
         extraction=_extraction(scored),
         truncated=_truncated(judged),
         length_tokens=_lengths(judged),
@@ -214,9 +215,9 @@ def _at_k(
     return estimates
 
 
-def _official(judged: Sequence[Judged]) -> OfficialResult | None:
-    """Compare both rules; None if no response has a ruling."""
-    ruled = [one for one in judged if one.official is not None]
+def _official(judged: Sequence[Judged], *, by_reading: bool) -> OfficialResult | None:
+    """Compare both rules; None if no response has a ruling of this kind."""
+    ruled = [one for one in judged if one.official and one.official.by_reading is by_reading]
     if not ruled:
         return None
     both = _scored(ruled)

@@ -1,8 +1,9 @@
 """What a benchmark is: rows in a published schema, a prompt, a rule, measures, published results.
 
 There are two rulings on a response. The verdict is ours, by the verifier that also rewards
-training. The official ruling is the benchmark's own: what its authors' code counts as right, as far
-as a rule can decide it, without a judge model or a random guess.
+training. The official ruling is the benchmark's own: what its authors' code counts as right, chance
+credit included. Where their code asks a model to extract the answer, a rule of ours reads it in the
+model's place; that is a figure of another name, the accuracy by reading, and no guess counts in it.
 """
 
 from abc import ABC, abstractmethod
@@ -44,11 +45,15 @@ class Response:
 
 @dataclass(frozen=True)
 class Ruling:
-    """What the benchmark's own rule says. `answer` is what it cut out, None if there was none."""
+    """What the benchmark's own rule says. `answer` is what it cut out, None if there was none.
+
+    `by_reading` says that our reading stands for the model that the authors let extract answers.
+    """
 
     correct: bool
     answer: str | None
     rule: str
+    by_reading: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,8 @@ class Benchmark(ABC):
         """Return the problem of a row; raises BadRow for a row that cannot be one."""
 
     def official(self, problem: Problem, response: str) -> Ruling | None:
-        """Apply the authors' rule to the text of a response; None if only a judge could rule."""
+        """Apply the authors' rule to the text of a response, which is read by ours where they ask a
+        model; None if only a judge could rule."""
         return None
 
     def official_of_extraction(self, problem: Problem, extraction: object) -> Ruling | None:

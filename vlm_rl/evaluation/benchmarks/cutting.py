@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from vlm_rl.verification.extraction import after_thinking, boxes
+from vlm_rl.verification.extraction import after_thinking
 from vlm_rl.verification.notation import plain_text
 
 _BOX = re.compile(r"(?:\\|\x08)?[bB]?oxed\s*\{")  # \b of JSON is a backspace
+_BRACE = re.compile(r"\\boxed\{|\\?[{}]")
 _PHRASE = re.compile(r"the (?:(?:final|correct) )?answer (?:is|should be)", re.IGNORECASE)
 _CLOSING_LETTER = re.compile(r" (?:\(([A-Z])\)|([A-Z]))\.\Z")
 _OPENING_LETTER = re.compile(r"(?:\(([A-Z])\)(?: \1)?|([A-Z]))\n")
@@ -46,14 +47,29 @@ def cut(response: str, letters: str = "ABCDEFGH") -> CutAnswer | None:
             return CutAnswer(letter, "letter")
     if number := _CLOSING_NUMBER.search(text):
         return CutAnswer(number[1], "number")
-    boxed = _BOX.sub(r"\\boxed{", text)
-    if boxed != text or r"\boxed{" in text:
-        contents = [content for content in boxes(boxed) if content.strip()]
-        return CutAnswer(contents[-1], "box") if contents else None
+    content = last_box(text)
+    if content is not None:
+        return CutAnswer(content, "box") if content else None
     for announced in list(_PHRASE.finditer(text))[-1:]:
         sentence = text[announced.end() :].strip().split("\n")[0].split(". ")[0]
         return CutAnswer(sentence, "phrase") if sentence else None
     return CutAnswer(text, "text") if text else None
+
+
+def last_box(response: str) -> str | None:
+    """Return what is in the last box that holds anything; "" if none does, None without a box. Of a
+    box in a box that is the inner one."""
+    text, count = _BOX.subn(r"\\boxed{", after_thinking(response))
+    open_braces: list[int] = []  # where a box starts, -1 for other braces
+    last, content = -1, ""
+    for brace in _BRACE.finditer(text):
+        if brace[0] in ("{", r"\boxed{"):
+            open_braces.append(-1 if brace[0] == "{" else brace.end())
+        elif brace[0] == "}" and open_braces:
+            start = open_braces.pop()
+            if start > last and text[start : brace.start()].strip():
+                last, content = start, text[start : brace.start()]
+    return content if count else None
 
 
 def letter_of(answer: str) -> str | None:
@@ -100,6 +116,6 @@ def named_option(response: str, options: Sequence[str]) -> str | None:
 
 
 def has_words(answer: str, gold: str) -> bool:
-    """Whether the words of `gold` stand in `answer`, not as a part of other words."""
-    pattern = rf"(?<!\w){re.escape(plain_text(gold))}(?!\w)"
+    """Whether the words of `gold` stand in `answer`, not as a part of other words or numbers."""
+    pattern = rf"(?<![\w./^-]){re.escape(plain_text(gold))}(?!\w|[.,/^]\w)"
     return re.search(pattern, plain_text(answer)) is not None

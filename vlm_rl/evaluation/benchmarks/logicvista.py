@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, PublishedResult, Ruling
-from vlm_rl.evaluation.benchmarks.cutting import cut, labels_in, letter_of, short
+from vlm_rl.evaluation.benchmarks.choosing import chosen, options_in
+from vlm_rl.evaluation.benchmarks.cutting import cut, labels_in, short
 from vlm_rl.records import Problem
-
-_LETTERS = re.compile(r"\(?[A-I]\)?(?:(?:\s*[,;&]\s*|\s+and\s+|\s*)\(?[A-I]\)?)*\.?")
 
 
 class LogicVista(Benchmark):
@@ -36,7 +35,10 @@ class LogicVista(Benchmark):
         PublishedResult("VL-Rethinker-7B", 42.7, "OpenMMReasoner, lmms-eval"),
         PublishedResult("OpenMMReasoner-7B", 50.0, "OpenMMReasoner, lmms-eval"),
     )
-    notes = "The authors let a model extract the letters; the official figure rests on our cut."
+    notes = (
+        "The authors let a model extract the letters, which it may infer from reasoning; ours "
+        "reads letters and the words of an option."
+    )
 
     def problem(self, row: Mapping[str, Any], images: tuple[bytes | Path, ...]) -> Problem:
         answer = str(row["answer"]).strip()
@@ -49,21 +51,21 @@ class LogicVista(Benchmark):
             answer_type="number" if answer.isdigit() else "choice",
             meta={
                 "categories": {"skill": ", ".join(skills)},
+                "options": options_in(row["question"]),
                 "num_options": labels_in(row["question"]) if answer in set("ABCDEFGHI") else None,
             },
         )
 
     def official(self, problem: Problem, response: str) -> Ruling:
-        """Compare the sets of letters."""
-        given = short(cut(response, letters="ABCDEFGHI"))
-        answer = None if given is None else _letters(given.answer) or given.answer.strip()
-        gold = _letters(problem.answer) or problem.answer
-        return Ruling(answer == gold, answer, "letters of our cut" if answer else "no answer")
+        """Compare the sets of letters; the one gold that is a number, with what is cut out."""
+        if problem.answer_type == "number":
+            given = short(cut(response))
+            number = given.answer.strip() if given else None
+            return Ruling(number == problem.answer, number, "number", by_reading=True)
+        letters = chosen(response, problem.meta["options"])
+        return Ruling(letters == _letters(problem.answer), letters, "letters", by_reading=True)
 
 
-def _letters(text: str) -> str | None:
-    """Read `B, D` and `(D) and (B)` as BD."""
-    text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).strip(" $*")
-    if _LETTERS.fullmatch(text):
-        return "".join(sorted(set(re.findall("[A-I]", text))))
-    return letter_of(text)
+def _letters(gold: str) -> str:
+    """Read `B, D` as BD."""
+    return "".join(sorted(re.findall("[A-I]", gold)))

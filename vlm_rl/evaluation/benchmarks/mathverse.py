@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, PublishedResult, Ruling, TableSource
-from vlm_rl.evaluation.benchmarks.cutting import cut, labels_in, letter_of, short
+from vlm_rl.evaluation.benchmarks.choosing import chosen
+from vlm_rl.evaluation.benchmarks.cutting import labels_in
 from vlm_rl.records import Problem
 
-_CHOICES = re.compile(r"\n?Choices:\s*\n(.*)\Z", re.DOTALL)
+_CHOICES = re.compile(r"\n?Choices?:\s*\n(.*)\Z", re.DOTALL)
 _CHOICE = re.compile(r"^([A-H])\s*[:.]\s*(.+)$", re.MULTILINE)
 _IN_IMAGE = "The question is in the picture."
 
@@ -46,8 +47,10 @@ class MathVerse(Benchmark):
     )
     notes = (
         "Published figures come from a judge model that extracts and compares. Only choices have "
-        "an official ruling here: their letter, which the judge would compare too. Published "
-        "tables differ in whether they ask for an answer at once or for reasoning first."
+        "a ruling here, by reading: their letters, which the judge would compare too. Of golds "
+        "such as `Area $=9 \\mathrm{cm}^2$` only the value is kept; those in prose cannot be "
+        "compared, and are excluded and counted. Published tables differ in whether they ask for "
+        "an answer at once or for reasoning first."
     )
 
     def tables(self, source: str, split: str) -> Sequence[TableSource]:
@@ -57,12 +60,12 @@ class MathVerse(Benchmark):
         return [row["image"]] if row["image"] else []
 
     def problem(self, row: Mapping[str, Any], images: tuple[bytes | Path, ...]) -> Problem:
-        is_choice = row["question_type"] == "multi-choice"
+        is_choice, gold = row["question_type"] == "multi-choice", str(row["answer"])
         question, choices = _parted(row["question"]) if is_choice else (row["question"], ())
         return Problem(
             uid=f"{row['sample_index']}-text" if not row["image"] else str(row["sample_index"]),
             question=question.strip() or _IN_IMAGE,
-            answer=str(row["answer"]),
+            answer=_gold_letters(gold, choices) if is_choice else _gold_value(gold),
             images=images,
             answer_type="choice" if is_choice else None,
             choices=choices or None,
@@ -78,12 +81,30 @@ class MathVerse(Benchmark):
         )
 
     def official(self, problem: Problem, response: str) -> Ruling | None:
-        """Compare the letter of a choice with the gold; a free answer needs the judge."""
+        """Compare the letters of a choice with the gold; a free answer needs the judge."""
         if problem.answer_type != "choice":
             return None
-        answer = short(cut(response))
-        letter = letter_of(answer.answer) if answer else None
-        return Ruling(letter == problem.answer.strip(), letter, "letter of our cut")
+        options = dict(zip("ABCDEFGH", problem.choices or (), strict=False))
+        letters = chosen(response, options)
+        right = letters == problem.answer.replace(", ", "")
+        return Ruling(right, letters, "letters", by_reading=True)
+
+
+def _gold_letters(gold: str, choices: Sequence[str]) -> str:
+    """Return `(B)` as B, `C` and `D` on two lines as C, D, and an option as its letter."""
+    if gold in choices:
+        return "ABCDEFGH"[choices.index(gold)]
+    if re.fullmatch(r"[\s,]*(?:\(?[A-H]\)?[\s,]*)+", gold):
+        return ", ".join(sorted(re.findall("[A-H]", gold)))
+    return gold
+
+
+def _gold_value(gold: str) -> str:
+    """Drop the name and the dollar signs of `Weight $=63.3 \\mathrm{~g}$`, an equals sign before a
+    value, and mend a degree sign in the wrong encoding."""
+    text = gold.replace("掳", "°")
+    named = re.fullmatch(r"(?:[A-Za-z. ]{3,})?\$?=\s*([^$=]+)\$?(?:\s*([A-Za-z]+))?", text)
+    return " ".join(filter(None, named.groups())).strip() if named else text
 
 
 def _parted(question: str) -> tuple[str, tuple[str, ...]]:

@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vlm_rl.data.tables import BadRow
+from vlm_rl.evaluation.benchmarks.arithmetic import arithmetic
 from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, PublishedResult, Ruling
-from vlm_rl.evaluation.benchmarks.cutting import cut, letter_of, short
+from vlm_rl.evaluation.benchmarks.choosing import SENTENCE, chosen
+from vlm_rl.evaluation.benchmarks.cutting import cut, last_box
 from vlm_rl.records import AnswerType, Problem
-from vlm_rl.verification.exact_numbers import plain_number
-from vlm_rl.verification.notation import plain_text
-from vlm_rl.verification.units import split_unit
 
+_LETTERS = "ABCDEFGHI"
+_NUMBER_WORD = re.compile(
+    r"\b(?:zero|two|three|four|five|six|seven|eight|nine|ten)\b", re.IGNORECASE
+)
+_A_NUMBER = re.compile(
+    r"(?<![\w.^_])-?(?:\d{1,3}(?:,\d{3}){1,6}(?!\d)|\d+)(?:\.\d+)?(?![\w^]|\.\d)"
+)
 _CATEGORIES = ("category", "task", "context", "grade", "language")
 _HINTS = {
     "integer": "The answer is an integer.",
@@ -55,8 +61,9 @@ class MathVista(Benchmark):
         PublishedResult("OpenMMReasoner-7B", 79.5, "OpenMMReasoner, lmms-eval"),
     )
     notes = (
-        "The authors let a model extract the answer and then apply a rule; without that extraction "
-        "the official figure rests on our cut. One checkpoint is published with 62.3 and 52.3: "
+        "The authors let a model extract the answer and then apply a rule, which takes the nearest "
+        "option for anything that is none: the official figure needs that extraction and has its "
+        "chance credit. By reading there is none. One checkpoint is published with 62.3 and 52.3: "
         "prompt and extraction matter more than most gains."
     )
 
@@ -93,14 +100,16 @@ class MathVista(Benchmark):
         )
 
     def official(self, problem: Problem, response: str) -> Ruling:
-        given = short(cut(response))
-        if given is None:
-            return Ruling(False, None, "no answer that a rule can cut")
-        extraction = _extraction(given.answer, problem)
-        if extraction is None:
-            return Ruling(False, given.answer, f"our cut ({given.how}), no option")
-        ruling = self.official_of_extraction(problem, extraction)
-        return Ruling(ruling.correct, ruling.answer, f"our cut ({given.how}), {ruling.rule}")
+        """Apply the authors' rule to what we read in the response. An answer that is neither an
+        option nor its letter is wrong: the nearest option would be a guess."""
+        if problem.choices:
+            letter = chosen(response, dict(zip(_LETTERS, problem.choices, strict=False)))
+            single = letter if letter and len(letter) == 1 else None
+            option = single and problem.choices[_LETTERS.index(single)]
+            return Ruling(option == problem.meta["gold"], option, "option", by_reading=True)
+        kind = problem.meta["kind"]
+        number = _number(_given(response, kind), kind, problem.meta["precision"])
+        return Ruling(number == problem.meta["gold"], number, kind, by_reading=True)
 
     def official_of_extraction(self, problem: Problem, extraction: object) -> Ruling:
         """Compare as strings, as evaluation/calculate_score.py of the authors does: the option of a
@@ -115,7 +124,7 @@ class MathVista(Benchmark):
 
 
 def _letters(choices: Sequence[str]) -> str:
-    return "".join(chr(ord("A") + index) for index in range(len(choices)))
+    return _LETTERS[: len(choices)]
 
 
 def _option(extraction: str, choices: Sequence[str]) -> tuple[str, str]:
@@ -138,18 +147,25 @@ def _number(extraction: object, kind: str, precision: int | None) -> str | None:
         return None
 
 
-def _extraction(answer: str, problem: Problem) -> str | None:
-    """Return a cut answer as the authors' extracting model would give it.
+def _given(response: str, kind: str) -> str | None:
+    """Return the answer as the authors' extracting model would give it: what is in the box or what
+    is announced; of numbers, the only one there, else the only one in the last sentence."""
+    box, given = last_box(response), cut(response)
+    if given is None or kind not in ("integer", "float"):
+        return given.answer if given else None
+    last = SENTENCE.split(given.answer.strip())[-1]
+    parts = [given.answer, last] if box is None else [box]
+    return next(filter(None, (_only_number(part.replace("**", "")) for part in parts)), None)
 
-    None if a choice is neither a letter nor an option: the nearest one would be a guess.
-    """
-    if not problem.choices:
-        number = plain_number(split_unit(answer)[0])
-        return answer if number is None else str(float(number))
-    options = [plain_text(choice) for choice in problem.choices]
-    if plain_text(answer) in options:
-        return problem.choices[options.index(plain_text(answer))]
-    return letter_of(answer)
+
+def _only_number(text: str) -> str | None:
+    value = arithmetic(text)
+    if value is not None:
+        return str(value)
+    found = {number.replace(",", "") for number in _A_NUMBER.findall(text)}
+    # "two bars have values above 4" does not say 4
+    words = _NUMBER_WORD.findall(text)
+    return found.pop() if len(found) == 1 and not words else None
 
 
 def _type(kind: str, is_choice: bool, has_unit: bool) -> AnswerType:

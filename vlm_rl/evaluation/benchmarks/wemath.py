@@ -12,12 +12,10 @@ from typing import Any, ClassVar
 
 from vlm_rl.data.tables import BadRow
 from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Judged, PublishedResult, Ruling
-from vlm_rl.evaluation.benchmarks.cutting import cut, labels_in, letter_of, short
+from vlm_rl.evaluation.benchmarks.cutting import labels_in, last_box, letter_of
 from vlm_rl.evaluation.benchmarks.samples import ScoredProblem, over_samples
 from vlm_rl.records import Problem
 from vlm_rl.verification.extraction import after_thinking
-
-_ANSWER_LETTER = re.compile(r"[\s<>:.*(]*([A-H])(?![A-Za-z])")
 
 
 class WeMath(Benchmark):
@@ -35,9 +33,13 @@ class WeMath(Benchmark):
         PublishedResult("OpenMMReasoner-7B", 79.0, "OpenMMReasoner, lmms-eval", "score_loose"),
     )
     notes = (
-        "The measures are over the chains all of whose rows were judged (their share is given); "
-        "the authors divide by 525, which holds for the whole split only. The rate of rote "
-        "memorisation is over the chains whose last row is right, 0 where there is none."
+        "Our prompt asks for a box, of which the authors' script knows nothing, so the official "
+        "rule reads a box first. Without one it follows that script, which takes the first "
+        "character after `Answer` or of the whole text: `(B)` and `**B**` are no answer, and "
+        "the first letter of `Both` is B. The measures are over the chains all of whose rows were "
+        "judged (their share is given); the authors divide by 525, which holds for the whole split "
+        "only. The rate of rote memorisation is over the chains whose last row is right, 0 where "
+        "there is none."
     )
 
     def images(self, row: Mapping[str, Any]) -> Sequence[object]:
@@ -69,16 +71,16 @@ class WeMath(Benchmark):
         )
 
     def official(self, problem: Problem, response: str) -> Ruling:
-        """Read the letter right after the last "Answer", as the authors do; a box goes first, and a
-        word that starts with a letter does not count."""
-        given = short(cut(response))
-        if given and given.how == "box":
-            letter = letter_of(given.answer)
-        else:
-            _, named, rest = after_thinking(response).rpartition("Answer")
-            match = _ANSWER_LETTER.match(rest) if named else None
-            letter = match[1] if match else letter_of(given.answer) if given else None
-        return Ruling(letter == problem.answer, letter, "letter")
+        """Read the letter in the last box. Without a box follow evaluation/accuracy.py of the
+        authors: the first character after the last "Answer", colons, points and angle brackets left
+        out; without that word, the first character of the text."""
+        box = last_box(response)
+        if box is not None:
+            letter = letter_of(box.strip(" <>"))
+            return Ruling(letter == problem.answer, letter, "letter in the box")
+        rest = re.sub("[<>:.]", "", after_thinking(response).split("Answer")[-1].strip()).strip()
+        letter = rest[0] if rest and rest[0] in "ABCDEFGH" else None
+        return Ruling(letter == problem.answer, letter, "first character")
 
     def measures(self, judged: Sequence[Judged]) -> Mapping[str, float]:
         return over_samples(judged, four_measures)
