@@ -14,12 +14,11 @@ from rich.progress import track
 
 from vlm_rl.records import Problem, Verdict
 from vlm_rl.rewards.accuracy import Accuracy, gold_of
-from vlm_rl.verification.exact_numbers import plain_number
 from vlm_rl.verification.extraction import answers
 from vlm_rl.verification.gold import Gold
-from vlm_rl.verification.notation import normalise, open_text, plain_text
+from vlm_rl.verification.notation import open_text, plain_text
 from vlm_rl.verification.pool import CheckerPool, Reading, read_answers
-from vlm_rl.verification.units import split_unit
+from vlm_rl.verification.reading import cut_unit, plain_number
 
 AS_IT_STANDS = "as it stands"
 IN_ITS_SLOT = "in its answer slot"
@@ -134,9 +133,9 @@ FORMS: Mapping[str, Callable[[Gold], str | None]] = {
 def _quantity(gold: Gold, types: Sequence[str]) -> tuple[str, Fraction | None, str, str]:
     """Return a number's text and its exact value, the suffix that holds its unit, and that unit in
     canonical form. The value is None for golds of other types and for what is not a number."""
-    text, unit = split_unit(gold.answer)
+    text, unit = cut_unit(gold.answer)
     value = plain_number(text) if gold.answer_type in types else None
-    return text.strip(), value, normalise(gold.answer)[len(text) :], unit
+    return text, value, unit, unit
 
 
 def _read_forms(gold: Gold, style: str, pool: CheckerPool) -> dict[str, tuple[str, Reading]]:

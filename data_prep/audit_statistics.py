@@ -17,9 +17,9 @@ from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.data.rows import Skipped
 from vlm_rl.records import IMAGE_MARK
 from vlm_rl.rewards.accuracy import gold_of
-from vlm_rl.verification.exact_numbers import plain_number
 from vlm_rl.verification.matching import infer_type
 from vlm_rl.verification.notation import normalise
+from vlm_rl.verification.reading import plain_number
 
 MIN_GROUP = 20
 """Shares of an answer within fewer problems say little."""

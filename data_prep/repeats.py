@@ -6,8 +6,8 @@ Questions are compared without white space; case, signs and punctuation carry me
 from collections.abc import Sequence
 
 from data_prep.converter import Draft, Drop
-from vlm_rl.verification.exact_numbers import plain_number
 from vlm_rl.verification.notation import normalise
+from vlm_rl.verification.reading import plain_number
 
 
 class Repeats:

@@ -335,9 +335,9 @@ def test_fuzz_under_a_foreign_alarm():
 
     previous = signal.signal(signal.SIGALRM, handler)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
         _, mistaken, _ = fuzz(COUNT // 6, SEED + 3)
-        assert signal.getitimer(signal.ITIMER_REAL)[1] == 0.1
+        assert signal.getitimer(signal.ITIMER_REAL)[1] == 0.002
         assert signal.getsignal(signal.SIGALRM) is handler
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

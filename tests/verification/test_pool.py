@@ -20,13 +20,14 @@ from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.pool import CheckerPool
 
 HALF = (Gold(r"\frac{\sqrt{3}}{3}", "latex"), r"\frac{1}{\sqrt{3}}")
-EXPANDING = (Gold("5", "latex"), "(x+1)^{5000}")
-"""Passes the filter and keeps sympy busy for far longer than any test."""
+_SINES = "+".join(["2^{-4000}", *(rf"\sin {n}" for n in range(1, 120))])
+EXPANDING = (Gold(_SINES, "latex"), f"{_SINES}+1-1")
+"""Equal, which takes 16,000 bits of 119 sines to see: more than the time limit of these tests."""
 
 
 @pytest.fixture(scope="module")
 def pool():
-    with CheckerPool(timeout_s=1.0) as pool:
+    with CheckerPool(timeout_s=0.3) as pool:
         yield pool
 
 
@@ -40,7 +41,7 @@ def test_five_verdicts_are_told_apart(pool):
         (HALF[0], "2"),
         (HALF[0], r"\frac{"),
         EXPANDING,
-        (Gold(r"\frac{", "latex"), r"\frac{"),
+        (Gold(r"\frac{", "latex"), "1"),
     ]
     assert verdicts(pool, questions) == list(Verdict)
 
@@ -62,30 +63,6 @@ def test_memory_limit_holds(pool):
     (pid,) = pool.pids
     limit, _ = psutil.Process(pid).rlimit(psutil.RLIMIT_AS)
     assert limit == 1024 << 20
-
-
-def test_question_over_the_memory_limit_ends_alone():
-    """Lower the limit to just above what the process has after a small question of the same form.
-
-    A number of 24 million digits then stands for the gigabytes of a real run, without their time.
-    Reading it needs no new memory; if it did, math-verify would read nothing.
-    """
-    gold = Gold("5", "number")
-
-    def power_of_eight(binomials, exponent):
-        return "(" + r"\cdot".join(binomials) + ")^{" + str(exponent) + "}"
-
-    with CheckerPool(timeout_s=10.0) as pool:
-        verdicts(pool, [(gold, power_of_eight([r"\binom{99}{49}"] * 8, 99))])
-        (pid,) = pool.pids
-        process = psutil.Process(pid)
-        limit = process.memory_info().vms + (2 << 20)
-        process.rlimit(psutil.RLIMIT_AS, (limit, limit))
-        large = power_of_eight([rf"\binom{{{n}}}{{499}}" for n in range(992, 1000)], 9999)
-        (check,) = pool.check([(gold, large)])
-        assert check == (Verdict.ERROR, "memory limit")
-        assert verdicts(pool, [HALF]) == [Verdict.CORRECT]
-        assert pool.pids != [pid]
 
 
 def test_pool_works_from_a_thread(pool):
@@ -233,11 +210,12 @@ import os, signal, sys, threading, time
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.pool import CheckerPool
 pool = CheckerPool(timeout_s=0.5)
-pool.check([(Gold("x+1", "latex"), "x")])
+pool.check([(Gold(r"2\\sqrt{3}", "latex"), r"\\sqrt{12}")])
 print(*pool.pids, flush=True)
 if sys.argv[1] == "busy":
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    pool.check([(Gold("5", "latex"), "(x+1)^{9000}")])
+    sines = "+".join(["2^{-4000}", *(rf"\\sin {n}" for n in range(1, 120))])
+    pool.check([(Gold(sines, "latex"), f"{sines}+1-1")])
 if sys.argv[1] == "idle":
     os.kill(os.getpid(), signal.SIGKILL)
 """

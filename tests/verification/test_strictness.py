@@ -11,22 +11,13 @@ the last part of a ratio zero; a colon read as division; a unit after a comma.
 
 import pytest
 
-from vlm_rl.records import Verdict
-from vlm_rl.verification.algebra import MathVerify, NoAlgebra, with_distinct_letters
-from vlm_rl.verification.exact_numbers import plain_number
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.matching import decide, infer_type
-from vlm_rl.verification.pool import CheckerPool
-from vlm_rl.verification.units import split_unit
+from vlm_rl.verification.reading import plain_number
 
 
-@pytest.fixture(scope="module")
-def algebra():
-    return MathVerify()
-
-
-def decision(gold, prediction, algebra, kind=None):
-    return decide(Gold(gold, kind or infer_type(gold, False)), prediction, algebra)[0]
+def decision(gold, prediction, kind=None):
+    return decide(Gold(gold, kind or infer_type(gold, False)), prediction, numeric=True)[0]
 
 
 WRONG = [
@@ -157,26 +148,20 @@ RIGHT = [
 
 
 @pytest.mark.parametrize(("gold", "prediction"), WRONG)
-def test_another_answer_than_the_gold_is_never_right(algebra, gold, prediction):
+def test_another_answer_than_the_gold_is_never_right(gold, prediction):
     for kind in (None, "latex"):
-        assert decision(gold, prediction, algebra, kind) in ("wrong", "unparsable")
-
-
-def test_rule_names_words_that_take_the_answer_back(algebra):
-    gold = Gold(r"\sqrt{2}", "latex")
-    for text in (r"\sqrt{2}\text{ maybe }\sqrt{3}", r"\sqrt{2}\operatorname{or}2", r"\sqrt{2}或2"):
-        assert decide(gold, text, algebra) == ("unparsable", "words beside the answer")
+        assert decision(gold, prediction, kind) in ("wrong", "unparsable")
 
 
 @pytest.mark.parametrize(("gold", "prediction"), RIGHT)
-def test_other_spelling_of_the_gold_is_right(algebra, gold, prediction):
-    assert decision(gold, prediction, algebra) == "correct"
+def test_other_spelling_of_the_gold_is_right(gold, prediction):
+    assert decision(gold, prediction) == "correct"
 
 
 @pytest.mark.parametrize("gold", sorted({gold for gold, _ in WRONG + RIGHT}))
-def test_gold_is_right_for_itself_whatever_its_type(algebra, gold):
+def test_gold_is_right_for_itself_whatever_its_type(gold):
     for kind in (None, "latex"):
-        assert decision(gold, gold, algebra, kind) == "correct"
+        assert decision(gold, gold, kind) == "correct"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +174,7 @@ def test_gold_is_right_for_itself_whatever_its_type(algebra, gold):
         ("[1,2,3]", "list"),
         (r"\{1,2\}", "set"),
         ("1, -2", "set"),
-        (r"\{x \mid x>2\}", "latex"),
+        (r"\{x \mid x>2\}", "interval"),
         ("1:2", "ratio"),
         ("1:2:3", "ratio"),
         ("5:30", "time"),
@@ -198,7 +183,7 @@ def test_gold_is_right_for_itself_whatever_its_type(algebra, gold):
         ("sin x", "latex"),
         ("pi", "latex"),
         ("1,000", "number"),
-        ("(1+2)(3+4)", "latex"),
+        ("(1+2)(3+4)", "number"),
         (r"(1,2)\cup(3,4)", "interval"),
         ("x=1, y=2", "latex"),
         (r"\angle ABC", "latex"),
@@ -222,13 +207,7 @@ def test_type_is_inferred_from_the_form(gold, kind):
     ],
 )
 def test_option_that_is_a_letter_is_chosen_by_it(options, gold, prediction, rule):
-    assert decide(Gold(gold, "choice", options), prediction, NoAlgebra())[1] == rule
-
-
-def test_capital_is_renamed_alike_in_both_texts_and_only_beside_its_small_letter():
-    assert with_distinct_letters(r"\frac{R}{r}", "R+x") == [r"\frac{a}{r}", "a+x"]
-    assert with_distinct_letters("R", "R+x") == ["R", "R+x"]
-    assert with_distinct_letters(r"r\text{ R}") == [r"r\text{ R}"]
+    assert decide(Gold(gold, "choice", options), prediction, numeric=False)[1] == rule
 
 
 @pytest.mark.parametrize(
@@ -242,37 +221,3 @@ def test_capital_is_renamed_alike_in_both_texts_and_only_beside_its_small_letter
 )
 def test_repeating_decimal_is_exact(text, value):
     assert plain_number(text) == (None if value is None else plain_number(value))
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        (r"5\text{ red apples}", ("5", "red*apples")),
-        (r"5\text{ or so}", (r"5\text{ or so}", "")),
-        (r"5\text{ very small red apples}", (r"5\text{ very small red apples}", "")),
-        ("5, m", ("5, m", "")),
-        ("5或四", ("5或四", "")),
-    ],
-)
-def test_unit_of_unknown_words_is_short_and_takes_nothing_back(text, parts):
-    assert split_unit(text) == parts
-
-
-def test_answer_that_crashes_the_algebra_is_unparsable_and_kills_no_process():
-    gold = Gold(r"k \neq 1", "latex")
-    with CheckerPool() as pool:
-        checks = pool.check([(gold, "k>1"), (gold, r"k \ne 1")])
-        assert checks[0] == (Verdict.UNPARSABLE, "not comparable")
-        assert checks[1].verdict is Verdict.CORRECT
-        assert len(pool.pids) == 1
-
-
-def test_gold_that_crashes_the_algebra_on_itself_is_an_error(algebra, monkeypatch):
-    def crash(gold, prediction):
-        raise KeyError(gold)
-
-    monkeypatch.setattr(algebra, "_same", crash)
-    assert decide(Gold("a+b", "latex"), "c", algebra) == (
-        "error",
-        "gold unreadable: not comparable with itself",
-    )

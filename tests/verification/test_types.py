@@ -8,18 +8,10 @@ refused in one order; a letter beside another option's value accepted.
 
 import pytest
 
-from vlm_rl.verification.algebra import MathVerify, NoAlgebra
-from vlm_rl.verification.exact_numbers import plain_number, spoken_number
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.matching import decide, infer_type
-from vlm_rl.verification.notation import mathematics, normalise
-from vlm_rl.verification.units import UNITS, conversion, size_of
-
-
-@pytest.fixture(scope="module")
-def algebra():
-    return MathVerify()
-
+from vlm_rl.verification.notation import normalise
+from vlm_rl.verification.spoken import spoken_number
 
 SAME = {
     "number": [
@@ -176,32 +168,15 @@ def pairs(table):
 
 
 @pytest.mark.parametrize(("kind", "first", "second"), pairs(SAME))
-def test_same_answer_is_right_in_both_orders(algebra, kind, first, second):
-    assert decide(Gold(first, kind), second, algebra)[0] == "correct"
-    assert decide(Gold(second, kind), first, algebra)[0] == "correct"
+def test_same_answer_is_right_in_both_orders(kind, first, second):
+    assert decide(Gold(first, kind), second, numeric=True)[0] == "correct"
+    assert decide(Gold(second, kind), first, numeric=True)[0] == "correct"
 
 
 @pytest.mark.parametrize(("kind", "first", "second"), pairs(DIFFERENT))
-def test_different_answer_is_not_right_in_either_order(algebra, kind, first, second):
-    assert decide(Gold(first, kind), second, algebra)[0] != "correct"
-    assert decide(Gold(second, kind), first, algebra)[0] != "correct"
-
-
-@pytest.mark.parametrize(
-    ("gold", "prediction"), [("x>3", r"(3,\infty)"), ("x=3", "x+1=4=3+1"), ("5", "x=5")]
-)
-def test_gold_comes_first_where_algebra_is_not_symmetric(algebra, gold, prediction):
-    asked = []
-
-    class Recorder:
-        def equal(self, gold, prediction):
-            asked.append((gold, prediction))
-            return True
-
-    decide(Gold(gold, "expression"), prediction, Recorder())
-    assert all(first == gold for first, _ in asked)
-    assert algebra.equal("x>3", r"(3,\infty)")
-    assert not algebra.equal(r"(3,\infty)", "x>3")
+def test_different_answer_is_not_right_in_either_order(kind, first, second):
+    assert decide(Gold(first, kind), second, numeric=True)[0] != "correct"
+    assert decide(Gold(second, kind), first, numeric=True)[0] != "correct"
 
 
 OPTIONS = ("12", "14", r"$2\sqrt{3}$", "50 cm", "none", "18", "20")
@@ -222,48 +197,42 @@ OPTIONS = ("12", "14", r"$2\sqrt{3}$", "50 cm", "none", "18", "20")
         ("D", "0.5 m", "correct", "choice: option value"),
         ("D", "50 m", "wrong", "choice: another option value"),
         ("B", "(B) 14", "correct", "choice: letter with value"),
-        ("B", "B: 18", "wrong", "choice: letter contradicts value"),
+        ("B", "B: 18", "wrong", "choice: letter that contradicts its value"),
         ("A", "B. 14", "wrong", "choice: another letter with value"),
-        ("A", "A. 12 B. 14 C. 3", "unparsable", "not read as mathematics"),
+        ("A", "A. 12 B. 14 C. 3", "wrong", "choice: letter that contradicts its value"),
     ],
 )
-def test_choice_by_letter_or_value(algebra, answer, prediction, outcome, rule):
-    assert decide(Gold(answer, "choice", OPTIONS), prediction, algebra) == (outcome, rule)
+def test_choice_by_letter_or_value(answer, prediction, outcome, rule):
+    assert decide(Gold(answer, "choice", OPTIONS), prediction, numeric=True) == (outcome, rule)
 
 
 @pytest.mark.parametrize(
     ("gold", "prediction", "rule"),
     [
-        (Gold("5", "number"), "5.0", "number: equal"),
-        (Gold("0.333333", "number"), "1/3", "number: equal within 1e-6"),
-        (Gold("7", "number", tolerance=(("abs", 1),)), "7.5", "number: equal within the tolerance"),
-        (Gold("5 m", "number_unit"), "500 cm", "number_unit: equal, unit converted"),
+        (Gold("5", "number"), "5.0", "number: same value"),
+        (Gold("5", "number"), "5", "number: same text"),
+        (Gold("7", "number", tolerance=(("abs", 1),)), "7.5", "number: same value"),
+        (Gold("5 m", "number_unit"), "500 cm", "number_unit: same value"),
         (Gold("5 m", "number_unit"), "5 s", "number_unit: another unit"),
-        (Gold("5", "number"), "5, 6", "number: not one number"),
         (Gold("5", "number"), "6", "number: another value"),
-        (Gold("50%", "percent"), "0.5", "percent: equal as a fraction"),
-        (Gold("1:2", "ratio"), "2:4", "ratio: proportional"),
-        (Gold("15:05", "time"), "3:05 pm", "time: same time of day"),
-        (Gold("[1,2)", "interval"), "[1,2)", "interval: the same ends"),
-        (Gold(r"\{1,2\}", "set"), "2,1", "set: equal sets"),
-        (Gold("(1,2)", "tuple"), "1,2", "tuple: element by element"),
-        (Gold("red", "text"), "red", "text: same words"),
-        (Gold("5", "number"), "9^{9^{9}}", "refused: tower"),
-        (Gold("5", "number"), "((2^{999})^{999})^{99}", "refused: tower"),
-        (Gold("5", "number"), "99999!", "refused: factorial"),
+        (Gold("15:05", "time"), "3:05 pm", "time: same time"),
+        (Gold("red", "text"), "Red", "text: same words"),
+        (Gold("5", "number"), "9^{9^{9}}", "refused: huge number"),
+        (Gold("5", "number"), "((2^{999})^{999})^{99}", "refused: huge number"),
+        (Gold("5", "number"), "99999!", "refused: huge number"),
         (Gold("5", "number"), "(" * 50 + "5" + ")" * 50, "refused: nested"),
-        (Gold("5", "number"), r"2} \boxed{5", "refused: unbalanced braces"),
+        (Gold("5", "number"), r"2} \boxed{5", "not read as mathematics"),
         (Gold("5", "number"), "5" * 1001, "refused: long"),
         (Gold("5", "number"), "  ", "empty answer"),
-        (Gold("5", "number"), r"\frac{", "refused: unbalanced braces"),
+        (Gold("5", "number"), r"\frac{", "not read as mathematics"),
         (Gold("5", "number"), "soon ?", "not read as mathematics"),
         (Gold("soon", "number"), "5", "gold unreadable: not one number"),
         (Gold("5", "colour"), "5", "gold unreadable: unknown answer type"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_rule_that_decided_is_named(algebra, gold, prediction, rule):
-    assert decide(gold, prediction, algebra)[1] == rule
+def test_rule_that_decided_is_named(gold, prediction, rule):
+    assert decide(gold, prediction, numeric=True)[1] == rule
 
 
 @pytest.mark.parametrize(
@@ -285,21 +254,6 @@ def test_number_words(text, value):
     assert spoken_number(text) == value
 
 
-def test_every_unit_has_one_meaning():
-    spelled = [name for unit, (names, _) in UNITS.items() for name in (unit, *names.split())]
-    assert len(spelled) == len(set(spelled))
-    assert all(size_of(unit) is not None for unit in UNITS)
-
-
-def test_conversions_are_inverse_and_exact():
-    for first in UNITS:
-        for second in UNITS:
-            there, back = conversion(first, second), conversion(second, first)
-            assert (there is None) == (back is None)
-            assert there is None or there * back == 1
-    assert 1609344 * conversion("mi", "mm") == 1
-
-
 @pytest.mark.parametrize("text", ["3:04 pm", "5:00"])
 def test_clock_times_are_inferred(text):
     assert infer_type(text, False) == "time"
@@ -313,29 +267,23 @@ def test_clock_times_are_inferred(text):
         ("\u202e5\u200f", "5"),
         ("a\tb", "a b"),
         ("\\left( 1 \\right)", "( 1 )"),
-        ("\tfrac12", r"\frac{1}{2}"),
+        ("\tfrac12", r"\frac 12"),
     ],
 )
 def test_invisible_characters_are_removed(text, expected):
     assert normalise(text) == expected
 
 
-def test_plain_functions_become_latex_and_words_stay():
-    assert mathematics("2*sqrt(3) + pi") == r"2\cdot \sqrt{3} + \pi "
-    assert mathematics("spin") == "spin"
-    assert plain_number("3 1/2") == plain_number("3.5")
-
-
 def test_exact_path_needs_no_algebra():
     for kind in ("number", "number_unit", "percent", "time", "text", "set"):
         first, second = SAME[kind][0]
-        assert decide(Gold(first, kind), second, NoAlgebra())[0] == "correct"
+        assert decide(Gold(first, kind), second, numeric=False)[0] == "correct"
 
 
-def test_unknown_unit_is_compared_as_a_word(algebra):
-    assert decide(Gold("5", "number_unit", unit="apples"), r"5 \text{ apples}", algebra)[0] == (
-        "correct"
-    )
-    assert decide(Gold("5", "number_unit", unit="apples"), r"5 \text{ pears}", algebra)[0] == (
+def test_unknown_unit_is_compared_as_a_word():
+    assert decide(Gold("5", "number_unit", unit="apples"), r"5 \text{ apples}", numeric=True)[
+        0
+    ] == ("correct")
+    assert decide(Gold("5", "number_unit", unit="apples"), r"5 \text{ pears}", numeric=True)[0] == (
         "wrong"
     )

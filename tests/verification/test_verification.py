@@ -10,30 +10,25 @@ import pytest
 
 from tests.support.places import SHARED
 from vlm_rl.records import AnswerType
-from vlm_rl.verification.algebra import MathVerify, NeedsAlgebra, NoAlgebra, refuse_hazard
-from vlm_rl.verification.exact_numbers import plain_number
+from vlm_rl.verification.algebra import NeedsAlgebra
 from vlm_rl.verification.extraction import answers, boxes
-from vlm_rl.verification.gold import Gold, Unparsable
-from vlm_rl.verification.matching import MATCHERS, decide, infer_type
+from vlm_rl.verification.gold import Gold
+from vlm_rl.verification.matching import ANSWER_TYPES, decide, infer_type
 from vlm_rl.verification.pool import CheckerPool, read_answers
+from vlm_rl.verification.reading import plain_number
 from vlm_rl.verification.self_test import KNOWN_PAIRS
 
 CASES = SHARED / "reference" / "verify_cases.jsonl"
 SHOULD_FLOOR = 36  # of 37: to take the segment DE for ED would take NO for ON
 
 
-@pytest.fixture(scope="module")
-def algebra():
-    return MathVerify()
-
-
 def test_every_answer_type_has_a_matcher():
-    assert set(MATCHERS) == set(get_args(AnswerType))
+    assert set(get_args(AnswerType)) == ANSWER_TYPES
 
 
 def test_every_matcher_has_a_right_and_a_wrong_known_pair():
     pairs = {(gold.answer_type, expected) for gold, _, expected in KNOWN_PAIRS}
-    assert pairs >= {(kind, decision) for kind in MATCHERS for decision in ("correct", "wrong")}
+    assert pairs >= {(kind, decision) for kind in ANSWER_TYPES for decision in ("correct", "wrong")}
 
 
 def test_checking_process_does_not_import_torch():
@@ -69,7 +64,9 @@ def test_answers_are_cut_out(text, style, expected):
 
 
 def test_only_the_inner_of_nested_boxes_counts():
-    assert list(boxes(r"\boxed{a \boxed{5} } \boxed{6}")) == ["5", "6"]
+    assert boxes(r"\boxed{\boxed{5} } \boxed{6}") == ["5", "6"]
+    assert boxes(r"\boxed{a \boxed{5} } \boxed{6}") == []
+    assert boxes(r"\boxed{5} then \boxed{6") == []
 
 
 @pytest.mark.parametrize("style", ["box", "tag", "answer_line"])
@@ -154,7 +151,7 @@ LABELS = ("(c)", "(a)", "(b)")
         (Gold("B", "choice", OPTIONS), "A, B, C, D", "wrong"),
         (Gold("B", "choice", OPTIONS), "A or B", "wrong"),
         (Gold("B", "choice", OPTIONS), "B. 16", "wrong"),
-        (Gold("B", "choice", OPTIONS), "B or 16", "unparsable"),
+        (Gold("B", "choice", OPTIONS), "B or 16", "wrong"),
         (Gold("E", "choice"), "E.", "correct"),
         (Gold("A, C", "choice", OPTIONS), "C and A", "correct"),
         (Gold("(b)", "choice", LABELS), "(b)", "correct"),
@@ -192,8 +189,8 @@ LABELS = ("(c)", "(a)", "(b)")
     ],
     ids=lambda value: value if isinstance(value, str) else value.answer,
 )
-def test_decision(algebra, gold, prediction, expected):
-    assert decide(gold, prediction, algebra)[0] == expected
+def test_decision(gold, prediction, expected):
+    assert decide(gold, prediction, numeric=True)[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -207,12 +204,12 @@ def test_decision(algebra, gold, prediction, expected):
     ],
 )
 def test_common_answers_need_no_process(gold, prediction):
-    assert decide(gold, prediction, NoAlgebra())[0] == "correct"
+    assert decide(gold, prediction, numeric=False)[0] == "correct"
 
 
 def test_expressions_need_a_process():
     with pytest.raises(NeedsAlgebra):
-        decide(Gold(r"2\sqrt{3}", "latex"), r"\sqrt{12}", NoAlgebra())
+        decide(Gold(r"2\sqrt{3}", "latex"), r"\sqrt{12}", numeric=False)
 
 
 @pytest.mark.parametrize(
@@ -230,13 +227,14 @@ def test_expressions_need_a_process():
     ],
 )
 def test_hazards_are_refused_unread(text):
-    with pytest.raises(Unparsable):
-        refuse_hazard(text)
+    started = time.process_time()
+    assert decide(Gold("5", "number"), text, numeric=True)[0] == "unparsable"
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize("text", [r"e^{x^2}", "2^{10}", "5!", r"\binom{10}{3}", "x^{2^n}", "n!"])
 def test_ordinary_powers_are_not_hazards(text):
-    refuse_hazard(text)
+    assert decide(Gold(text, "expression"), f"({text})", numeric=True)[0] == "correct"
 
 
 @pytest.mark.skipif(

@@ -14,6 +14,8 @@ from vlm_rl.verification.matching import infer_type
 from vlm_rl.verification.pool import CheckerPool, Reading, read_answers
 from vlm_rl.verification.self_test import self_test
 
+_NO_ANSWER = "?"
+"""What no gold is, so that a check of it says whether the gold can be read."""
 _logger = logging.getLogger(__name__)
 
 
@@ -66,8 +68,8 @@ class Accuracy(RewardTerm):
         return rows
 
     def unusable(self, problems: Sequence[Problem]) -> list[str]:
-        """Return a line for each problem whose gold, checked against itself, cannot be read."""
-        checks = self.pool.check([(gold_of(p), p.answer) for p in problems])
+        """Return a line for each problem whose gold cannot be read."""
+        checks = self.pool.check([(gold_of(p), _NO_ANSWER) for p in problems])
         return [
             f"problem {p.uid!r}: its answer {p.answer!r:.100} cannot be read as a "
             f"{gold_of(p).answer_type}; mend it, or give its answer_type"

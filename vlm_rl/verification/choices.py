@@ -1,89 +1,144 @@
-"""Multiple choice: a letter, the value of an option, or both if they agree."""
+"""Multiple choice: letters, the value of an option, or a letter with its value in any layout."""
 
-import contextlib
 import re
+from collections.abc import Sequence
 
-from vlm_rl.verification.algebra import Algebra
-from vlm_rl.verification.exact_numbers import plain_number
+from vlm_rl.verification.equality import Equality
 from vlm_rl.verification.gold import Finding, Gold, GoldUnparsable, Unparsable
-from vlm_rl.verification.notation import open_text, plain_text
-from vlm_rl.verification.units import conversion, split_unit
+from vlm_rl.verification.notation import enclosed, open_text, tokens
+from vlm_rl.verification.reading import has_unit, read
+from vlm_rl.verification.words import negates, same_words, without_label
 
-_PREAMBLE = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:?\s+(?=\S)", re.I)
-_LETTERS = re.compile(r"\(?[A-Z]\)?(?:(?:\s*[,;/&]\s*|\s+(?:and|or)\s+|\s*)\(?[A-Z]\)?)*")
-_LABELLED = re.compile(r"\(([A-Z])\)\s*(.+)|([A-Z])\s*[.:)]\s*(.+)", re.DOTALL)
+_SEPARATOR = r"(?:\s*[,;/&、+]\s*|\s+(?:and|or)\s+|\s*(?:和|与|或)\s*|\s*)"
+_LETTER = r"(?:\(\s*[A-Z]\s*\)|\[\s*[A-Z]\s*\]|\{?[A-Z]\}?)"
+_LETTERS = re.compile(rf"(?:\\\{{\s*)?{_LETTER}(?:{_SEPARATOR}{_LETTER})*(?:\s*\\\}})?")
+_LETTER_FIRST = re.compile(
+    r"(?:(?P<bracketed>[\[(]\s*[A-Z]\s*[\])])|(?P<bare>[A-Z]))(?P<mark>\s*[.:)、=-]|\s*)\s*(?P<value>\S.*)",
+    re.DOTALL,
+)
+_LETTER_LAST = re.compile(r"(?P<value>.*\S)\s*(?:[\[(]\s*(?P<letter>[A-Z])\s*[\])])", re.DOTALL)
 
 
-def match_choice(gold: Gold, prediction: str, algebra: Algebra) -> Finding:
+def match_choice(gold: Gold, prediction: str, equality: Equality) -> Finding:
     """Match the gold's letters exactly; a letter beside a value must be that value's letter.
 
     Without known options only letters can be checked. A single letter can be an option as written:
-    `y` of x, y and z. It is read so if it is not also the letter of an option. `a` of c, a and b
-    is both: it stays the letter, unless the gold is written as an option, too. Raises
-    GoldUnparsable for a gold that is neither a letter of an option nor an option.
+    `y` of x, y and z. It is read so if it is not also the letter of an option, or if the gold is
+    written as an option. Raises GoldUnparsable for a gold that is neither a letter of an option nor
+    an option.
     """
-    expected = _gold_letters(gold)
-    text = _PREAMBLE.sub("", open_text(prediction))
+    text = without_label(re.sub(r"^\{([^{}]*)\}$", r"\1", open_text(prediction)).strip())
     if not text:
         raise Unparsable("empty answer")
-    options, answer = [open_text(choice) for choice in gold.choices], open_text(gold.answer)
-    if answer in options and text in options:  # may be labels in another order: (c), (a), (b)
-        return _finding(text == answer, "option value")
-    if options.count(text) == 1 and _names_no_option(text, len(options)):
-        return _finding(expected == [chr(ord("A") + options.index(text))], "option value")
-    if re.fullmatch(r"\(?[a-z]\)?", text):
-        text = text.upper()
-    if _LETTERS.fullmatch(text):
-        return _finding(_letters(text) == expected, "letter")
-    if labelled := _LABELLED.fullmatch(text):
-        letter, value = labelled[1] or labelled[3], labelled[2] or labelled[4]
-        if gold.choices and not _is_option(gold, letter, value, algebra):
-            return Finding(False, "letter contradicts value")
-        return _finding(expected == [letter], "letter with value")
-    if len(expected) != 1 or not gold.choices:
-        return Finding(False, "not a letter")
-    return _finding(_is_option(gold, expected[0], text, algebra), "option value")
+    options = _Options(gold.choices, equality)
+    expected = options.letters_of(gold.answer)
+    if expected is None:
+        if gold.choices:
+            raise GoldUnparsable("neither a letter of an option nor an option")
+        return _finding(same_words(gold.answer, prediction), "words")
+    if gold.answer in gold.choices and any(same_words(choice, text) for choice in gold.choices):
+        return _finding(same_words(gold.answer, text), "option value")
+    if negates(text) and not options.written(text):
+        raise Unparsable("words beside the answer")
+    letters, rule = options.chosen(text)
+    return _finding(letters == expected, rule)
+
+
+class _Options:
+    def __init__(self, choices: Sequence[str], equality: Equality) -> None:
+        self._choices = choices
+        self._equality = equality
+        self._offered = [chr(ord("A") + index) for index in range(len(choices) or 26)]
+
+    def letters_of(self, answer: str) -> list[str] | None:
+        """Return the letters that a gold stands for, None if it stands for none."""
+        text = open_text(answer)
+        if _LETTERS.fullmatch(text) and set(_capitals(text)) <= set(self._offered):
+            return _capitals(text)
+        labelled = self._labelled(text)
+        return self.written(text) or (labelled and labelled[0]) or self._valued(text) or None
+
+    def chosen(self, text: str) -> tuple[list[str], str]:
+        """Return the letters that an answer chooses, and what they were read from."""
+        if re.fullmatch(r"\(?[a-z]\)?", text) and text.strip("()").upper() in self._offered:
+            return [text.strip("()").upper()], "letter"
+        letters = _capitals(text) if _LETTERS.fullmatch(text) else []
+        if len(letters) == 1 and letters[0] in self._offered:
+            return letters, "letter"
+        if written := self.written(text):
+            return written, "option value"
+        labelled = self._labelled(text)
+        agree = bool(self._choices) and ((labelled and labelled[0]) or self._valued(text))
+        if letters and not agree:
+            return letters, "letter"
+        if labelled:
+            return labelled
+        if values := self._valued(text):
+            return values, "option value"
+        return self._chain(text), "option value"
+
+    def written(self, text: str) -> list[str]:
+        """Return the letter of the only option with these words."""
+        exact = [letter for letter, choice in self._lettered() if open_text(choice) == text]
+        same = [letter for letter, choice in self._lettered() if same_words(choice, text)]
+        return next((letters for letters in (exact, same) if len(letters) == 1), [])
+
+    def _lettered(self) -> list[tuple[str, str]]:
+        return list(zip(self._offered, self._choices, strict=False))
+
+    def _labelled(self, text: str) -> tuple[list[str], str] | None:
+        """Read a letter with a value. What has no mark between them is one only if they agree."""
+        minus = False
+        if last := _LETTER_LAST.fullmatch(text):
+            letter, value, sure = last["letter"], last["value"], True
+        elif first := _LETTER_FIRST.fullmatch(text):
+            letter = (first["bracketed"] or first["bare"]).strip("()[] ")
+            value = first["value"].strip()
+            if enclosed(tokens(value)):
+                value = value.strip("()")
+            minus = first["mark"].strip() == "-"
+            sure = bool(first["bracketed"]) or first["mark"].strip() in (".", ":", ")", "、")
+            sure = sure or (first["value"].startswith("(") and first["mark"] != "")
+        else:
+            return None
+        if not self._choices:
+            return ([letter], "letter with value") if sure else None
+        signed = f"-{value}"  # `(A) -1`, whose minus is not a mark
+        if any(
+            letter in (self.written(v) or self._valued(v)) for v in (value, signed)[: 1 + minus]
+        ):
+            return [letter], "letter with value"
+        return ([], "letter that contradicts its value") if sure else None
+
+    def _valued(self, text: str) -> list[str]:
+        """Return the letter of the only option with this value."""
+        exact = [l for l, choice in self._lettered() if self._same(choice, text)]
+        return exact if len(exact) == 1 else []
+
+    def _same(self, choice: str, text: str) -> bool:
+        if same_words(choice, text):
+            return True
+        try:
+            option = read(choice)
+            return self._equality.same(option, read(text, lenient=has_unit(option)))
+        except Unparsable:
+            return False
+
+    def _chain(self, text: str) -> list[str]:
+        """Read `x = 2 = \\text{(B)} 2`, of which every claim must be for the same letter."""
+        first, *claims = (side.strip() for side in text.split("="))
+        if not claims or not all(claims):
+            return []
+        chosen = [self.chosen(side)[0] for side in claims]
+        name = not self._valued(first) and not re.fullmatch(r"[\d.\s]*", first)
+        if not name:
+            chosen.append(self.chosen(first)[0])
+        return chosen[0] if all(letters == chosen[0] for letters in chosen) else []
 
 
 def _finding(right: bool, rule: str) -> Finding:
-    return Finding(right, rule if right else f"another {rule}")
+    return Finding(right, rule if right or "contradicts" in rule else f"another {rule}")
 
 
-def _gold_letters(gold: Gold) -> list[str]:
-    offered = [chr(ord("A") + index) for index in range(len(gold.choices) or 26)]
-    text = open_text(gold.answer)
-    if _LETTERS.fullmatch(text) and set(_letters(text)) <= set(offered):
-        return _letters(text)
-    for spelled in (open_text, plain_text):
-        options = [spelled(choice) for choice in gold.choices]
-        if spelled(gold.answer) in options:
-            return [offered[options.index(spelled(gold.answer))]]
-    raise GoldUnparsable("neither a letter of an option nor an option")
-
-
-def _is_option(gold: Gold, letter: str, value: str, algebra: Algebra) -> bool:
-    index = ord(letter) - ord("A")
-    if index >= len(gold.choices):
-        return False
-    for spelled in (open_text, plain_text):
-        options = [spelled(choice) for choice in gold.choices]
-        if spelled(value) in options:
-            return options[index] == spelled(value)
-    (text, unit), (given_text, given_unit) = split_unit(gold.choices[index]), split_unit(value)
-    number, given = plain_number(text), plain_number(given_text)
-    if number is not None and given is not None:
-        factor = conversion(unit, given_unit)
-        return factor is not None and number == given * factor
-    if not re.search(r"\d|\\", gold.choices[index]):
-        return False  # words were compared as words above
-    with contextlib.suppress(GoldUnparsable):  # not mathematics: only its letter can be right
-        return algebra.equal(gold.choices[index], value)
-    return False
-
-
-def _names_no_option(text: str, num_options: int) -> bool:
-    return bool(re.fullmatch("[A-Za-z]", text)) and ord(text.upper()) >= ord("A") + num_options
-
-
-def _letters(text: str) -> list[str]:
-    return sorted(set(re.findall(r"[A-Z]", text)))
+def _capitals(text: str) -> list[str]:
+    return sorted(set(re.findall("[A-Z]", text)))

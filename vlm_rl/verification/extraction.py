@@ -19,10 +19,10 @@ _LINE = re.compile(
 
 
 def answers(text: str, style: str) -> list[str]:
-    """Return the different answers in the slots of `style`, in order, without empty ones.
+    """Return the answers in the slots of `style` by their spelling, in order, without empty ones.
 
-    Only text after the last `</think>` counts; thinking that never ends gives no answer. Several
-    answers are a hedge, which the caller marks wrong; the list ends at a hundred.
+    Only text after the last `</think>` counts; thinking that never ends gives no answer, nor does
+    a box that never closes, or holds another box beside something else. The list ends at a hundred.
     """
     body = after_thinking(text)
     distinct: dict[str, str] = {}
@@ -42,14 +42,16 @@ def after_thinking(text: str) -> str:
     return rest if closed else text.partition("<think>")[0]
 
 
-def boxes(text: str) -> Iterator[str]:
-    """Yield the contents of each `\\boxed{}` in order, with matched braces.
+def boxes(text: str) -> list[str]:
+    """Return the contents of each `\\boxed{}` in order, with matched braces.
 
-    Of a box inside a box only the inner one counts. A box that never closes is skipped. One pass,
-    so that no completion can make it slow.
+    Of a box inside a box only the inner one counts, and only if the outer one holds nothing else:
+    otherwise no box counts, nor where one never closes. One pass, so that no completion can make it
+    slow.
     """
+    contents: list[str] = []
     open_braces: list[int | None] = []  # where the content of a box starts, None for other braces
-    last_box_end = -1
+    inner: tuple[int, int] | None = None  # where the last box began and ended
     for brace in _BRACE.finditer(text):
         if brace[0] in (r"\{", r"\}"):
             continue
@@ -57,10 +59,14 @@ def boxes(text: str) -> Iterator[str]:
             open_braces.append(None if brace[0] == "{" else brace.end())
         elif open_braces:
             start = open_braces.pop()
-            if start is not None and start > last_box_end:
-                yield text[start : brace.start()]
-            if start is not None:
-                last_box_end = brace.start()
+            if start is None:
+                continue
+            if inner is None or inner[0] < start:
+                contents.append(text[start : brace.start()])
+            elif _BRACE.sub("", text[start : inner[0]] + text[inner[1] : brace.start()]).strip():
+                return []
+            inner = start, brace.end()
+    return [] if any(start is not None for start in open_braces) else contents
 
 
 def tags(text: str, name: str) -> Iterator[str]:
@@ -73,7 +79,7 @@ def tags(text: str, name: str) -> Iterator[str]:
 
 def _slots(body: str, style: str) -> list[str]:
     if style == "box":
-        return list(boxes(body))
+        return boxes(body)
     if style == "tag":
         return list(tags(body, "answer"))
     return [line.strip(" *_\t\r") for line in _LINE.findall(body)]

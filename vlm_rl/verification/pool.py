@@ -16,14 +16,14 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import vlm_rl
 from vlm_rl.records import Verdict
-from vlm_rl.verification.algebra import NeedsAlgebra, NoAlgebra
-from vlm_rl.verification.checker import OUT_OF_MEMORY, READY, TIMED_OUT
+from vlm_rl.verification.algebra import NeedsAlgebra
+from vlm_rl.verification.checker import READY, TIMED_OUT
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.matching import decide
 
@@ -52,12 +52,27 @@ class Reading:
 
 
 def read_answers(asked: Sequence[tuple[Gold, Sequence[str]]], pool: "CheckerPool") -> list[Reading]:
-    """Check the only answer given; no answer is unparsable, several different ones are wrong."""
-    single = [(gold, given[0]) for gold, given in asked if len(given) == 1]
+    """Check what was answered: nothing is unparsable, answers that differ in value are wrong.
+
+    Several spellings of one value are one answer. Each must be equal to the first of them, taken as
+    a gold without tolerance.
+    """
+    pairs = [
+        (replace(gold, answer=given[0], tolerance=()), other)
+        for gold, given in asked
+        for other in given[1:]
+    ]
+    equal = iter([check.verdict is Verdict.CORRECT for check in pool.check(pairs)])
+    hedges = [not all([next(equal) for _ in given[1:]]) for _, given in asked]
+    single = [
+        (gold, given[-1])
+        for (gold, given), hedge in zip(asked, hedges, strict=True)
+        if given and not hedge
+    ]
     checks = iter(pool.check(single))
     return [
-        Reading(given[0], *next(checks)) if len(given) == 1 else _without_asking(given)
-        for _, given in asked
+        Reading(given[-1], *next(checks)) if given and not hedge else _without_asking(given)
+        for (_, given), hedge in zip(asked, hedges, strict=True)
     ]
 
 
@@ -81,7 +96,7 @@ class CheckerPool:
         if not 0 < timeout_s < float("inf"):
             raise ValueError(f"timeout_s must be a positive number of seconds, got {timeout_s}")
         if memory_mb < 512:
-            raise ValueError(f"memory_mb must be at least 512 for sympy to load, got {memory_mb}")
+            raise ValueError(f"memory_mb must be at least 512 for its libraries, got {memory_mb}")
         self._command = (
             *(sys.executable, "-m", "vlm_rl.verification.checker"),
             *(str(timeout_s), str(memory_mb)),
@@ -102,7 +117,7 @@ class CheckerPool:
         hard: list[Question] = []
         for question in dict.fromkeys(questions):
             try:
-                checks[question] = _check_of(*decide(*question, NoAlgebra()))
+                checks[question] = _check_of(*decide(*question, numeric=False))
             except NeedsAlgebra:
                 hard.append(question)
         if hard:
@@ -138,7 +153,7 @@ class CheckerPool:
                 checks.update(self._collect())
         finally:
             # an exception from a signal handler or Ctrl-C leaves replies that nobody will read
-            for checker in [checker for checker in self._checkers if not checker.idle]:
+            for checker in [checker for checker in self._checkers if checker.index is not None]:
                 self._drop(checker)
         return [checks[index] for index in range(len(questions))]
 
@@ -182,8 +197,7 @@ class CheckerPool:
         assert checker.index is not None, "an idle checker is not waited for"
         if overdue or checker.returncode == -TIMED_OUT:
             return {checker.index: Check(Verdict.TIMEOUT, "timeout")}
-        memory = checker.returncode == OUT_OF_MEMORY
-        return {checker.index: Check(Verdict.ERROR, "memory limit" if memory else "checker died")}
+        return {checker.index: Check(Verdict.ERROR, "checker died")}
 
     def _drop(self, checker: "_Checker") -> None:
         self._checkers.remove(checker)

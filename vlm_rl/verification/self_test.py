@@ -50,7 +50,7 @@ KNOWN_PAIRS: tuple[tuple[Gold, str, Decision], ...] = (
     (Gold(r"\frac{\sqrt{3}}{3}", "latex"), r"\frac{1}{\sqrt{3}}", "correct"),
     (Gold(r"9\pi", "latex"), "9", "wrong"),
     (Gold(r"9\pi", "latex"), r"\frac{", "unparsable"),
-    (Gold(r"\frac{", "latex"), r"\frac{", "error"),
+    (Gold(r"\frac{", "latex"), "1", "error"),
 )
 
 

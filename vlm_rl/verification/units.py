@@ -1,176 +1,275 @@
-"""Units at the end of an answer: cut off, read as a size in base units, compared and converted.
+"""Units: the end of an answer that is a unit, and the exact factors between units.
 
-Conversion factors are exact: those of the international yard and pound agreement and of the SI.
-Temperatures, years and currencies are never converted into one another. An unknown unit is a few
-words, none of which takes the answer back.
+pint knows units, prefixes and factors. `units.toml` says which of its names count, and adds Chinese
+names, currencies and things that problems count. Temperatures, angles in radians and currencies are
+never converted into one another.
 """
 
 import functools
 import re
-from collections import Counter
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from vlm_rl.verification.exact_numbers import NUMBER_WORDS
-from vlm_rl.verification.notation import normalise, open_text, plain_text
+from vlm_rl.verification.grammar import FUNCTIONS
+from vlm_rl.verification.notation import Token, normalise, tokens
 
-UNITS = {
-    # name, further spellings, what one of it is: a number times other units
-    "m": ("meter meters metre metres 米", None),
-    "km": ("kilometer kilometers kilometre kilometres 千米 公里", "1000 m"),
-    "dm": ("decimeter decimeters decimetre decimetres 分米", "1/10 m"),
-    "cm": ("centimeter centimeters centimetre centimetres 厘米", "1/100 m"),
-    "mm": ("millimeter millimeters millimetre millimetres 毫米", "1/1000 m"),
-    "in": ("inch inches", "254/10000 m"),
-    "ft": ("foot feet", "12 in"),
-    "yd": ("yard yards", "3 ft"),
-    "mi": ("mile miles", "1760 yd"),
-    "kg": ("kilogram kilograms 千克 公斤", None),
-    "g": ("gram grams 克", "1/1000 kg"),
-    "mg": ("milligram milligrams 毫克", "1/1000 g"),
-    "tonne": ("tonnes 吨", "1000 kg"),
-    "lb": ("lbs pound pounds", "45359237/100000000 kg"),
-    "oz": ("ounce ounces", "1/16 lb"),
-    "s": ("sec secs second seconds 秒", None),
-    "ms": ("millisecond milliseconds 毫秒", "1/1000 s"),
-    "min": ("mins minute minutes 分钟", "60 s"),
-    "h": ("hr hrs hour hours 小时", "60 min"),
-    "day": ("days 天", "24 h"),
-    "week": ("weeks 周", "7 day"),
-    "year": ("years yr yrs 年", None),
-    "l": ("liter liters litre litres 升", "1/1000 m^3"),
-    "ml": ("milliliter milliliters millilitre millilitres 毫升", "1/1000 l"),
-    "°": ("degree degrees deg 度", None),
-    "rad": ("radian radians", None),
-    "°c": ("celsius", None),
-    "°f": ("fahrenheit", None),
-    "k": ("kelvin kelvins", None),
-    "a": ("amp amps ampere amperes", None),
-    "mol": ("mole moles", None),
-    "n": ("newton newtons", "1 kg m s^-2"),
-    "j": ("joule joules", "1 n m"),
-    "kj": ("kilojoule kilojoules", "1000 j"),
-    "w": ("watt watts", "1 j s^-1"),
-    "kw": ("kilowatt kilowatts", "1000 w"),
-    "v": ("volt volts", "1 w a^-1"),
-    "pa": ("pascal pascals", "1 n m^-2"),
-    "kpa": ("kilopascal kilopascals", "1000 pa"),
-    "hz": ("hertz", "1 s^-1"),
-    "$": ("dollar dollars usd", None),
-    "cent": ("cents", "1/100 $"),
-    "元": ("yuan", None),
-    "%": ("percent", None),
-    "unit": ("units", None),
+_TABLE = tomllib.loads(Path(__file__).with_name("units.toml").read_text(encoding="utf-8"))
+_MEASURED = frozenset(_TABLE["measured"].split())
+_PREFIXED = frozenset(_TABLE["prefixed"].split())
+_LETTERS = frozenset(_TABLE["letters"].split())
+_FAMILIAR = frozenset(_TABLE["familiar"].split())
+_NAMES = {word: name for name, words in _TABLE["spellings"].items() for word in words.split()}
+_NOUNS = {
+    noun: forms.split()[0]
+    for forms in _TABLE["counted"]["nouns"].split("·")
+    for noun in forms.split()
 }
-_NAMES = {n: unit for unit, (names, _) in UNITS.items() for n in (unit, *names.split())}
-_POWER = r"(?:\^\{?-?\d\}?)?"
-_WORD = rf"[A-Za-z]+{_POWER}"
-_SUFFIX = re.compile(
-    r"\s*(?:"
-    r"(?P<sure>\^\s*\\circ(?:\s*[CF])?|\\?%|[\u4e00-\u9fff]+"
-    rf"|\\(?:text|mathrm|textrm|mbox|rm)\s*\{{[^{{}}\d]*\}}{_POWER})"
-    rf"|(?<![A-Za-z\\])(?P<word>(?:(?:square|sq|cubic)\s+)?{_WORD}(?:\s*[/*]\s*{_WORD}|\s+per\s+{_WORD})*))"
+_ADJECTIVES = frozenset(_TABLE["counted"]["adjectives"].split())
+_CHINESE_COUNT = re.compile(
+    rf"[{_TABLE['counted']['measure_words']}]"
+    rf"(?:{'|'.join(_TABLE['counted']['chinese_nouns'].split())})?"
 )
-_HAS_LETTERS = re.compile(r"[^\W\d_]")
-_POWER_NAMES = (("square ", "^2"), ("sq ", "^2"), ("cubic ", "^3"))
-_WORD_IN_TEXT = re.compile(r"[^\W\d_]+")
-_COMMAND = re.compile(r"\\[A-Za-z]+")
-_HEDGES = NUMBER_WORDS | frozenset(
+_PREFIXES = frozenset(
     (
-        *("or", "and", "nor", "not", "but", "maybe", "perhaps", "possibly", "probably", "vs"),
-        *("versus", "if", "either", "neither", "else", "otherwise", "alternatively", "instead"),
-        *("also", "unless", "except", "might", "could", "to", "rather", "both", "then", "unsure"),
+        "",
+        *[
+            "tera",
+            "giga",
+            "mega",
+            "kilo",
+            "hecto",
+            "deci",
+            "centi",
+            "milli",
+            "micro",
+            "nano",
+            "pico",
+        ],
     )
 )
-_CHINESE_HEDGE = re.compile("[或和与及不非若零一二三四五六七八九十百两]|还是|可能|也许")
+_CHINESE_PREFIXES = dict(
+    zip("兆千厘毫微纳分", ["mega", "kilo", "centi", "milli", "micro", "nano", "deci"], strict=True)
+)
+_POWERS_BEFORE = {"square": "**2", "sq": "**2", "cubic": "**3", "cu": "**3"}
+_SYNTAX = {
+    **{"per": "/", "每": "/", "/": "/", "*": "*", r"\cdot": "*", r"\times": "*", "^": "**"},
+    **{"(": "(", ")": ")", "{": "(", "}": ")", "-": "-", ".": "", r"\frac": ""},
+    **{"squared": "**2", "cubed": "**3"},
+}
+CURRENCIES = frozenset((r"\dollar", r"\yen", r"\pounds", r"\euro", r"\rupee"))
+"""The currency signs, which stand before the number."""
 
-Size = tuple[Fraction, tuple[tuple[str, int], ...]]
-"""How many base units, and which to which power."""
+
+class Unit(NamedTuple):
+    """A unit in base units: the factor, and the powers of the base units. `sure` is false for plain
+    letters, which are a unit only if the gold says so."""
+
+    factor: Fraction
+    powers: tuple[tuple[str, Fraction], ...]
+    sure: bool = True
 
 
-def split_unit(text: str) -> tuple[str, str]:
-    """Cut a unit off the end: `5 \\mathrm{~cm}` gives ("5", "cm"), `140°` gives ("140", "°").
+def conversion(gold: Unit | None, given: Unit | None) -> Fraction | None:
+    """Return the factor from the given unit to the gold's, 1 if a unit is left out.
 
-    Bare letters count only if they name a known unit: the x of `2x` is not a unit. In a text
-    command any few words count, unless they take the answer back, as `or four` does.
+    None if the units measure different things.
     """
-    text = normalise(text)
-    for suffix in _SUFFIX.finditer(text):
-        if suffix.end() == len(text) and re.search(r"[^\s,;:]\s*$", text[: suffix.start()]):
-            unit = canonical_unit(suffix[0])
-            sure = suffix["sure"] and (not _HAS_LETTERS.search(unit) or may_be_unit(suffix[0]))
-            if sure or size_of(unit) is not None:
-                return text[: suffix.start()], unit
-    return text, ""
-
-
-def may_be_unit(text: str) -> bool:
-    """Return whether a text is one to three words, without digits or punctuation of a sentence,
-    none of which takes the answer back."""
-    text = open_text(text)
-    plain = not re.search(r"[\d,;:=<>?!|]", re.sub(r"\^\{?-?\d\}?$", "", text))
-    return plain and 1 <= len(_WORD_IN_TEXT.findall(text)) <= 3 and not takes_back(text)
-
-
-def takes_back(text: str) -> bool:
-    """Return whether a word of the text names another number or an alternative: `or`, `four`."""
-    spoken = {word.casefold() for word in _WORD_IN_TEXT.findall(_COMMAND.sub(" ", text))}
-    return bool(spoken & _HEDGES) or bool(_CHINESE_HEDGE.search(text))
-
-
-def canonical_unit(text: str) -> str:
-    """Return the one spelling of a unit: `\\text{ Degrees}` and `^\\circ` are both `°`."""
-    unit = plain_text(text).replace(r"^\circ", "°").replace(r"\cdot", "*")
-    for name, power in _POWER_NAMES:
-        unit = re.sub(rf"\b{name}([^\W\d_]+)", rf"\1{power}", unit)
-    unit = re.sub(r"(?<=[a-z\d])\s+(?=[a-z])", "*", re.sub(r"\s*\bper\b\s*", "/", unit))
-    unit = re.sub(r"[{}\\\s]", "", unit)
-    return "".join(_NAMES.get(part, part) for part in re.split(r"(\^-?\d|[/*])", unit))
-
-
-def conversion(gold: str, prediction: str) -> Fraction | None:
-    """Return the factor from the prediction's unit to the gold's.
-
-    It is 1 if a unit is missing, which is not a mistake, and None if the units measure different
-    things.
-    """
-    if gold == prediction or "" in (gold, prediction) or "unit" in (gold, prediction):
+    if gold is None or given is None:
         return Fraction(1)
-    if "°" in (gold, prediction) and {gold, prediction} & {"°c", "°f"}:
-        return Fraction(1)  # a degree sign alone stands for temperatures too
-    wanted, given = size_of(gold), size_of(prediction)
-    if wanted is None or given is None or wanted[1] != given[1]:
-        return None
-    return given[0] / wanted[0]
+    kinds = [dict(unit.powers) for unit in (gold, given)]
+    if any("filler_unit" in kind for kind in kinds):
+        return Fraction(1)
+    if {"angle_degree"} in map(set, kinds) and {*kinds[0], *kinds[1]} & {"celsius", "fahrenheit"}:
+        return Fraction(1)  # a degree sign alone stands for temperatures, too
+    return given.factor / gold.factor if kinds[0] == kinds[1] else None
 
 
-@functools.lru_cache(maxsize=1024)
-def size_of(unit: str) -> Size | None:
-    """Return a canonical unit in base units, None if a part of it is unknown."""
-    factor, powers = Fraction(1), Counter[str]()
-    for name, power in _parts(unit):
-        if name not in UNITS or abs(power) > 9:
-            return None
-        definition = UNITS[name][1]
-        if definition is None:
-            powers[name] += power
+def is_percent(unit: Unit | None) -> bool:
+    """Return whether a unit is the percent sign."""
+    return unit is not None and [name for name, _ in unit.powers] == ["hundredth_part"]
+
+
+@functools.lru_cache(maxsize=4096)
+def unit_of(text: str) -> Unit | None:
+    """Return the unit that a text names, such as the unit field of a row; None if it is none."""
+    return _unit(tokens(normalise(text)), lenient=True)
+
+
+def split_unit(parts: Sequence[Token], *, lenient: bool) -> tuple[tuple[Token, ...], Unit | None]:
+    """Cut the longest unit off the end of a value: `5`, `cm` of `5 \\text{ cm}`.
+
+    With `lenient`, which is for golds that name their unit and for answers to these, single letters
+    count, too; without it only in a quotient behind a space, `5 m/s`.
+    """
+    parts = tuple(parts)
+    for index in range(_first_possible(parts), len(parts)):
+        before, behind = parts[:index], parts[index:]
+        if before[-1].text in _NO_VALUE_END or _depth(before) != 0:
             continue
-        number, *rest = definition.split()
-        size = size_of("*".join(rest))
-        assert size is not None, "definitions use known units"
-        factor *= (Fraction(number) * size[0]) ** power
-        for base, inner in size[1]:
-            powers[base] += inner * power
-    return factor, tuple(sorted((base, power) for base, power in powers.items() if power))
+        if behind[0].text == "^" and any(token.text[1:] in FUNCTIONS for token in before):
+            continue  # the degrees of `\\sin 30^\\circ` are not those of its value
+        quotient = behind[0].spaced and any(token.text in ("/", r"\frac") for token in behind)
+        unit = _unit(behind, lenient=lenient or quotient)
+        if unit is not None:
+            return before, unit
+    return parts, None
 
 
-def _parts(unit: str) -> Iterator[tuple[str, int]]:
-    """Yield each unit with its power: m, 1 and s, -2 for `m/s^2`."""
-    sign = 1
-    for part in re.split(r"([/*])", unit):
-        if part == "/":
-            sign = -1
-        elif part != "*":
-            name, _, power = part.partition("^")
-            known = re.fullmatch(r"-?\d", power or "1")
-            yield (name, sign * int(power or 1)) if known else (part, sign)
+_NO_VALUE_END = frozenset(
+    ("^", "_", "/", "*", "+", "-", r"\cdot", r"\times", r"\div", "=", "{", "(", r"\frac", r"\sqrt")
+)
+_NEVER_IN_A_UNIT = frozenset(
+    ("=", ",", ";", "+", "<", ">", r"\le", r"\ge", r"\pi", r"\sqrt", ":", "|", "!", r"\infty")
+)
+
+
+def _first_possible(parts: Sequence[Token]) -> int:
+    """Return where a unit may begin: behind the last digit that is not a power of a unit."""
+    for index in range(len(parts), 1, -1):
+        token, before = parts[index - 1], parts[index - 2].text
+        if token.text in _NEVER_IN_A_UNIT or (
+            token.kind == "number" and before not in ("^", "{", "-")
+        ):
+            return index
+    return 1
+
+
+def _depth(parts: Sequence[Token]) -> int:
+    return sum((t.text in ("{", "(", "[")) - (t.text in ("}", ")", "]")) for t in parts)
+
+
+def _unit(parts: Sequence[Token], *, lenient: bool) -> Unit | None:
+    if not 0 < len(parts) <= 20:
+        return None
+    if counted := _counted([token.text for token in parts]):
+        return Unit(Fraction(1), ((counted, Fraction(1)),))
+    expression = _expression(_merged(parts), lenient=lenient)
+    if expression is None:
+        return None
+    size = _size_of(expression[0])
+    return size and size._replace(sure=expression[1])
+
+
+def _counted(words: list[str]) -> str | None:
+    """Return what is counted, with adjectives before it: `small cubes`, `本书`."""
+    if len(words) == 1 and _CHINESE_COUNT.fullmatch(words[0]):
+        return words[0][0]  # with the noun or without
+    if all(word in _ADJECTIVES for word in words[:-1]) and len(words) <= 4:
+        return _NOUNS.get(words[-1].casefold())
+    return None
+
+
+def _merged(parts: Sequence[Token]) -> list[Token]:
+    """Make one token of what is written as several: `^\\circ C`, `\\mu F`, `k\\Omega`, `''`."""
+    merged: list[Token] = []
+    for token in parts:
+        last = merged[-1].text if merged else ""
+        text = token.text
+        if (last, text) == ("^", r"\circ"):
+            merged[-1] = token._replace(kind="name", text="°")
+        elif last == "°" and text.casefold() in ("c", "f", "celsius", "fahrenheit"):
+            merged[-1] = token._replace(kind="name", text="°" + text[0].upper())
+        elif last.casefold() in ("degree", "degrees") and text in ("Celsius", "Fahrenheit"):
+            merged[-1] = token._replace(kind="name", text="°" + text[0])
+        elif last == r"\mu" and token.kind in ("letters", "command"):
+            merged[-1] = token._replace(text="u" + text.replace(r"\Omega", "ohm"))
+        elif text == r"\Omega" and last in ("k", "M", "m"):
+            merged[-1] = token._replace(kind="name", text=last + "ohm")
+        elif (last, text) == ("'", "'"):
+            merged[-1] = token._replace(text="''")
+        elif (last, text) in (("year", "old"), ("years", "old")):
+            pass
+        else:
+            merged.append(token)
+    return merged
+
+
+def _expression(parts: Sequence[Token], *, lenient: bool) -> tuple[str, bool] | None:
+    """Translate tokens into an expression of pint, and say whether all of it is sure to be units."""
+    written, sure, power = "", True, ""
+    for token in parts:
+        operand = written.endswith(")") or written[-1:].isalnum() or written.endswith("_")
+        if token.text in _POWERS_BEFORE:
+            power = _POWERS_BEFORE[token.text]
+        elif token.text in _SYNTAX:
+            between = "/" if token.text == "{" and written.endswith(")") else ""
+            times = "*" if token.text == r"\frac" and operand else ""
+            written += between + times + _SYNTAX[token.text]
+        elif token.kind == "number":
+            if not re.search(r"\*\*\(?-?$", written) or not re.fullmatch("[1-9]", token.text):
+                return None
+            written += token.text
+        else:
+            name = _name(token)
+            plain = token.kind == "letters" and not token.upright and _is_doubtful(token)
+            if name is None or (plain and not lenient):
+                return None
+            sure = sure and not plain
+            written += ("*" if operand else "") + name + power
+            power = ""
+    return (written, sure) if not power else None
+
+
+def _is_doubtful(token: Token) -> bool:
+    """Return whether plain letters may be names: one, or two right behind a number."""
+    size = len(token.text)
+    return size == 1 or (size == 2 and token.text not in _FAMILIAR and not token.spaced)
+
+
+def _name(token: Token) -> str | None:
+    """Return the name in pint of one word, None if it is no unit."""
+    text = token.text
+    if token.kind == "chinese":
+        return _chinese_name(text)
+    if text in _NAMES and (len(text) > 1 or text in _LETTERS or not text.isalpha()):
+        return _NAMES[text]
+    if not re.fullmatch("[A-Za-z]+", text) or (len(text) == 1 and text not in _LETTERS):
+        return None
+    for spelled in (text, text.lower()) if text[1:].islower() or len(text) > 5 else (text,):
+        for prefix, unit, _ in _registry().parse_unit_name(spelled, case_sensitive=True)[:1]:
+            if unit in _TABLE["definitions"] or unit in _MEASURED:
+                if not prefix or (prefix in _PREFIXES and unit in _PREFIXED):
+                    return prefix + unit
+    return None
+
+
+def _chinese_name(text: str) -> str | None:
+    """Read `米`, `平方米`, `毫安`, `米每秒`."""
+    if text in _NAMES:
+        return _NAMES[text]
+    if "每" in text:
+        over, under = map(_chinese_name, text.split("每", 1))
+        return f"{over}/({under})" if over and under else None
+    if text[:2] in ("平方", "立方"):
+        base = _chinese_name(text[2:])
+        return f"({base})**{2 if text[0] == '平' else 3}" if base else None
+    base = _NAMES.get(text[1:])
+    if text[:1] in _CHINESE_PREFIXES and base in _PREFIXED:
+        return f"{_CHINESE_PREFIXES[text[0]]}{base}"
+    return "jin" if text == "斤" else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _size_of(expression: str) -> Unit | None:
+    """Return the size of an expression of pint, None if it is none or has no dimension."""
+    if re.search(r"\*\*.*\*\*.*\*\*.*\*\*.*\*\*", expression):
+        return None
+    try:
+        size = _registry().Quantity(Fraction(1), expression).to_root_units()
+    except Exception:  # pint raises errors of tokenize, of Python's own parser, and its own
+        return None
+    powers = sorted((str(base), Fraction(power)) for base, power in size._units.items())
+    return Unit(Fraction(size.magnitude), tuple(powers)) if powers else None
+
+
+@functools.cache
+def _registry() -> Any:
+    import pint  # here, because most questions have no unit, and it takes half a second
+
+    registry = pint.UnitRegistry(non_int_type=Fraction, cache_folder=None)
+    for name, definition in _TABLE["definitions"].items():
+        registry.define(f"{name} = {definition}")
+    return registry

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from vlm_rl.evaluation.benchmarks.benchmark import Benchmark
 from vlm_rl.records import AnswerType, Problem
-from vlm_rl.verification.exact_numbers import plain_number
+from vlm_rl.verification.reading import plain_number
 
 
 class Exam(Benchmark):

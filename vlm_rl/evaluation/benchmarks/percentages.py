@@ -6,8 +6,7 @@ Compared as a number, such a gold makes the natural answer `50\\%`, which is 0.5
 import re
 
 from vlm_rl.records import AnswerType, Problem
-from vlm_rl.verification.exact_numbers import plain_number
-from vlm_rl.verification.units import split_unit
+from vlm_rl.verification.reading import cut_unit, plain_number
 
 _ASKED = re.compile(
     r"\b(?:what|how many) percent"
@@ -25,8 +24,8 @@ def percent_type(problem: Problem) -> AnswerType | None:
     free = problem.answer_type in (None, "number") and not problem.choices and not problem.unit
     if not free or not asks_for_percentage(problem.question):
         return problem.answer_type
-    value, unit = split_unit(problem.answer)
-    is_number = plain_number(value) is not None and unit in ("", "%")
+    value, unit = cut_unit(problem.answer)
+    is_number = plain_number(value) is not None and unit in ("", "%", r"\text{ percent}", "percent")
     return "percent" if is_number else problem.answer_type
 
 

@@ -1,0 +1,89 @@
+"""Answers that are words: labels before them, and when two are the same."""
+
+import re
+
+from vlm_rl.verification.notation import open_text, plain_text
+
+_LABEL = re.compile(
+    r"^(?P<text>\\text\{)?\s*(?:"
+    r"(?:(?:so|thus|therefore|hence),?\s+)?(?:(?:the|my)\s+)?(?:(?:final|correct|right|best)\s+)*"
+    r"(?:option|choice|answer|letter|solution|result)s?\b\s*(?:(?:is|are)\b|=)?\s*:?"
+    r"|(?:about|approximately|roughly|around)\b"
+    r"|(?:故|因此|所以)?(?:(?:正确)?(?:答案|选项)|答|应选|故选|选择?|[一总]?共|大?约)(?:应该?)?(?:[是为]|选(?!项)|等于)*\s*:?(?:选项)?"
+    r")\s*(?P<end>\})?\s*(?=[^\s}])",
+    re.IGNORECASE,
+)
+_BEHIND = re.compile(
+    r"\s*(?:is|are) (?:the )?(?:correct|right)(?: (?:answer|option|choice|one)s?)?$|\s*(?:选项|正确)$",
+    re.IGNORECASE,
+)
+_NEGATIONS = re.compile(
+    r"\b(?:not|no|never|isn|wrong|false|incorrect|without|neither|nor|except)\b|[不非否没无错]",
+    re.I,
+)
+_ARTICLE = re.compile(r"^(?:the|an?) (?=\w)")
+_FUNCTIONS = frozenset(
+    (
+        *("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "log", "exp"),
+        *("sqrt", "infty", "alpha", "beta", "theta", "and"),
+    )
+)
+_CIRCLED = re.compile(r"(?:\\textcircled\s*\{?\d+\}?(?:[\s,、]|\band\b|和)*)+")
+_CAPITALS = re.compile(r"[A-Z](?:(?:\s*[,、;/]\s*|\s+and\s+|和|\s*)[A-Z])+")
+_TOKEN = r"(?:[^\W\d_]+|\d+(?:st|nd|rd|th)?)"
+_PHRASE = re.compile(rf"{_TOKEN}(?:(?:[\s.'-]+|,\s+(?=\d)){_TOKEN})*")
+
+
+def without_label(text: str) -> str:
+    """Return `B` of `The answer is B`, `选B`, `B is correct`."""
+    while label := _LABEL.match(text):
+        text = (r"\text{" if label["text"] and not label["end"] else "") + text[label.end() :]
+    return _BEHIND.sub("", text).strip() or text
+
+
+def negates(text: str) -> bool:
+    """Return whether a word of the text takes something back: `not`, `wrong`, `不`."""
+    return bool(_NEGATIONS.search(text))
+
+
+def listed_labels(text: str) -> frozenset[str] | None:
+    """Return the labels that a text lists: `①③`, or two or more capitals, as in `A, C` or `AC`.
+
+    Capitals without a mark between them are listed only beside a text that lists: the caller
+    compares two.
+    """
+    text = open_text(text)
+    if _CIRCLED.fullmatch(text):
+        return frozenset(re.findall(r"\d+", text))
+    return frozenset(re.findall("[A-Z]", text)) if _CAPITALS.fullmatch(text) else None
+
+
+def is_phrase(text: str) -> bool:
+    """Return whether a text is words, perhaps with numbers among them, not products of letters:
+    `isosceles`, `June 20, 2020`, `第3个`, but not `ab` or `sin 20`."""
+    text = open_text(text)
+    if re.search("[\u4e00-\u9fff]", text):
+        return not re.search(r"[\\=<>|]", text)
+    long = {word.casefold() for word in re.findall(r"[^\W\d_]{3,}", text)}
+    return bool(long - _FUNCTIONS) and bool(_PHRASE.fullmatch(text))
+
+
+def is_prose(text: str) -> bool:
+    """Return whether a text that reads as nothing else is a sentence, with formulas or without."""
+    text = open_text(text)
+    if re.search("[\u4e00-\u9fff]{2}", text):
+        return True
+    words = re.findall(r"(?<![\\A-Za-z])[^\W\d_]{4,}", re.sub(r"\\begin\{\w+\}|\\[a-z]+", "", text))
+    return bool(set(words) - _FUNCTIONS) or not re.search(r"[\d\\=<>]", text)
+
+
+def same_words(gold: str, given: str) -> bool:
+    """Return whether texts are the same but for case, spacing, hyphens, articles and full stops."""
+    return _bare(gold) == _bare(given)
+
+
+def _bare(text: str) -> str:
+    """Fold a text; spaces stay only between words, where they tell `P Q` from `PQ` apart."""
+    text = _ARTICLE.sub("", plain_text(text))
+    text = re.sub(r"(?<=[^\W\d_]{2})-(?=[^\W\d_]{2})", "", text)
+    return re.sub(r"\s*([^\w\s])\s*|(?<=[^\W\d_]{2})\s+(?=[^\W\d_]{2})", r"\1", text)
