@@ -100,6 +100,7 @@ def test_label_at_the_start_alone_in_brackets_or_at_the_end_is_chosen(
         "A cube can be made from the net.",
         "I can not see the picture",
         "It may be (A) or (B).",
+        "It may be (B) or (D).",
         "(A) 30\n(B) 45\n(C) 60",
         "A) 30\nB) 45\nwhich is it?",
         "(C) yes\n(D) no",
