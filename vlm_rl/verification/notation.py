@@ -1,150 +1,54 @@
 """One spelling for the many ways to write the same mathematics, and its tokens.
 
-`normalise` leaves ASCII LaTeX in which only `\\text{...}` sets words apart: symbols, fences, spacing,
-style and damage from escapes are gone. `tokens` cuts that text up for the readers.
+`normalise` leaves ASCII LaTeX in which only `\\text{...}` sets words apart: symbols, fences,
+spacing, style and damage from escapes are gone. Its rules are in `notation.toml`. `tokens` cuts
+that text up for the readers.
 """
 
 import functools
+import itertools
 import re
+import tomllib
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho"
-_SYMBOLS = {
-    **{chr(0x3B1 + index): rf"\{name} " for index, name in enumerate(_GREEK.split())},
-    **{"σ": r"\sigma ", "τ": r"\tau ", "φ": r"\phi ", "ϕ": r"\phi ", "χ": r"\chi "},
-    **{"ψ": r"\psi ", "ω": r"\omega ", "Δ": r"\Delta ", "Ω": r"\Omega ", "\u2126": r"\Omega "},
-    **{"\N{MICRO SIGN}": r"\mu ", "ℝ": r"\mathbb{R}", "Φ": r"\Phi ", "Σ": r"\Sigma "},
-    **{"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{FRACTION SLASH}": "/", "÷": r"\div "},
-    **{"\N{MULTIPLICATION SIGN}": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot "},
-    **dict.fromkeys("°º˚\N{RING OPERATOR}", r"^\circ "),
-    **{"℃": r"^\circ C", "℉": r"^\circ F", "∞": r"\infty ", "±": r"\pm ", "∓": r"\mp "},
-    **{"≤": r"\le ", "≦": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "≧": r"\ge ", "⩾": r"\ge "},
-    **{"≠": r"\ne ", "≈": r"\approx ", "≒": r"\approx ", "∈": r"\in ", "∉": r"\notin "},
-    **{"\N{UNION}": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "Ø": r"\emptyset "},
-    **{"∖": r"\setminus ", "∧": r"\land ", "∨": r"\lor ", "⇒": r"\Rightarrow "},
-    **{"∠": r"\angle ", "△": r"\triangle ", "▲": r"\triangle ", "⊙": r"\odot ", "□": r"\square "},
-    **{"∥": r"\parallel ", "⊥": r"\perp ", "∽": r"\sim ", "∼": r"\sim ", "≌": r"\cong "},
-    **{"≅": r"\cong ", "∛": r"\sqrt[3]", "∣": "|", "∶": ":", "⟨": r"\langle ", "⟩": r"\rangle "},
-    **{"〈": r"\langle ", "〉": r"\rangle ", "【": "[", "】": "]", "…": r"\ldots "},
-    **{"\N{PRIME}": "'", "\u2019": "'", "\u2018": "'", "\N{DOUBLE PRIME}": "''"},
-    **{"¥": r"\yen ", "￥": r"\yen ", "£": r"\pounds ", "€": r"\euro ", "‰": r"\permil "},
-    **{chr(0x2460 + index): rf"\textcircled{{{index + 1}}}" for index in range(20)},
+_TABLE = tomllib.loads(Path(__file__).with_name("notation.toml").read_text(encoding="utf-8"))
+_SYMBOLS = str.maketrans(
+    {character: latex for latex, written in _TABLE["symbols"].items() for character in written}
+    | {chr(0x2460 + index): rf"\textcircled{{{index + 1}}}" for index in range(20)}
+)
+_COMMANDS = {
+    f"\\{name}": latex for latex, names in _TABLE["commands"].items() for name in names.split()
 }
-_TO_LATEX = str.maketrans(_SYMBOLS)
+COMMAND_WORDS = {word: f"\\{word}" for word in _TABLE["words"]["commands"].split()} | dict.fromkeys(
+    _TABLE["words"]["infinity"].split(), r"\infty"
+)
+"""Words that are a command even without a backslash."""
+_UNICODE_RULES, _LATEX_RULES = (
+    [(trigger, re.compile(pattern), new) for trigger, pattern, new in _TABLE["rules"][name]]
+    for name in ("unicode", "latex")
+)
+
 _DAMAGED = re.compile(
     "[\f\b\a\v](?=[A-Za-z])|\t(?=(?:ext|imes|heta|frac|an|au)(?![a-z]))"
     "|\r(?=(?:ight|angle|floor|ceil|ho|m)(?![a-z]))|\n(?=eq(?![a-z]))"
 )
 """A language that reads `\\f` as an escape turns `\\frac` into a form feed and `rac`. Tabs and
 carriage returns also have honest uses, so they match only before the rest of a command."""
-_ESCAPES = {
-    "\f": r"\f",
-    "\b": r"\b",
-    "\a": r"\a",
-    "\v": r"\v",
-    "\t": r"\t",
-    "\r": r"\r",
-    "\n": r"\n",
-}
-_Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
-_BEFORE_NFKC: tuple[_Rule, ...] = (
-    # NFKC turns x² into x2, 3½ into 31/2 and the thin space between thousands into a plain one
-    (
-        re.compile(r"[⁰¹²³⁴-⁹⁻⁺]+"),
-        lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}",
-    ),
-    (re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])"), " "),
-    (re.compile(r"(?<=\d)[\u2009\u202f\u00a0](?=\d{3}(?!\d))"), ""),
-)
-_SYNONYMS = {
-    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), r"\frac "),
-    **dict.fromkeys(("dbinom", "tbinom"), r"\binom "),
-    **dict.fromkeys(("leq", "leqslant", "leqq"), r"\le "),
-    **dict.fromkeys(("geq", "geqslant", "geqq"), r"\ge "),
-    **{"neq": r"\ne ", "lt": "<", "gt": ">", "colon": ":", "prime": "'", "degree": r"^\circ "},
-    **{"mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "lbrace": r"\{", "rbrace": r"\}"},
-    **{"lbrack": "[", "rbrack": "]", "implies": r"\Rightarrow ", "land": r"\text{ and }"},
-    **{"wedge": r"\text{ and }", "lor": r"\text{ or }", "vee": r"\text{ or }"},
-    **dict.fromkeys(("simeq", "doteq"), r"\approx "),
-    **{"varnothing": r"\emptyset ", "backslash": r"\setminus ", "R": r"\mathbb{R}"},
-    **{
-        "varphi": r"\phi ",
-        "varepsilon": r"\epsilon ",
-        "ohm": r"\Omega ",
-        "bigtriangleup": r"\triangle ",
-    },
-    **{"dots": r"\ldots ", "cdots": r"\ldots ", "perthousand": r"\permil ", "euros": r"\euro "},
-    **dict.fromkeys(("quad", "qquad", "space", "thinspace", "enspace", "hfill"), " "),
-    **dict.fromkeys(
-        (
-            *(
-                "left",
-                "right",
-                "big",
-                "Big",
-                "bigg",
-                "Bigg",
-                "bigl",
-                "bigr",
-                "Bigl",
-                "Bigr",
-                "middle",
-            ),
-            *("displaystyle", "textstyle", "limits", "rm", "bf", "it", "therefore", "boxed"),
-            *("mathop", "mathrel", "mathord", "strut", "hphantom", "phantom", "star"),
-        ),
-        "",
-    ),
-}
-_COMMAND = re.compile(r"\\([A-Za-z]+)")
-_UPRIGHT = r"(?:text(?:rm|sf|tt|up|normal)?|math(?:rm|sf|tt|up)|[mh]box|operatorname\*?|rm)"
-_STYLE = r"(?:math(?:bf|it|cal|bfit)|text(?:bf|it|sl)|boldsymbol|bm|bf|it|emph|underline|uline)"
+_ESCAPES = dict(zip("\f\b\a\v\t\r\n", "fbavtrn", strict=True))
+_SHOWN = {"Cf": "", "Cc": " ", "Cs": "\N{REPLACEMENT CHARACTER}"}
+"""What stands for characters of zero width or direction, control characters, lone surrogates."""
+_COMMAND = re.compile(r"\\[A-Za-z]+")
 _ARGUMENT = r"\s*\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}"
-_STYLED = re.compile(rf"\\{_STYLE}{_ARGUMENT}|\\(?:text)?color\s*\{{[^{{}}]*\}}(?:{_ARGUMENT})?")
-_TEXT = re.compile(rf"\\{_UPRIGHT}{_ARGUMENT}")
-_CASES = r"\\begin{cases}\1\\end{cases}"
-_RULES: tuple[_Rule, ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        # first: currency marks and spacing commands are recognised by the text around them
-        (r"(?<=\d)(?:\{,\}(?:\\[,!;:]\s*)?|,?(?:\\[,!;:]\s*)+)(?=\d{3}(?!\d))", ""),
-        (r"\{,\}", ","),
-        (r"(?<!text)\{([:,=<>+-])\}", r"\1"),
-        (r"(?<=\d)\^?\{?(?:\\text\{)?(?:st|nd|rd|th)(?![a-z])\}{0,2}", ""),
-        (r"\\overline\s*\{?\s*([A-Z]'?[A-Z]'?)\s*\}?(?![A-Za-z])", r"\1"),
-        (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
-        (r"\\\{\s*\\begin\{array\}\s*\{[lcr| ]*\}(.*)\\end\{array\}\s*\.?$", _CASES),
-        (r"\\begin\{(?:aligned|align\*?|gathered)\}(.*)\\end\{\w+\*?\}$", _CASES),
-        (r"\.{3,}", r"\\ldots "),
-        (r"(?<=[.\d])\\(?:bar|dot|overline)\s*\{?\s*(\d+)\s*\}?", r"\\overline{\1}"),
-        (r"(\d*\.\d*?)(\d+?)\2{2,}\s*\\ldots", r"\1\\overline{\2}"),
-        (r"√\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
-        (r"√", r"\\sqrt "),
-        (r"(?<=[\w)}])\*\*(?=[\w({-])", "^"),
-        (r"(?<!\\)\\[()\[\]]|\*\*|`", ""),
-        (r"(?<!\\)\\[,!;: >]|~|&nbsp;", " "),
-        (r"\^\s*\{\s*\\circ\s*\}", r"^\\circ "),
-        (r"(?<=[A-Z])\s*//\s*(?=[A-Z])", r"\\parallel "),
-        (r"\\Delta\s*(?=[A-Z]{3}(?![A-Za-z]))", r"\\triangle "),
-        (r"!=", r"\\ne "),
-        (r"\\%", "%"),
-        (r"\\'", "'"),
-        (r"(\^\\circ )\s*T$", r"\1"),  # a true bearing
-        (r"<=", r"\\le "),
-        (r">=", r"\\ge "),
-        (r"\^\s*\{\s*('+)\s*\}|\^\s*('+)", r"\1\2"),
-        (r"(?:\\\\?\s*)+$", ""),
-        (r"(?<=\d)\.(?=\s*[/*+)-])", ""),
-        (r'(?<=\d)"', "''"),
-        (r"Rs\.?\s*(?=\d)", r"\\rupee "),
-        (r"\\text\{\s*[.,;]?\s*\}$", ""),
-        (r"(\\text\{[^{}]*?)[.,;]\s*\}$", r"\1}"),
-        (r"^-\s*\\dollar ", r"\\dollar -"),
-        (r"\s+", " "),
-    )
+_STYLED = re.compile(
+    r"\\(?:math(?:bf|it|cal|bfit)|text(?:bf|it|sl)|boldsymbol|bm|bf|it|emph|underline|uline)"
+    rf"{_ARGUMENT}|\\(?:text)?color\s*\{{[^{{}}]*\}}(?:{_ARGUMENT})?"
+)
+_TEXT = re.compile(
+    r"\\(?:text(?:rm|sf|tt|up|normal)?|math(?:rm|sf|tt|up)|[mh]box|operatorname\*?|rm)"
+    rf"{_ARGUMENT}"
 )
 _SIMPLE = re.compile(r"[A-Za-z ]*|-?[0-9.]*")
 
@@ -157,26 +61,64 @@ def normalise(text: str) -> str:
     `B`, and every command that sets words upright is `\\text`.
     """
     if not _SIMPLE.fullmatch(text):
-        text = _DAMAGED.sub(lambda match: _ESCAPES[match[0]], text)
-        for pattern, replacement in _BEFORE_NFKC:
-            text = pattern.sub(replacement, text)
-        text = unicodedata.normalize("NFKC", text.translate(_TO_LATEX)).replace("\u2044", "/")
-        text = _without_fences(_visible(text))
-        text = _COMMAND.sub(lambda match: _SYNONYMS.get(match[1], match[0]), text)
-        for pattern, replacement in _RULES:
-            text = pattern.sub(replacement, text)
-        text = _with_one_text_command(text)
+        text = _without_fences(_in_visible_characters(text))
+        text = _COMMAND.sub(lambda command: _COMMANDS.get(command[0], command[0]), text)
+        text = _rewritten(text, _LATEX_RULES)
+        text = _until_stable(_STYLED, lambda styled: styled[1] or styled[2] or "", text)
+        text = _until_stable(_TEXT, _words_or_formula, text)
     return text.strip().rstrip(".,;:。").strip()
 
 
 def open_text(text: str) -> str:
     """Normalise, and replace `\\text{...}` by its contents."""
-    return _TEXT.sub(lambda match: match[1], normalise(text)).strip()
+    return _TEXT.sub(r"\1", normalise(text)).strip()
 
 
 def plain_text(text: str) -> str:
     """Open text commands, and fold case, spacing and outer punctuation."""
     return " ".join(open_text(text).casefold().split()).strip(" .,;:!\"'`“”")
+
+
+def _in_visible_characters(text: str) -> str:
+    """Undo damage from escapes, write symbols as LaTeX, and drop what cannot be seen."""
+    if not text.isprintable():
+        text = _DAMAGED.sub(lambda damaged: f"\\{_ESCAPES[damaged[0]]}", text)
+    if not text.isascii():
+        text = _rewritten(text, _UNICODE_RULES).translate(_SYMBOLS)
+        text = unicodedata.normalize("NFKC", text).replace("\N{FRACTION SLASH}", "/")
+    if not text.isprintable():
+        text = "".join(_SHOWN.get(unicodedata.category(shown), shown) for shown in text)
+    return text
+
+
+def _without_fences(text: str) -> str:
+    """Drop dollars around formulas. One that fences nothing, or is escaped, is money."""
+    if "$" not in text:
+        return text
+    odd = (text.count("$") - text.count(r"\$")) % 2
+    text = re.sub(rf"\\{'?' if odd else ''}\$(?=\s*[\d.])", r"\\dollar ", text)
+    return text.replace(r"\$", r"\dollar ").replace("$", "")
+
+
+def _rewritten(text: str, rules: Iterable[tuple[str, re.Pattern[str], str]]) -> str:
+    for trigger, pattern, replacement in rules:
+        if trigger in text:  # most rules have nothing to do, and a search costs more than this
+            text = pattern.sub(replacement, text)
+    return text
+
+
+def _until_stable(
+    pattern: re.Pattern[str], replacement: Callable[[re.Match[str]], str], text: str
+) -> str:
+    while (changed := pattern.sub(replacement, text)) != text:
+        text = changed
+    return text
+
+
+def _words_or_formula(command: re.Match[str]) -> str:
+    """Keep words, without nested text commands; set a formula free."""
+    inside = _TEXT.sub(r"\1", command[1])
+    return inside if re.search(r"\\(?!circ)[A-Za-z]", inside) else rf"\text{{{inside}}}"
 
 
 class Token(NamedTuple):
@@ -190,118 +132,69 @@ class Token(NamedTuple):
 
 
 _TOKEN = re.compile(
-    r"(?P<space>\s*)(?:(?P<number>\d*\.\d*\\overline\{\d+\}|(?:(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?)"
-    r"|(?P<letters>[A-Za-z]+)"
-    r"|(?P<chinese>[\u4e00-\u9fff]+)|(?P<command>\\[A-Za-z]+)|(?P<mark>\\.|\S))",
-    re.DOTALL,
+    r"""
+    (?P<number>
+        \d*\.\d*\\overline\{\d+\}
+        | (?: (?:[1-9]\d{0,2}(?:,\d{3})+(?!\d) | \d+) (?:\.\d+)? | \.\d+ ) (?:[eE][+-]?\d+)?)
+    | (?P<letters>[A-Za-z]+)
+    | (?P<chinese>[\u4e00-\u9fff]+)
+    | (?P<command>\\[A-Za-z]+)
+    | (?P<mark>\\.|\S)
+    """,
+    re.DOTALL | re.VERBOSE,
 )
-_PLAIN_COMMANDS = frozenset(
-    (
-        *("sqrt", "pi", "infty", "sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "exp"),
-        *(
-            "alpha",
-            "beta",
-            "theta",
-            "arcsin",
-            "arccos",
-            "arctan",
-            "sinh",
-            "cosh",
-            "tanh",
-            "infinity",
-            "inf",
-            "oo",
-        ),
-    )
-)
-_INFINITIES = ("infinity", "inf", "oo")
 
 
+@functools.lru_cache(maxsize=1 << 12)
 def tokens(text: str) -> tuple[Token, ...]:
     """Return the tokens of a normalised text; those of `\\text{...}` are upright."""
     parts: list[Token] = []
     start = 0
     for command in _TEXT.finditer(text):
         parts += _tokens_of(text[start : command.start()], upright=False)
-        inside = _tokens_of(command[1], upright=True)
-        parts += [inside[0]._replace(spaced=True), *inside[1:]] if inside else []
+        parts += _tokens_of(f" {command[1]}", upright=True)
         start = command.end()
     return (*parts, *_tokens_of(text[start:], upright=False))
 
 
-def split(parts: Sequence[Token], *separators: str) -> list[tuple[Token, ...]]:
-    """Split tokens at those with one of the texts, outside all brackets and braces."""
-    depth, start, pieces = 0, 0, []
-    for index, token in enumerate(parts):
-        depth += (token.text in OPENING) - (token.text in CLOSING)
-        if depth <= 0 and token.text in separators:
-            pieces.append(tuple(parts[start:index]))
-            start = index + 1
-    return [*pieces, tuple(parts[start:])]
+def _tokens_of(text: str, *, upright: bool) -> Iterator[Token]:
+    kind, end = "", 0
+    for match in _TOKEN.finditer(text):
+        # a space behind a command only ends its name
+        spaced = match.start() > end and kind != "command"
+        kind, written, end = str(match.lastgroup), match[0], match.end()
+        if kind == "letters" and written in COMMAND_WORDS:
+            kind, written = "command", COMMAND_WORDS[written]
+        yield Token(kind, written, upright, spaced)
 
 
 OPENING = frozenset(("(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil", r"\begin"))
 CLOSING = frozenset((")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil", r"\end"))
 
 
+def depths(parts: Iterable[Token]) -> list[int]:
+    """Return how many brackets and braces are open behind each token."""
+    changes = ((token.text in OPENING) - (token.text in CLOSING) for token in parts)
+    return list(itertools.accumulate(changes))
+
+
+def split(parts: Sequence[Token], *separators: str) -> list[tuple[Token, ...]]:
+    """Split tokens at those with one of the texts, outside all brackets and braces."""
+    cuts = [
+        index
+        for index, (token, depth) in enumerate(zip(parts, depths(parts), strict=True))
+        if token.text in separators and depth <= 0
+    ]
+    starts = [0, *(cut + 1 for cut in cuts)]
+    return [tuple(parts[a:b]) for a, b in zip(starts, [*cuts, len(parts)], strict=True)]
+
+
 def enclosed(parts: Sequence[Token]) -> bool:
     """Return whether the bracket or brace that comes first closes at the end, as in `(1, 2]`."""
-    depth = 0
-    for index, token in enumerate(parts):
-        depth += (token.text in OPENING) - (token.text in CLOSING)
-        if depth == 0:
-            return index > 0 and index == len(parts) - 1
-    return False
+    *inside, end = depths(parts) or [1]
+    return end == 0 and bool(inside) and 0 not in inside
 
 
 def spelled(parts: Sequence[Token]) -> str:
     """Return tokens as one text without spaces, the same for all spacing."""
     return "".join(token.text for token in parts)
-
-
-def _tokens_of(text: str, *, upright: bool) -> list[Token]:
-    found = []
-    for match in _TOKEN.finditer(text):
-        kind, written = str(match.lastgroup), match[str(match.lastgroup)]
-        if kind == "letters" and written in _PLAIN_COMMANDS:
-            kind = "command"
-            written = r"\infty" if written in _INFINITIES else rf"\{written}"
-        behind_command = bool(found) and found[-1].kind == "command"  # which needs the space
-        found.append(Token(kind, written, upright, bool(match["space"]) and not behind_command))
-    return found
-
-
-def _without_fences(text: str) -> str:
-    """Drop dollars around formulas. One that fences nothing, or is escaped, is money."""
-    odd = text.count("$") - text.count(r"\$")
-    money = r"\\\$" if odd % 2 == 0 else r"\\?\$"
-    text = re.sub(rf"{money}(?=\s*[\d.])", r"\\dollar ", text)
-    return text.replace(r"\$", r"\dollar ").replace("$", "")
-
-
-def _with_one_text_command(text: str) -> str:
-    count = 1
-    while count:
-        text, count = _STYLED.subn(lambda match: match[1] or match[2] or "", text)
-    while count := len(_TEXT.findall(text)):
-        text, changed = _TEXT.subn(_words_or_formula, text)
-        if all(match[0].startswith(r"\text{") for match in _TEXT.finditer(text)):
-            return text
-        count -= changed
-    return text
-
-
-def _words_or_formula(command: re.Match[str]) -> str:
-    """Keep words, without nested text commands; set a formula free."""
-    inside = _TEXT.sub(lambda inner: inner[1], command[1])
-    return inside if re.search(r"\\(?!circ)[A-Za-z]", inside) else rf"\text{{{inside}}}"
-
-
-def _visible(text: str) -> str:
-    """Drop marks of zero width or direction. Control characters become spaces; lone surrogates
-    become the replacement character."""
-    if text.isprintable():
-        return text
-    shown = {"Cf": "", "Cc": " ", "Cs": "\N{REPLACEMENT CHARACTER}"}
-    categories = {character: unicodedata.category(character) for character in set(text)}
-    return text.translate({ord(c): shown[kind] for c, kind in categories.items() if kind in shown})
