@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from vlm_rl.verification.equality import Equality
 from vlm_rl.verification.gold import Finding, Gold, GoldUnparsable, Unparsable
 from vlm_rl.verification.notation import enclosed, open_text, tokens
-from vlm_rl.verification.reading import has_unit, read
+from vlm_rl.verification.reading import read
+from vlm_rl.verification.values import has_unit
 from vlm_rl.verification.words import negates, same_words, without_label
 
 _SEPARATOR = r"(?:\s*[,;/&、+]\s*|\s+(?:and|or)\s+|\s*(?:和|与|或)\s*|\s*)"

@@ -13,17 +13,10 @@ from typing import TypeGuard, TypeVar
 from vlm_rl.verification import algebra
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.grammar import ONE, Node, number
-from vlm_rl.verification.reading import (
-    Chain,
-    Collection,
-    Proportion,
-    Quantity,
-    Relation,
-    Value,
-    as_region,
-)
+from vlm_rl.verification.quantities import Quantity
 from vlm_rl.verification.regions import RealInterval, Region
 from vlm_rl.verification.units import Unit, conversion, is_percent, unit_of
+from vlm_rl.verification.values import Chain, Collection, Proportion, Relation, Value, as_region
 
 _DIGITS_OF_A_ROUNDING = 7
 """A decimal of so many digits that is a rounding of an exact value is that value."""

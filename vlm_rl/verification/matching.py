@@ -24,17 +24,11 @@ from vlm_rl.verification.gold import (
 )
 from vlm_rl.verification.grammar import Node
 from vlm_rl.verification.notation import normalise, open_text, spelled, tokens
-from vlm_rl.verification.reading import (
-    Chain,
-    Collection,
-    Proportion,
-    Quantity,
-    Value,
-    has_unit,
-    read,
-)
+from vlm_rl.verification.quantities import Quantity
+from vlm_rl.verification.reading import read
 from vlm_rl.verification.regions import Region
 from vlm_rl.verification.units import conversion, is_percent, split_unit, unit_of
+from vlm_rl.verification.values import Chain, Collection, Proportion, Value, has_unit
 from vlm_rl.verification.words import is_phrase, is_prose, listed_labels, same_words, without_label
 
 Decision = Literal["correct", "wrong", "unparsable", "error"]

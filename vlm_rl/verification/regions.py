@@ -1,24 +1,38 @@
 """Sets of real numbers: unions of intervals, from brackets and from solved inequalities."""
 
+import itertools
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vlm_rl.verification import algebra
 from vlm_rl.verification.gold import Unparsable
-from vlm_rl.verification.grammar import Node
+from vlm_rl.verification.quantities import Quantity, are_quantities
 
-_INFINITY = Node("constant", ("infinity",))
-_NO_NAME = "name"
+Cut = tuple[int, Fraction, bool]
+"""A place on the real line beside a number: the sign of an infinite one, the number, and whether
+the cut is behind it. An interval goes from one cut to a later one; intervals at one cut touch."""
 
 
 class RealInterval(NamedTuple):
     """An interval by its ends; None is an infinite one."""
 
-    low: Any
+    low: Quantity | None
     low_closed: bool
-    high: Any
+    high: Quantity | None
     high_closed: bool
+
+    def start(self) -> Cut:
+        """Return the cut before a closed end or behind an open one."""
+        return (-1, Fraction(0), False) if self.low is None else _cut(self.low, not self.low_closed)
+
+    def stop(self) -> Cut:
+        """Return the cut behind a closed end or before an open one."""
+        return (1, Fraction(0), False) if self.high is None else _cut(self.high, self.high_closed)
+
+    def until(self, other: "RealInterval") -> "RealInterval":
+        """Return the interval from the start of this one to the stop of the other."""
+        return self._replace(high=other.high, high_closed=other.high_closed)
 
 
 class Region(NamedTuple):
@@ -31,32 +45,28 @@ class Region(NamedTuple):
 
     def within(self, other: "Region") -> "Region":
         """Return the intersection."""
-        parts = [_meet(a, b) for a in self.parts for b in other.parts]
-        return Region(tuple(part for part in parts if part), _common_name(self, other))
+        met = [
+            max(pair, key=RealInterval.start).until(min(pair, key=RealInterval.stop))
+            for pair in itertools.product(self.parts, other.parts)
+        ]
+        parts = tuple(part for part in met if part.start() < part.stop())
+        return Region(parts, _common_name((self, other)))
 
     def without(self, other: "Region") -> "Region":
         """Return what is not in the other."""
         rest = self
-        for part in other.parts:
-            outside = []
-            if part.low is not None:
-                outside.append(RealInterval(None, False, part.low, not part.low_closed))
-            if part.high is not None:
-                outside.append(RealInterval(part.high, not part.high_closed, None, False))
-            rest = rest.within(Region(tuple(outside)))
+        for low, low_closed, high, high_closed in other.parts:
+            below = [RealInterval(None, False, low, not low_closed)] if low else []
+            above = [RealInterval(high, not high_closed, None, False)] if high else []
+            rest = rest.within(Region((*below, *above)))
         return rest
 
     def merged(self) -> "Region":
         """Return the same set with its parts in order, none of which touch."""
         merged: list[RealInterval] = []
-        for part in sorted(self.parts, key=_low_key):
-            before = merged[-1] if merged else None
-            if before is None or not _touch(before, part):
-                merged.append(part)
-            elif _high_key(part) > _high_key(before):
-                merged[-1] = RealInterval(
-                    before.low, before.low_closed, part.high, part.high_closed
-                )
+        for part in sorted(self.parts, key=RealInterval.start):
+            first = merged.pop() if merged and part.start() <= merged[-1].stop() else part
+            merged.append(first.until(max(first, part, key=RealInterval.stop)))
         return Region(tuple(merged), self.name)
 
 
@@ -66,126 +76,62 @@ EMPTY = Region(())
 
 def union(regions: Sequence[Region]) -> Region:
     """Return the union of sets, of one variable."""
-    joined = regions[0]
-    for region in regions[1:]:
-        joined = Region((*joined.parts, *region.parts), _common_name(joined, region))
-    return joined
+    parts = tuple(part for region in regions for part in region.parts)
+    return Region(parts, _common_name(regions))
 
 
-def interval(opening: str, ends: Sequence[Any], closing: str) -> Region:
+def points(ends: Sequence[Quantity]) -> Region:
+    """Return the set of some numbers."""
+    return Region(tuple(RealInterval(end, True, end, True) for end in ends))
+
+
+def interval(opening: str, ends: Sequence[object], closing: str) -> Region:
     """Return the interval between two ends in brackets. Raises Unparsable for other ends."""
-    if len(ends) != 2 or not all(hasattr(end, "tree") for end in ends):
+    if len(ends) != 2 or not are_quantities(ends):
         raise Unparsable("not a set of numbers")
-    low, high = (None if _infinite(end) else end for end in ends)
-    if (_infinite(ends[0]) or -1) > 0 or (_infinite(ends[1]) or 1) < 0:
+    if ends[0].infinite == 1 or ends[1].infinite == -1:
         raise Unparsable("not a set of numbers")
-    return Region(
-        (
-            RealInterval(
-                low, opening == "[" and low is not None, high, closing == "]" and high is not None
-            ),
-        )
-    )
+    low, high = _end(ends[0], opening == "["), _end(ends[1], closing == "]")
+    return Region((RealInterval(*low, *high),))
 
 
-def solved(signs: tuple[str, ...], sides: Sequence[Any]) -> Region | None:
+def solved(signs: Sequence[str], sides: Sequence[Quantity]) -> Region | None:
     """Read `1 < x \\le 2`, `2 \\ge x > 1`, `x > 1`, `x \\ne 2`, whose only name is the variable.
 
     None for any other relation.
     """
-    named = [side.tree.op == "name" for side in sides]
-    if sum(named) != 1 or len(sides) > 3 or (len(sides) == 3 and not named[1]):
+    variables = [side for side in sides if side.tree.op == "name"]
+    ends = [side for side in sides if side.tree.op != "name"]
+    name = variables[0].tree.args[0] if len(variables) == 1 else None
+    if name is None or any(name in algebra.names(end.tree) for end in ends):
         return None
-    name = sides[named.index(True)].tree.args[0]
-    if any(name in algebra.names(side.tree) for side in sides if side.tree.op != "name"):
+    if list(signs) == ["!="]:
+        holes = [ends[0]._replace(tree=tree) for tree in algebra.signs(ends[0].tree)]
+        return REALS.without(points(holes))._replace(name=name)
+    if set(signs) <= {">", ">="}:
+        signs, sides = signs[::-1], sides[::-1]
+    elif not set(signs) <= {"<", "<="}:
         return None
-    if signs == ("!=",):
-        (point,) = (side for side in sides if side.tree.op != "name")
-        holes = [point._replace(tree=tree) for tree in algebra.signs(point.tree)]
-        region = REALS
-        for hole in holes:
-            region = region.without(Region((RealInterval(hole, True, hole, True),)))
-        return region._replace(name=name)
-    if not set(signs) <= {"<", "<="} and not set(signs) <= {">", ">="}:
+    at, closed = sides.index(variables[0]), [sign in ("<=", ">=") for sign in signs]
+    lows = [*map(_end, sides[:at], closed[:at])] or [(None, False)]
+    highs = [*map(_end, sides[at + 1 :], closed[at:])] or [(None, False)]
+    if len(lows) + len(highs) > 2:
         return None
-    if signs[0][0] == ">":
-        signs, sides, named = signs[::-1], sides[::-1], named[::-1]
-    closed = [sign.endswith("=") for sign in signs]
-    if len(sides) == 3:
-        part = RealInterval(sides[0], closed[0], sides[2], closed[1])
-    elif named[0]:
-        part = RealInterval(None, False, sides[1], closed[0])
-    else:
-        part = RealInterval(sides[0], closed[0], None, False)
-    low, high = (
-        None if end is not None and _infinite(end) else end for end in (part.low, part.high)
-    )
-    return Region(
-        (
-            RealInterval(
-                low,
-                part.low_closed and low is not None,
-                high,
-                part.high_closed and high is not None,
-            ),
-        ),
-        name,
-    )
+    return Region((RealInterval(*lows[0], *highs[0]),), name)
 
 
-def _infinite(end: Any) -> int:
-    """Return the sign of an infinite end, 0 for a finite one."""
-    if end.tree == _INFINITY:
-        return 1
-    return -1 if end.tree == Node("negative", (_INFINITY,)) else 0
+def _end(quantity: Quantity, closed: bool) -> tuple[Quantity | None, bool]:
+    return (None, False) if quantity.infinite else (quantity, closed)
 
 
-def _common_name(left: Region, right: Region) -> str | None:
-    if left.name and right.name and left.name != right.name:
-        raise Unparsable("conditions on two names")
-    return left.name or right.name
-
-
-def _meet(a: RealInterval, b: RealInterval) -> RealInterval | None:
-    low, low_closed = max(((p.low, p.low_closed) for p in (a, b)), key=_bound_of_low)
-    high, high_closed = min(((p.high, p.high_closed) for p in (a, b)), key=_bound_of_high)
-    part = RealInterval(low, low_closed, high, high_closed)
-    if low is None or high is None:
-        return part
-    ends = _number(low), _number(high)
-    empty = ends[0] > ends[1] or (ends[0] == ends[1] and not (low_closed and high_closed))
-    return None if empty else part
-
-
-def _number(end: Any) -> Fraction:
-    value = algebra.exact(end.tree)
-    if value is None:
-        value = algebra.approximate(end.tree)
-    if value is None:
+def _cut(end: Quantity, behind: bool) -> Cut:
+    if end.size is None:
         raise Unparsable("an end that is not a number")
-    return value
+    return 0, end.size, behind
 
 
-def _bound_of_low(bound: tuple[Any, bool]) -> tuple[bool, Fraction, bool]:
-    end, closed = bound
-    return (end is not None, Fraction(0) if end is None else _number(end), not closed)
-
-
-def _bound_of_high(bound: tuple[Any, bool]) -> tuple[bool, Fraction, bool]:
-    end, closed = bound
-    return (end is None, Fraction(0) if end is None else _number(end), closed)
-
-
-def _low_key(part: RealInterval) -> tuple[bool, Fraction, bool]:
-    return _bound_of_low((part.low, part.low_closed))
-
-
-def _high_key(part: RealInterval) -> tuple[bool, Fraction, bool]:
-    return _bound_of_high((part.high, part.high_closed))
-
-
-def _touch(before: RealInterval, behind: RealInterval) -> bool:
-    if before.high is None or behind.low is None:
-        return True
-    ends = _number(before.high), _number(behind.low)
-    return ends[1] < ends[0] or (ends[0] == ends[1] and (before.high_closed or behind.low_closed))
+def _common_name(regions: Sequence[Region]) -> str | None:
+    names = {region.name for region in regions if region.name}
+    if len(names) > 1:
+        raise Unparsable("conditions on two names")
+    return next(iter(names), None)
