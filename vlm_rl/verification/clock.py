@@ -4,12 +4,19 @@ import re
 from typing import NamedTuple
 
 from vlm_rl.verification.notation import open_text
-from vlm_rl.verification.spoken import spoken_number
+from vlm_rl.verification.spoken import count
 
-_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\.?\s?m\.?)?", re.I)
-_HOUR = re.compile(r"(\d{1,2})\s*(?:([ap])\.?\s?m\.?|o'? ?clock)", re.I)
-_CHINESE = re.compile(r"(上午|下午|早上|晚上|中午)?(\d{1,2})(?:时|点)(?:(\d{1,2})分?|(半)|整)?")
+_HALF = r"(?P<half>[ap])\.?\s?m\.?"
+_FORMS = (
+    re.compile(rf"(?P<hour>\d{{1,2}}):(?P<minute>\d\d)(?::(?P<second>\d\d))?\s*(?:{_HALF})?", re.I),
+    re.compile(rf"(?P<hour>\d{{1,2}})\s*(?:{_HALF}|o'? ?clock)", re.I),
+    re.compile(
+        r"(?:(?P<half>[上下]午|[早晚]上)|中午)?(?P<hour>\d{1,2})[时点](?:(?P<minute>\d{1,2}|半)分?|整)?"
+    ),
+)
 _SPOKEN = re.compile(r"(half|quarter|[\w-]+ minutes?|[\w-]+) (past|to) (\w+)", re.I)
+_HALVES = {"上午": "a", "早上": "a", "下午": "p", "晚上": "p"}
+_MINUTES = {"half": 30, "quarter": 15, "半": 30}
 _HALF_DAY_S = 12 * 3600
 
 
@@ -23,23 +30,18 @@ class TimeOfDay(NamedTuple):
 def clock(text: str) -> TimeOfDay | None:
     """Return a time of day, None for any other text."""
     text = open_text(text)
-    if time := _CLOCK.fullmatch(text):
-        hours, minutes, seconds, half = time.groups()
-    elif time := _HOUR.fullmatch(text):
-        hours, minutes, seconds, half = time[1], "0", "0", time[2]
-    elif time := _CHINESE.fullmatch(text):
-        hours, seconds = time[2], "0"
-        minutes = "30" if time[4] else time[3] or "0"
-        half = {"上午": "a", "早上": "a", "下午": "p", "晚上": "p"}.get(time[1] or "", "")
-    else:
-        return _spoken(text)
-    if int(minutes) > 59 or int(seconds or 0) > 59 or int(hours) > 24:
+    for form in _FORMS:
+        if time := form.fullmatch(text):
+            return _time(**{part: text for part, text in time.groupdict().items() if text})
+    return _spoken(text)
+
+
+def _time(hour: str, minute: str = "0", second: str = "0", half: str = "") -> TimeOfDay | None:
+    half = _HALVES.get(half, half.lower())
+    hours, minutes, seconds = int(hour), _MINUTES.get(minute) or int(minute), int(second)
+    if minutes > 59 or seconds > 59 or hours > 24 or (half and not 1 <= hours <= 12):
         return None
-    if half and not 1 <= int(hours) <= 12:
-        return None
-    return TimeOfDay(
-        3600 * int(hours) + 60 * int(minutes) + int(seconds or 0), (half or "").lower()
-    )
+    return TimeOfDay(3600 * hours + 60 * minutes + seconds, half)
 
 
 def same_time(gold: TimeOfDay, given: TimeOfDay) -> bool:
@@ -53,14 +55,12 @@ def _spoken(text: str) -> TimeOfDay | None:
     time = _SPOKEN.fullmatch(text)
     if not time:
         return None
-    counted = time[1].lower().removesuffix(" minutes").removesuffix(" minute")
-    named = {"half": 30, "quarter": 15}
-    minutes = named.get(counted, int(counted) if counted.isdigit() else spoken_number(counted))
-    hour = int(time[3]) if time[3].isdigit() else spoken_number(time[3])
-    if minutes is None or hour is None or not (0 < minutes < 60 and 1 <= hour <= 12):
+    named = re.sub(" minutes?$", "", time[1].lower())
+    minutes, hours = _MINUTES.get(named) or count(named), count(time[3])
+    if minutes is None or hours is None or not (0 < minutes < 60 and 1 <= hours <= 12):
         return None
     sign = 1 if time[2].lower() == "past" else -1
-    return TimeOfDay((3600 * int(hour) + sign * 60 * int(minutes)), "")
+    return TimeOfDay(3600 * hours + sign * 60 * minutes, "")
 
 
 def _second_of_day(time: TimeOfDay) -> int:

@@ -24,13 +24,11 @@ def answers(text: str, style: str) -> list[str]:
     Only text after the last `</think>` counts; thinking that never ends gives no answer, nor does
     a box that never closes, or holds another box beside something else. The list ends at a hundred.
     """
-    body = after_thinking(text)
     distinct: dict[str, str] = {}
-    for slot in dict.fromkeys(_slots(body, style)):
-        for answer in dict.fromkeys(boxes(slot)) or [slot]:
-            if answer.strip():
-                short = len(answer) <= MAX_CHARACTERS  # longer ones are refused unread anyway
-                distinct.setdefault(normalise(answer) if short else answer, answer.strip())
+    for slot in dict.fromkeys(_slots(after_thinking(text), style)):
+        for answer in filter(str.strip, dict.fromkeys(boxes(slot)) or [slot]):
+            short = len(answer) <= MAX_CHARACTERS  # longer ones are refused unread anyway
+            distinct.setdefault(normalise(answer) if short else answer, answer.strip())
             if len(distinct) == _MAX_ANSWERS:
                 return list(distinct.values())
     return list(distinct.values())

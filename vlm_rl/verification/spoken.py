@@ -5,36 +5,20 @@ from fractions import Fraction
 
 from vlm_rl.verification.notation import plain_text
 
-_SMALL = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_ONES = "|".join(_SMALL[1:10])
+_SMALL, _TENS, _ORDINALS = map(
+    str.split,
+    (
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+        " fifteen sixteen seventeen eighteen nineteen",
+        "twenty thirty forty fifty sixty seventy eighty ninety",
+        "half third quarter fifth sixth seventh eighth ninth tenth",
+    ),
+)
 _VALUES = {
     **{word: value for value, word in enumerate(_SMALL)},
     **{word: 10 * value for value, word in enumerate(_TENS, 2)},
     **{"a": 1, "an": 1},
 }
-_ORDINALS = ["half", "third", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"]
 _PARTS = {
     **{word: Fraction(1, value) for value, word in enumerate(_ORDINALS, 2)},
     **{"fourth": Fraction(1, 4), "hundredth": Fraction(1, 100), "thousandth": Fraction(1, 1000)},
@@ -42,17 +26,17 @@ _PARTS = {
 FRACTION_WORDS = {**{f"{word}s": part for word, part in _PARTS.items()}, "halves": Fraction(1, 2)}
 MULTIPLIERS = {
     **{"dozen": Fraction(12), "hundred": Fraction(100), "thousand": Fraction(1000)},
-    **{word: Fraction(10**power) for word, power in (("million", 6), ("billion", 9))},
-    **{"trillion": Fraction(10**12), "十": Fraction(10), "百": Fraction(100), "千": Fraction(1000)},
-    **{"万": Fraction(10_000), "亿": Fraction(10**8)},
+    **{"million": Fraction(10**6), "billion": Fraction(10**9), "trillion": Fraction(10**12)},
+    **{"十": Fraction(10), "百": Fraction(100), "千": Fraction(1000)},
+    **{"万": Fraction(10**4), "亿": Fraction(10**8)},
 }
+_ONES = "|".join(_SMALL[1:10])
 _SPOKEN = re.compile(
-    r"(?P<sign>minus |negative )?"
-    rf"(?:(?P<hundreds>an?|{_ONES}) hundred(?: and)?\b ?)?"
+    rf"(?P<sign>minus |negative )?(?:(?P<hundreds>an?|{_ONES}) hundred(?: and)?\b ?)?"
     rf"(?:(?P<tens>{'|'.join(_TENS)})(?: (?P<ones>{_ONES}))?|(?P<small>{'|'.join(_SMALL)}))?"
 )
+_AND_PART = re.compile(r"(?:(?P<whole>.+?) and )?(?P<count>an?|one|two|three) (?P<part>\w+?)s?")
 _DIGITS = {character: value for value, character in enumerate("零一二三四五六七八九")}
-
 _CHINESE = re.compile("([二三四五六七八九]?)十([一二三四五六七八九]?)")
 
 
@@ -68,24 +52,25 @@ def spoken_number(text: str) -> Fraction | None:
     spoken = plain_text(text).replace("-", " ")
     if negated := re.fullmatch(r"(?:minus|negative) (\d+(?:\.\d+)?)", spoken):
         return -Fraction(negated[1])
-    whole = _integer(spoken)
-    if whole is not None:
-        return whole
-    parts = re.fullmatch(r"(?:(.+?) )?(?:(and) )?(an?|one|two|three) (\w+)", spoken)
-    if not parts or parts[4].removesuffix("s") not in _PARTS or bool(parts[1]) != bool(parts[2]):
-        return None
-    fraction = _VALUES[parts[3]] * _PARTS[parts[4].removesuffix("s")]
-    if not parts[1]:
-        return fraction
-    whole = Fraction(parts[1]) if parts[1].isdigit() else _integer(parts[1])
-    return None if whole is None else whole + fraction
+    number = _AND_PART.fullmatch(spoken)
+    if not number or number["part"] not in _PARTS:
+        return _integer(spoken)
+    written = number["whole"] or "0"
+    whole = Fraction(written) if written.isdecimal() else _integer(written)
+    return None if whole is None else whole + _VALUES[number["count"]] * _PARTS[number["part"]]
+
+
+def count(text: str) -> int | None:
+    """Return the number that digits or words count, None for any other text."""
+    number = Fraction(text) if text.isdecimal() else spoken_number(text)
+    return None if number is None else int(number)
 
 
 def _integer(spoken: str) -> Fraction | None:
     found = _SPOKEN.fullmatch(spoken)
     if not found or not any(found.group("hundreds", "tens", "small")):
         return None
-    parts = found.group("hundreds", "tens", "ones", "small")
-    hundreds, *others = (_VALUES[part] if part else 0 for part in parts)
+    words = found.group("hundreds", "tens", "ones", "small")
+    hundreds, *others = (_VALUES[word] if word else 0 for word in words)
     value = Fraction(100 * hundreds + sum(others))
     return -value if found["sign"] else value

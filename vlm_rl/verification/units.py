@@ -14,49 +14,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlm_rl.verification.grammar import FUNCTIONS
-from vlm_rl.verification.notation import Token, normalise, tokens
+from vlm_rl.verification.notation import Token, depths, normalise, tokens
 
 _TABLE = tomllib.loads(Path(__file__).with_name("units.toml").read_text(encoding="utf-8"))
-_MEASURED = frozenset(_TABLE["measured"].split())
-_PREFIXED = frozenset(_TABLE["prefixed"].split())
-_LETTERS = frozenset(_TABLE["letters"].split())
-_FAMILIAR = frozenset(_TABLE["familiar"].split())
-_NAMES = {word: name for name, words in _TABLE["spellings"].items() for word in words.split()}
-_NOUNS = {
-    noun: forms.split()[0]
-    for forms in _TABLE["counted"]["nouns"].split("·")
-    for noun in forms.split()
+_PREFIXES, _MEASURED, _PREFIXED, _LETTERS, _FAMILIAR = (
+    frozenset(_TABLE[name].split())
+    for name in ("prefixes", "measured", "prefixed", "letters", "familiar")
+)
+_NAMES: dict[str, str] = {
+    word: name for name, words in _TABLE["spellings"].items() for word in words.split()
 }
-_ADJECTIVES = frozenset(_TABLE["counted"]["adjectives"].split())
+_APART = {words: name for name, spellings in _TABLE["apart"].items() for words in spellings}
+_COUNTED = _TABLE["counted"]
+_NOUNS = {
+    noun: forms.split()[0] for forms in _COUNTED["nouns"].split("·") for noun in forms.split()
+}
+_ADJECTIVES = frozenset(_COUNTED["adjectives"].split())
 _CHINESE_COUNT = re.compile(
-    rf"[{_TABLE['counted']['measure_words']}]"
-    rf"(?:{'|'.join(_TABLE['counted']['chinese_nouns'].split())})?"
-)
-_PREFIXES = frozenset(
-    (
-        "",
-        *[
-            "tera",
-            "giga",
-            "mega",
-            "kilo",
-            "hecto",
-            "deci",
-            "centi",
-            "milli",
-            "micro",
-            "nano",
-            "pico",
-        ],
-    )
-)
-_CHINESE_PREFIXES = dict(
-    zip("兆千厘毫微纳分", ["mega", "kilo", "centi", "milli", "micro", "nano", "deci"], strict=True)
+    f"[{_COUNTED['measure_words']}](?:{'|'.join(_COUNTED['chinese_nouns'].split())})?"
 )
 _POWERS_BEFORE = {"square": "**2", "sq": "**2", "cubic": "**3", "cu": "**3"}
 _SYNTAX = {
     **{"per": "/", "每": "/", "/": "/", "*": "*", r"\cdot": "*", r"\times": "*", "^": "**"},
-    **{"(": "(", ")": ")", "{": "(", "}": ")", "-": "-", ".": "", r"\frac": ""},
+    **{"(": "(", ")": ")", "{": "(", "}": ")", "-": "-", ".": ""},
     **{"squared": "**2", "cubed": "**3"},
 }
 CURRENCIES = frozenset((r"\dollar", r"\yen", r"\pounds", r"\euro", r"\rupee"))
@@ -107,7 +87,7 @@ def split_unit(parts: Sequence[Token], *, lenient: bool) -> tuple[tuple[Token, .
     parts = tuple(parts)
     for index in range(_first_possible(parts), len(parts)):
         before, behind = parts[:index], parts[index:]
-        if before[-1].text in _NO_VALUE_END or _depth(before) != 0:
+        if before[-1].text in _NO_VALUE_END or depths(before)[-1] != 0:
             continue
         if behind[0].text == "^" and any(token.text[1:] in FUNCTIONS for token in before):
             continue  # the degrees of `\\sin 30^\\circ` are not those of its value
@@ -137,10 +117,6 @@ def _first_possible(parts: Sequence[Token]) -> int:
     return 1
 
 
-def _depth(parts: Sequence[Token]) -> int:
-    return sum((t.text in ("{", "(", "[")) - (t.text in ("}", ")", "]")) for t in parts)
-
-
 def _unit(parts: Sequence[Token], *, lenient: bool) -> Unit | None:
     if not 0 < len(parts) <= 20:
         return None
@@ -167,39 +143,29 @@ def _merged(parts: Sequence[Token]) -> list[Token]:
     merged: list[Token] = []
     for token in parts:
         last = merged[-1].text if merged else ""
-        text = token.text
-        if (last, text) == ("^", r"\circ"):
-            merged[-1] = token._replace(kind="name", text="°")
-        elif last == "°" and text.casefold() in ("c", "f", "celsius", "fahrenheit"):
-            merged[-1] = token._replace(kind="name", text="°" + text[0].upper())
-        elif last.casefold() in ("degree", "degrees") and text in ("Celsius", "Fahrenheit"):
-            merged[-1] = token._replace(kind="name", text="°" + text[0])
+        if together := _APART.get(f"{last} {token.text}"):
+            merged[-1] = token._replace(kind="name", text=together)
         elif last == r"\mu" and token.kind in ("letters", "command"):
-            merged[-1] = token._replace(text="u" + text.replace(r"\Omega", "ohm"))
-        elif text == r"\Omega" and last in ("k", "M", "m"):
-            merged[-1] = token._replace(kind="name", text=last + "ohm")
-        elif (last, text) == ("'", "'"):
-            merged[-1] = token._replace(text="''")
-        elif (last, text) in (("year", "old"), ("years", "old")):
-            pass
+            merged[-1] = token._replace(text="u" + token.text.replace(r"\Omega", "ohm"))
         else:
             merged.append(token)
     return merged
 
 
 def _expression(parts: Sequence[Token], *, lenient: bool) -> tuple[str, bool] | None:
-    """Translate tokens into an expression of pint, and say whether all of it is sure to be units."""
+    """Translate tokens into an expression of pint; say whether all of it is sure to be units."""
     written, sure, power = "", True, ""
     for token in parts:
-        operand = written.endswith(")") or written[-1:].isalnum() or written.endswith("_")
+        times = "*" if re.search(r"[\w)]$", written) else ""
         if token.text in _POWERS_BEFORE:
             power = _POWERS_BEFORE[token.text]
         elif token.text in _SYNTAX:
-            between = "/" if token.text == "{" and written.endswith(")") else ""
-            times = "*" if token.text == r"\frac" and operand else ""
-            written += between + times + _SYNTAX[token.text]
+            over = "/" if token.text == "{" and written.endswith(")") else ""
+            written += over + _SYNTAX[token.text]
+        elif token.text == r"\frac":
+            written += times
         elif token.kind == "number":
-            if not re.search(r"\*\*\(?-?$", written) or not re.fullmatch("[1-9]", token.text):
+            if not (re.search(r"\*\*\(?-?$", written) and re.fullmatch("[1-9]", token.text)):
                 return None
             written += token.text
         else:
@@ -208,8 +174,7 @@ def _expression(parts: Sequence[Token], *, lenient: bool) -> tuple[str, bool] | 
             if name is None or (plain and not lenient):
                 return None
             sure = sure and not plain
-            written += ("*" if operand else "") + name + power
-            power = ""
+            written, power = f"{written}{times}{name}{power}", ""
     return (written, sure) if not power else None
 
 
@@ -224,15 +189,19 @@ def _name(token: Token) -> str | None:
     text = token.text
     if token.kind == "chinese":
         return _chinese_name(text)
-    if text in _NAMES and (len(text) > 1 or text in _LETTERS or not text.isalpha()):
+    if text in _NAMES:
         return _NAMES[text]
     if not re.fullmatch("[A-Za-z]+", text) or (len(text) == 1 and text not in _LETTERS):
         return None
-    for spelled in (text, text.lower()) if text[1:].islower() or len(text) > 5 else (text,):
-        for prefix, unit, _ in _registry().parse_unit_name(spelled, case_sensitive=True)[:1]:
-            if unit in _TABLE["definitions"] or unit in _MEASURED:
-                if not prefix or (prefix in _PREFIXES and unit in _PREFIXED):
-                    return prefix + unit
+    any_case = text[1:].islower() or len(text) > 5
+    return _name_in_pint(text) or (_name_in_pint(text.lower()) if any_case else None)
+
+
+def _name_in_pint(text: str) -> str | None:
+    for prefix, unit, _ in _registry().parse_unit_name(text, case_sensitive=True)[:1]:
+        counts = unit in _PREFIXED if prefix else unit in _MEASURED or unit in _TABLE["definitions"]
+        if counts and (not prefix or prefix in _PREFIXES):
+            return f"{prefix}{unit}"
     return None
 
 
@@ -247,15 +216,14 @@ def _chinese_name(text: str) -> str | None:
         base = _chinese_name(text[2:])
         return f"({base})**{2 if text[0] == '平' else 3}" if base else None
     base = _NAMES.get(text[1:])
-    if text[:1] in _CHINESE_PREFIXES and base in _PREFIXED:
-        return f"{_CHINESE_PREFIXES[text[0]]}{base}"
-    return "jin" if text == "斤" else None
+    prefix = _TABLE["chinese_prefixes"].get(text[:1])
+    return f"{prefix}{base}" if prefix and base in _PREFIXED else None
 
 
 @functools.lru_cache(maxsize=4096)
 def _size_of(expression: str) -> Unit | None:
     """Return the size of an expression of pint, None if it is none or has no dimension."""
-    if re.search(r"\*\*.*\*\*.*\*\*.*\*\*.*\*\*", expression):
+    if expression.count("**") > 4:
         return None
     try:
         size = _registry().Quantity(Fraction(1), expression).to_root_units()
@@ -269,7 +237,7 @@ def _size_of(expression: str) -> Unit | None:
 def _registry() -> Any:
     import pint  # here, because most questions have no unit, and it takes half a second
 
-    registry = pint.UnitRegistry(non_int_type=Fraction, cache_folder=None)
+    registry: Any = pint.UnitRegistry(non_int_type=Fraction, cache_folder=None)
     for name, definition in _TABLE["definitions"].items():
         registry.define(f"{name} = {definition}")
     return registry

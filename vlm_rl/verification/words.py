@@ -2,19 +2,21 @@
 
 import re
 
-from vlm_rl.verification.notation import open_text, plain_text
+from vlm_rl.verification.notation import COMMAND_WORDS, open_text, plain_text
 
 _LABEL = re.compile(
     r"^(?P<text>\\text\{)?\s*(?:"
     r"(?:(?:so|thus|therefore|hence),?\s+)?(?:(?:the|my)\s+)?(?:(?:final|correct|right|best)\s+)*"
     r"(?:option|choice|answer|letter|solution|result)s?\b\s*(?:(?:is|are)\b|=)?\s*:?"
     r"|(?:about|approximately|roughly|around)\b"
-    r"|(?:故|因此|所以)?(?:(?:正确)?(?:答案|选项)|答|应选|故选|选择?|[一总]?共|大?约)(?:应该?)?(?:[是为]|选(?!项)|等于)*\s*:?(?:选项)?"
+    r"|(?:故|因此|所以)?(?:(?:正确)?(?:答案|选项)|答|应选|故选|选择?|[一总]?共|大?约)"
+    r"(?:应该?)?(?:[是为]|选(?!项)|等于)*\s*:?(?:选项)?"
     r")\s*(?P<end>\})?\s*(?=[^\s}])",
     re.IGNORECASE,
 )
 _BEHIND = re.compile(
-    r"\s*(?:is|are) (?:the )?(?:correct|right)(?: (?:answer|option|choice|one)s?)?$|\s*(?:选项|正确)$",
+    r"\s*(?:is|are) (?:the )?(?:correct|right)(?: (?:answer|option|choice|one)s?)?$"
+    r"|\s*(?:选项|正确)$",
     re.IGNORECASE,
 )
 _NEGATIONS = re.compile(
@@ -22,12 +24,7 @@ _NEGATIONS = re.compile(
     re.I,
 )
 _ARTICLE = re.compile(r"^(?:the|an?) (?=\w)")
-_FUNCTIONS = frozenset(
-    (
-        *("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "log", "exp"),
-        *("sqrt", "infty", "alpha", "beta", "theta", "and"),
-    )
-)
+_NO_WORDS = frozenset((*COMMAND_WORDS, "and"))
 _CIRCLED = re.compile(r"(?:\\textcircled\s*\{?\d+\}?(?:[\s,、]|\band\b|和)*)+")
 _CAPITALS = re.compile(r"[A-Z](?:(?:\s*[,、;/]\s*|\s+and\s+|和|\s*)[A-Z])+")
 _TOKEN = r"(?:[^\W\d_]+|\d+(?:st|nd|rd|th)?)"
@@ -65,7 +62,7 @@ def is_phrase(text: str) -> bool:
     if re.search("[\u4e00-\u9fff]", text):
         return not re.search(r"[\\=<>|]", text)
     long = {word.casefold() for word in re.findall(r"[^\W\d_]{3,}", text)}
-    return bool(long - _FUNCTIONS) and bool(_PHRASE.fullmatch(text))
+    return bool(long - _NO_WORDS) and bool(_PHRASE.fullmatch(text))
 
 
 def is_prose(text: str) -> bool:
@@ -74,7 +71,7 @@ def is_prose(text: str) -> bool:
     if re.search("[\u4e00-\u9fff]{2}", text):
         return True
     words = re.findall(r"(?<![\\A-Za-z])[^\W\d_]{4,}", re.sub(r"\\begin\{\w+\}|\\[a-z]+", "", text))
-    return bool(set(words) - _FUNCTIONS) or not re.search(r"[\d\\=<>]", text)
+    return bool(set(words) - _NO_WORDS) or not re.search(r"[\d\\=<>]", text)
 
 
 def same_words(gold: str, given: str) -> bool:
