@@ -1,32 +1,50 @@
 """The grammar of expressions: tokens to a tree, or Unparsable if anything remains unread.
 
-    sum     = [sign] product {(+ | - | ±) product}
-    product = power {[· × * / ÷] power}        juxtaposition multiplies, 3 1/2 and 3\\frac12 add
+    sum     = [sign] product {sign product}    a sign is + - ± or ∓
+    product = power {[· × * / ÷] [sign] power} juxtaposition multiplies, 3 1/2 and 3\\frac12 add
     power   = atom {^ exponent | ! | ° | %}
-    atom    = number | name | constant | function | group | |sum| | \\frac | \\sqrt | matrix | ...
+    atom    = number | letter | bracket sum bracket | command with its arguments
 
 Single letters are names. `e`, `i` and `\\pi` are constants. A word is never a product.
 """
 
 import re
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlm_rl.verification.gold import Unparsable
-from vlm_rl.verification.notation import CLOSING, OPENING, Token, split
+from vlm_rl.verification.notation import CLOSING, OPENING, Token, spelled, split
 
 MAX_DEPTH = 30
+_LEAVES = frozenset(("number", "name", "constant"))
 
 
 class Node(NamedTuple):
-    """An operation and its operands: nodes, or the value of a leaf.
+    """An operation and its operands: nodes, rows of nodes, or the value of a leaf.
 
     Leaves: `number` (Fraction, significant digits or None for an integer), `name`, `constant`.
     """
 
     op: str
     args: tuple[Any, ...]
+
+    def walk(self) -> Iterator["Node"]:
+        """Yield this node and all below it."""
+        yield self
+        if self.op not in _LEAVES:
+            for part in self.args:
+                for node in (part,) if isinstance(part, Node) else part:
+                    yield from node.walk()
+
+    def rebuilt(self, change: Callable[["Node"], "Node"]) -> "Node":
+        """Return this operation on changed operands."""
+        if self.op in _LEAVES:
+            return self
+        parts = (change(p) if isinstance(p, Node) else tuple(map(change, p)) for p in self.args)
+        return Node(self.op, tuple(parts))
 
 
 def number(value: Fraction | int) -> Node:
@@ -35,351 +53,266 @@ def number(value: Fraction | int) -> Node:
 
 
 ONE = number(1)
-FUNCTIONS = frozenset(
-    (
-        *("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh"),
-        *("tanh", "ln", "log", "lg", "exp"),
-    )
-)
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_WORDS = {kind: frozenset(words.split()) for kind, words in _TABLE.items()}
+FUNCTIONS = _WORDS["functions"]
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
-_GREEK = frozenset(
-    (
-        *("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "lambda"),
-        *("mu", "nu", "xi", "rho", "sigma", "tau", "phi", "chi", "psi", "omega", "Delta", "Gamma"),
-        *("Omega", "Phi", "Psi", "Sigma", "Lambda", "Theta", "ell", "hbar"),
-    )
-)
-_CLOSED_BY = {"(": ")", "[": "]", "{": "}", r"\lfloor": r"\rfloor", r"\lceil": r"\rceil"}
-_ACCENTS = (
-    r"\overline",
-    r"\bar",
-    r"\vec",
-    r"\hat",
-    r"\overrightarrow",
-    r"\dot",
-    r"\ddot",
-    r"\widehat",
-    r"\tilde",
-)
-_SIGNS = {"+": "+", "-": "-", r"\pm": "±", r"\mp": "∓"}
-_SLASHED = ["number", "mark", "number"]
-_TIMES = ("*", r"\cdot", r"\times")
-_OVER = ("/", r"\div")
+_GROUPS = {
+    **{"(": (")", ""), "[": ("]", ""), "{": ("}", ""), "|": ("|", "absolute")},
+    **{r"\lfloor": (r"\rfloor", "floor"), r"\lceil": (r"\rceil", "ceil")},
+}
+"""How a group that opens so ends, and the operation that it is."""
+_SIGNS = {"+": "", "-": "negative", r"\pm": "±", r"\mp": "∓"}
+_FACTORS = {"*": "*", r"\cdot": "*", r"\times": "*", "/": "/", r"\div": "/"}
+_POSTFIXES = ("^", "!", "%")
+_MIXED = re.compile(r"\\frac(?:\{[\d,]+\}|\d){2}")
+_SLASHED = re.compile(r"[\d,]+ / \d")
+_END = Token("end", "", False, False)
 
 
 def parse(parts: Sequence[Token]) -> Node:
     """Return the tree of an expression. Raises Unparsable if it is not one, from end to end."""
-    parser = _Parser(list(parts))
+    parser = _Parser(parts)
     tree = parser.sum()
-    if parser.next:
-        raise Unparsable("not read as mathematics")
+    parser.expect("")
     return tree
 
 
+def _unread() -> Unparsable:
+    return Unparsable("not read as mathematics")
+
+
 class _Parser:
-    def __init__(self, parts: list[Token]) -> None:
-        self._parts = parts
+    def __init__(self, parts: Sequence[Token]) -> None:
+        self._parts = [*parts, _END]
         self._at = 0
         self._depth = 0
         self._in_bars = 0
 
     @property
-    def next(self) -> str:
-        """The text of the next token, empty at the end."""
-        return self._parts[self._at].text if self._at < len(self._parts) else ""
-
-    @property
-    def _kind(self) -> str:
-        return self._parts[self._at].kind if self._at < len(self._parts) else ""
+    def _next(self) -> str:
+        return self._parts[self._at].text
 
     def sum(self) -> Node:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise Unparsable("refused: nested")
-        terms = [self._term(first=True)]
-        while self.next in _SIGNS:
-            terms.append(self._term(first=False))
+        terms = [self._signed(self._product)]
+        while self._next in _SIGNS:
+            terms.append(self._signed(self._product))
         self._depth -= 1
         return terms[0] if len(terms) == 1 else Node("+", tuple(terms))
 
-    def _term(self, *, first: bool) -> Node:
-        sign = _SIGNS[self._take().text] if self.next in _SIGNS else "+"
-        term = self._product()
-        if sign == "+":
-            return term
-        return Node("negative", (term,)) if sign == "-" else Node(sign, (term,))
+    def expect(self, text: str) -> None:
+        if self._next != text:
+            raise _unread()
+        self._at += 1
+
+    def _signed(self, read: Callable[[], Node]) -> Node:
+        sign = _SIGNS[self._take().text] if self._next in _SIGNS else ""
+        return Node(sign, (read(),)) if sign else read()
 
     def _product(self) -> Node:
         left = self._power()
         while True:
-            if self.next in _TIMES:
-                self._take()
-                left = Node("*", (left, self._signed_power()))
-            elif self.next in _OVER:
-                self._take()
-                left = Node("/", (left, self._signed_power()))
+            if self._next in _FACTORS:
+                left = Node(_FACTORS[self._take().text], (left, self._signed(self._power)))
             elif self._starts_factor():
                 left = self._juxtaposed(left)
             else:
                 return left
 
-    def _signed_power(self) -> Node:
-        if self.next == "-":
-            self._take()
-            return Node("negative", (self._power(),))
-        return self._power()
-
     def _starts_factor(self) -> bool:
-        token = self.next
-        if self._kind == "letters":
-            return True
-        if self._kind == "command":
-            return token not in (r"\in", r"\le", r"\ge", r"\ne", *_TIMES, *_OVER, *_SIGNS, *CLOSING)
-        if token == "|":
-            return self._in_bars == 0
-        return self._kind == "number" or token in ("(", "[", "{")
+        token = self._parts[self._at]
+        if token.text == "|":
+            return not self._in_bars
+        return (
+            token.kind in ("letters", "number")
+            or token.text in _GROUPS
+            or (token.kind == "command" and token.text[1:] in _COMMANDS)
+        )
 
     def _juxtaposed(self, left: Node) -> Node:
-        # `1 2` is neither a product nor 12
-        if self._kind == "number" and self._parts[self._at - 1].text not in CLOSING:
-            following = self._parts[self._at + 1 : self._at + 2]
-            if left.op not in ("^", "name") or not following or following[0].text != "^":
-                raise Unparsable("digits apart")
+        before, token, behind = (self._parts[self._at + i] for i in (-1, 0, 1))
+        joined = left.op in ("^", "name") and behind.text == "^"
+        if token.kind == "number" and before.text not in CLOSING and not joined:
+            raise Unparsable("digits apart")  # `1 2` is neither a product nor 12
         return Node("*", (left, self._power()))
 
     def _power(self) -> Node:
         base = self._atom()
-        while self.next in ("^", "!", r"\%") or (self.next == "%"):
+        while self._next in _POSTFIXES:
             mark = self._take().text
             if mark == "!":
                 base = Node("!", (base,))
-            elif mark != "^":
+            elif mark == "%":
                 base = Node("/", (base, number(100)))
-            elif self.next == r"\circ":
+            elif self._next == r"\circ":
                 self._take()
                 base = Node("°", (base,))
             else:
-                base = Node("^", (base, self._exponent()))
+                base = Node("^", (base, self._signed(self._atom)))
         return base
 
-    def _exponent(self) -> Node:
-        if self.next in ("-", "+"):
-            sign = self._take().text
-            inner = self._atom()
-            return Node("negative", (inner,)) if sign == "-" else inner
-        return self._atom()
-
     def _atom(self) -> Node:
-        if not self.next:
-            raise Unparsable("not read as mathematics")
-        token = self._take()
+        is_word = self._parts[self._at].kind == "letters"
+        return self._read(self._take_first() if is_word else self._take())
+
+    def _argument(self) -> Node:
+        """Read `{...}`, or one character: the first digit only of `\\frac12`."""
+        return self._read(self._take_first())
+
+    def _read(self, token: Token) -> Node:
         if token.kind == "number":
             return self._mixed(_number(token.text))
         if token.kind == "letters":
-            return self._letters(token)
-        if token.text in _CLOSED_BY:
+            return _named(token.text + self._subscript())
+        if token.text in _GROUPS:
             return self._group(token.text)
-        if token.text == "|":
-            self._in_bars += 1
-            inner = self.sum()
-            self._expect("|")
-            self._in_bars -= 1
-            return Node("absolute", (inner,))
-        if token.kind == "command":
-            return self._command(token.text)
-        raise Unparsable("not read as mathematics")
+        name = token.text[1:]
+        if token.kind != "command" or name not in _COMMANDS:
+            raise _unread()
+        return _COMMANDS[name](self, name)
 
     def _mixed(self, whole: Node) -> Node:
         """Read the fraction of `3\\frac12` or `3 1/2`, which is added."""
-        start = self._at
-        if _is_integer(whole):
-            if self.next == r"\frac":
-                self._take()
-                top, bottom = self._argument(), self._argument()
-                if _is_integer(top) and _is_integer(bottom):
-                    return Node("+", (whole, Node("/", (top, bottom))))
-            elif [token.kind for token in self._parts[start : start + 3]] == _SLASHED and (
-                self._parts[start].spaced and self._parts[start + 1].text == "/"
-            ):
-                top, _, bottom = (self._take() for _ in range(3))
-                return Node("+", (whole, Node("/", (_number(top.text), _number(bottom.text)))))
-        self._at = start
-        return whole
+        behind = self._parts[self._at : self._at + 7]
+        if not _is_integer(whole):
+            return whole
+        if _MIXED.match(spelled(behind)):
+            return Node("+", (whole, self._atom()))
+        if not behind[0].spaced or not _SLASHED.match(" ".join(token.text for token in behind)):
+            return whole
+        self._at += 3
+        return Node("+", (whole, Node("/", (_number(behind[0].text), _number(behind[2].text)))))
 
     def _group(self, opening: str) -> Node:
+        closing, op = _GROUPS[opening]
+        self._in_bars += opening == "|"
         inner = self.sum()
-        self._expect(_CLOSED_BY[opening])
-        if opening in (r"\lfloor", r"\lceil"):
-            return Node(opening, (inner,))
-        return inner
-
-    def _letters(self, token: Token) -> Node:
-        """Read the first letter of `abc`, a product, or a letter with its subscript or primes."""
-        if token.upright and len(token.text) > 1 and not token.text.isupper():
-            raise Unparsable("words beside the answer")
-        if len(token.text) > 1:
-            self._put_back(token)
-            return _named(token.text[0])
-        return _named(token.text + self._subscript())
+        self.expect(closing)
+        self._in_bars -= opening == "|"
+        return Node(op, (inner,)) if op else inner
 
     def _subscript(self) -> str:
         written = ""
-        while self.next in ("_", "'"):
-            mark = self._take().text
-            if mark == "_":
-                depth, parts = 0, []
-                while True:
-                    token = self._take()
-                    depth += (token.text in OPENING) - (token.text in CLOSING)
-                    if token.text not in ("{", "}"):
-                        parts.append(token.text)
-                    if depth == 0:
-                        break
-                mark += "".join(parts)
-            written += mark
+        while self._next in ("_", "'"):
+            written += self._take().text
+            if written[-1] == "_":
+                written += self._spelling()
         return written
 
-    def _command(self, command: str) -> Node:
-        name = command[1:]
-        if name in FUNCTIONS:
-            return self._function(name)
-        if name == "pi":
-            return Node("constant", ("pi",))
-        if name == "infty":
-            return Node("constant", ("infinity",))
-        if name in _GREEK:
-            return Node("name", (name + self._subscript(),))
-        if name == "frac":
-            return Node("/", (self._argument(), self._argument()))
-        if name == "sqrt":
-            return self._root()
-        if name == "binom":
-            return Node("binomial", (self._argument(), self._argument()))
-        if command in _ACCENTS:
-            return self._accented()
-        if name in ("angle", "triangle", "measuredangle"):
-            return self._figure(name)
-        if name == "begin":
-            return self._matrix()
-        raise Unparsable("not read as mathematics")
+    def _spelling(self) -> str:
+        """Take one token, or all up to the bracket that closes it; return it without braces."""
+        start, depth = self._at, 0
+        while True:
+            text = self._take().text
+            depth += (text in OPENING) - (text in CLOSING)
+            if depth == 0:
+                return re.sub("[{}]", "", spelled(self._parts[start : self._at]))
 
-    def _root(self) -> Node:
-        degree: Node = number(2)
-        if self.next == "[":
-            self._take()
-            degree = self.sum()
-            self._expect("]")
-        if self.next == "(":
-            self._take()
-            return Node("root", (self._group("("), degree))
+    def quotient(self, name: str) -> Node:
+        op = {"frac": "/", "binom": "binomial"}[name]
+        return Node(op, (self._argument(), self._argument()))
+
+    def constant(self, name: str) -> Node:
+        return Node("constant", ({"infty": "infinity"}.get(name, name),))
+
+    def greek(self, name: str) -> Node:
+        return Node("name", (name + self._subscript(),))
+
+    def root(self, _: str) -> Node:
+        degree = number(2)
+        if self._next == "[":
+            degree = self._group(self._take().text)
         return Node("root", (self._argument(), degree))
 
-    def _argument(self) -> Node:
-        """Read `{...}`, or one token: the first digit only of `\\frac12`."""
-        token = self._take()
-        if token.text == "{":
-            return self._group("{")
-        if token.kind == "number" and len(token.text) > 1 and token.text.isdigit():
-            self._put_back(token)
-            return _number(token.text[0])
-        if token.kind == "letters" and len(token.text) > 1:
-            self._put_back(token)
-            return _named(token.text[0])
-        self._at -= 1
-        return self._atom()
-
-    def _function(self, name: str) -> Node:
+    def function(self, name: str) -> Node:
         power: Node | None = None
-        base: Node | None = None
-        while self.next in ("^", "_"):
-            if self._take().text == "_":
-                base = self._argument()
+        base: tuple[Node, ...] = ()
+        while self._next == "^" or (self._next == "_" and name == "log"):
+            if self._take().text == "^":
+                power = self._signed(self._atom)
             else:
-                power = self._exponent()
-        inverse = power == Node("negative", (ONE,)) and name in _INVERSES
-        call = Node(_INVERSES[name] if inverse else name, (self._operand(),))
-        if base is not None:
-            call = Node("log", (*call.args, base))
-        return call if power is None or inverse else Node("^", (call, power))
+                base = (self._argument(),)
+        if power == Node("negative", (ONE,)) and name in _INVERSES:
+            name, power = _INVERSES[name], None
+        call = Node(name, (self._operand(), *base))
+        return Node("^", (call, power)) if power else call
 
     def _operand(self) -> Node:
         """Read what a function is applied to: a group alone, else factors up to a sign, a dot or
         the next function."""
-        if self.next in ("(", "{") or self.next == "|":
+        if self._next in ("(", "{", "|"):
             return self._atom()
         operand = self._power()
-        while self._starts_factor() and self.next[1:] not in FUNCTIONS and self.next != "(":
+        while self._starts_factor() and self._next[1:] not in FUNCTIONS and self._next != "(":
             operand = self._juxtaposed(operand)
-        if self.next == "/" and operand.op == "constant":
+        if self._next == "/" and operand.op == "constant":
             self._take()
             operand = Node("/", (operand, self._power()))
         return operand
 
-    def _figure(self, name: str) -> Node:
+    def figure(self, name: str) -> Node:
         """Read `\\angle ABC` or `\\angle 1` as one name; an angle may be read from either side."""
-        braced = self.next == "{"
-        self._at += braced
-        token = self._take()
-        if braced:
-            self._expect("}")
-        if not re.fullmatch(r"[A-Z]{1,4}|\d+|[a-z]", token.text):
-            raise Unparsable("not read as mathematics")
-        written = min(token.text, token.text[::-1]) if name != "triangle" else token.text
+        written = self._spelling()
+        if not re.fullmatch(r"[A-Z]{1,4}|\d+|[a-z]", written):
+            raise _unread()
+        if name != "triangle":
+            written = min(written, written[::-1])
         return Node("name", (f"{name} {written}{self._subscript()}",))
 
-    def _accented(self) -> Node:
-        parts = [self._take()]
-        if parts[0].text == "{":
-            while parts[-1].text != "}":
-                parts.append(self._take())
-        written = "".join(token.text for token in parts).strip("{}")
+    def accented(self, _: str) -> Node:
+        written = self._spelling()
         if not re.fullmatch(r"[A-Za-z]+('|_\w+)*|\\[a-z]+", written):
-            raise Unparsable("not read as mathematics")
+            raise _unread()
         return Node("name", (written + self._subscript(),))
 
-    def _matrix(self) -> Node:
+    def matrix(self, _: str) -> Node:
         """Read an environment of rows and columns, whatever its brackets."""
-        kind = self._braced()
-        if self.next == "{" and kind == "array":
-            self._braced()
-        inside: list[Token] = []
-        while self.next != r"\end":
+        kind, inside = self._spelling(), []
+        if kind == "array" and self._next == "{":
+            self._spelling()
+        while self._next != r"\end":
             inside.append(self._take())
         self._take()
-        if kind not in ("pmatrix", "bmatrix", "matrix", "array", "vmatrix", "Bmatrix") or (
-            self._braced() != kind
-        ):
-            raise Unparsable("not read as mathematics")
+        if kind not in _WORDS["matrices"] or self._spelling() != kind:
+            raise _unread()
         rows = [row for row in split(inside, r"\\") if row]
-        cells = [tuple(parse(cell) for cell in split(row, "&")) for row in rows]
-        return Node("determinant" if kind == "vmatrix" else "matrix", tuple(cells))
-
-    def _braced(self) -> str:
-        self._expect("{")
-        text = ""
-        while self.next not in ("}", ""):
-            text += self._take().text
-        self._expect("}")
-        return text
+        return Node("matrix", tuple(tuple(parse(cell) for cell in split(row, "&")) for row in rows))
 
     def _take(self) -> Token:
-        if self._at >= len(self._parts):
-            raise Unparsable("not read as mathematics")
+        token = self._parts[self._at]
+        if token is _END:
+            raise _unread()
         self._at += 1
-        return self._parts[self._at - 1]
+        return token
 
-    def _put_back(self, token: Token) -> None:
-        """Leave all but the first character of the last token to be read."""
-        self._at -= 1
-        self._parts[self._at] = token._replace(text=token.text[1:], spaced=False)
+    def _take_first(self) -> Token:
+        """Take one character of letters or digits, and leave the rest; else a whole token."""
+        token = self._take()
+        if token.upright and len(token.text) > 1 and not token.text.isupper():
+            raise Unparsable("words beside the answer")
+        if len(token.text) > 1 and (token.kind == "letters" or token.text.isdigit()):
+            self._parts.insert(self._at, token._replace(text=token.text[1:], spaced=False))
+            return token._replace(text=token.text[0])
+        return token
 
-    def _expect(self, text: str) -> None:
-        if self._take().text != text:
-            raise Unparsable("not read as mathematics")
+
+_COMMANDS: dict[str, Callable[[_Parser, str], Node]] = {
+    **dict.fromkeys(FUNCTIONS, _Parser.function),
+    **dict.fromkeys(_WORDS["greek"], _Parser.greek),
+    **dict.fromkeys(_WORDS["accents"], _Parser.accented),
+    **dict.fromkeys(_WORDS["figures"], _Parser.figure),
+    **dict.fromkeys(("frac", "binom"), _Parser.quotient),
+    **dict.fromkeys(("pi", "infty"), _Parser.constant),
+    "sqrt": _Parser.root,
+    "begin": _Parser.matrix,
+}
 
 
 def _named(name: str) -> Node:
-    return Node("constant", (name,)) if name in ("e", "i") else Node("name", (name,))
+    return Node("constant" if name in ("e", "i") else "name", (name,))
 
 
 def _is_integer(node: Node) -> bool:
@@ -391,10 +324,10 @@ def _number(text: str) -> Node:
         whole, once, period = again.groups()
         part = Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(once))
         return number(Fraction(f"{whole or 0}.{once or 0}") + part)
-    mantissa, _, exponent = text.replace(",", "").lower().partition("e")
+    mantissa, _, exponent = text.lower().partition("e")
     if len(exponent) > 5:
         raise Unparsable("refused: huge exponent")
     digits = None
     if "." in mantissa or exponent:
-        digits = len(mantissa.replace(".", "").lstrip("0")) or 1
-    return Node("number", (Fraction(mantissa) * Fraction(10) ** int(exponent or 0), digits))
+        digits = len(re.sub("[.,]", "", mantissa).lstrip("0")) or 1
+    return Node("number", (Fraction(text.replace(",", "")), digits))

@@ -1,0 +1,162 @@
+"""Values at high precision, and how many digits tell a small difference from none."""
+
+import math
+import operator
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+from mpmath import libmp, mp
+
+from vlm_rl.verification.arithmetic import COMMON, MAX_BITS, NotRational, as_quotient, exact
+from vlm_rl.verification.gold import Unparsable
+from vlm_rl.verification.grammar import Node
+
+_MAX_PRECISION = 1 << 14
+_MAX_DEGREE = 4096
+_ROUGH = 64
+_ROUGH_NOISE = 20
+"""Rough values that differ by more than their last 44 bits are different."""
+_NOISE = 48
+"""The last bits of a precise value may be wrong."""
+
+
+def approximate(node: Node) -> Fraction | None:
+    """Return a real value to 30 digits, None if it is not one real number."""
+    value = _evaluate(node, 128, [])
+    if value is None or not _is_real(value):
+        return None
+    return Fraction(*libmp.to_rational(mp.re(value)._mpf_))
+
+
+def same_value(left: Node, right: Node, *, real: bool) -> bool | None:
+    """Return whether two expressions without names have the same value.
+
+    None if one has no value, or with `real` no real one.
+    """
+    sizes: list[int] = []
+    rough = _difference(left, right, _ROUGH, sizes, real=real)
+    if rough is None:
+        return None
+    largest = max(sizes)
+    if rough > largest - _ROUGH_NOISE:
+        return False
+    if rough > -math.inf:
+        sizes.append(int(rough))
+    spread = largest - min(sizes)
+    if 128 + spread > _MAX_PRECISION:
+        raise Unparsable("refused: huge number")
+    bound = separation_bits(Node("+", (left, Node("negative", (right,)))))
+    precision = min(max(128 + 4 * spread, 64 + bound + max(largest, 0)), _MAX_PRECISION)
+    precise = _difference(left, right, precision, [], real=real)
+    return None if precise is None else precise <= largest + _NOISE - precision
+
+
+def separation_bits(node: Node) -> int:
+    """Return how many bits of a nonzero difference of radicals can be zero, 0 for others.
+
+    With u and l the bounds of the numerator and denominator and D the product of the degrees of
+    the roots, |x| >= 1 / (u^(D-1) l) unless x is zero.
+    """
+    roots: set[tuple[Node, int]] = set()
+    try:
+        u, low = _bounds(node, roots)
+    except NotRational:
+        return 0
+    degree = math.prod(k for _, k in roots)
+    return math.ceil((degree - 1) * u + low) + 1 if degree < _MAX_DEGREE else 0
+
+
+def _bounds(node: Node, roots: set[tuple[Node, int]]) -> tuple[float, float]:
+    """Return log2 of u and l; collect the roots. Raises NotRational for what is not a radical."""
+    op, args = node
+    if op == "number":
+        return float(args[0].numerator.bit_length()), float(args[0].denominator.bit_length())
+    if op in ("+", "*", "/", "negative"):
+        parts = [_bounds(part, roots) for part in args]
+        return as_quotient(op, parts, lambda a, b: max(a, b) + 1, operator.add)
+    count = exact(args[1]) if op in ("^", "root") else None
+    if count is None or count not in range(1, _MAX_DEGREE):
+        raise NotRational
+    (u, low), k = _bounds(args[0], roots), int(count)
+    if op == "^":
+        return u * k, low * k
+    roots.add((args[0], k))
+    return ((u + (k - 1) * low) / k, low) if u >= low else (u, ((k - 1) * u + low) / k)
+
+
+def _difference(
+    left: Node, right: Node, precision: int, sizes: list[int], *, real: bool
+) -> float | None:
+    """Return the binary exponent of a difference, minus infinity if it is zero."""
+    values = [_evaluate(side, precision, sizes) for side in (left, right)]
+    if any(value is None or (real and not _is_real(value)) for value in values):
+        return None
+    with mp.workprec(precision):
+        return float(mp.mag(values[0] - values[1]))
+
+
+def _evaluate(node: Node, precision: int, sizes: list[int]) -> Any:
+    """Return the value with `precision` bits, None if there is none or it is too large.
+
+    `sizes` gets the binary exponents of everything that is not zero on the way.
+    """
+    with mp.workprec(precision):
+        try:
+            return _value(node, sizes)
+        except (ArithmeticError, LookupError, ValueError):
+            return None
+
+
+def _value(node: Node, sizes: list[int]) -> Any:
+    op, args = node
+    if op == "number":
+        sizes.append(-args[0].denominator.bit_length())
+        value = mp.mpf(args[0].numerator) / args[0].denominator
+    elif op == "constant":
+        value = +_CONSTANTS[args[0]]
+    else:
+        values = [_value(part, sizes) for part in args]
+        if op in _TRIGONOMETRIC and any(part.op == "°" for part in args[0].walk()):
+            values[0] *= mp.pi / 180
+        value = _RULES[op](*values)
+    if not mp.isfinite(value):
+        raise OverflowError
+    if value:
+        sizes.append(int(mp.mag(value)))
+        if abs(sizes[-1]) > MAX_BITS:
+            raise OverflowError
+    return value
+
+
+def _is_real(value: Any) -> bool:
+    return bool(mp.im(value) == 0)
+
+
+def _root(radicand: Any, degree: Any) -> Any:
+    odd = mp.isint(degree) and int(mp.re(degree)) % 2
+    if odd and _is_real(radicand) and mp.re(radicand) < 0:
+        return -mp.power(-radicand, 1 / degree)
+    return mp.power(radicand, 1 / degree)
+
+
+def _noise() -> Any:
+    """Return what an integer may be off by, so that the floor of 3 is not 2."""
+    return mp.ldexp(1, -mp.prec // 2)
+
+
+_TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
+_NAMED = {
+    **{name: name for name in (*_TRIGONOMETRIC, "sinh", "cosh", "tanh", "ln", "exp", "binomial")},
+    **{"arcsin": "asin", "arccos": "acos", "arctan": "atan", "lg": "log10"},
+    **{"^": "power", "!": "factorial"},
+}
+_CONSTANTS = {"pi": mp.pi, "e": mp.e, "i": mp.mpc(0, 1), "infinity": mp.inf}
+_RULES: dict[str, Callable[..., Any]] = {
+    **COMMON,
+    **{op: getattr(mp, name) for op, name in _NAMED.items()},
+    "root": _root,
+    "log": lambda value, base=10: mp.log(value, base),
+    "floor": lambda value: mp.floor(value + _noise()),
+    "ceil": lambda value: mp.ceil(value - _noise()),
+}
