@@ -62,17 +62,17 @@ def read_answers(asked: Sequence[tuple[Gold, Sequence[str]]], pool: "CheckerPool
         for gold, given in asked
         for other in given[1:]
     ]
-    equal = iter([check.verdict is Verdict.CORRECT for check in pool.check(pairs)])
-    hedges = [not all([next(equal) for _ in given[1:]]) for _, given in asked]
-    single = [
+    equal = iter(pool.check(pairs))
+    agreed = [
         (gold, given[-1])
-        for (gold, given), hedge in zip(asked, hedges, strict=True)
-        if given and not hedge
+        if given and {next(equal).verdict for _ in given[1:]} <= {Verdict.CORRECT}
+        else None
+        for gold, given in asked
     ]
-    checks = iter(pool.check(single))
+    checks = iter(pool.check([question for question in agreed if question]))
     return [
-        Reading(given[-1], *next(checks)) if given and not hedge else _without_asking(given)
-        for (_, given), hedge in zip(asked, hedges, strict=True)
+        Reading(question[1], *next(checks)) if question else _without_asking(given)
+        for (_, given), question in zip(asked, agreed, strict=True)
     ]
 
 
@@ -139,7 +139,7 @@ class CheckerPool:
     @property
     def pids(self) -> list[int]:
         """The process ids of the running checkers."""
-        return [checker.pid for checker in self._checkers]
+        return [checker.process.pid for checker in self._checkers]
 
     def _ask(self, questions: Sequence[Question]) -> list[Check]:
         checks: dict[int, Check] = {}
@@ -153,14 +153,13 @@ class CheckerPool:
                 checks.update(self._collect())
         finally:
             # an exception from a signal handler or Ctrl-C leaves replies that nobody will read
-            for checker in [checker for checker in self._checkers if checker.index is not None]:
-                self._drop(checker)
+            self._drop(*(checker for checker in self._checkers if checker.index is not None))
         return [checks[index] for index in range(len(questions))]
 
     def _fill(self, num_waiting: int) -> None:
         """Drop checkers that died idle, and start as many as have work."""
-        for checker in [checker for checker in self._checkers if checker.idle and checker.ended]:
-            self._drop(checker)
+        ended = [checker for checker in self._checkers if checker.process.poll() is not None]
+        self._drop(*(checker for checker in ended if checker.idle))
         num_idle = sum(checker.index is None for checker in self._checkers)
         for _ in range(min(self._workers - len(self._checkers), num_waiting - num_idle)):
             self._checkers.append(_Checker(self._command))
@@ -175,16 +174,10 @@ class CheckerPool:
             readable = {key.data for key, _ in selector.select(max(pause, 0))}
         settled: dict[int, Check] = {}
         for checker in pending:
-            if checker in readable:
-                reply = checker.read()
-            elif time.monotonic() >= checker.deadline:
-                reply = None
-            else:
-                continue
-            if reply:
+            if checker in readable and (reply := checker.read()):
                 settled.update(checker.settle(reply))
-            else:
-                settled.update(self._lose(checker, overdue=reply is None))
+            elif checker in readable or time.monotonic() >= checker.deadline:
+                settled.update(self._lose(checker, overdue=checker not in readable))
         return settled
 
     def _lose(self, checker: "_Checker", *, overdue: bool) -> dict[int, Check]:
@@ -195,13 +188,14 @@ class CheckerPool:
                 f"(its own message is above); try it: {' '.join(self._command)}"
             )
         assert checker.index is not None, "an idle checker is not waited for"
-        if overdue or checker.returncode == -TIMED_OUT:
+        if overdue or checker.process.returncode == -TIMED_OUT:
             return {checker.index: Check(Verdict.TIMEOUT, "timeout")}
         return {checker.index: Check(Verdict.ERROR, "checker died")}
 
-    def _drop(self, checker: "_Checker") -> None:
-        self._checkers.remove(checker)
-        checker.kill()
+    def _drop(self, *checkers: "_Checker") -> None:
+        for checker in checkers:
+            self._checkers.remove(checker)
+            checker.kill()
 
 
 class _Checker:
@@ -212,17 +206,16 @@ class _Checker:
 
     def __init__(self, command: Sequence[str]) -> None:
         # run beside the package, so that it can be imported whether it is installed or not
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(vlm_rl.__file__).parents[1],
         )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._input = self._process.stdin
-        self.output = self._process.stdout
-        self.pid = self._process.pid
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._input = self.process.stdin
+        self.output = self.process.stdout
         self.started = False
         self.index: int | None = None
         self.deadline = time.monotonic() + _START_S
@@ -230,14 +223,6 @@ class _Checker:
     @property
     def idle(self) -> bool:
         return self.started and self.index is None
-
-    @property
-    def ended(self) -> bool:
-        return self._process.poll() is not None
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.returncode
 
     def ask(self, index: int, question: Question, timeout_s: float) -> None:
         gold, prediction = question
@@ -265,11 +250,11 @@ class _Checker:
         return settled
 
     def kill(self) -> None:
-        self._process.kill()
+        self.process.kill()
         with contextlib.suppress(BrokenPipeError):  # of a half-written question
             self._input.close()
         self.output.close()
-        self._process.wait()
+        self.process.wait()
 
 
 def _check_of(outcome: str, rule: str) -> Check:

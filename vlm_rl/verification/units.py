@@ -17,9 +17,12 @@ from vlm_rl.verification.grammar import FUNCTIONS
 from vlm_rl.verification.notation import Token, depths, normalise, tokens
 
 _TABLE = tomllib.loads(Path(__file__).with_name("units.toml").read_text(encoding="utf-8"))
-_PREFIXES, _MEASURED, _PREFIXED, _LETTERS, _FAMILIAR = (
+_MEASURED, _PREFIXED, _PREFIXES, _LETTERS, _FAMILIAR, _NO_VALUE_END, _NEVER_INSIDE = (
     frozenset(_TABLE[name].split())
-    for name in ("prefixes", "measured", "prefixed", "letters", "familiar")
+    for name in (
+        *("measured", "prefixed", "prefixes", "letters", "familiar"),
+        *("no_value_end", "never_inside"),
+    )
 )
 _NAMES: dict[str, str] = {
     word: name for name, words in _TABLE["spellings"].items() for word in words.split()
@@ -33,12 +36,8 @@ _ADJECTIVES = frozenset(_COUNTED["adjectives"].split())
 _CHINESE_COUNT = re.compile(
     f"[{_COUNTED['measure_words']}](?:{'|'.join(_COUNTED['chinese_nouns'].split())})?"
 )
-_POWERS_BEFORE = {"square": "**2", "sq": "**2", "cubic": "**3", "cu": "**3"}
-_SYNTAX = {
-    **{"per": "/", "每": "/", "/": "/", "*": "*", r"\cdot": "*", r"\times": "*", "^": "**"},
-    **{"(": "(", ")": ")", "{": "(", "}": ")", "-": "-", ".": ""},
-    **{"squared": "**2", "cubed": "**3"},
-}
+_POWERS_BEFORE: dict[str, str] = _TABLE["powers_before"]
+_SYNTAX: dict[str, str] = _TABLE["syntax"]
 CURRENCIES = frozenset((r"\dollar", r"\yen", r"\pounds", r"\euro", r"\rupee"))
 """The currency signs, which stand before the number."""
 
@@ -98,22 +97,12 @@ def split_unit(parts: Sequence[Token], *, lenient: bool) -> tuple[tuple[Token, .
     return parts, None
 
 
-_NO_VALUE_END = frozenset(
-    ("^", "_", "/", "*", "+", "-", r"\cdot", r"\times", r"\div", "=", "{", "(", r"\frac", r"\sqrt")
-)
-_NEVER_IN_A_UNIT = frozenset(
-    ("=", ",", ";", "+", "<", ">", r"\le", r"\ge", r"\pi", r"\sqrt", ":", "|", "!", r"\infty")
-)
-
-
 def _first_possible(parts: Sequence[Token]) -> int:
     """Return where a unit may begin: behind the last digit that is not a power of a unit."""
-    for index in range(len(parts), 1, -1):
-        token, before = parts[index - 1], parts[index - 2].text
-        if token.text in _NEVER_IN_A_UNIT or (
-            token.kind == "number" and before not in ("^", "{", "-")
-        ):
-            return index
+    for index in range(len(parts) - 1, 0, -1):
+        power = parts[index].kind == "number" and parts[index - 1].text in ("^", "{", "-")
+        if parts[index].text in _NEVER_INSIDE or (parts[index].kind == "number" and not power):
+            return index + 1
     return 1
 
 
