@@ -81,13 +81,12 @@ def _compound(parts: Sequence[Token]) -> Quantity | None:
     # minutes behind degrees or hours are parts of these, not points
     angle = {r"\circ", "度"} & {token.text for token in parts}
     parts = _respelled(parts, {"分": "'", "秒": "''"} if angle else {"分": "分钟"})
-    before = ("", *(token.text for token in parts))
     starts = [
-        index
-        for index, token in enumerate(parts)
-        if token.kind == "number" and before[index] not in _NOT_BEFORE_A_PART
+        at
+        for at, token in enumerate(parts)
+        if at == 0 or (token.kind == "number" and parts[at - 1].text not in _NOT_BEFORE_A_PART)
     ]
-    if len(starts) < 2 or starts[0] != 0:
+    if len(starts) < 2:
         return None
     quantities = []
     for start, end in zip(starts, [*starts[1:], len(parts)], strict=True):

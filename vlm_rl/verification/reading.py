@@ -1,14 +1,15 @@
 """Read an answer: tokens to a typed value. What is left over makes the whole text unreadable.
 
-    value    = [anything arrow] (cases | item {(, | ; | and | or) item})
-    item     = words | one
-    one      = union | relation | a set by name | ratio | difference | bracketed | quantity
-    union    = set {∪ set}
-    relation = name ∈ set | quantity {sign quantity} | [name] {(= | ≈) one}
-    ratio    = quantity {: quantity}
+    value     = [anything arrow] item {(, | ; | and | or) item}
+    item      = words | one
+    one       = union | relation | named set | ratio | difference | bracketed | quantity
+    union     = set {∪ set}
+    relation  = one {(= | ≈) one} | name ∈ set | quantity {sign quantity}
+    ratio     = quantity {: quantity}
+    bracketed = [name of a point] opening item {(, | ;) item} closing | \\{name | condition\\}
 
-From the loosest bond to the tightest. The forms of a text decide what it is; what it should be is
-for `equality`, which knows the gold.
+This is the order from the loosest bond to the tightest. The form of a text decides what it is;
+what it should be is for `equality`, which knows the gold.
 """
 
 import contextlib
@@ -22,15 +23,7 @@ from vlm_rl.verification import algebra
 from vlm_rl.verification.gold import Unparsable
 from vlm_rl.verification.grammar import Node, number
 from vlm_rl.verification.names import name_of, without_point_name
-from vlm_rl.verification.notation import (
-    Token,
-    enclosed,
-    normalise,
-    plain_text,
-    spelled,
-    split,
-    tokens,
-)
+from vlm_rl.verification.notation import Token, enclosed, normalise, spelled, split, tokens
 from vlm_rl.verification.quantities import Quantity, read_quantity, total
 from vlm_rl.verification.regions import EMPTY, REALS, Region, interval, solved, union
 from vlm_rl.verification.spoken import spoken_number
@@ -125,27 +118,27 @@ class _Reader:
         pieces = [piece for piece in pieces if piece]
         if len(pieces) < 2:
             return self._one(pieces[0] if pieces else ())
-        items = [self._item(piece) for piece in pieces]
+        items = tuple(map(self._item, pieces))
         regions = [item for item in items if isinstance(item, Region)]
         if len(regions) == len(items) and len({r.name for r in regions if r.name}) < 2:
             if offered:
                 return union(regions)._replace(offered=True)
             return functools.reduce(Region.within, regions)
-        return total(items) or Collection("", tuple(items))
+        return total(items) or Collection("", items)
 
     def _item(self, parts: tuple[Token, ...]) -> Value:
         """Read a member of a list, which may be a word."""
-        if is_phrase(_text(parts)) and not any(token.kind == "number" for token in parts):
-            return Words(plain_text(_text(parts)))
-        return self._one(parts)
+        words = is_phrase(_text(parts)) and not any(token.kind == "number" for token in parts)
+        return Words(_text(parts)) if words else self._one(parts)
 
     def _one(self, parts: tuple[Token, ...]) -> Value:
+        """Read what is no list."""
         parts = _unwrapped(parts)
         if len(sets := split(parts, r"\cup")) > 1:
-            return union([self._region(piece) for piece in sets])
+            return union([*map(self._region, sets)])
         if len(sides := split(parts, *_SIGNS)) > 1:
             return self._related(_signs_between(sides, parts), sides)
-        if named := _SETS.get(_text(parts).casefold()):
+        if named := _SETS.get(_text(parts)):
             return named
         if len(terms := split(parts, ":", "to", "比")) > 1:
             return self._ratio(terms)
@@ -154,7 +147,7 @@ class _Reader:
         return self._bracketed(without_point_name(parts)) or _as_figure(self._quantity(parts))
 
     def _region(self, parts: tuple[Token, ...]) -> Region:
-        region = as_region(self._one(parts))
+        region = as_region(self.value(parts))
         if region is None:
             raise Unparsable("not a set of numbers")
         return region
@@ -164,7 +157,7 @@ class _Reader:
             return self._chain(signs, sides)
         if signs == ["in"] and (name := name_of(sides[0])):
             return self._region(sides[1])._replace(name=name)
-        quantities = tuple(self._quantity(side) for side in sides)
+        quantities = tuple(map(self._quantity, sides))
         return solved(signs, quantities) or Relation(tuple(signs), quantities)
 
     def _chain(self, signs: list[str], sides: list[tuple[Token, ...]]) -> Value:
@@ -176,10 +169,10 @@ class _Reader:
         name = name_of(sides[0])
         if name is None and len(sides) == 2 and (name := name_of(sides[1])):
             sides = sides[::-1]
-        claims = [self._one(side) for side in sides[name is not None :]]
-        signs = signs[name is not None :]
-        for index in reversed(range(len(signs))):
-            if signs[index] == "~" and not _is_rounding(claims[index], claims.pop(index + 1)):
+        first = 0 if name is None else 1
+        claims = [self._one(side) for side in sides[first:]]
+        for index, sign in reversed(list(enumerate(signs[first:], 1))):
+            if sign == "~" and not _is_rounding(claims[index - 1], claims.pop(index)):
                 raise Unparsable("no approximation of it")
         if name is None:
             return claims[0] if len(claims) == 1 else Chain(None, None, tuple(claims))
@@ -189,7 +182,7 @@ class _Reader:
         return Chain(name, left, tuple(claims))
 
     def _ratio(self, terms: list[tuple[Token, ...]]) -> Proportion:
-        ratio = Proportion(tuple(self._quantity(term) for term in terms))
+        ratio = Proportion(tuple(map(self._quantity, terms)))
         if has_unit(ratio) and not self.lenient:
             return _Reader(lenient=True)._ratio(terms)
         return ratio
@@ -207,20 +200,19 @@ class _Reader:
         pieces = split(inside, ",", ";")
         if len(pieces) == 1 and opening != r"\{" and not is_phrase(spelled(inside)):
             return None
-        items = tuple(self._item(piece) for piece in pieces)
+        items = tuple(map(self._item, pieces))
         bracket = _BRACKETS[opening].get(closing)
         if bracket is None:
             raise Unparsable("brackets that do not match")
-        if bracket == "half-open" or any(_is_infinite(item) for item in items):
+        if bracket == "half-open" or any(map(_is_infinite, items)):
             return interval(opening, items, closing)
         return Collection(bracket, items)
 
     def _builder(self, member: tuple[Token, ...], condition: tuple[Token, ...]) -> Region:
         """Read the set of the real numbers that meet a condition."""
         name, *domain = map(spelled, split(member, r"\in"))
-        region = as_region(self.value(condition))
-        real = domain in ([], ["R"], [r"\mathbb{R}"])
-        if region is None or not real or region.name not in (None, name):
+        region = self._region(condition)
+        if domain not in ([], ["R"], [r"\mathbb{R}"]) or region.name not in (None, name):
             raise Unparsable("not a set of numbers")
         return region._replace(name=None)
 
@@ -269,7 +261,7 @@ def _unwrapped(parts: tuple[Token, ...]) -> tuple[Token, ...]:
 
 
 def _text(parts: Sequence[Token]) -> str:
-    return " ".join(token.text for token in parts).strip("'\" ")
+    return " ".join(token.text for token in parts).casefold().strip(" .,;:\"'“”")
 
 
 def _joined(parts: Sequence[Token]) -> str:
