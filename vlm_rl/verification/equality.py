@@ -166,12 +166,10 @@ class Equality:
 
     def _same_interval(self, gold: RealInterval, given: RealInterval) -> bool:
         shapes = [
-            (p.low_closed, p.low is None, p.high_closed, p.high is None) for p in (gold, given)
+            (i.low_closed, i.low is None, i.high_closed, i.high is None) for i in (gold, given)
         ]
-        return shapes[0] == shapes[1] and all(
-            a is None or self._same_quantity(a, b)
-            for a, b in ((gold.low, given.low), (gold.high, given.high))
-        )
+        ends = ((gold.low, given.low), (gold.high, given.high))
+        return shapes[0] == shapes[1] and all(self._same_quantity(a, b) for a, b in ends if a and b)
 
     def _same_collection(self, gold: Collection, given: Value) -> bool:
         if _is_system(gold) and _is_system(given):

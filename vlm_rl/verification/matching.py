@@ -4,8 +4,8 @@ In the trainer's process `numeric` is false: what needs more than exact arithmet
 NeedsAlgebra, and is asked again in a checking process.
 """
 
+import math
 import re
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import Literal
 
@@ -22,12 +22,12 @@ from vlm_rl.verification.gold import (
     Unparsable,
     reading_gold,
 )
-from vlm_rl.verification.grammar import Node
-from vlm_rl.verification.notation import normalise, open_text, spelled, tokens
+from vlm_rl.verification.grammar import Node, number
+from vlm_rl.verification.notation import normalise, open_text, tokens
 from vlm_rl.verification.quantities import Quantity
 from vlm_rl.verification.reading import read
 from vlm_rl.verification.regions import Region
-from vlm_rl.verification.units import conversion, is_percent, split_unit, unit_of
+from vlm_rl.verification.units import Unit, is_percent, split_unit, unit_of
 from vlm_rl.verification.values import Chain, Collection, Proportion, Value, has_unit
 from vlm_rl.verification.words import is_phrase, is_prose, listed_labels, same_words, without_label
 
@@ -41,6 +41,7 @@ ANSWER_TYPES = frozenset(
         *("set", "interval", "matrix", "expression", "latex"),
     )
 )
+_GEOMETRY = re.compile(r"\\(?:angle|triangle|parallel|perp|bot|sim|cong)(?![a-z])")
 
 
 def decide(gold: Gold, prediction: str, *, numeric: bool) -> tuple[Decision, str]:
@@ -85,33 +86,28 @@ def infer_type(answer: str, has_choices: bool) -> str:
         value = read(answer)
     except Unparsable:
         value = None
-    if not isinstance(value, Quantity) or value.unit is None:
-        if value is None and is_prose(answer):
-            return "text"
-        counted = isinstance(value, Quantity) and not algebra.names(value.tree)
-        if is_phrase(answer) and not counted and not isinstance(value, Region | Collection):
-            return "time" if clock(answer) else "text"
-        if _says_unit(answer):
-            return "number_unit"
-    return "latex" if value is None else _type_of(value)
+    if value is None and is_prose(answer):
+        return "text"
+    counted = isinstance(value, Quantity) and (value.unit or not algebra.names(value.tree))
+    if is_phrase(answer) and not counted and not isinstance(value, Region | Collection):
+        return "time" if clock(answer) else "text"
+    kind = _type_of(value)
+    return "number_unit" if kind != "percent" and _says_unit(answer) else kind
 
 
-def _type_of(value: Value) -> str:
-    if isinstance(value, Region):
-        return "interval"
-    if isinstance(value, Proportion):
-        return "ratio"
-    if isinstance(value, Collection):
-        if any(isinstance(item, Chain) for item in value.items):
-            return "latex"
-        square = "interval" if len(value.items) == 2 else "list"
-        return {"(": "tuple", "[": square}.get(value.bracket, "set")
-    if isinstance(value, Quantity):
-        if is_percent(value.unit):
-            return "percent"
-        if value.unit is not None:
-            return "number_unit"
-        return "number" if _is_rational(value.tree) else "latex"
+def _type_of(value: Value | None) -> str:
+    match value:
+        case Region():
+            return "interval"
+        case Proportion():
+            return "ratio"
+        case Collection(bracket, items) if not any(isinstance(item, Chain) for item in items):
+            square = "interval" if len(items) == 2 else "list"
+            return {"(": "tuple", "[": square}.get(bracket, "set")
+        case Quantity(_, Unit() as unit):
+            return "percent" if is_percent(unit) else "number_unit"
+        case Quantity(tree) if _is_rational(tree):
+            return "number"
     return "latex"
 
 
@@ -127,98 +123,102 @@ def _with_colons(text: str) -> str | None:
     if re.search(r"\d:\d\d\s*[ap]\.?m|\d:0\d$", text, re.IGNORECASE) and clock(text):
         return "time"
     parts = re.fullmatch(r"\s*(\d+)\s*:\s*([0-5]\d)\s*", text)
-    if parts and int(parts[1]) < 24:
-        return "time" if _reducible(int(parts[1]), int(parts[2])) else "ratio"
-    return None
-
-
-def _reducible(a: int, b: int) -> bool:
-    return any(a % n == b % n == 0 for n in range(2, 60)) or a == 0
+    if not parts or int(parts[1]) >= 24:
+        return None
+    hour, minute = int(parts[1]), int(parts[2])
+    return "time" if hour == 0 or math.gcd(hour, minute) > 1 else "ratio"
 
 
 def _says_unit(answer: str) -> bool:
-    """Return whether plain letters are a unit: behind a number and a space, and a quotient."""
-    value, unit = split_unit(tokens(normalise(answer)), lenient=True)
-    behind = tokens(normalise(answer))[len(value) :]
-    return (
-        unit is not None and spelled(value)[:1].isdigit() and len(value) == 1 and behind[0].spaced
-    )
+    """Return whether plain letters are a unit: behind a number and a space."""
+    parts = tokens(normalise(answer))
+    value, unit = split_unit(parts, lenient=True)
+    numeral = len(value) == 1 and value[0].text[0].isdigit()
+    return unit is not None and numeral and parts[1].spaced
 
 
 def _compare(gold: Gold, prediction: str, equality: Equality) -> Finding:
-    kind = gold.answer_type
-    if kind == "choice":
+    if gold.answer_type == "choice":
         return match_choice(gold, prediction, equality)
-    if _folded(gold.answer) == _folded(prediction):
+    given = without_label(normalise(prediction))
+    if _folded(gold.answer) in (_folded(prediction), _folded(given)):
         return Finding(True, "same text")
-    prediction = without_label(normalise(prediction))
-    if _folded(gold.answer) == _folded(prediction):
-        return Finding(True, "same text")
-    labels = listed_labels(gold.answer), listed_labels(prediction)
-    if labels[0] is not None and (
-        labels[1] is not None or r"\textcircled" in normalise(gold.answer)
-    ):
-        return _finding(labels[0] == labels[1], "labels")
-    if kind == "text" and (same_words(gold.answer, prediction) or not _is_statement(gold.answer)):
-        return _finding(same_words(gold.answer, prediction), "words")
-    if kind == "latex" and infer_type(gold.answer, False) == "text":
-        return _finding(same_words(gold.answer, prediction), "words")
-    if kind == "time" or (kind == "latex" and infer_type(gold.answer, False) == "time"):
-        times = clock(gold.answer), clock(prediction)
-        if times[0] and times[1]:
-            return _finding(same_time(times[0], times[1]), "time")
-        if any(times):
-            return _finding(_same_length(gold.answer, prediction, times), "time")
-        if same_words(gold.answer, prediction):
-            return Finding(True, "same words")
-    in_base = compare_bases(gold.answer, prediction)
-    if in_base is not None:
-        return in_base
+    kind = gold.answer_type
+    inferred = infer_type(gold.answer, False) if kind == "latex" else kind
+    return (
+        _compare_labels(gold.answer, given)
+        or (_compare_words(gold, given) if inferred == "text" else None)
+        or (_compare_times(gold.answer, given, equality) if inferred == "time" else None)
+        or compare_bases(gold.answer, given)
+        or _compare_values(gold, given, equality)
+    )
+
+
+def _compare_labels(gold: str, given: str) -> Finding | None:
+    expected, offered = listed_labels(gold), listed_labels(given)
+    circled = r"\textcircled" in normalise(gold)
+    if expected is None or (offered is None and not circled):
+        return None
+    return _finding(expected == offered, "labels")
+
+
+def _compare_words(gold: Gold, given: str) -> Finding | None:
+    """Compare words; None for other words of geometry, which says the same in several ways."""
+    same = same_words(gold.answer, given)
+    formal = gold.answer_type == "text" and _GEOMETRY.search(normalise(gold.answer))
+    return None if formal and not same else _finding(same, "words")
+
+
+def _compare_times(gold: str, given: str, equality: Equality) -> Finding | None:
+    match clock(gold), clock(given):
+        case TimeOfDay() as expected, TimeOfDay() as offered:
+            return _finding(same_time(expected, offered), "time")
+        case TimeOfDay() as time, None:
+            return _finding(_is_length(time, given, equality), "time")
+        case None, TimeOfDay() as time:
+            return _finding(_is_length(time, gold, equality), "time")
+    return Finding(True, "same words") if same_words(gold, given) else None
+
+
+def _is_length(time: TimeOfDay, text: str, equality: Equality) -> bool:
+    """Compare `1:30` with a length: minutes and seconds if it is in seconds, else hours."""
+    length, second = read(text, lenient=True), unit_of("s")
+    if time.half or not isinstance(length, Quantity) or length.unit is None:
+        return False
+    seconds = Fraction(time.seconds, 60 if length.unit == second else 1)
+    return equality.same(Quantity(number(seconds), second), length)
+
+
+def _compare_values(gold: Gold, given: str, equality: Equality) -> Finding:
+    kind = gold.answer_type
     lenient = kind in ("number_unit", "time") or bool(gold.unit) or _says_unit(gold.answer)
     with reading_gold():
         expected = read(gold.answer, lenient=lenient)
-        _check_kind(kind, expected)
-    last = expected.sides[-1] if isinstance(expected, Chain) else expected
-    given = read(prediction, lenient=lenient or has_unit(last))
-    if not lenient and has_unit(given) and not has_unit(expected):
+        _check_gold_value(expected, kind)
+    offered = read(given, lenient=lenient or has_unit(_last(expected)))
+    if has_unit(offered) and not has_unit(expected):
         expected = read(gold.answer, lenient=True)  # `5 m` is a length beside `5\\text{ m}`
-    same = equality.same(expected, given)
+    same = equality.same(expected, offered)
     return Finding(same, "same value" if same else equality.reason)
 
 
-def _same_length(gold: str, given: str, times: Sequence[TimeOfDay | None]) -> bool:
-    """Compare `1:30` with a length of time: minutes and seconds of seconds, else hours and minutes."""
-    written, clocked = (gold, times[1]) if times[1] else (given, times[0])
-    length = read(written, lenient=True)
-    if clocked is None or clocked.half or not isinstance(length, Quantity) or length.unit is None:
-        return False
-    second = unit_of("s")
-    seconds = clocked.seconds if length.unit != second else Fraction(clocked.seconds, 60)
-    factor, value = conversion(second, length.unit), algebra.exact(length.tree)
-    return factor is not None and value is not None and value * factor == seconds
-
-
-def _check_kind(kind: str, value: Value) -> None:
-    """Raise Unparsable for the gold of a number that is none."""
-    if kind in ("number", "number_unit", "percent"):
-        last = value.sides[-1] if isinstance(value, Chain) else value
-        if not isinstance(last, Quantity | Proportion):
-            raise Unparsable("not one number")
-        if isinstance(last, Quantity) and (algebra.names(last.tree) or last.tree.op == "matrix"):
-            raise Unparsable("not one number")
+def _check_gold_value(value: Value, kind: str) -> None:
+    """Raise Unparsable for the gold of a number that is none, and for numbers too large."""
+    last = _last(value)
+    formula = isinstance(last, Quantity) and (last.tree.op == "matrix" or algebra.names(last.tree))
+    one_number = isinstance(last, Quantity | Proportion) and not formula
+    if kind in ("number", "number_unit", "percent") and not one_number:
+        raise Unparsable("not one number")
     if isinstance(value, Quantity):
-        algebra.exact(value.tree)  # raises for numbers that are too large
+        algebra.exact(value.tree)
+
+
+def _last(value: Value) -> Value:
+    return value.sides[-1] if isinstance(value, Chain) else value
 
 
 def _finding(right: bool, what: str) -> Finding:
     return Finding(right, f"same {what}" if right else f"another {what}")
-
-
-def _is_statement(text: str) -> bool:
-    """Return whether a text is a statement of geometry, which says the same in several ways."""
-    return bool(
-        re.search(r"\\(?:angle|triangle|parallel|perp|bot|sim|cong)(?![a-z])", normalise(text))
-    )
 
 
 def _folded(text: str) -> str:
