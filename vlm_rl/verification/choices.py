@@ -1,7 +1,7 @@
 """Multiple choice: letters, the value of an option, or a letter with its value in any layout."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vlm_rl.verification.equality import Equality
 from vlm_rl.verification.gold import Finding, Gold, GoldUnparsable, Unparsable
@@ -14,10 +14,10 @@ _SEPARATOR = r"(?:\s*[,;/&、+]\s*|\s+(?:and|or)\s+|\s*(?:和|与|或)\s*|\s*)"
 _LETTER = r"(?:\(\s*[A-Z]\s*\)|\[\s*[A-Z]\s*\]|\{?[A-Z]\}?)"
 _LETTERS = re.compile(rf"(?:\\\{{\s*)?{_LETTER}(?:{_SEPARATOR}{_LETTER})*(?:\s*\\\}})?")
 _LETTER_FIRST = re.compile(
-    r"(?:(?P<bracketed>[\[(]\s*[A-Z]\s*[\])])|(?P<bare>[A-Z]))(?P<mark>\s*[.:)、=-]|\s*)\s*(?P<value>\S.*)",
+    r"(?P<bracket>[\[(]\s*)?(?P<letter>[A-Z])(?(bracket)\s*[\])])(?P<mark>\s*[.:)、=-]|\s*)\s*(?P<value>\S.*)",
     re.DOTALL,
 )
-_LETTER_LAST = re.compile(r"(?P<value>.*\S)\s*(?:[\[(]\s*(?P<letter>[A-Z])\s*[\])])", re.DOTALL)
+_LETTER_LAST = re.compile(r"(?P<value>.*\S)\s*[\[(]\s*(?P<letter>[A-Z])\s*[\])]", re.DOTALL)
 
 
 def match_choice(gold: Gold, prediction: str, equality: Equality) -> Finding:
@@ -61,60 +61,54 @@ class _Options:
 
     def chosen(self, text: str) -> tuple[list[str], str]:
         """Return the letters that an answer chooses, and what they were read from."""
-        if re.fullmatch(r"\(?[a-z]\)?", text) and text.strip("()").upper() in self._offered:
-            return [text.strip("()").upper()], "letter"
-        letters = _capitals(text) if _LETTERS.fullmatch(text) else []
+        # a small letter alone chooses only if it is offered
+        capital = text.upper() if re.fullmatch(r"\(?[a-z]\)?", text) else text
+        letters = _capitals(capital) if _LETTERS.fullmatch(capital) else []
         if len(letters) == 1 and letters[0] in self._offered:
             return letters, "letter"
         if written := self.written(text):
             return written, "option value"
         labelled = self._labelled(text)
         agree = bool(self._choices) and ((labelled and labelled[0]) or self._valued(text))
-        if letters and not agree:
+        if letters and capital == text and not agree:
             return letters, "letter"
-        if labelled:
-            return labelled
-        if values := self._valued(text):
-            return values, "option value"
-        return self._chain(text), "option value"
+        return labelled or (self._valued(text) or self._chain(text), "option value")
 
     def written(self, text: str) -> list[str]:
         """Return the letter of the only option with these words."""
-        exact = [letter for letter, choice in self._lettered() if open_text(choice) == text]
-        same = [letter for letter, choice in self._lettered() if same_words(choice, text)]
-        return next((letters for letters in (exact, same) if len(letters) == 1), [])
-
-    def _lettered(self) -> list[tuple[str, str]]:
-        return list(zip(self._offered, self._choices, strict=False))
+        return self._only(lambda choice: open_text(choice) == text) or self._only(
+            lambda choice: same_words(choice, text)
+        )
 
     def _labelled(self, text: str) -> tuple[list[str], str] | None:
         """Read a letter with a value. What has no mark between them is one only if they agree."""
-        minus = False
         if last := _LETTER_LAST.fullmatch(text):
-            letter, value, sure = last["letter"], last["value"], True
+            letter, values, sure = last["letter"], [last["value"]], True
         elif first := _LETTER_FIRST.fullmatch(text):
-            letter = (first["bracketed"] or first["bare"]).strip("()[] ")
-            value = first["value"].strip()
-            if enclosed(tokens(value)):
-                value = value.strip("()")
-            minus = first["mark"].strip() == "-"
-            sure = bool(first["bracketed"]) or first["mark"].strip() in (".", ":", ")", "、")
-            sure = sure or (first["value"].startswith("(") and first["mark"] != "")
+            letter, mark, value = first["letter"], first["mark"].strip(), first["value"].strip()
+            marked = mark in (*".:)、",) or (value.startswith("(") and first["mark"] != "")
+            sure = marked or first["bracket"] is not None
+            values = [value.strip("()") if enclosed(tokens(value)) else value]
+            if mark == "-":
+                values.append(f"-{values[0]}")  # `(A) -1`, whose minus is not a mark
         else:
             return None
-        if not self._choices:
-            return ([letter], "letter with value") if sure else None
-        signed = f"-{value}"  # `(A) -1`, whose minus is not a mark
-        if any(
-            letter in (self.written(v) or self._valued(v)) for v in (value, signed)[: 1 + minus]
-        ):
-            return [letter], "letter with value"
-        return ([], "letter that contradicts its value") if sure else None
+        if self._choices and not any(letter in self._written_or_valued(v) for v in values):
+            return ([], "letter that contradicts its value") if sure else None
+        return ([letter], "letter with value") if sure or self._choices else None
+
+    def _written_or_valued(self, text: str) -> list[str]:
+        return self.written(text) or self._valued(text)
 
     def _valued(self, text: str) -> list[str]:
         """Return the letter of the only option with this value."""
-        exact = [l for l, choice in self._lettered() if self._same(choice, text)]
-        return exact if len(exact) == 1 else []
+        return self._only(lambda choice: self._same(choice, text))
+
+    def _only(self, fits: Callable[[str], bool]) -> list[str]:
+        """Return the letter of the only option that fits, no letter if several do."""
+        lettered = zip(self._offered, self._choices, strict=False)
+        letters = [letter for letter, choice in lettered if fits(choice)]
+        return letters if len(letters) == 1 else []
 
     def _same(self, choice: str, text: str) -> bool:
         if same_words(choice, text):
@@ -131,8 +125,7 @@ class _Options:
         if not claims or not all(claims):
             return []
         chosen = [self.chosen(side)[0] for side in claims]
-        name = not self._valued(first) and not re.fullmatch(r"[\d.\s]*", first)
-        if not name:
+        if self._valued(first) or re.fullmatch(r"[\d.\s]*", first):
             chosen.append(self.chosen(first)[0])
         return chosen[0] if all(letters == chosen[0] for letters in chosen) else []
 
