@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from vlm_rl.verification.gold import Unparsable
 from vlm_rl.verification.grammar import Node, number
 
-MAX_BITS = 1 << 17
+_MAX_BITS = 1 << 17
 """Larger numbers are refused: no answer has 40,000 digits."""
 _MAX_DEGREE = 64
 _MAX_COUNT = 10_000
@@ -52,6 +52,16 @@ def at(node: Node, point: Point) -> Node:
     return node.rebuilt(lambda part: at(part, point))
 
 
+def last_place(value: Fraction, digits: int) -> Fraction:
+    """Return one unit of the last of so many significant digits."""
+    size, power = abs(value), 0
+    while size >= 10:
+        size, power = size / 10, power + 1
+    while size and size < 1:
+        size, power = size * 10, power - 1
+    return Fraction(10) ** (power - digits + 1)
+
+
 def as_quotient(
     op: str, parts: Sequence[tuple[T, T]], plus: Callable[[T, T], T], times: Callable[[T, T], T]
 ) -> tuple[T, T]:
@@ -77,7 +87,7 @@ def _value(node: Node) -> Fraction:
     if node.op not in _RULES:
         raise NotRational
     value = _RULES[node.op](*map(_value, node.args))
-    if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
+    if value.numerator.bit_length() + value.denominator.bit_length() > _MAX_BITS:
         raise Unparsable("refused: huge number")
     return value
 
@@ -88,7 +98,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
             raise NotRational
         base = _root(base, Fraction(exponent.denominator))
     size = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if (size - 1) * abs(exponent.numerator) > MAX_BITS:
+    if (size - 1) * abs(exponent.numerator) > _MAX_BITS:
         raise Unparsable("refused: huge number")
     return base**exponent.numerator
 

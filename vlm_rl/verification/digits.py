@@ -8,7 +8,7 @@ from typing import Any
 
 from mpmath import libmp, mp
 
-from vlm_rl.verification.arithmetic import COMMON, MAX_BITS, NotRational, as_quotient, exact
+from vlm_rl.verification.arithmetic import COMMON, NotRational, as_quotient, exact
 from vlm_rl.verification.gold import Unparsable
 from vlm_rl.verification.grammar import Node
 
@@ -124,13 +124,19 @@ def _value(node: Node, sizes: list[int]) -> Any:
         raise OverflowError
     if value:
         sizes.append(int(mp.mag(value)))
-        if abs(sizes[-1]) > MAX_BITS:
+        if abs(sizes[-1]) > _MAX_PRECISION:
             raise OverflowError
     return value
 
 
 def _is_real(value: Any) -> bool:
     return bool(mp.im(value) == 0)
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if base and abs(mp.mag(base) or 1) * abs(exponent) > _MAX_PRECISION:
+        raise OverflowError
+    return mp.power(base, exponent)
 
 
 def _root(radicand: Any, degree: Any) -> Any:
@@ -147,14 +153,15 @@ def _noise() -> Any:
 
 _TRIGONOMETRIC = frozenset(("sin", "cos", "tan", "cot", "sec", "csc"))
 _NAMED = {
-    **{name: name for name in (*_TRIGONOMETRIC, "sinh", "cosh", "tanh", "ln", "exp", "binomial")},
-    **{"arcsin": "asin", "arccos": "acos", "arctan": "atan", "lg": "log10"},
-    **{"^": "power", "!": "factorial"},
+    **{name: name for name in (*_TRIGONOMETRIC, "sinh", "cosh", "tanh", "ln", "binomial")},
+    **{"arcsin": "asin", "arccos": "acos", "arctan": "atan", "lg": "log10", "!": "factorial"},
 }
 _CONSTANTS = {"pi": mp.pi, "e": mp.e, "i": mp.mpc(0, 1), "infinity": mp.inf}
 _RULES: dict[str, Callable[..., Any]] = {
     **COMMON,
     **{op: getattr(mp, name) for op, name in _NAMED.items()},
+    "^": _power,
+    "exp": lambda exponent: _power(+mp.e, exponent),
     "root": _root,
     "log": lambda value, base=10: mp.log(value, base),
     "floor": lambda value: mp.floor(value + _noise()),
