@@ -95,6 +95,12 @@ def infer_type(answer: str, has_choices: bool) -> str:
     return "number_unit" if kind != "percent" and _says_unit(answer) else kind
 
 
+def is_lenient(gold: Gold) -> bool:
+    """Return whether single letters behind a number are units, in the gold and in answers to it."""
+    measured = gold.answer_type in ("number_unit", "time")
+    return measured or bool(gold.unit) or _says_unit(gold.answer)
+
+
 def _type_of(value: Value | None) -> str:
     match value:
         case Region():
@@ -190,11 +196,10 @@ def _is_length(time: TimeOfDay, text: str, equality: Equality) -> bool:
 
 
 def _compare_values(gold: Gold, given: str, equality: Equality) -> Finding:
-    kind = gold.answer_type
-    lenient = kind in ("number_unit", "time") or bool(gold.unit) or _says_unit(gold.answer)
+    lenient = is_lenient(gold)
     with reading_gold():
         expected = read(gold.answer, lenient=lenient)
-        _check_gold_value(expected, kind)
+        _check_gold_value(expected, gold.answer_type)
     offered = read(given, lenient=lenient or has_unit(_last(expected)))
     if has_unit(offered) and not has_unit(expected):
         expected = read(gold.answer, lenient=True)  # `5 m` is a length beside `5\\text{ m}`
