@@ -1,6 +1,5 @@
 """Answers cut out of text and matched with golds, mostly without any process."""
 
-import json
 import subprocess
 import sys
 import time
@@ -8,18 +7,13 @@ from typing import get_args
 
 import pytest
 
-from tests.support.places import SHARED
 from vlm_rl.records import AnswerType
 from vlm_rl.verification.algebra import NeedsAlgebra
 from vlm_rl.verification.extraction import answers, boxes
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.matching import ANSWER_TYPES, decide, infer_type
-from vlm_rl.verification.pool import CheckerPool, read_answers
 from vlm_rl.verification.reading import plain_number
 from vlm_rl.verification.self_test import KNOWN_PAIRS
-
-CASES = SHARED / "reference" / "verify_cases.jsonl"
-SHOULD_FLOOR = 36  # of 37: to take the segment DE for ED would take NO for ON
 
 
 def test_every_answer_type_has_a_matcher():
@@ -235,26 +229,3 @@ def test_hazards_are_refused_unread(text):
 @pytest.mark.parametrize("text", [r"e^{x^2}", "2^{10}", "5!", r"\binom{10}{3}", "x^{2^n}", "n!"])
 def test_ordinary_powers_are_not_hazards(text):
     assert decide(Gold(text, "expression"), f"({text})", numeric=True)[0] == "correct"
-
-
-@pytest.mark.skipif(
-    not CASES.exists(), reason="the conformance cases are absent, set VLM_RL_SHARED"
-)
-def test_conformance_cases_stay_above_the_floor():
-    cases = [json.loads(line) for line in CASES.read_text().splitlines()]
-    right = {"must": [], "should": []}
-    asked = []
-    for case in cases:
-        given = [case["prediction"]]
-        if case["prediction_kind"] == "response":
-            given = answers(case["prediction"], case.get("answer_style", "box"))
-        tolerance = tuple((case.get("tolerance") or {}).items())
-        options = tuple(case.get("options") or ())
-        asked.append((Gold(case["gold"], case["answer_type"], options, None, tolerance), given))
-    with CheckerPool(timeout_s=1.5) as pool:
-        readings = read_answers(asked, pool)
-    for case, reading in zip(cases, readings, strict=True):
-        right[case["level"]].append((reading.verdict == "correct") == case["expected"])
-    print({level: f"{sum(passed)} of {len(passed)}" for level, passed in right.items()})
-    assert all(right["must"])
-    assert sum(right["should"]) >= SHOULD_FLOOR

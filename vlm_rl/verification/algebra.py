@@ -15,16 +15,21 @@ import random
 from collections.abc import Iterator
 from fractions import Fraction
 
-from vlm_rl.verification.arithmetic import Point, as_quotient, at
+from vlm_rl.verification.arithmetic import Point, as_quotient
+from vlm_rl.verification.arithmetic import at as at
 from vlm_rl.verification.arithmetic import exact as exact
 from vlm_rl.verification.digits import approximate as approximate
 from vlm_rl.verification.digits import same_value
 from vlm_rl.verification.gold import Unparsable
 from vlm_rl.verification.grammar import ONE, Node, number
 
-_LOWEST = (1, 1, 1, -4000, -4000, -4000, -4000, -4000)
-"""Points for roots and logarithms first, then for all signs."""
+_RANGES = ((0, 4), (0, 4), (0, 50), (-4, 4), (-4, 4), (-50, 50), (-900, 900), (-4, 4))
+"""Points for roots and logarithms first, then of all signs and sizes."""
+_DENOMINATORS = (999983, 1000003, 1000033)
+_MAX_QUOTIENTS = 8
+"""Of more fractions in fractions the numerator grows beyond measure."""
 _MIN_REAL_POINTS = 2
+_INTEGRAL = frozenset(("!", "binomial", "floor", "ceil"))
 _I = Node("constant", ("i",))
 
 
@@ -46,9 +51,11 @@ def equal(left: Node, right: Node, *, numeric: bool) -> bool:
         return True
     if "matrix" in (left.op, right.op):
         return left.op == right.op and _same_cells(left, right, numeric=numeric)
-    free = names(left) | names(right)
+    free = names(left)
+    if names(right) != free:
+        return False  # a name that one side lacks is not part of its value: `0 wrong` is not 0
     compared = 0
-    for point in _points(free):
+    for point in _points(free, left, right):
         same = _same_at(point, left, right, numeric=numeric)
         if same is False:
             return False
@@ -60,8 +67,10 @@ def equal(left: Node, right: Node, *, numeric: bool) -> bool:
 
 def proportional(left: Node, right: Node, *, numeric: bool) -> int:
     """Return the sign of the constant c != 0 with left = c * right, 0 if there is none."""
-    left, right = _quotient(left)[0], _quotient(right)[0]
-    for point in _points(names(left) | names(right)):
+    if not names(left) or names(left) != names(right):
+        return 0
+    left, right = _numerator(left), _numerator(right)
+    for point in _points(names(left), left, right):
         fixed = [at(side, point) for side in (left, right)]
         values = [value(side, numeric=numeric) for side in fixed]
         if None in values or 0 in values:
@@ -105,6 +114,11 @@ def _signed(node: Node, opposite: str) -> Node:
     return Node("negative", inner.args) if node.op == opposite else inner.args[0]
 
 
+def _numerator(node: Node) -> Node:
+    few = sum(part.op == "/" for part in node.walk()) <= _MAX_QUOTIENTS
+    return _quotient(node)[0] if few else node
+
+
 def _quotient(node: Node) -> tuple[Node, Node]:
     """Return numerator and denominator, without fractions in them."""
     if node.op == "number":
@@ -132,14 +146,24 @@ def _same_cells(left: Node, right: Node, *, numeric: bool) -> bool:
     )
 
 
-def _points(free: frozenset[str]) -> Iterator[Point]:
-    """Yield points to compare at, the same in every run; one without names if there are none."""
-    draw = random.Random("".join(sorted(free)))
-    for low in _LOWEST if free else (1,):
-        yield {
-            name: Fraction(draw.randint(low, 4000) or 1, draw.choice((997, 1009, 1013)))
-            for name in sorted(free)
-        }
+def _points(free: frozenset[str], *sides: Node) -> Iterator[Point]:
+    """Yield points to compare at, the same in every run; one without names if there are none.
+
+    They depend on what is compared, so that no formula can be made to vanish at its own points.
+    Factorials and the like are compared at integers.
+    """
+    draw = random.Random(" ".join(sorted(map(str, sides))))
+    if free and _INTEGRAL & {part.op for side in sides for part in side.walk()}:
+        for integer in range(1, 41):
+            few = len(free) == 1
+            yield {name: Fraction(integer if few else draw.randint(1, 12)) for name in sorted(free)}
+        return
+    for low, high in _RANGES if free else _RANGES[:1]:
+        point = {}
+        for name in sorted(free):
+            bottom = draw.choice(_DENOMINATORS)
+            point[name] = Fraction(draw.randint(low * bottom, high * bottom) or 1, bottom)
+        yield point
 
 
 def _same_at(point: Point, left: Node, right: Node, *, numeric: bool) -> bool | None:
@@ -151,4 +175,8 @@ def _same_at(point: Point, left: Node, right: Node, *, numeric: bool) -> bool | 
     if not numeric:
         raise NeedsAlgebra
     real = bool(point) and _I not in {*left.walk(), *right.walk()}
-    return same_value(*sides, real=real)
+    same = same_value(*sides, real=real)
+    if same is None and real and min(point.values()) > 0:
+        defined = [approximate(side) is not None for side in sides]
+        return None if defined[0] == defined[1] else False  # ln |x| is not ln (-x)
+    return same

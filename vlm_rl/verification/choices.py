@@ -8,15 +8,16 @@ from vlm_rl.verification.gold import Finding, Gold, GoldUnparsable, Unparsable
 from vlm_rl.verification.notation import enclosed, open_text, tokens
 from vlm_rl.verification.reading import read
 from vlm_rl.verification.values import has_unit
-from vlm_rl.verification.words import negates, same_words, without_label
+from vlm_rl.verification.words import is_phrase, negates, same_words, without_label
 
-_SEPARATOR = r"(?:\s*[,;/&、+]\s*|\s+(?:and|or)\s+|\s*(?:和|与|或)\s*|\s*)"
+_SEPARATOR = r"(?:\s*[,;/&、+]\s*|\s+and\s+|\s*[和与]\s*|\s*)"
 _LETTER = r"(?:\(\s*[A-Z]\s*\)|\[\s*[A-Z]\s*\]|\{?[A-Z]\}?)"
 _LETTERS = re.compile(rf"(?:\\\{{\s*)?{_LETTER}(?:{_SEPARATOR}{_LETTER})*(?:\s*\\\}})?")
 _LETTER_FIRST = re.compile(
     r"(?P<bracket>[\[(]\s*)?(?P<letter>[A-Z])(?(bracket)\s*[\])])(?P<mark>\s*[.:)、=-]|\s*)\s*(?P<value>\S.*)",
     re.DOTALL,
 )
+_WORD = re.compile("[a-z]{2,}")
 _LETTER_LAST = re.compile(r"(?P<value>.*\S)\s*[\[(]\s*(?P<letter>[A-Z])\s*[\])]", re.DOTALL)
 
 
@@ -28,10 +29,11 @@ def match_choice(gold: Gold, prediction: str, equality: Equality) -> Finding:
     written as an option. Raises GoldUnparsable for a gold that is neither a letter of an option nor
     an option.
     """
-    text = without_label(re.sub(r"^\{([^{}]*)\}$", r"\1", open_text(prediction)).strip())
+    options = _Options(gold.choices, equality)
+    text = re.sub(r"^\{([^{}]*)\}$", r"\1", open_text(prediction)).strip()
+    text = text if options.written(text) else without_label(text)
     if not text:
         raise Unparsable("empty answer")
-    options = _Options(gold.choices, equality)
     expected = options.letters_of(gold.answer)
     if expected is None:
         if gold.choices:
@@ -39,8 +41,6 @@ def match_choice(gold: Gold, prediction: str, equality: Equality) -> Finding:
         return _finding(same_words(gold.answer, prediction), "words")
     if gold.answer in gold.choices and any(same_words(choice, text) for choice in gold.choices):
         return _finding(same_words(gold.answer, text), "option value")
-    if negates(text) and not options.written(text):
-        raise Unparsable("words beside the answer")
     letters, rule = options.chosen(text)
     return _finding(letters == expected, rule)
 
@@ -56,8 +56,10 @@ class _Options:
         text = open_text(answer)
         if _LETTERS.fullmatch(text) and set(_capitals(text)) <= set(self._offered):
             return _capitals(text)
+        if written := self.written(text):
+            return written
         labelled = self._labelled(text)
-        return self.written(text) or (labelled and labelled[0]) or self._valued(text) or None
+        return (labelled and labelled[0]) or self._valued(text) or None
 
     def chosen(self, text: str) -> tuple[list[str], str]:
         """Return the letters that an answer chooses, and what they were read from."""
@@ -93,15 +95,20 @@ class _Options:
                 values.append(f"-{values[0]}")  # `(A) -1`, whose minus is not a mark
         else:
             return None
-        if self._choices and not any(letter in self._written_or_valued(v) for v in values):
+        if not self._choices:
+            alone = sure and _is_value(values[0])
+            return ([letter] if alone else [], "letter with value")
+        if not any(letter in self._written_or_valued(v) for v in values):
             return ([], "letter that contradicts its value") if sure else None
-        return ([letter], "letter with value") if sure or self._choices else None
+        return [letter], "letter with value"
 
     def _written_or_valued(self, text: str) -> list[str]:
         return self.written(text) or self._valued(text)
 
     def _valued(self, text: str) -> list[str]:
-        """Return the letter of the only option with this value."""
+        """Return the letter of the only option with this value; `B = 5` names a letter, too."""
+        if re.match(r"[A-Z]\s*=", text) and text[0] in self._offered:
+            return []
         return self._only(lambda choice: self._same(choice, text))
 
     def _only(self, fits: Callable[[str], bool]) -> list[str]:
@@ -113,6 +120,8 @@ class _Options:
     def _same(self, choice: str, text: str) -> bool:
         if same_words(choice, text):
             return True
+        if _WORD.fullmatch(text) or negates(text):
+            return False
         try:
             option = read(choice)
             return self._equality.same(option, read(text, lenient=has_unit(option)))
@@ -122,12 +131,20 @@ class _Options:
     def _chain(self, text: str) -> list[str]:
         """Read `x = 2 = \\text{(B)} 2`, of which every claim must be for the same letter."""
         first, *claims = (side.strip() for side in text.split("="))
-        if not claims or not all(claims):
+        if not claims or not all(claims) or negates(text):
             return []
         chosen = [self.chosen(side)[0] for side in claims]
-        if self._valued(first) or re.fullmatch(r"[\d.\s]*", first):
+        if self._valued(first) or re.fullmatch(r"[\d.\s]*|[A-Z]", first):
             chosen.append(self.chosen(first)[0])
         return chosen[0] if all(letters == chosen[0] for letters in chosen) else []
+
+
+def _is_value(text: str) -> bool:
+    """Return whether a text beside a letter is one value, and not words or further letters."""
+    try:
+        return not (is_phrase(text) or re.search(r"[A-Z]\s*[.:)]", text)) and bool(read(text))
+    except Unparsable:
+        return False
 
 
 def _finding(right: bool, rule: str) -> Finding:

@@ -119,6 +119,8 @@ def _value(node: Node, sizes: list[int]) -> Any:
         values = [_value(part, sizes) for part in args]
         if op in _TRIGONOMETRIC and any(part.op == "°" for part in args[0].walk()):
             values[0] *= mp.pi / 180
+        if op == "tanh":  # which comes as close to 1 as e^(-2x) to 0
+            sizes.append(-3 * int(abs(values[0])))
         value = _RULES[op](*values)
     if not mp.isfinite(value):
         raise OverflowError

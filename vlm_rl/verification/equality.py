@@ -6,11 +6,11 @@ Symmetric but for what the gold alone decides: its type, its unit, its tolerance
 import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
-from decimal import Decimal
 from fractions import Fraction
 from typing import TypeGuard, TypeVar
 
 from vlm_rl.verification import algebra
+from vlm_rl.verification.arithmetic import last_place
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.grammar import ONE, Node, number
 from vlm_rl.verification.quantities import Quantity
@@ -25,7 +25,9 @@ _TURNED = {
     **{sign: sign for sign in ("=", "!=", *_GEOMETRIC)},
     **{"<": ">", ">": "<", "<=": ">=", ">=": "<="},
 }
-_ORDERED = ("list", "tuple")
+_ORDERED = ("list", "tuple", "choice")
+_NUMBERS = ("number", "number_unit", "percent")
+_PI = Node("constant", ("pi",))
 _T = TypeVar("_T")
 
 
@@ -50,15 +52,18 @@ class Equality:
             case Chain(), Chain():
                 return self._same_chain(gold, given)
             case Chain(), _:
-                return gold.name is not None and self.same(gold.sides[-1], given)
+                said = gold.name is not None or len(gold.sides) == 1
+                return said and self.same(gold.sides[-1], given)
             case _, Chain():
-                claims = _claims(gold, given)
-                return not _is_system(gold) and all(self.same(gold, side) for side in claims)
-            case (Region(), _) | (_, Region()):
+                return not _is_system(gold) and (
+                    all(self.same(gold, side) for side in _claims(gold, given))
+                    or (given.rounded is not None and self.same(gold, given.rounded))
+                )
+            case (Region(), _) | (_, Region()) if self._type != "list":
                 return self._same_region(as_region(gold), as_region(given))
             case Collection(), _:
                 return self._same_collection(gold, given)
-            case (Proportion(), _) | (_, Proportion()):
+            case (Proportion(), _) | (_, Proportion()) if self._type not in _NUMBERS:
                 return self._same_ratio(_ratio(gold), _ratio(given))
             case Relation(), Relation():
                 return self._same_relation(gold, given)
@@ -75,6 +80,9 @@ class Equality:
 
     def _same_quantity(self, gold: Quantity, given: Quantity) -> bool:
         factors = self._factors(gold, given.unit)
+        if (gold.unit is None) != (given.unit is None) and _PI in gold.tree.walk():
+            angle = unit_of("°") in (gold.unit, given.unit)
+            factors = [] if angle else factors  # pi / 6 are radians
         if not factors:
             self.reason = "another unit"
         return any(self._same_tree(gold.tree, _times(given.tree, factor)) for factor in factors)
@@ -86,6 +94,8 @@ class Equality:
         50, too, unless it is of type number; a gold of 50 takes 50 % if it is of type percent.
         """
         expected = self._unit if gold.unit is None else gold.unit
+        if self._type == "percent" and unit is not None and not is_percent(unit):
+            return []
         if is_percent(expected) == is_percent(unit):
             factor = conversion(expected, unit)
             return [] if factor is None else [factor]
@@ -94,7 +104,7 @@ class Equality:
         if unit is None:
             return [Fraction(100)] if self._type == "number" else [Fraction(1), Fraction(100)]
         same = self._type == "percent" and abs(algebra.exact(gold.tree) or Fraction(2)) > 1
-        return [Fraction(1, 100), Fraction(1)] if same else [Fraction(1, 100)]
+        return [Fraction(1) if same else Fraction(1, 100)]
 
     def _same_tree(self, gold: Node, given: Node) -> bool:
         close = self._near(gold, given) if self._tolerance else self._rounded(gold, given)
@@ -119,7 +129,7 @@ class Equality:
         value, rounding = self._number(other), algebra.exact(decimal)
         if value is None or rounding is None:
             return None
-        return abs(value - rounding) < _last_place(rounding, digits)
+        return 2 * abs(value - rounding) <= last_place(rounding, digits)
 
     def _number(self, tree: Node) -> Fraction | None:
         value = algebra.exact(tree)
@@ -133,6 +143,8 @@ class Equality:
         """Compare all that is claimed of the same name, else two equations."""
         named = gold.name is not None and _variable(gold.name) == _variable(given.name)
         if named and all(self.same(gold.sides[-1], side) for side in given.sides):
+            return True
+        if named and given.rounded is not None and self.same(gold.sides[-1], given.rounded):
             return True
         a, b = _difference(gold), _difference(given)
         if a is None or b is None:
@@ -174,7 +186,9 @@ class Equality:
     def _same_collection(self, gold: Collection, given: Value) -> bool:
         if _is_system(gold) and _is_system(given):
             return _matched(gold.items, given.items, self.same)
-        gold = _as_point(gold)
+        if isinstance(given, Collection) and _is_system(gold) and _variables(given):
+            return False
+        gold = _as_point(gold) if isinstance(given, Collection) else gold
         ordered = gold.bracket in ("(", "[") or (not gold.bracket and self._type in _ORDERED)
         if not isinstance(given, Collection):
             return not ordered and self._same_members(_members(gold), [given])
@@ -184,10 +198,19 @@ class Equality:
             self.reason = "other brackets"
             return False
         if ordered:
-            return self._same_items(gold.items, given.items)
-        return self._same_members(_members(gold), _members(given))
+            return self._same_items(*map(_with_one_sign, (gold.items, given.items)))
+        names = [_variables(side) for side in (gold, given)]
+        if len(names[1]) > 1 or (names[0] and names[1] and names[0] != names[1]):
+            return False
+        return self._same_members(
+            _members(gold), _members(given), multiset=gold.bracket == given.bracket == ""
+        )
 
-    def _same_members(self, gold: Sequence[Value], given: Sequence[Value]) -> bool:
+    def _same_members(
+        self, gold: Sequence[Value], given: Sequence[Value], *, multiset: bool = False
+    ) -> bool:
+        if multiset:
+            return _matched(gold, given, self._safely)
         return all(any(self._safely(g, p) for p in given) for g in gold) and all(
             any(self._safely(g, p) for g in gold) for p in given
         )
@@ -241,13 +264,19 @@ def _members(value: Collection) -> list[Value]:
     return [member for item in items for member in _signed(item)]
 
 
+def _with_one_sign(items: tuple[Value, ...]) -> tuple[Value, ...]:
+    """Return members with the upper sign of each ±, if several have one: they go together."""
+    signed = [_signed(item) for item in items]
+    return tuple(s[0] for s in signed) if sum(len(s) > 1 for s in signed) > 1 else items
+
+
 def _variables(value: Value) -> set[str]:
-    """Return the names that all members have, without an index: a solver may number roots so."""
+    """Return the names that all members have. A solver may number the roots of x in any order."""
     items = value.items if isinstance(value, Collection) else ()
-    chains = [item for item in items if isinstance(item, Chain)]
-    if len(chains) < len(items):
+    names = [item.name for item in items if isinstance(item, Chain) and item.name is not None]
+    if len(names) < len(items):
         return set()
-    return {re.sub(r"_\{?\d+\}?$", "", chain.name or "") for chain in chains}
+    return {re.sub(r"^x_\{?\d+\}?$", "x", name) for name in names}
 
 
 def _is_system(value: Value) -> TypeGuard[Collection]:
@@ -256,8 +285,11 @@ def _is_system(value: Value) -> TypeGuard[Collection]:
 
 
 def _as_point(value: Collection) -> Collection:
-    """Read `x=1, y=2` as `(1, 2)`."""
-    return Collection("(", _sides(value.items)) if _is_system(value) else value
+    """Read `y=2, x=1` as `(1, 2)`, in the order of the alphabet."""
+    if not _is_system(value):
+        return value
+    chains = [item for item in value.items if isinstance(item, Chain)]
+    return Collection("(", _sides(sorted(chains, key=lambda chain: chain.name or "")))
 
 
 def _sides(items: Iterable[Value]) -> tuple[Value, ...]:
@@ -277,12 +309,14 @@ def _is_formula(value: Value) -> bool:
 
 def _variable(name: str | None) -> str | None:
     """Return `y` for `f(x)`, which names the same values."""
-    return "y" if name in ("f(x)", "g(x)", "h(x)") else name
+    if name is not None and re.fullmatch(r"x_\{?\d+\}?", name):
+        return "x"
+    return "y" if name == "f(x)" else name
 
 
 def _difference(chain: Chain) -> Node | None:
     sides = [side for side in (chain.left, *chain.sides) if side is not None]
-    quantities = [side for side in sides if isinstance(side, Quantity)]
+    quantities = [side for side in sides if isinstance(side, Quantity) and side.unit is None]
     return _minus(*quantities) if len(quantities) == len(sides) == 2 else None
 
 
@@ -322,12 +356,6 @@ def _digits(tree: Node) -> int:
     if tree.op == "negative":
         return _digits(tree.args[0])
     return (tree.args[1] or 0) if tree.op == "number" else 0
-
-
-def _last_place(number: Fraction, digits: int) -> Fraction:
-    """Return one unit of the last of so many significant digits."""
-    first = (Decimal(number.numerator) / number.denominator).adjusted()
-    return Fraction(10) ** (first - digits + 1)
 
 
 def _matched(gold: Sequence[_T], given: Sequence[_T], same: Callable[[_T, _T], bool]) -> bool:

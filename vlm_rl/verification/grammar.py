@@ -8,6 +8,7 @@
 Single letters are names. `e`, `i` and `\\pi` are constants. A word is never a product.
 """
 
+import itertools
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,8 @@ from vlm_rl.verification.gold import Unparsable
 from vlm_rl.verification.notation import CLOSING, OPENING, Token, spelled, split
 
 MAX_DEPTH = 30
+MAX_FACTORS = 100
+MAX_POSTFIXES = 8
 _LEAVES = frozenset(("number", "name", "constant"))
 
 
@@ -67,6 +70,7 @@ _FACTORS = {"*": "*", r"\cdot": "*", r"\times": "*", "/": "/", r"\div": "/"}
 _POSTFIXES = ("^", "!", "%")
 _MIXED = re.compile(r"\\frac(?:\{[\d,]+\}|\d){2}")
 _SLASHED = re.compile(r"[\d,]+ / \d")
+_APPLIED = frozenset(("f", "g", "F", "omega", "phi", "varphi", "sigma", "tau"))
 _END = Token("end", "", False, False)
 
 
@@ -114,13 +118,14 @@ class _Parser:
 
     def _product(self) -> Node:
         left = self._power()
-        while True:
+        for _ in range(MAX_FACTORS):
             if self._next in _FACTORS:
-                left = Node(_FACTORS[self._take().text], (left, self._signed(self._power)))
+                left = _combined(_FACTORS[self._take().text], left, self._signed(self._power))
             elif self._starts_factor():
                 left = self._juxtaposed(left)
             else:
                 return left
+        raise Unparsable("refused: nested")
 
     def _starts_factor(self) -> bool:
         token = self._parts[self._at]
@@ -134,14 +139,21 @@ class _Parser:
 
     def _juxtaposed(self, left: Node) -> Node:
         before, token, behind = (self._parts[self._at + i] for i in (-1, 0, 1))
-        joined = left.op in ("^", "name") and behind.text == "^"
-        if token.kind == "number" and before.text not in CLOSING and not joined:
+        joined = (left.op in ("^", "name") and behind.text == "^") or before.text == "!"
+        apart = before.text not in CLOSING or (before.text == "}" and left.op == "number")
+        if (token.kind == "number" and apart and not joined) or (
+            token.text == "{" and left.op == "number"
+        ):
             raise Unparsable("digits apart")  # `1 2` is neither a product nor 12
-        return Node("*", (left, self._power()))
+        return _combined("*", left, self._power())
 
     def _power(self) -> Node:
         base = self._atom()
-        while self._next in _POSTFIXES:
+        for count in itertools.count():
+            if self._next not in _POSTFIXES:
+                return base
+            if count == MAX_POSTFIXES:
+                raise Unparsable("refused: nested")
             mark = self._take().text
             if mark == "!":
                 base = Node("!", (base,))
@@ -152,7 +164,6 @@ class _Parser:
                 base = Node("°", (base,))
             else:
                 base = Node("^", (base, self._signed(self._atom)))
-        return base
 
     def _atom(self) -> Node:
         is_word = self._parts[self._at].kind == "letters"
@@ -166,7 +177,7 @@ class _Parser:
         if token.kind == "number":
             return self._mixed(_number(token.text))
         if token.kind == "letters":
-            return _named(token.text + self._subscript())
+            return self._chosen() if token.text == "C" else self._named(token.text)
         if token.text in _GROUPS:
             return self._group(token.text)
         name = token.text[1:]
@@ -202,6 +213,27 @@ class _Parser:
                 written += self._spelling()
         return written
 
+    def _named(self, letter: str) -> Node:
+        """Read a name, which may be of a function and its argument: `f(x+2)`, `I(0)`, `P(A)`."""
+        name = letter + self._subscript()
+        inside = spelled(self._parts[self._at : self._at + 4])
+        applied = re.match(r"\((?:-?[\d.]+|[A-Za-z])\)", inside) or letter in _APPLIED
+        if self._next == "(" and not self._parts[self._at].spaced and applied:
+            name += f"({self._spelling().strip('()')})"
+        return _named(name)
+
+    def _chosen(self) -> Node:
+        """Read `C_n^k`, the binomial coefficient, or the name `C`."""
+        start = self._at
+        if self._next == "_":
+            self._take()
+            top = self._argument()
+            if self._next == "^" and top != ONE:
+                self._take()
+                return Node("binomial", (top, self._argument()))
+        self._at = start
+        return self._named("C")
+
     def _spelling(self) -> str:
         """Take one token, or all up to the bracket that closes it; return it without braces."""
         start, depth = self._at, 0
@@ -219,7 +251,7 @@ class _Parser:
         return Node("constant", ({"infty": "infinity"}.get(name, name),))
 
     def greek(self, name: str) -> Node:
-        return Node("name", (name + self._subscript(),))
+        return self._named(name)
 
     def root(self, _: str) -> Node:
         degree = number(2)
@@ -262,11 +294,13 @@ class _Parser:
             written = min(written, written[::-1])
         return Node("name", (f"{name} {written}{self._subscript()}",))
 
-    def accented(self, _: str) -> Node:
+    def accented(self, accent: str) -> Node:
+        """Read an accent and its letter as another name than the letter."""
         written = self._spelling()
         if not re.fullmatch(r"[A-Za-z]+('|_\w+)*|\\[a-z]+", written):
             raise _unread()
-        return Node("name", (written + self._subscript(),))
+        accent = {"widehat": "hat", "overrightarrow": "vec", "overline": "bar"}.get(accent, accent)
+        return Node("name", (f"{accent} {written}{self._subscript()}",))
 
     def matrix(self, _: str) -> Node:
         """Read an environment of rows and columns, whatever its brackets."""
@@ -291,7 +325,7 @@ class _Parser:
     def _take_first(self) -> Token:
         """Take one character of letters or digits, and leave the rest; else a whole token."""
         token = self._take()
-        if token.upright and len(token.text) > 1 and not token.text.isupper():
+        if token.kind == "letters" and _is_word(token):
             raise Unparsable("words beside the answer")
         if len(token.text) > 1 and (token.kind == "letters" or token.text.isdigit()):
             self._parts.insert(self._at, token._replace(text=token.text[1:], spaced=False))
@@ -309,6 +343,22 @@ _COMMANDS: dict[str, Callable[[_Parser, str], Node]] = {
     "sqrt": _Parser.root,
     "begin": _Parser.matrix,
 }
+
+
+def _is_word(token: Token) -> bool:
+    """Return whether letters are a word and no product: upright, or four that are not `abcd`."""
+    text = token.text
+    long = len(text) > 3 and [*text] != sorted(text)
+    return (len(text) > 1 and token.upright and not text.isupper()) or (long and text.islower())
+
+
+def _combined(op: str, left: Node, right: Node) -> Node:
+    """Return a product or quotient; a number times a matrix is a matrix."""
+    if right.op == "matrix" != left.op and op == "*":
+        left, right = right, left
+    if left.op == "matrix" != right.op:
+        return left.rebuilt(lambda cell: Node(op, (cell, right)))
+    return Node(op, (left, right))
 
 
 def _named(name: str) -> Node:

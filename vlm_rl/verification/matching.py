@@ -76,7 +76,7 @@ def check_gold(gold: Gold) -> None:
 
 def infer_type(answer: str, has_choices: bool) -> str:
     """Return the type of a gold that names none, from what it reads as."""
-    if has_choices or re.fullmatch(r"\(?[A-Z]\)?", answer.strip()):
+    if has_choices or re.fullmatch(r"[A-Z]|\([A-Za-z]\)", answer.strip()):
         return "choice"
     if re.search(r"\d\s*(?:[ap]\.?\s?m\b|o'|[时点])", open_text(answer)) and clock(answer):
         return "time"
@@ -151,8 +151,9 @@ def _compare(gold: Gold, prediction: str, equality: Equality) -> Finding:
         return Finding(True, "same text")
     kind = gold.answer_type
     inferred = infer_type(gold.answer, False) if kind == "latex" else kind
+    listed = inferred not in ("list", "number", "text") or r"\textcircled" in normalise(gold.answer)
     return (
-        _compare_labels(gold.answer, given)
+        (_compare_labels(gold.answer, given) if listed and inferred != "list" else None)
         or (_compare_words(gold, given) if inferred == "text" else None)
         or (_compare_times(gold.answer, given, equality) if inferred == "time" else None)
         or compare_bases(gold.answer, given)
@@ -161,6 +162,9 @@ def _compare(gold: Gold, prediction: str, equality: Equality) -> Finding:
 
 
 def _compare_labels(gold: str, given: str) -> Finding | None:
+    """Compare what lists labels with marks between them, or in circles, with what lists them."""
+    if re.fullmatch("[A-Z]*", gold.strip()):
+        return None
     expected, offered = listed_labels(gold), listed_labels(given)
     circled = r"\textcircled" in normalise(gold)
     if expected is None or (offered is None and not circled):
@@ -227,4 +231,4 @@ def _finding(right: bool, what: str) -> Finding:
 
 
 def _folded(text: str) -> str:
-    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", normalise(text))
+    return re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", normalise(text))

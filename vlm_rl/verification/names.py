@@ -1,41 +1,62 @@
-"""Names before values: `x = 5`, `f(2) = 5`, `\\angle 1 = 5`, `A(3,-4)`."""
+"""Names before values: `x = 5`, `f(2) = 5`, `\\angle 1 = 5`, `the area is 5`, `A(3,-4)`."""
 
 import re
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 
 from vlm_rl.verification.grammar import FUNCTIONS
 from vlm_rl.verification.notation import Token, enclosed, spelled
-from vlm_rl.verification.words import negates
 
+_TABLE = tomllib.loads(Path(__file__).with_name("notation.toml").read_text(encoding="utf-8"))
+_WORDS = "|".join(_TABLE["names"]["words"].split())
+_CHINESE = "|".join(_TABLE["names"]["chinese"].split())
 _GREEK = (
     "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi"
     "|omega|ell"
 )
-_FIGURES = (
-    "angle|measuredangle|triangle|odot|square|overline|overrightarrow|vec|hat|widehat|bar|frac|cdot"
-    "|cap|cup"
-)
-_INSIDE = r"(?:[^{}()]|[{(]%s[)}])*"
+_ACCENTS = "overline|overrightarrow|vec|hat|widehat|bar|dot|ddot|tilde"
+_ARGUMENT = r"\((?:[^()]|\([^()]*\))*\)"
+_BRACED = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
+_LETTER = rf"(?:[A-Za-z]|\\(?i:{_GREEK})(?![a-z])|\\(?:{_ACCENTS})(?:{_BRACED}|[A-Za-z]))"
+_INDEXED = rf"{_LETTER}(?:'|_(?:{_BRACED}|\w)|\^(?:\{{-1\}}|T\b))*"
+_FIGURE = rf"m?\\(?:angle|measuredangle|triangle|odot|square)(?:{_BRACED}|[A-Z]+|\d+|[a-z])'*"
+_CALL = rf"(?:{_INDEXED}|\\(?:{'|'.join(sorted(FUNCTIONS))})(?![a-z])){_ARGUMENT}"
+_OF_ANGLE = rf"\\(?:{'|'.join(sorted(FUNCTIONS))})(?![a-z])(?:\^\d)?(?:{_FIGURE}|{_INDEXED})"
+_SEGMENT = r"(?:[A-Z]'?){2,6}"
+_SIMPLE = rf"(?:{_CALL}|{_OF_ANGLE}|{_FIGURE}|{_INDEXED}|{_SEGMENT}|\[[A-Z]{{2,6}}\])"
+_PART = rf"\{{(?:{_INDEXED})+\}}"
+_QUOTIENT = rf"\\frac{_PART}{_PART}|{_SEGMENT}/{_SEGMENT}"
+_LENGTH = rf"\|(?:\\(?:vec|overrightarrow|overline){_BRACED}|{_SEGMENT})\|"
+_RATIO = rf"{_SIMPLE}(?::{_SIMPLE})+"
 _NAME = re.compile(
-    r"(?![+-])(?=.*[A-Za-z\u4e00-\u9fff])(?>"
-    # anything goes in a subscript and in the argument of a function
-    r"(?:(?<=_ )\{|(?<=[^\d\u4e00-\u9fff] )\()" + _INSIDE % (_INSIDE % "[^{}()]*") + r"[)}] "
-    r"|(?:(?<=_ )|(?<=\\angle ))\d\S* "
-    rf"|\\(?:{'|'.join(FUNCTIONS)}|{_FIGURES}|(?i:{_GREEK})) "
-    r"|[A-Za-z]+ |[\u4e00-\u9fff]+ |[-+*/,.:_'{}()] )+"
+    rf"(?:{_SIMPLE}|{_QUOTIENT}|{_LENGTH}|{_RATIO}"
+    rf"|(?:{_CHINESE})*(?:{_SIMPLE})?(?:{_CHINESE})+)"
 )
-_LENGTH = re.compile(r"\|(?:\\(?:vec|overrightarrow|overline)\{\w+\}|[A-Z]'?[A-Z]'?)\|")
+_WORD = re.compile(rf"(?:{_WORDS})")
 _POINT = re.compile(r"(?:[Pp]oint|点)*(?:[A-Z](?:'|_\{?\w\}?)*)?")
 
 
 def name_of(parts: Sequence[Token]) -> str | None:
-    """Return the spelling of what names a value: `x`, `AB`, `f(2)`, `\\angle 1`, `a+b`, `Area`.
+    """Return the spelling of what names a value: `x`, `AB`, `f(2)`, `\\angle 1`, `the area`.
 
-    None for what has a value of its own, or more than one: `2x`, `x^2`, `-x`, `\\sqrt{x}`, `|x|`.
+    None for what has a value of its own, or more than one: `2x`, `x^2`, `-x`, `\\sqrt{x}`, `|x|`;
+    and for words that are not those of a name, which may take the value back.
     """
-    text, spaced = spelled(parts), "".join(f"{token.text} " for token in parts)
-    named = _NAME.fullmatch(spaced) or _LENGTH.fullmatch(text)
-    return text if named and not negates(spaced) else None
+    words = [token.text for token in parts if _is_word(token)]
+    rest = spelled([token for token in parts if not _is_word(token)])
+    known = all(_WORD.fullmatch(word) for word in words)
+    named = known and (_NAME.fullmatch(rest) or (words and not rest))
+    return spelled(parts) if named else None
+
+
+def _is_word(token: Token) -> bool:
+    """Return whether letters are a word, not names: `of`, `area`, but not `AB`, `dy`."""
+    return (
+        token.kind == "letters"
+        and (token.upright or len(token.text) > 2)
+        and (len(token.text) > 1 and not token.text.isupper())
+    )
 
 
 def without_point_name(parts: tuple[Token, ...]) -> tuple[Token, ...]:

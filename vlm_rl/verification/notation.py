@@ -44,7 +44,7 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _ARGUMENT = r"\s*\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}"
 _STYLED = re.compile(
     r"\\(?:math(?:bf|it|cal|bfit)|text(?:bf|it|sl)|boldsymbol|bm|bf|it|emph|underline|uline)"
-    rf"{_ARGUMENT}|\\(?:text)?color\s*\{{[^{{}}]*\}}(?:{_ARGUMENT})?"
+    rf"{_ARGUMENT}|\\(?:text)?color\s*\{{(?!white)[^{{}}]*\}}(?:{_ARGUMENT})?"
 )
 _TEXT = re.compile(
     r"\\(?:text(?:rm|sf|tt|up|normal)?|math(?:rm|sf|tt|up)|[mh]box|operatorname\*?|rm)"
@@ -76,7 +76,8 @@ def open_text(text: str) -> str:
 
 def plain_text(text: str) -> str:
     """Open text commands, and fold case, spacing and outer punctuation."""
-    return " ".join(open_text(text).casefold().split()).strip(" .,;:!\"'`“”")
+    text = " ".join(open_text(text).casefold().split()).strip(' .,;:"`“”')
+    return text.strip("!'") if re.search("[a-z]{2}", text) else text
 
 
 def _in_visible_characters(text: str) -> str:
@@ -135,7 +136,9 @@ _TOKEN = re.compile(
     r"""
     (?P<number>
         \d*\.\d*\\overline\{\d+\}
-        | (?: (?:[1-9]\d{0,2}(?:,\d{3})+(?!\d) | \d+) (?:\.\d+)? | \.\d+ ) (?:[eE][+-]?\d+)?)
+        | (?: [1-9]\d{0,2}(?:,\d{3})+ | \d+ )? \.\d+ (?:[eE][+-]?\d+)?
+        # `2e5` is a product with e, `2e10` is not
+        | (?: [1-9]\d{0,2}(?:,\d{3})+(?!\d) | \d+ ) (?: E[+-]?\d+ | e[+-]?\d\d+ )? )
     | (?P<letters>[A-Za-z]+)
     | (?P<chinese>[\u4e00-\u9fff]+)
     | (?P<command>\\[A-Za-z]+)

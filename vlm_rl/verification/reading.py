@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from vlm_rl.verification import algebra
+from vlm_rl.verification.arithmetic import last_place
 from vlm_rl.verification.gold import Unparsable
 from vlm_rl.verification.grammar import Node, number
 from vlm_rl.verification.names import name_of, without_point_name
@@ -27,7 +28,7 @@ from vlm_rl.verification.notation import Token, enclosed, normalise, spelled, sp
 from vlm_rl.verification.quantities import Quantity, read_quantity, total
 from vlm_rl.verification.regions import EMPTY, REALS, Region, interval, solved, union
 from vlm_rl.verification.spoken import spoken_number
-from vlm_rl.verification.units import split_unit
+from vlm_rl.verification.units import is_percent, split_unit
 from vlm_rl.verification.values import (
     Chain,
     Collection,
@@ -41,8 +42,8 @@ from vlm_rl.verification.values import (
 from vlm_rl.verification.words import is_phrase, without_label
 
 _ARROWS = (r"\Rightarrow", r"\to", r"\rightarrow")
-_OR = ("or", "或", "或者")
-_SEPARATORS = (*_OR, ",", ";", "、", "and", "和", "与", "且", "以及", "&")
+_OR = frozenset(("or", "或", "或者", r"\lor"))
+_SEPARATORS = (*_OR, r"\land", ",", ";", "、", "and", "和", "与", "且", "以及", "&")
 _SIGNS = {
     **{"=": "=", r"\equiv": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\ne": "!="},
     **{r"\parallel": "parallel", r"\perp": "perpendicular", r"\bot": "perpendicular"},
@@ -63,6 +64,7 @@ _BRACKETS = {
     **{r"\{": {r"\}": "{"}, r"\langle": {r"\rangle": "("}},
 }
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}")
+_SCIENTIFIC = re.compile(r"^([+-]?\d+)e(\d)(?=$| |\\text)")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 
 
@@ -72,10 +74,11 @@ def read(text: str, *, lenient: bool = False) -> Value:
 
     With `lenient` single letters behind a number are units. Raises Unparsable.
     """
-    text = without_label(normalise(text))
+    raw, text = text, without_label(normalise(text))
+    text = _SCIENTIFIC.sub(r"\1E\2", text)  # `2e5` is a product with e only within a formula
     if _DATE.fullmatch(text):
         return Words(text)
-    if _GROUPED.fullmatch(text):
+    if _GROUPED.fullmatch(text) and "quad" not in raw:
         text = text.replace(" ", "")
     spoken = spoken_number(text)
     return _Reader(lenient).value(tokens(text)) if spoken is None else Quantity(number(spoken))
@@ -105,26 +108,39 @@ class _Reader:
 
     def value(self, parts: Sequence[Token]) -> Value:
         """Read a whole answer."""
-        parts = _unwrapped(split(parts, *_ARROWS)[-1])
+        *steps, parts = split(parts, *_ARROWS)
+        if not all(isinstance(self._one(step), Chain | Relation) for step in steps):
+            raise Unparsable("words beside the answer")
+        parts = _without_title(_unwrapped(parts))
         if not parts:
             raise Unparsable("empty answer")
         if spelled(parts[:4]) == r"\begin{cases}" and spelled(parts[-4:]) == r"\end{cases}":
-            return self._list(split(parts[4:-4], r"\\", ",", "&"), offered=False)
-        pieces = split(parts, *_SEPARATORS)
-        return self._list(pieces, offered=any(token.text in _OR for token in parts))
-
-    def _list(self, pieces: Sequence[tuple[Token, ...]], *, offered: bool) -> Value:
-        """Read items. Conditions on one name are one set; `5 feet, 7 inches` is one length."""
-        pieces = [piece for piece in pieces if piece]
+            return self._together([*map(self._line, _lines(parts[4:-4]))], frozenset())
+        pieces = [piece for piece in split(parts, *_SEPARATORS) if piece]
         if len(pieces) < 2:
             return self._one(pieces[0] if pieces else ())
-        items = tuple(map(self._item, pieces))
-        regions = [item for item in items if isinstance(item, Region)]
-        if len(regions) == len(items) and len({r.name for r in regions if r.name}) < 2:
-            if offered:
+        items = [*map(self._item, pieces)]
+        return self._together(items, frozenset(token.text for token in parts))
+
+    def _together(self, items: list[Value], written: frozenset[str]) -> Value:
+        """Join items. Conditions on one name are one set; `5 feet, 7 inches` is one length."""
+        regions = [item for item in items if isinstance(item, Region) and item != REALS]
+        if len(regions) + items.count(REALS) == len(items) and regions:
+            if written & _OR:
                 return union(regions)._replace(offered=True)
-            return functools.reduce(Region.within, regions)
-        return total(items) or Collection("", items)
+            if all(region.condition for region in regions) and len({r.name for r in regions}) == 1:
+                return _met(regions, listed="," in written)
+        if written & {r"\land", r"\lor"} and not all(isinstance(i, Chain) for i in items):
+            raise Unparsable("a connective between what is no condition")
+        return items[0] if len(items) == 1 else total(items) or Collection("", tuple(items))
+
+    def _line(self, parts: tuple[Token, ...]) -> Value:
+        """Read a row of a system, or of a function in pieces: its value and its condition."""
+        cells = [cell for cell in split(parts, "&") if cell]
+        signs = [cell[end].text in _SIGNS for cell in cells for end in (0, -1)]
+        if len(cells) == 2 and not any(signs):
+            return Collection("(", tuple(self.value(_without_if(cell)) for cell in cells))
+        return self.value([token for token in parts if token.text != "&"])
 
     def _item(self, parts: tuple[Token, ...]) -> Value:
         """Read a member of a list, which may be a word."""
@@ -142,12 +158,14 @@ class _Reader:
             return named
         if len(terms := split(parts, ":", "to", "比")) > 1:
             return self._ratio(terms)
-        if len(sets := split(parts, r"\setminus")) == 2:
-            return self._region(sets[0]).without(self._region(sets[1]))
+        if len(sets := split(parts, r"\setminus", "except")) == 2:
+            return self._region(sets[0]).without(self._region(sets[1], points=True))
         return self._bracketed(without_point_name(parts)) or _as_figure(self._quantity(parts))
 
-    def _region(self, parts: tuple[Token, ...]) -> Region:
-        region = as_region(self.value(parts))
+    def _region(self, parts: tuple[Token, ...], *, points: bool = False) -> Region:
+        value = self.value(parts)
+        single = points and isinstance(value, Quantity)
+        region = as_region(Collection("{", (value,)) if single else value)
         if region is None:
             raise Unparsable("not a set of numbers")
         return region
@@ -157,6 +175,8 @@ class _Reader:
             return self._chain(signs, sides)
         if signs == ["in"] and (name := name_of(sides[0])):
             return self._region(sides[1])._replace(name=name)
+        if {"~", "in"} & set(signs):
+            raise Unparsable("not read as mathematics")
         quantities = tuple(map(self._quantity, sides))
         return solved(signs, quantities) or Relation(tuple(signs), quantities)
 
@@ -167,21 +187,42 @@ class _Reader:
         if len(sides) == 1:
             return self.value(sides[0])
         name = name_of(sides[0])
+        if len(sides) == 2 and (system := self._system(*sides)):
+            return system
         if name is None and len(sides) == 2 and (name := name_of(sides[1])):
             sides = sides[::-1]
         first = 0 if name is None else 1
         claims = [self._one(side) for side in sides[first:]]
+        rounded = None
         for index, sign in reversed(list(enumerate(signs[first:], 1))):
-            if sign == "~" and not _is_rounding(claims[index - 1], claims.pop(index)):
-                raise Unparsable("no approximation of it")
-        if name is None:
-            return claims[0] if len(claims) == 1 else Chain(None, None, tuple(claims))
+            if sign == "~":
+                rounded = claims.pop(index)
+                if not _is_rounding(claims[index - 1], rounded):
+                    raise Unparsable("no approximation of it")
         left = None
-        with contextlib.suppress(Unparsable):
-            left = self._one(sides[0])
-        return Chain(name, left, tuple(claims))
+        if name is not None:
+            with contextlib.suppress(Unparsable):
+                left = self._one(sides[0])
+        return Chain(name, left, tuple(claims), rounded)
+
+    def _system(self, names: tuple[Token, ...], values: tuple[Token, ...]) -> Value | None:
+        """Read `(x, y) = (3, -1)` as `x = 3, y = -1`."""
+        if not enclosed(names) or names[0].text != "(" or not enclosed(values):
+            return None
+        left, right = self._one(names), self._one(values)
+        if not (isinstance(left, Collection) and isinstance(right, Collection)):
+            return None
+        keys = [
+            i.tree.args[0] for i in left.items if isinstance(i, Quantity) and i.tree.op == "name"
+        ]
+        if not len(keys) == len(left.items) == len(right.items):
+            return None
+        pairs = zip(keys, left.items, right.items, strict=True)
+        return Collection("", tuple(Chain(key, name, (value,)) for key, name, value in pairs))
 
     def _ratio(self, terms: list[tuple[Token, ...]]) -> Proportion:
+        if any(is_phrase(_text(term)) and term[0].kind == "letters" for term in terms):
+            raise Unparsable("words beside the answer")
         ratio = Proportion(tuple(map(self._quantity, terms)))
         if has_unit(ratio) and not self.lenient:
             return _Reader(lenient=True)._ratio(terms)
@@ -235,7 +276,56 @@ def _is_rounding(exact: Value, rounded: Value) -> bool:
     value, near = exact.size, algebra.exact(rounded.tree)
     if value is None or near is None:
         return False
-    return abs(value - near) < Fraction(1, 10 ** (len(str(near.denominator)) - 1))
+    if is_percent(rounded.unit) and exact.unit is None:
+        value *= 100
+    digits = next((d for d in (rounded.tree.args[1:] or (None,)) if isinstance(d, int)), None)
+    return abs(value - near) < last_place(near, digits) if digits else 2 * abs(value - near) <= 1
+
+
+def _met(regions: list[Region], *, listed: bool) -> Region:
+    """Return where all conditions hold. Each must say something: one that does not is a second
+    answer. `x<1, x>3`, which never holds, lists the parts of a union."""
+    met = functools.reduce(Region.within, regions)
+    if not met.parts and listed:
+        return union(regions)._replace(offered=True)
+    for index in range(len(regions)):
+        others = regions[:index] + regions[index + 1 :]
+        if functools.reduce(Region.within, others).parts == met.parts:
+            raise Unparsable("more than one condition")
+    return met
+
+
+def _lines(parts: Sequence[Token]) -> list[tuple[Token, ...]]:
+    """Return the rows of a system; one that begins with a sign goes on from the one before."""
+    lines: list[tuple[Token, ...]] = []
+    for row in split(parts, r"\\"):
+        starts = next((token.text for token in row if token.text != "&"), "")
+        if lines and starts in _SIGNS:
+            lines[-1] += row
+        elif starts:
+            lines.append(row)
+    return lines
+
+
+def _without_if(parts: tuple[Token, ...]) -> tuple[Token, ...]:
+    """Drop the word before a condition and the comma behind a value."""
+    parts = parts[1:] if parts[0].text in ("if", "If", "for", "when") else parts
+    return parts[:-1] if parts[-1].text == "," else parts
+
+
+def _without_title(parts: tuple[Token, ...]) -> tuple[Token, ...]:
+    """Drop the name of a line or a point: `l: 5x-y+2=0`, `C: (-2,5)`."""
+    marks = [token.text for token in parts]
+    titled = (
+        len(parts) > 3 and parts[0].kind == "letters" and marks.index(":") == 1
+        if ":" in marks
+        else False
+    )
+    return (
+        parts[2:]
+        if titled and marks.count(":") == 1 and ("=" in marks or enclosed(parts[2:]))
+        else parts
+    )
 
 
 def _is_infinite(value: Value) -> bool:

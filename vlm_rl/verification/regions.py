@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from vlm_rl.verification import algebra
 from vlm_rl.verification.gold import Unparsable
+from vlm_rl.verification.grammar import Node, number
 from vlm_rl.verification.quantities import Quantity, are_quantities
 
 Cut = tuple[int, Fraction, bool]
@@ -37,11 +38,13 @@ class RealInterval(NamedTuple):
 
 class Region(NamedTuple):
     """A union of intervals; `name` is the variable, if one was written. Parts joined with `or` are
-    `offered`: they must be those of the gold, since `[1,2] or (1,2)` gives two answers."""
+    `offered`: they must be those of the gold, since `[1,2] or (1,2)` gives two answers. A solved
+    inequality is a `condition`, which others may join."""
 
     parts: tuple[RealInterval, ...]
     name: str | None = None
     offered: bool = False
+    condition: bool = False
 
     def within(self, other: "Region") -> "Region":
         """Return the intersection."""
@@ -100,6 +103,8 @@ def solved(signs: Sequence[str], sides: Sequence[Quantity]) -> Region | None:
 
     None for any other relation.
     """
+    if len(sides) == 2 and (turned := _linear(signs[0], *sides)):
+        signs, sides = turned
     variables = [side for side in sides if side.tree.op == "name"]
     ends = [side for side in sides if side.tree.op != "name"]
     name = variables[0].tree.args[0] if len(variables) == 1 else None
@@ -107,7 +112,7 @@ def solved(signs: Sequence[str], sides: Sequence[Quantity]) -> Region | None:
         return None
     if list(signs) == ["!="]:
         holes = [ends[0]._replace(tree=tree) for tree in algebra.signs(ends[0].tree)]
-        return REALS.without(points(holes))._replace(name=name)
+        return REALS.without(points(holes))._replace(name=name, condition=True)
     if set(signs) <= {">", ">="}:
         signs, sides = signs[::-1], sides[::-1]
     elif not set(signs) <= {"<", "<="}:
@@ -117,7 +122,31 @@ def solved(signs: Sequence[str], sides: Sequence[Quantity]) -> Region | None:
     highs = [*map(_end, sides[at + 1 :], closed[at:])] or [(None, False)]
     if len(lows) + len(highs) > 2:
         return None
-    return Region((RealInterval(*lows[0], *highs[0]),), name)
+    return Region((RealInterval(*lows[0], *highs[0]),), name, condition=True)
+
+
+def _linear(
+    sign: str, left: Quantity, right: Quantity
+) -> tuple[list[str], tuple[Quantity, ...]] | None:
+    """Solve `2x + 3 > 7`, and turn `|x| < 2` into `-2 < x < 2`; None for all else."""
+    name, *others = algebra.names(left.tree) | algebra.names(right.tree) or ("",)
+    if others or not name or left.unit or right.unit:
+        return None
+    if left.tree == Node("absolute", (Node("name", (name,)),)) and sign[0] == "<":
+        negative = right._replace(tree=Node("negative", (right.tree,)))
+        return [sign, sign], (negative, Quantity(left.tree.args[0]), right)
+    values = [
+        [algebra.exact(algebra.at(side.tree, {name: Fraction(x)})) for x in range(3)]
+        for side in (left, right)
+    ]
+    if any(None in row for row in values):
+        return None
+    at0, at1, at2 = (a - b for a, b in zip(*values, strict=True) if a is not None and b is not None)
+    slope = at1 - at0
+    if at2 - at1 != slope or slope == 0 or left.tree.op == "name" or right.tree.op == "name":
+        return None
+    turned = {"<": ">", ">": "<"}.get(sign[0], sign[0]) + sign[1:] if slope < 0 else sign
+    return [turned], (Quantity(Node("name", (name,))), Quantity(number(-at0 / slope)))
 
 
 def _end(quantity: Quantity, closed: bool) -> tuple[Quantity | None, bool]:

@@ -60,15 +60,24 @@ def conversion(gold: Unit | None, given: Unit | None) -> Fraction | None:
         return Fraction(1)
     kinds = [dict(unit.powers) for unit in (gold, given)]
     if any("filler_unit" in kind for kind in kinds):
-        return Fraction(1)
+        lengths = [tuple(kind.values()) for kind in kinds if set(kind) <= {"filler_unit", "meter"}]
+        return Fraction(1) if len(lengths) == 2 and lengths[0] == lengths[1] else None
+    kinds = _without_adjectives(kinds)
     if {"angle_degree"} in map(set, kinds) and {*kinds[0], *kinds[1]} & {"celsius", "fahrenheit"}:
         return Fraction(1)  # a degree sign alone stands for temperatures, too
     return given.factor / gold.factor if kinds[0] == kinds[1] else None
 
 
+def _without_adjectives(kinds: list[dict[str, Fraction]]) -> list[dict[str, Fraction]]:
+    """Read `12 small cubes` as `12 cubes` beside a unit without adjectives."""
+    if all(any(" " in name for name in kind) for kind in kinds):
+        return kinds
+    return [{name.split(" ")[0]: power for name, power in kind.items()} for kind in kinds]
+
+
 def is_percent(unit: Unit | None) -> bool:
     """Return whether a unit is the percent sign."""
-    return unit is not None and [name for name, _ in unit.powers] == ["hundredth_part"]
+    return unit is not None and unit.powers == (("hundredth_part", 1),)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -122,9 +131,10 @@ def _counted(words: list[str]) -> str | None:
     """Return what is counted, with adjectives before it: `small cubes`, `本书`."""
     if len(words) == 1 and _CHINESE_COUNT.fullmatch(words[0]):
         return words[0][0]  # with the noun or without
-    if all(word in _ADJECTIVES for word in words[:-1]) and len(words) <= 4:
-        return _NOUNS.get(words[-1].casefold())
-    return None
+    noun = _NOUNS.get(words[-1].casefold())
+    if noun is None or len(words) > 4 or not _ADJECTIVES.issuperset(words[:-1]):
+        return None
+    return " ".join((noun, *sorted(words[:-1])))
 
 
 def _merged(parts: Sequence[Token]) -> list[Token]:
@@ -148,6 +158,8 @@ def _expression(parts: Sequence[Token], *, lenient: bool) -> tuple[str, bool] | 
         times = "*" if re.search(r"[\w)]$", written) else ""
         if token.text in _POWERS_BEFORE:
             power = _POWERS_BEFORE[token.text]
+        elif token.text == "^" and not re.search(r"[A-Za-z_)]$", written):
+            return None
         elif token.text in _SYNTAX:
             over = "/" if token.text == "{" and written.endswith(")") else ""
             written += over + _SYNTAX[token.text]

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from vlm_rl.verification.quantities import Quantity, are_quantities
-from vlm_rl.verification.regions import Region, interval, points
+from vlm_rl.verification.regions import Region, interval, points, union
 
 _CLOSING = {"(": ")", "[": "]"}
 
@@ -11,12 +11,14 @@ _CLOSING = {"(": ")", "[": "]"}
 class Chain(NamedTuple):
     """`x = 2 + 3 = 5`: what is claimed to be equal, and the name that comes first, if it is one.
 
-    `left` is what the name reads as, None if it is no value.
+    `left` is what the name reads as, None if it is no value. `rounded` is the decimal that a side
+    was said to be near, which it is.
     """
 
     name: str | None
     left: "Value | None"
     sides: tuple["Value", ...]
+    rounded: "Value | None" = None
 
 
 class Relation(NamedTuple):
@@ -60,6 +62,10 @@ def as_region(value: Value) -> Region | None:
     match value:
         case Region():
             return value
+        case Collection("", items) if all(isinstance(item, Region) for item in items):
+            return union([item for item in items if isinstance(item, Region)])._replace(
+                offered=True
+            )
         case Chain(str(name), _, (side,)):
             region = as_region(side)
             return region and region._replace(name=name)

@@ -9,8 +9,8 @@ _LABEL = re.compile(
     r"(?:(?:so|thus|therefore|hence),?\s+)?(?:(?:the|my)\s+)?(?:(?:final|correct|right|best)\s+)*"
     r"(?:option|choice|answer|letter|solution|result)s?\b\s*(?:(?:is|are)\b|=)?\s*:?"
     r"|(?:about|approximately|roughly|around)\b"
-    r"|(?:故|因此|所以)?(?:(?:正确)?(?:答案|选项)|答|应选|故选|选择?|[一总]?共|大?约)"
-    r"(?:应该?)?(?:[是为]|选(?!项)|等于)*\s*:?(?:选项)?"
+    r"|(?:故|因此|所以)?(?:(?:正确)?(?:答案|选项)|答|解得?|应选|故选|选择?|[一总]?共有?|大?约)"
+    r"(?:应该?)?(?:[是为=]|选(?!项)|等于)*\s*:?(?:选项)?"
     r")\s*(?P<end>\})?\s*(?=[^\s}])",
     re.IGNORECASE,
 )
@@ -24,6 +24,7 @@ _NEGATIONS = re.compile(
     re.I,
 )
 _ARTICLE = re.compile(r"^(?:the|an?) (?=\w)")
+_SHORT = frozenset("no up on in by at to of we he me my us go do if as an so am be it is".split())
 _NO_WORDS = frozenset((*COMMAND_WORDS, "and"))
 _CIRCLED = re.compile(r"(?:\\textcircled\s*\{?\d+\}?(?:[\s,、]|\band\b|和)*)+")
 _CAPITALS = re.compile(r"[A-Z](?:(?:\s*[,、;/]\s*|\s+and\s+|和|\s*)[A-Z])+")
@@ -62,7 +63,9 @@ def is_phrase(text: str) -> bool:
     if re.search("[\u4e00-\u9fff]", text):
         return not re.search(r"[\\=<>|]", text)
     long = {word.casefold() for word in re.findall(r"[^\W\d_]{3,}", text)}
-    return bool(long - _NO_WORDS) and bool(_PHRASE.fullmatch(text))
+    if re.fullmatch("[IVX]{2,}|[A-Z]{3,}", text):
+        return True
+    return (bool(long - _NO_WORDS) and bool(_PHRASE.fullmatch(text))) or text.lower() in _SHORT
 
 
 def is_prose(text: str) -> bool:
@@ -80,7 +83,6 @@ def same_words(gold: str, given: str) -> bool:
 
 
 def _bare(text: str) -> str:
-    """Fold a text; spaces stay only between words, where they tell `P Q` from `PQ` apart."""
+    """Fold a text; spaces stay between words, where they tell `P Q` from `PQ` apart."""
     text = _ARTICLE.sub("", plain_text(text))
-    text = re.sub(r"(?<=[^\W\d_]{2})-(?=[^\W\d_]{2})", "", text)
-    return re.sub(r"\s*([^\w\s])\s*|(?<=[^\W\d_]{2})\s+(?=[^\W\d_]{2})", r"\1", text)
+    return re.sub(r"\s*([^\w\s])\s*", r"\1", re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_]{2})", " ", text))
