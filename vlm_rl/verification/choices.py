@@ -54,6 +54,7 @@ class _Options:
     def letters_of(self, answer: str) -> list[str] | None:
         """Return the letters that a gold stands for, None if it stands for none."""
         text = open_text(answer)
+        text = text.upper() if re.fullmatch(r"\([a-z]\)", text) and not self.written(text) else text
         if _LETTERS.fullmatch(text) and set(_capitals(text)) <= set(self._offered):
             return _capitals(text)
         if written := self.written(text):
@@ -90,7 +91,9 @@ class _Options:
             letter, mark, value = first["letter"], first["mark"].strip(), first["value"].strip()
             marked = mark in (*".:)、",) or (value.startswith("(") and first["mark"] != "")
             sure = marked or first["bracket"] is not None
-            values = [value.strip("()") if enclosed(tokens(value)) else value]
+            values = [
+                value[1:-1] if value[0] + value[-1] == "()" and enclosed(tokens(value)) else value
+            ]
             if mark == "-":
                 values.append(f"-{values[0]}")  # `(A) -1`, whose minus is not a mark
         else:

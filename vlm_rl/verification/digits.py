@@ -17,6 +17,8 @@ _MAX_DEGREE = 4096
 _ROUGH = 64
 _ROUGH_NOISE = 20
 """Rough values that differ by more than their last 44 bits are different."""
+_MAX_GAMMA = 1024
+"""More bits of the factorial of what is no integer take seconds."""
 _NOISE = 48
 """The last bits of a precise value may be wrong."""
 
@@ -121,6 +123,8 @@ def _value(node: Node, sizes: list[int]) -> Any:
             values[0] *= mp.pi / 180
         if op == "tanh":  # which comes as close to 1 as e^(-2x) to 0
             sizes.append(-3 * int(abs(values[0])))
+        if op == "!" and mp.prec > _MAX_GAMMA and not mp.isint(values[0]):
+            raise OverflowError
         value = _RULES[op](*values)
     if not mp.isfinite(value):
         raise OverflowError

@@ -52,8 +52,8 @@ class Equality:
             case Chain(), Chain():
                 return self._same_chain(gold, given)
             case Chain(), _:
-                said = gold.name is not None or len(gold.sides) == 1
-                return said and self.same(gold.sides[-1], given)
+                sides = gold.sides if gold.name is None else gold.sides[-1:]
+                return all(self.same(side, given) for side in sides)
             case _, Chain():
                 return not _is_system(gold) and (
                     all(self.same(gold, side) for side in _claims(gold, given))
@@ -142,7 +142,11 @@ class Equality:
     def _same_chain(self, gold: Chain, given: Chain) -> bool:
         """Compare all that is claimed of the same name, else two equations."""
         named = gold.name is not None and _variable(gold.name) == _variable(given.name)
+        if gold.name and given.name and len(gold.name) > 3 >= len(given.name):
+            named = gold.name.isalpha()  # `V = 5` for `Volume = 5`
         if named and all(self.same(gold.sides[-1], side) for side in given.sides):
+            return True
+        if named and self._same_items(gold.sides, given.sides):
             return True
         if named and given.rounded is not None and self.same(gold.sides[-1], given.rounded):
             return True

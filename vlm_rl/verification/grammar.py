@@ -22,6 +22,7 @@ from vlm_rl.verification.notation import CLOSING, OPENING, Token, spelled, split
 MAX_DEPTH = 30
 MAX_FACTORS = 100
 MAX_POSTFIXES = 8
+MAX_EXPONENT = 5000
 _LEAVES = frozenset(("number", "name", "constant"))
 
 
@@ -70,7 +71,7 @@ _FACTORS = {"*": "*", r"\cdot": "*", r"\times": "*", "/": "/", r"\div": "/"}
 _POSTFIXES = ("^", "!", "%")
 _MIXED = re.compile(r"\\frac(?:\{[\d,]+\}|\d){2}")
 _SLASHED = re.compile(r"[\d,]+ / \d")
-_APPLIED = frozenset(("f", "g", "F", "omega", "phi", "varphi", "sigma", "tau"))
+_APPLIED = frozenset(("g", "omega", "phi", "varphi", "sigma", "tau"))
 _END = Token("end", "", False, False)
 
 
@@ -142,7 +143,7 @@ class _Parser:
         joined = (left.op in ("^", "name") and behind.text == "^") or before.text == "!"
         apart = before.text not in CLOSING or (before.text == "}" and left.op == "number")
         if (token.kind == "number" and apart and not joined) or (
-            token.text == "{" and left.op == "number"
+            token.text == "{" and left.op == "number" and behind.kind == "number"
         ):
             raise Unparsable("digits apart")  # `1 2` is neither a product nor 12
         return _combined("*", left, self._power())
@@ -217,7 +218,11 @@ class _Parser:
         """Read a name, which may be of a function and its argument: `f(x+2)`, `I(0)`, `P(A)`."""
         name = letter + self._subscript()
         inside = spelled(self._parts[self._at : self._at + 4])
-        applied = re.match(r"\((?:-?[\d.]+|[A-Za-z])\)", inside) or letter in _APPLIED
+        applied = (
+            re.match(r"\((?:-?[\d.]+|[A-Za-z])\)", inside)
+            or letter in "fF"
+            or (letter in _APPLIED and not re.search("[+-]", inside))
+        )
         if self._next == "(" and not self._parts[self._at].spaced and applied:
             name += f"({self._spelling().strip('()')})"
         return _named(name)
@@ -375,7 +380,7 @@ def _number(text: str) -> Node:
         part = Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(once))
         return number(Fraction(f"{whole or 0}.{once or 0}") + part)
     mantissa, _, exponent = text.lower().partition("e")
-    if len(exponent) > 5:
+    if len(exponent) > 5 or abs(int(exponent or 0)) > MAX_EXPONENT:
         raise Unparsable("refused: huge exponent")
     digits = None
     if "." in mantissa or exponent:

@@ -176,7 +176,8 @@ def _compare_words(gold: Gold, given: str) -> Finding | None:
     """Compare words; None for other words of geometry, which says the same in several ways."""
     same = same_words(gold.answer, given)
     formal = gold.answer_type == "text" and _GEOMETRY.search(normalise(gold.answer))
-    return None if formal and not same else _finding(same, "words")
+    point = re.fullmatch(r"\(.*,.*\)", gold.answer.strip())
+    return None if (formal or point) and not same else _finding(same, "words")
 
 
 def _compare_times(gold: str, given: str, equality: Equality) -> Finding | None:
@@ -216,7 +217,8 @@ def _check_gold_value(value: Value, kind: str) -> None:
     last = _last(value)
     formula = isinstance(last, Quantity) and (last.tree.op == "matrix" or algebra.names(last.tree))
     one_number = isinstance(last, Quantity | Proportion) and not formula
-    if kind in ("number", "number_unit", "percent") and not one_number:
+    formula_with_unit = kind == "number_unit" and isinstance(last, Quantity) and last.unit
+    if kind in ("number", "number_unit", "percent") and not (one_number or formula_with_unit):
         raise Unparsable("not one number")
     if isinstance(value, Quantity):
         algebra.exact(value.tree)

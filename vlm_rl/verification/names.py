@@ -34,7 +34,7 @@ _NAME = re.compile(
     rf"|(?:{_CHINESE})*(?:{_SIMPLE})?(?:{_CHINESE})+)"
 )
 _WORD = re.compile(rf"(?:{_WORDS})")
-_POINT = re.compile(r"(?:[Pp]oint|点)*(?:[A-Z](?:'|_\{?\w\}?)*)?")
+_POINT = re.compile(r"(?:[Tt]he)?(?:[Pp]oint|点)*(?:[A-Z](?:'|_\{?\w\}?)*)?")
 
 
 def name_of(parts: Sequence[Token]) -> str | None:

@@ -64,7 +64,7 @@ _BRACKETS = {
     **{r"\{": {r"\}": "{"}, r"\langle": {r"\rangle": "("}},
 }
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}")
-_SCIENTIFIC = re.compile(r"^([+-]?\d+)e(\d)(?=$| |\\text)")
+_SCIENTIFIC = re.compile(r"^([+-]?\d+)e(-?\d)(?=$| |\\text)")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 
 
@@ -109,7 +109,7 @@ class _Reader:
     def value(self, parts: Sequence[Token]) -> Value:
         """Read a whole answer."""
         *steps, parts = split(parts, *_ARROWS)
-        if not all(isinstance(self._one(step), Chain | Relation) for step in steps):
+        if not all(isinstance(self._one(step), Chain | Relation) for step in steps if step):
             raise Unparsable("words beside the answer")
         parts = _without_title(_unwrapped(parts))
         if not parts:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlm_rl.verification.grammar import FUNCTIONS
-from vlm_rl.verification.notation import Token, depths, normalise, tokens
+from vlm_rl.verification.notation import Token, depths, enclosed, normalise, tokens
 
 _TABLE = tomllib.loads(Path(__file__).with_name("units.toml").read_text(encoding="utf-8"))
 _MEASURED, _PREFIXED, _PREFIXES, _LETTERS, _FAMILIAR, _NO_VALUE_END, _NEVER_INSIDE = (
@@ -116,6 +116,7 @@ def _first_possible(parts: Sequence[Token]) -> int:
 
 
 def _unit(parts: Sequence[Token], *, lenient: bool) -> Unit | None:
+    parts = parts[1:-1] if parts and parts[0].text == "(" and enclosed(parts) else parts
     if not 0 < len(parts) <= 20:
         return None
     if counted := _counted([token.text for token in parts]):

@@ -54,6 +54,8 @@ def has_unit(value: Value) -> bool:
     """Return whether a value surely has a unit, so that letters beside it are units, too."""
     if isinstance(value, Proportion):
         return any(map(has_unit, value.parts))
+    if isinstance(value, Chain | Collection):
+        return any(map(has_unit, value.sides if isinstance(value, Chain) else value.items))
     return isinstance(value, Quantity) and value.unit is not None and value.unit.sure
 
 

@@ -16,7 +16,8 @@ _LABEL = re.compile(
 )
 _BEHIND = re.compile(
     r"\s*(?:is|are) (?:the )?(?:correct|right)(?: (?:answer|option|choice|one)s?)?$"
-    r"|\s*(?:选项|正确)$",
+    r"|\s*(?:选项|正确)$|\s*\((?:exact(?: value)?|simplified)\)$"
+    r"|\s*\\text\{\s*\((?:exact(?: value)?|simplified)\)\s*\}$",
     re.IGNORECASE,
 )
 _NEGATIONS = re.compile(
@@ -84,5 +85,5 @@ def same_words(gold: str, given: str) -> bool:
 
 def _bare(text: str) -> str:
     """Fold a text; spaces stay between words, where they tell `P Q` from `PQ` apart."""
-    text = _ARTICLE.sub("", plain_text(text))
+    text = re.sub(r",?\s+and\s+", ",", _ARTICLE.sub("", plain_text(text)))
     return re.sub(r"\s*([^\w\s])\s*", r"\1", re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_]{2})", " ", text))
