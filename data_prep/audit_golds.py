@@ -13,7 +13,7 @@ from typing import Any
 from rich.progress import track
 
 from vlm_rl.records import Problem, Verdict
-from vlm_rl.rewards.accuracy import Accuracy, gold_of
+from vlm_rl.rewards.accuracy import NO_ANSWER, Accuracy, gold_of
 from vlm_rl.verification.extraction import answers
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.notation import open_text, plain_text
@@ -133,14 +133,17 @@ FORMS: Mapping[str, Callable[[Gold], str | None]] = {
 def _quantity(gold: Gold, types: Sequence[str]) -> tuple[str, Fraction | None, str, str]:
     """Return a number's text and its exact value, the suffix that holds its unit, and that unit in
     canonical form. The value is None for golds of other types and for what is not a number."""
-    text, unit = cut_unit(gold.answer)
+    text, suffix = cut_unit(gold.answer)
     value = plain_number(text) if gold.answer_type in types else None
-    return text, value, unit, unit
+    unit = open_text(suffix)
+    return text, value, suffix, "°" if unit == r"^\circ" else unit
 
 
 def _read_forms(gold: Gold, style: str, pool: CheckerPool) -> dict[str, tuple[str, Reading]]:
     """Write and read a gold as it stands and, if that is right, in each other form it can take."""
-    (stand,) = read_answers([(gold, [gold.answer])], pool)
+    readable, stand = read_answers([(gold, [NO_ANSWER]), (gold, [gold.answer])], pool)
+    if readable.verdict is Verdict.ERROR:
+        stand = readable  # only the same text could be right
     forms = {AS_IT_STANDS: (gold.answer, stand)}
     if stand.verdict is Verdict.CORRECT:
         slot = _SLOTS[style] % gold.answer

@@ -54,10 +54,10 @@ def test_each_line_has_answer_verdict_and_rule(tmp_path, capsys):
     ]
     fields = ("id", "answer", "verdict", "rule")
     assert [tuple(record[field] for field in fields) for record in records] == [
-        (7, "500 cm", "correct", "number_unit: equal, unit converted"),
+        (7, "500 cm", "correct", "number_unit: same value"),
         ("b", "B", "correct", "choice: letter"),
         (3, "6", "wrong", "number: another value"),
-        (4, r"5\sqrt{2}", "correct", "number: equal within the tolerance"),
+        (4, r"5\sqrt{2}", "correct", "number: same value"),
         (5, "5 kg", "wrong", "number_unit: another unit"),
         (6, None, "unparsable", "no answer slot"),
     ]

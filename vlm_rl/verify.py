@@ -23,6 +23,7 @@ from rich.progress import track
 from vlm_rl.config import one_line_errors, parse
 from vlm_rl.data.json_rows import json_rows
 from vlm_rl.records import THINK, AnswerType, Verdict
+from vlm_rl.verification.explain import read_as
 from vlm_rl.verification.extraction import ANSWER_STYLES, answers
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.matching import infer_type
@@ -50,13 +51,15 @@ def verify(
     output: Path | None = None,
     timeout_s: PositiveFloat = 2.0,
     workers: PositiveInt = 1,
+    explain: bool = False,
 ) -> Counter[Verdict]:
     """Check the answers in a file and write their verdicts; return how many there are of each.
 
     `output`, by default FILE.verdicts.jsonl beside the file, gets `id`, `answer`, `verdict` and
-    `rule` of each line. What disagrees with `expected` is printed. One answer may take `timeout_s`
-    seconds of CPU time in one of `workers` processes. Raises ValueError naming a line that cannot
-    be read, before any answer is checked.
+    `rule` of each line; with `explain`, which prints all that, also how gold and answer were read
+    (`gold_read`, `read`). What disagrees with `expected` is printed. One answer may take
+    `timeout_s` seconds of CPU time in one of `workers` processes. Raises ValueError naming a line
+    that cannot be read, before any answer is checked.
     """
     output = output or file.with_name(f"{file.name}.verdicts.jsonl")
     if output.resolve() == file.resolve():
@@ -64,7 +67,12 @@ def verify(
     cases = read_cases(file)
     with CheckerPool(workers=workers, timeout_s=timeout_s) as pool:
         readings = _read(cases, pool)
-    lines = [json.dumps(_record(*pair)) for pair in zip(cases, readings, strict=True)]
+    records = [_record(*pair) for pair in zip(cases, readings, strict=True)]
+    if explain:
+        for case, reading, record in zip(cases, readings, records, strict=True):
+            record |= _trace(case, reading)
+            print(json.dumps(record, ensure_ascii=False))
+    lines = [json.dumps(record) for record in records]
     try:
         output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     except OSError as error:
@@ -168,6 +176,11 @@ def _read(cases: Sequence[Case], pool: CheckerPool) -> list[Reading]:
     return readings
 
 
+def _trace(case: Case, reading: Reading) -> dict[str, str]:
+    read = {"gold_read": read_as(case.gold, case.gold.answer)}
+    return read | ({} if reading.answer is None else {"read": read_as(case.gold, reading.answer)})
+
+
 def _record(case: Case, reading: Reading) -> dict[str, object]:
     record = {"id": case.uid, "answer": reading.answer, "verdict": reading.verdict}
     expected = {} if case.expected is None else {"expected": case.expected}
@@ -203,7 +216,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser = ArgumentParser(
             prog="vlm_rl.verify", description=__doc__, exit_on_error=False, allow_abbrev=False
         )
-        parser.add_function_arguments(verify, as_positional=True)
+        parser.add_function_arguments(verify, as_positional=True, skip={"explain"})
+        parser.add_argument(
+            "--explain", action="store_true", help="print how each gold and answer was read"
+        )
         verify(**vars(parse(parser, argv)))
 
 

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 from tests.support.places import SHARED
 from vlm_rl.records import Completion, Problem, Verdict
 from vlm_rl.rewards import Accuracy, Format, Reward, SoftOverlong
-from vlm_rl.verification import choices, matching, quantities
+from vlm_rl.verification import choices, equality, matching
 from vlm_rl.verification.pool import Reading
 
 REFERENCE = SHARED / "reference"
@@ -38,10 +38,12 @@ def verdict_of(accuracy, asked, text):
 
 
 def test_five_verdicts(accuracy, caplog):
-    root = problem(r"\frac{\sqrt{3}}{3}")
-    texts = [r"\boxed{\frac{1}{\sqrt{3}}}", r"\boxed{2}", "about 0.58", r"\boxed{(x+1)^{5000}}"]
+    sines = "+".join(["2^{-4000}", *(rf"\sin {n}" for n in range(1, 120))])
+    root, slow = problem(r"\frac{\sqrt{3}}{3}"), problem(sines, answer_type="latex")
+    texts = [r"\boxed{\frac{1}{\sqrt{3}}}", r"\boxed{2}", "about 0.58"]
     with caplog.at_level(logging.WARNING):
         (row,) = accuracy.verdicts([root], [[completion(text) for text in texts]])
+        row.append(verdict_of(accuracy, slow, rf"\boxed{{{sines}+1-1}}"))
         bad_gold = problem(r"\frac{", answer_type="latex")
         row.append(verdict_of(accuracy, bad_gold, r"\boxed{\frac{1}{2}}"))
     assert row == list(Verdict)
@@ -127,7 +129,7 @@ def test_reading_holds_the_answer_the_verdict_and_the_rule(accuracy):
         [problem("5"), problem("B", choices=OPTIONS)], [texts, [r"\boxed{b}"]]
     ) == [
         [
-            Reading("5.0", Verdict.CORRECT, "number: equal"),
+            Reading("5.0", Verdict.CORRECT, "number: same value"),
             Reading(None, Verdict.WRONG, "hedge: 2 different answers"),
             Reading(None, Verdict.UNPARSABLE, "no answer slot"),
             Reading("6", Verdict.WRONG, "number: another value"),
@@ -258,9 +260,9 @@ def test_self_test_passes():
 @pytest.mark.parametrize(
     ("module", "name", "broken", "message"),
     [
-        (quantities, "close", lambda *_: True, r"'12\.0000004' for the number gold '12' is wrong"),
-        (matching, "plain_text", lambda text: text, "for the text gold 'parallel' is correct"),
-        (choices, "_is_option", lambda *_: True, r"'B\. 16' for the choice gold 'B' is wrong"),
+        (equality, "conversion", lambda *_: 1, r"for the number_unit gold '5 cm' is correct"),
+        (matching, "same_words", lambda *_: False, "for the text gold 'parallel' is correct"),
+        (choices, "same_words", lambda *_: True, r"for the choice gold 'D' is correct"),
     ],
 )
 def test_self_test_names_what_a_broken_matcher_gets_wrong(

@@ -14,7 +14,7 @@ from vlm_rl.verification.matching import infer_type
 from vlm_rl.verification.pool import CheckerPool, Reading, read_answers
 from vlm_rl.verification.self_test import self_test
 
-_NO_ANSWER = "?"
+NO_ANSWER = "?"
 """What no gold is, so that a check of it says whether the gold can be read."""
 _logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Accuracy(RewardTerm):
 
     def unusable(self, problems: Sequence[Problem]) -> list[str]:
         """Return a line for each problem whose gold cannot be read."""
-        checks = self.pool.check([(gold_of(p), _NO_ANSWER) for p in problems])
+        checks = self.pool.check([(gold_of(p), NO_ANSWER) for p in problems])
         return [
             f"problem {p.uid!r}: its answer {p.answer!r:.100} cannot be read as a "
             f"{gold_of(p).answer_type}; mend it, or give its answer_type"

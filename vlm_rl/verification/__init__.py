@@ -1,17 +1,21 @@
 """Is an answer right? Text and gold in; a verdict and the rule that decided out.
 
+An answer is read as a typed value by one grammar, to its last character, and then compared by kind.
 May import nothing of `vlm_rl` but `records`, and no torch: checking processes start in under a
 second. Only `pool` and `self_test`, which the trainer uses, import `records` and with it torch.
-A new answer type is a matcher and a row of the table in `matching`, and two pairs in `self_test`.
 
 Reading order:
 - `gold`: what an answer is checked against, and how reading can fail
 - `extraction`: the answer cut out of a completion
-- `notation`: one spelling of mathematics
-- `matching`: each answer to the matcher of its type
-- matchers: `choices`, `quantities`, `objects`
-- what they read with: `exact_numbers`, `units`, `forms`
-- `algebra`: math-verify, asked only in a process that can be killed
-- `checker`, `pool`: that process, and the pool that keeps several
+- `matching`: each answer to the rule of its type; a new type is a row of `ANSWER_TYPES`, and two
+  pairs in `self_test`
+- to read: `notation` (one spelling, tokens), `reading` (lists, sets, relations), `names`,
+  `quantities`, `units`, `grammar` (expressions); what they return is in `values` and `regions`
+- to compare: `equality` (by kind), `algebra` (expressions), `arithmetic` (exact), `digits`
+- without a value: `choices`, `words`, `clock`, `bases`, `spoken`
+- `explain`: how a text was read
+- `checker`, `pool`: processes that can be killed, for what takes more than exact arithmetic
 - `self_test`: known pairs, asked before a run
+
+The tables beside the modules (`*.toml`) hold spellings: symbols, units, words.
 """

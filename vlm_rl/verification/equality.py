@@ -293,7 +293,8 @@ def _as_point(value: Collection) -> Collection:
     if not _is_system(value):
         return value
     chains = [item for item in value.items if isinstance(item, Chain)]
-    return Collection("(", _sides(sorted(chains, key=lambda chain: chain.name or "")))
+    chains.sort(key=lambda chain: chain.name or "")
+    return Collection("(", _sides(chains))
 
 
 def _sides(items: Iterable[Value]) -> tuple[Value, ...]:

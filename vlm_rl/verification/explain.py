@@ -6,12 +6,13 @@ from vlm_rl.verification.matching import is_lenient
 from vlm_rl.verification.quantities import Quantity
 from vlm_rl.verification.reading import read
 from vlm_rl.verification.regions import RealInterval, Region
+from vlm_rl.verification.units import Unit
 from vlm_rl.verification.values import Chain, Collection, Proportion, Relation, Value
 
 _INFIX = {"+": " + ", "*": "·", "/": "/", "^": "^"}
 
 
-def explain(gold: Gold, text: str) -> str:
+def read_as(gold: Gold, text: str) -> str:
     """Return what a text reads as beside a gold, such as `quantity 5 in 1/100 meter`."""
     if gold.answer_type in ("choice", "text"):
         return f"{gold.answer_type} {text.strip()}"
@@ -23,11 +24,11 @@ def explain(gold: Gold, text: str) -> str:
 
 def _shown(value: Value) -> str:
     match value:
-        case Quantity(tree, None):
+        case Quantity(tree, Unit(factor, powers)):
+            bases = "·".join(base if power == 1 else f"{base}^{power}" for base, power in powers)
+            return f"quantity {_written(tree)} in {factor} {bases}"
+        case Quantity(tree):
             return f"value {_written(tree)}"
-        case Quantity(tree, unit):
-            bases = "·".join(f"{base}^{power}" for base, power in unit.powers)
-            return f"quantity {_written(tree)} in {unit.factor} {bases}".replace("^1", "")
         case Chain(name, _, sides):
             return f"{name or 'sides'} = {' = '.join(map(_shown, sides))}"
         case Relation(signs, sides):
@@ -41,7 +42,7 @@ def _shown(value: Value) -> str:
             kind = {"(": "tuple", "[": "list", "{": "set"}.get(bracket, "several")
             return f"{kind} of " + "; ".join(map(_shown, items))
         case Region(parts):
-            return "set " + (" ∪ ".join(map(_interval, parts)) or "∅")
+            return "set " + (" and ".join(map(_interval, parts)) or "empty")
     return f"words {value.text}"
 
 

@@ -8,7 +8,6 @@
 Single letters are names. `e`, `i` and `\\pi` are constants. A word is never a product.
 """
 
-import itertools
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -150,11 +149,9 @@ class _Parser:
 
     def _power(self) -> Node:
         base = self._atom()
-        for count in itertools.count():
+        for _ in range(MAX_POSTFIXES):
             if self._next not in _POSTFIXES:
                 return base
-            if count == MAX_POSTFIXES:
-                raise Unparsable("refused: nested")
             mark = self._take().text
             if mark == "!":
                 base = Node("!", (base,))
@@ -165,6 +162,7 @@ class _Parser:
                 base = Node("°", (base,))
             else:
                 base = Node("^", (base, self._signed(self._atom)))
+        raise Unparsable("refused: nested")
 
     def _atom(self) -> Node:
         is_word = self._parts[self._at].kind == "letters"

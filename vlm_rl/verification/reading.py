@@ -94,12 +94,11 @@ def plain_number(text: str) -> Fraction | None:
 
 
 def cut_unit(text: str) -> tuple[str, str]:
-    """Return the text of a number and that of its unit, empty if it has none."""
-    parts = tokens(normalise(text))
-    value, unit = split_unit(parts, lenient=False)
-    rest = parts[len(value) :]
-    upright = unit is not None and any(token.upright for token in rest)
-    return _joined(value), rf"\text{{ {_joined(rest)}}}" if upright else _joined(rest)
+    """Return the text of a number and that of its unit, empty if it has none, as normalised."""
+    text = normalise(text)
+    value, unit = split_unit(tokens(text), lenient=False)
+    end = next((end for end in range(len(text)) if tokens(text[:end]) == value), len(text))
+    return (text[:end], text[end:]) if unit else (text, "")
 
 
 @dataclass(frozen=True)
@@ -352,7 +351,3 @@ def _unwrapped(parts: tuple[Token, ...]) -> tuple[Token, ...]:
 
 def _text(parts: Sequence[Token]) -> str:
     return " ".join(token.text for token in parts).casefold().strip(" .,;:\"'“”")
-
-
-def _joined(parts: Sequence[Token]) -> str:
-    return "".join(f" {token.text}" if token.spaced else token.text for token in parts).strip()

@@ -10,7 +10,7 @@ from vlm_rl.verification.gold import Unparsable
 from vlm_rl.verification.grammar import Node, number
 from vlm_rl.verification.quantities import Quantity, are_quantities
 
-Cut = tuple[int, Fraction, bool]
+Boundary = tuple[int, Fraction, bool]
 """A place on the real line beside a number: the sign of an infinite one, the number, and whether
 the cut is behind it. An interval goes from one cut to a later one; intervals at one cut touch."""
 
@@ -23,11 +23,11 @@ class RealInterval(NamedTuple):
     high: Quantity | None
     high_closed: bool
 
-    def start(self) -> Cut:
+    def start(self) -> Boundary:
         """Return the cut before a closed end or behind an open one."""
         return (-1, Fraction(0), False) if self.low is None else _cut(self.low, not self.low_closed)
 
-    def stop(self) -> Cut:
+    def stop(self) -> Boundary:
         """Return the cut behind a closed end or before an open one."""
         return (1, Fraction(0), False) if self.high is None else _cut(self.high, self.high_closed)
 
@@ -153,7 +153,7 @@ def _end(quantity: Quantity, closed: bool) -> tuple[Quantity | None, bool]:
     return (None, False) if quantity.infinite else (quantity, closed)
 
 
-def _cut(end: Quantity, behind: bool) -> Cut:
+def _cut(end: Quantity, behind: bool) -> Boundary:
     if end.size is None:
         raise Unparsable("an end that is not a number")
     return 0, end.size, behind

@@ -77,7 +77,7 @@ def _without_adjectives(kinds: list[dict[str, Fraction]]) -> list[dict[str, Frac
 
 def is_percent(unit: Unit | None) -> bool:
     """Return whether a unit is the percent sign."""
-    return unit is not None and unit.powers == (("hundredth_part", 1),)
+    return unit is not None and dict(unit.powers) == {"hundredth_part": 1}
 
 
 @functools.lru_cache(maxsize=4096)

@@ -25,7 +25,12 @@ _NEGATIONS = re.compile(
     re.I,
 )
 _ARTICLE = re.compile(r"^(?:the|an?) (?=\w)")
-_SHORT = frozenset("no up on in by at to of we he me my us go do if as an so am be it is".split())
+_SHORT = frozenset(
+    (
+        *("no", "up", "on", "in", "by", "at", "to", "of", "we", "he", "me", "my", "us", "go", "do"),
+        *("if", "as", "an", "so", "am", "be", "it", "is"),
+    )
+)
 _NO_WORDS = frozenset((*COMMAND_WORDS, "and"))
 _CIRCLED = re.compile(r"(?:\\textcircled\s*\{?\d+\}?(?:[\s,、]|\band\b|和)*)+")
 _CAPITALS = re.compile(r"[A-Z](?:(?:\s*[,、;/]\s*|\s+and\s+|和|\s*)[A-Z])+")

@@ -6,6 +6,7 @@ Compared as a number, such a gold makes the natural answer `50\\%`, which is 0.5
 import re
 
 from vlm_rl.records import AnswerType, Problem
+from vlm_rl.verification.notation import open_text
 from vlm_rl.verification.reading import cut_unit, plain_number
 
 _ASKED = re.compile(
@@ -25,8 +26,8 @@ def percent_type(problem: Problem) -> AnswerType | None:
     if not free or not asks_for_percentage(problem.question):
         return problem.answer_type
     value, unit = cut_unit(problem.answer)
-    is_number = plain_number(value) is not None and unit in ("", "%", r"\text{ percent}", "percent")
-    return "percent" if is_number else problem.answer_type
+    percent = open_text(unit) in ("", "%", "percent")
+    return "percent" if percent and plain_number(value) is not None else problem.answer_type
 
 
 def asks_for_percentage(question: str) -> bool:
