@@ -3,9 +3,9 @@
     python -m measurements.verifiers cases.jsonl more.jsonl
 
 The files are those of `python -m vlm_rl.verify`, with `expected` on each line: whether the answer
-is right. A response is cut by our rule for both. math-verify gets the answer in a box, as its authors
-advise, and the gold in dollars. Differences are counted by the answer type of the gold and by who
-is right; `--show 5` prints so many of each kind. Both run in this process, on one core.
+is right. A response is cut by our rule for both. math-verify gets the answer in a box, as its
+authors advise, and the gold in dollars. Differences are counted by the answer type of the gold and
+by who is right; `--show 5` prints so many of each kind. Both run in this process, on one core.
 """
 
 import argparse

@@ -4,6 +4,7 @@ In the trainer's process `numeric` is false: what needs more than exact arithmet
 NeedsAlgebra, and is asked again in a checking process.
 """
 
+import functools
 import math
 import re
 from fractions import Fraction
@@ -74,6 +75,7 @@ def check_gold(gold: Gold) -> None:
             raise GoldUnparsable("a tolerance is not decimals, abs or rel and >= 0")
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def infer_type(answer: str, has_choices: bool) -> str:
     """Return the type of a gold that names none, from what it reads as."""
     if has_choices or re.fullmatch(r"[A-Z]|\([A-Za-z]\)", answer.strip()):

@@ -61,6 +61,8 @@ def _is_word(token: Token) -> bool:
 
 def without_point_name(parts: tuple[Token, ...]) -> tuple[Token, ...]:
     """Drop what names a point: `A(3,-4)`, `A'(3,-4)`, `point P_1(3,-4)`."""
-    start = next((index for index, token in enumerate(parts) if token.text == "("), 0)
-    named = _POINT.fullmatch(spelled(parts[:start])) and enclosed(parts[start:])
-    return parts[start:] if named else parts
+    for opening in ("(", "{"):
+        start = next((index for index, token in enumerate(parts) if token.text == opening), 0)
+        if _POINT.fullmatch(spelled(parts[:start])) and enclosed(parts[start:]):
+            return parts[start:] if opening == "(" else parts[start + 1 : -1]
+    return parts

@@ -183,6 +183,8 @@ def depths(parts: Iterable[Token]) -> list[int]:
 
 def split(parts: Sequence[Token], *separators: str) -> list[tuple[Token, ...]]:
     """Split tokens at those with one of the texts, outside all brackets and braces."""
+    if not any(token.text in separators for token in parts):
+        return [tuple(parts)]
     cuts = [
         index
         for index, (token, depth) in enumerate(zip(parts, depths(parts), strict=True))

@@ -22,7 +22,7 @@ from fractions import Fraction
 from vlm_rl.verification import algebra
 from vlm_rl.verification.arithmetic import last_place
 from vlm_rl.verification.gold import Unparsable
-from vlm_rl.verification.grammar import Node, number
+from vlm_rl.verification.grammar import Node, number, parse
 from vlm_rl.verification.names import name_of, without_point_name
 from vlm_rl.verification.notation import Token, enclosed, normalise, spelled, split, tokens
 from vlm_rl.verification.quantities import Quantity, read_quantity, total
@@ -63,6 +63,7 @@ _BRACKETS = {
     **{"(": {")": "(", "]": "half-open"}, "[": {"]": "[", ")": "half-open"}},
     **{r"\{": {r"\}": "{"}, r"\langle": {r"\rangle": "("}},
 }
+_NUMERAL = re.compile(r"-?\d+(?:\.\d+)?")
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}")
 _SCIENTIFIC = re.compile(r"^([+-]?\d+)e(-?\d)(?=$| |\\text)")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
@@ -74,6 +75,8 @@ def read(text: str, *, lenient: bool = False) -> Value:
 
     With `lenient` single letters behind a number are units. Raises Unparsable.
     """
+    if _NUMERAL.fullmatch(text):
+        return Quantity(parse(tokens(text)))
     raw, text = text, without_label(normalise(text))
     text = _SCIENTIFIC.sub(r"\1E\2", text)  # `2e5` is a product with e only within a formula
     if _DATE.fullmatch(text):

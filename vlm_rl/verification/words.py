@@ -1,5 +1,6 @@
 """Answers that are words: labels before them, and when two are the same."""
 
+import functools
 import re
 
 from vlm_rl.verification.notation import COMMAND_WORDS, open_text, plain_text
@@ -88,6 +89,7 @@ def same_words(gold: str, given: str) -> bool:
     return _bare(gold) == _bare(given)
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def _bare(text: str) -> str:
     """Fold a text; spaces stay between words, where they tell `P Q` from `PQ` apart."""
     text = re.sub(r",?\s+and\s+", ",", _ARTICLE.sub("", plain_text(text)))
