@@ -233,10 +233,7 @@ def test_the_same_data_give_the_same_page_and_numbers(
     assert page.read_bytes() == (folder / "audit.html").read_bytes()
     assert page.with_suffix(".json").read_bytes() == (folder / "audit.json").read_bytes()
     said = capsys.readouterr().out.splitlines()
-    assert (
-        "gold of unreadable: 'many' (number) is error: gold unreadable: words beside the answer"
-        in said
-    )
+    assert "gold of unreadable: 'many' (number) is error: gold unreadable: not one number" in said
     files = f"look at {page}; all numbers are in {page.with_suffix('.json')}"
     assert said[-1] == f"{audited['problems']} problems audited: {files}"
 

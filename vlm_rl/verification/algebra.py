@@ -23,13 +23,15 @@ from vlm_rl.verification.digits import same_value
 from vlm_rl.verification.gold import Unparsable
 from vlm_rl.verification.grammar import ONE, Node, number
 
-_RANGES = ((0, 4), (0, 4), (0, 50), (-4, 4), (-4, 4), (-50, 50), (-900, 900), (-4, 4))
+_RANGES = (
+    *((0, 4), (0, 4), (0, 50), (0, 50), (0, 900)),
+    *((-4, 4), (-4, 4), (-50, 50), (-900, 900), (-4, 4)),
+)
 """Points for roots and logarithms first, then of all signs and sizes."""
 _DENOMINATORS = (999983, 1000003, 1000033)
 _MAX_QUOTIENTS = 8
 """Of more fractions in fractions the numerator grows beyond measure."""
 _MIN_REAL_POINTS = 2
-_INTEGRAL = frozenset(("!", "binomial", "floor", "ceil"))
 _I = Node("constant", ("i",))
 
 
@@ -54,22 +56,33 @@ def equal(left: Node, right: Node, *, numeric: bool) -> bool:
     free = names(left)
     if names(right) != free:
         return False  # a name that one side lacks is not part of its value: `0 wrong` is not 0
-    compared = 0
+    compared, alone, both = 0, False, False
     for point in _points(free, left, right):
         same = _same_at(point, left, right, numeric=numeric)
         if same is False:
             return False
         compared += same is True
+        if same is None and not alone and numeric and min(point.values(), default=0) > 0:
+            values = [approximate(at(side, point)) for side in (left, right)]
+            alone = (values[0] is None) != (values[1] is None)
+        elif same and min(point.values(), default=0) > 0:
+            both = True
+    if alone and not both:
+        return False  # ln |x| is defined where ln (-x) is not
     if compared < (_MIN_REAL_POINTS if free else 1):
         raise NotComparable("has no value")
     return True
 
 
-def proportional(left: Node, right: Node, *, numeric: bool) -> int:
-    """Return the sign of the constant c != 0 with left = c * right, 0 if there is none."""
+def proportional(left: Node, right: Node, *, numeric: bool, cleared: bool = True) -> int:
+    """Return the sign of the constant c != 0 with left = c * right, 0 if there is none.
+
+    With `cleared` only the numerators are compared, as in equations.
+    """
     if not names(left) or names(left) != names(right):
         return 0
-    left, right = _numerator(left), _numerator(right)
+    if cleared:
+        left, right = _numerator(left), _numerator(right)
     for point in _points(names(left), left, right):
         fixed = [at(side, point) for side in (left, right)]
         values = [value(side, numeric=numeric) for side in fixed]
@@ -115,8 +128,11 @@ def _signed(node: Node, opposite: str) -> Node:
 
 
 def _numerator(node: Node) -> Node:
-    few = sum(part.op == "/" for part in node.walk()) <= _MAX_QUOTIENTS
-    return _quotient(node)[0] if few else node
+    """Return the numerator, and the expression itself where that may not be."""
+    if sum(part.op == "/" for part in node.walk()) > _MAX_QUOTIENTS:
+        return node
+    top, bottom = _quotient(node)
+    return node if not names(bottom) and exact(bottom) == 0 else top
 
 
 def _quotient(node: Node) -> tuple[Node, Node]:
@@ -153,11 +169,13 @@ def _points(free: frozenset[str], *sides: Node) -> Iterator[Point]:
     Factorials and the like are compared at integers.
     """
     draw = random.Random(" ".join(sorted(map(str, sides))))
-    if free and _INTEGRAL & {part.op for side in sides for part in side.walk()}:
+    ops = {part.op for side in sides for part in side.walk()}
+    if free and ops & {"!", "binomial", "floor", "ceil"}:
         for integer in range(1, 41):
             few = len(free) == 1
             yield {name: Fraction(integer if few else draw.randint(1, 12)) for name in sorted(free)}
-        return
+        if ops & {"!", "binomial"}:
+            return
     for low, high in _RANGES if free else _RANGES[:1]:
         point = {}
         for name in sorted(free):

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from vlm_rl.verification.gold import Unparsable
 from vlm_rl.verification.grammar import Node, number
 
-_MAX_BITS = 1 << 17
-"""Larger numbers are refused: no answer has 40,000 digits."""
+_MAX_BITS = 1 << 15
+"""Larger numbers are refused: no answer has 10,000 digits."""
 _MAX_DEGREE = 64
-_MAX_COUNT = 10_000
+_MAX_COUNT = 2_000
 Point = Mapping[str, Fraction]
 T = TypeVar("T")
 

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 
 from vlm_rl.verification.equality import Equality
 from vlm_rl.verification.gold import Finding, Gold, GoldUnparsable, Unparsable
-from vlm_rl.verification.notation import enclosed, open_text, tokens
+from vlm_rl.verification.names import name_of
+from vlm_rl.verification.notation import enclosed, normalise, open_text, tokens
 from vlm_rl.verification.reading import read
-from vlm_rl.verification.values import has_unit
+from vlm_rl.verification.values import Collection, has_unit
 from vlm_rl.verification.words import is_phrase, negates, same_words, without_label
 
 _SEPARATOR = r"(?:\s*[,;/&、+]\s*|\s+and\s+|\s*[和与]\s*|\s*)"
@@ -134,7 +135,10 @@ class _Options:
     def _chain(self, text: str) -> list[str]:
         """Read `x = 2 = \\text{(B)} 2`, of which every claim must be for the same letter."""
         first, *claims = (side.strip() for side in text.split("="))
-        if not claims or not all(claims) or negates(text):
+        if not self._choices or not claims or not all(claims) or negates(text):
+            return []
+        named = name_of(tokens(normalise(first))) or self._valued(first) or first in self._offered
+        if not (named or re.fullmatch(r"[\d.\s]*", first)):
             return []
         chosen = [self.chosen(side)[0] for side in claims]
         if self._valued(first) or re.fullmatch(r"[\d.\s]*|[A-Z]", first):
@@ -144,10 +148,13 @@ class _Options:
 
 def _is_value(text: str) -> bool:
     """Return whether a text beside a letter is one value, and not words or further letters."""
+    if is_phrase(text) or re.search(r"[A-Z]\s*[.:)]|^\(?[A-Za-z]\)?$|\bor\b", text):
+        return False
     try:
-        return not (is_phrase(text) or re.search(r"[A-Z]\s*[.:)]", text)) and bool(read(text))
+        value = read(text)
     except Unparsable:
         return False
+    return not (isinstance(value, Collection) and not value.bracket)
 
 
 def _finding(right: bool, rule: str) -> Finding:

@@ -91,26 +91,27 @@ def _difference(
     left: Node, right: Node, precision: int, sizes: list[int], *, real: bool
 ) -> float | None:
     """Return the binary exponent of a difference, minus infinity if it is zero."""
-    values = [_evaluate(side, precision, sizes) for side in (left, right)]
-    if any(value is None or (real and not _is_real(value)) for value in values):
+    values = [_evaluate(side, precision, sizes, real=real) for side in (left, right)]
+    if None in values:
         return None
     with mp.workprec(precision):
         return float(mp.mag(values[0] - values[1]))
 
 
-def _evaluate(node: Node, precision: int, sizes: list[int]) -> Any:
+def _evaluate(node: Node, precision: int, sizes: list[int], *, real: bool = False) -> Any:
     """Return the value with `precision` bits, None if there is none or it is too large.
 
+    With `real` nothing on the way may be imaginary: there is no root of -1, nor its square.
     `sizes` gets the binary exponents of everything that is not zero on the way.
     """
     with mp.workprec(precision):
         try:
-            return _value(node, sizes)
+            return _value(node, sizes, real)
         except (ArithmeticError, LookupError, ValueError):
             return None
 
 
-def _value(node: Node, sizes: list[int]) -> Any:
+def _value(node: Node, sizes: list[int], real: bool) -> Any:
     op, args = node
     if op == "number":
         sizes.append(-args[0].denominator.bit_length())
@@ -118,7 +119,7 @@ def _value(node: Node, sizes: list[int]) -> Any:
     elif op == "constant":
         value = +_CONSTANTS[args[0]]
     else:
-        values = [_value(part, sizes) for part in args]
+        values = [_value(part, sizes, real) for part in args]
         if op in _TRIGONOMETRIC and any(part.op == "°" for part in args[0].walk()):
             values[0] *= mp.pi / 180
         if op == "tanh":  # which comes as close to 1 as e^(-2x) to 0
@@ -126,7 +127,7 @@ def _value(node: Node, sizes: list[int]) -> Any:
         if op == "!" and mp.prec > _MAX_GAMMA and not mp.isint(values[0]):
             raise OverflowError
         value = _RULES[op](*values)
-    if not mp.isfinite(value):
+    if not mp.isfinite(value) or (real and not _is_real(value)):
         raise OverflowError
     if value:
         sizes.append(int(mp.mag(value)))

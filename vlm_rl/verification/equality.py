@@ -56,7 +56,7 @@ class Equality:
                 return all(self.same(side, given) for side in sides)
             case _, Chain():
                 return not _is_system(gold) and (
-                    all(self.same(gold, side) for side in _claims(gold, given))
+                    all(self.same(gold, side) for side in given.sides)
                     or (given.rounded is not None and self.same(gold, given.rounded))
                 )
             case (Region(), _) | (_, Region()) if self._type != "list":
@@ -103,7 +103,7 @@ class Equality:
             return []
         if unit is None:
             return [Fraction(100)] if self._type == "number" else [Fraction(1), Fraction(100)]
-        same = self._type == "percent" and abs(algebra.exact(gold.tree) or Fraction(2)) > 1
+        same = self._type == "percent" and abs(algebra.exact(gold.tree) or Fraction(2)) >= 1
         return [Fraction(1) if same else Fraction(1, 100)]
 
     def _same_tree(self, gold: Node, given: Node) -> bool:
@@ -142,8 +142,8 @@ class Equality:
     def _same_chain(self, gold: Chain, given: Chain) -> bool:
         """Compare all that is claimed of the same name, else two equations."""
         named = gold.name is not None and _variable(gold.name) == _variable(given.name)
-        if gold.name and given.name and len(gold.name) > 3 >= len(given.name):
-            named = gold.name.isalpha()  # `V = 5` for `Volume = 5`
+        if gold.name and given.name and gold.name.isalpha() and len(gold.name) > 3:
+            named = named or given.name.upper() == gold.name[0].upper()  # `V = 5` for `Volume = 5`
         if named and all(self.same(gold.sides[-1], side) for side in given.sides):
             return True
         if named and self._same_items(gold.sides, given.sides):
@@ -163,7 +163,7 @@ class Equality:
         if len(gold.signs) > 1 or len(given.signs) > 1 or gold.signs[0] in _GEOMETRIC:
             return False
         differences = _minus(*gold.sides), _minus(*given.sides)
-        sign = algebra.proportional(*differences, numeric=self._numeric)
+        sign = algebra.proportional(*differences, numeric=self._numeric, cleared=False)
         return sign != 0 and gold.signs == (given if sign > 0 else turned).signs
 
     def _same_region(self, gold: Region | None, given: Region | None) -> bool:
@@ -202,9 +202,11 @@ class Equality:
             self.reason = "other brackets"
             return False
         if ordered:
-            return self._same_items(*map(_with_one_sign, (gold.items, given.items)))
+            return self._same_items(gold.items, given.items)
         names = [_variables(side) for side in (gold, given)]
-        if len(names[1]) > 1 or (names[0] and names[1] and names[0] != names[1]):
+        points = all(_is_point(item) for item in given.items)
+        mixed = len(names[1]) > 1 and not points
+        if mixed or (names[0] and names[1] and names[0] != names[1]):
             return False
         return self._same_members(
             _members(gold), _members(given), multiset=gold.bracket == given.bracket == ""
@@ -257,6 +259,10 @@ def _alone(value: Value) -> Value:
 
 def _signed(value: Value) -> list[Value]:
     """Return both values of `\\pm a`, and any other value alone."""
+    if isinstance(value, Collection) and value.bracket == "(":
+        rows = [*map(_signed, value.items)]
+        both = range(max(map(len, rows), default=1))
+        return [value._replace(items=tuple(row[i % len(row)] for row in rows)) for i in both]
     if not isinstance(value, Quantity):
         return [value]
     return [value._replace(tree=tree) for tree in algebra.signs(value.tree)]
@@ -264,14 +270,9 @@ def _signed(value: Value) -> list[Value]:
 
 def _members(value: Collection) -> list[Value]:
     """Return what a set lists: `\\pm a` as two, `x = 1, x = 2` without its one name."""
-    items = _sides(value.items) if len(_variables(value)) == 1 else value.items
+    named = len(_variables(value)) == 1 or all(map(_is_point, value.items))
+    items = _sides(value.items) if named else value.items
     return [member for item in items for member in _signed(item)]
-
-
-def _with_one_sign(items: tuple[Value, ...]) -> tuple[Value, ...]:
-    """Return members with the upper sign of each ±, if several have one: they go together."""
-    signed = [_signed(item) for item in items]
-    return tuple(s[0] for s in signed) if sum(len(s) > 1 for s in signed) > 1 else items
 
 
 def _variables(value: Value) -> set[str]:
@@ -288,6 +289,11 @@ def _is_system(value: Value) -> TypeGuard[Collection]:
     return len(_variables(value)) > 1
 
 
+def _is_point(value: Value) -> bool:
+    """Return whether a value is a point with its name."""
+    return isinstance(value, Chain) and isinstance(value.sides[0], Collection)
+
+
 def _as_point(value: Collection) -> Collection:
     """Read `y=2, x=1` as `(1, 2)`, in the order of the alphabet."""
     if not _is_system(value):
@@ -298,14 +304,12 @@ def _as_point(value: Collection) -> Collection:
 
 
 def _sides(items: Iterable[Value]) -> tuple[Value, ...]:
-    return tuple(item.sides[-1] for item in items if isinstance(item, Chain))
-
-
-def _claims(gold: Value, given: Chain) -> list[Value]:
-    """Return the sides that can be checked: behind a name, formulas before a number cannot."""
-    numbers = isinstance(gold, Quantity) and not _is_formula(gold) and given.name is not None
-    skipped = numbers and not _is_formula(given.sides[-1])
-    return [side for side in given.sides if not (skipped and _is_formula(side))]
+    """Return what is said of each name: one value, or a chain of equal ones."""
+    return tuple(
+        item.sides[0] if len(item.sides) == 1 else item._replace(name=None, left=None)
+        for item in items
+        if isinstance(item, Chain)
+    )
 
 
 def _is_formula(value: Value) -> bool:
@@ -335,7 +339,8 @@ def _ratio(value: Value) -> list[Node]:
     parts = value.parts if isinstance(value, Proportion) else ()
     factors = [conversion(parts[0].unit, part.unit) or Fraction(0) for part in parts]
     trees = [_times(part.tree, factor) for part, factor in zip(parts, factors, strict=True)]
-    return trees if all(factors) else []
+    alike = len({part.unit is None for part in parts}) < 2
+    return trees if alike and all(factors) else []
 
 
 def _minus(left: Quantity, right: Quantity) -> Node:
@@ -352,7 +357,8 @@ def _times(tree: Node, factor: Fraction) -> Node:
 
 def _within(gold: Fraction, given: Fraction, rule: str, size: float) -> bool:
     if rule == "decimals":
-        return round(gold, int(size)) == round(given, int(size))
+        halves = (Fraction(0), Fraction(1, 10 ** (int(size) + 9)))  # 0.125 is 0.12 and 0.13
+        return any(round(gold + h, int(size)) == round(given, int(size)) for h in halves)
     return abs(gold - given) <= Fraction(str(size)) * (abs(gold) if rule == "rel" else 1)
 
 

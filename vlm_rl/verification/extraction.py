@@ -26,12 +26,22 @@ def answers(text: str, style: str) -> list[str]:
     """
     distinct: dict[str, str] = {}
     for slot in dict.fromkeys(_slots(after_thinking(text), style)):
-        for answer in filter(str.strip, dict.fromkeys(boxes(slot)) or [slot]):
+        for answer in filter(str.strip, dict.fromkeys(_without_box(slot))):
             short = len(answer) <= MAX_CHARACTERS  # longer ones are refused unread anyway
             distinct.setdefault(normalise(answer) if short else answer, answer.strip())
             if len(distinct) == _MAX_ANSWERS:
                 return list(distinct.values())
     return list(distinct.values())
+
+
+def _without_box(slot: str) -> list[str]:
+    """Return what boxes in a slot hold if nothing but fences is beside them, else the slot."""
+    contents = boxes(slot)
+    around = slot
+    for content in contents:
+        around = around.replace(content, "", 1)
+    fenced = re.sub(r"\\(?:boxed|fbox)\s*|\\[\[\]()]|[\s${}*.]", "", around)
+    return contents if contents and not fenced else [slot]
 
 
 def after_thinking(text: str) -> str:

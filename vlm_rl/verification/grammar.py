@@ -21,7 +21,7 @@ from vlm_rl.verification.notation import CLOSING, OPENING, Token, spelled, split
 MAX_DEPTH = 30
 MAX_FACTORS = 100
 MAX_POSTFIXES = 8
-MAX_EXPONENT = 5000
+MAX_EXPONENT = 3000
 _LEAVES = frozenset(("number", "name", "constant"))
 
 
@@ -70,7 +70,7 @@ _FACTORS = {"*": "*", r"\cdot": "*", r"\times": "*", "/": "/", r"\div": "/"}
 _POSTFIXES = ("^", "!", "%")
 _MIXED = re.compile(r"\\frac(?:\{[\d,]+\}|\d){2}")
 _SLASHED = re.compile(r"[\d,]+ / \d")
-_APPLIED = frozenset(("g", "omega", "phi", "varphi", "sigma", "tau"))
+_APPLIED = frozenset(("g", "h", "omega", "phi", "varphi", "sigma", "tau"))
 _END = Token("end", "", False, False)
 
 
@@ -98,13 +98,9 @@ class _Parser:
         return self._parts[self._at].text
 
     def sum(self) -> Node:
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise Unparsable("refused: nested")
         terms = [self._signed(self._product)]
         while self._next in _SIGNS:
             terms.append(self._signed(self._product))
-        self._depth -= 1
         return terms[0] if len(terms) == 1 else Node("+", tuple(terms))
 
     def expect(self, text: str) -> None:
@@ -173,6 +169,14 @@ class _Parser:
         return self._read(self._take_first())
 
     def _read(self, token: Token) -> Node:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise Unparsable("refused: nested")
+        node = self._read_atom(token)
+        self._depth -= 1
+        return node
+
+    def _read_atom(self, token: Token) -> Node:
         if token.kind == "number":
             return self._mixed(_number(token.text))
         if token.kind == "letters":
@@ -216,11 +220,9 @@ class _Parser:
         """Read a name, which may be of a function and its argument: `f(x+2)`, `I(0)`, `P(A)`."""
         name = letter + self._subscript()
         inside = spelled(self._parts[self._at : self._at + 4])
-        applied = (
-            re.match(r"\((?:-?[\d.]+|[A-Za-z])\)", inside)
-            or letter in "fF"
-            or (letter in _APPLIED and not re.search("[+-]", inside))
-        )
+        simple = re.match(r"\((?:-?[\d.]+|[A-Za-z])\)", inside) and letter.isupper()
+        product = letter not in _APPLIED or re.search("[+-]", inside)
+        applied = simple or letter in "fF" or not product
         if self._next == "(" and not self._parts[self._at].spaced and applied:
             name += f"({self._spelling().strip('()')})"
         return _named(name)
@@ -349,9 +351,9 @@ _COMMANDS: dict[str, Callable[[_Parser, str], Node]] = {
 
 
 def _is_word(token: Token) -> bool:
-    """Return whether letters are a word and no product: upright, or four that are not `abcd`."""
+    """Return whether letters are a word and no product: upright, or five that are not `abcd`."""
     text = token.text
-    long = len(text) > 3 and [*text] != sorted(text)
+    long = len(text) > 4 and [*text] != sorted(text)
     return (len(text) > 1 and token.upright and not text.isupper()) or (long and text.islower())
 
 

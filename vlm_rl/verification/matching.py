@@ -34,7 +34,10 @@ from vlm_rl.verification.words import is_phrase, is_prose, listed_labels, same_w
 
 Decision = Literal["correct", "wrong", "unparsable", "error"]
 """The values of `Verdict` that a check can come to."""
-FAULTS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, AssertionError)
+FAULTS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, StopIteration),
+    *(TypeError, ValueError),
+)
 """Faults of a check that must not end a run: they are errors, counted and logged."""
 ANSWER_TYPES = frozenset(
     (
@@ -56,10 +59,10 @@ def decide(gold: Gold, prediction: str, *, numeric: bool) -> tuple[Decision, str
         right, rule = _compare(gold, prediction, Equality(gold, numeric=numeric))
     except Unparsable as failure:
         return "unparsable", str(failure)
-    except FAULTS as fault:
-        return "error", f"check failed: {type(fault).__name__}"
     except GoldUnparsable as failure:
         return "error", f"gold unreadable: {failure}"
+    except FAULTS as fault:
+        return "error", f"check failed: {type(fault).__name__}"
     return "correct" if right else "wrong", f"{gold.answer_type}: {rule}"
 
 
@@ -153,7 +156,7 @@ def _compare(gold: Gold, prediction: str, equality: Equality) -> Finding:
         return Finding(True, "same text")
     kind = gold.answer_type
     inferred = infer_type(gold.answer, False) if kind == "latex" else kind
-    listed = inferred not in ("list", "number", "text") or r"\textcircled" in normalise(gold.answer)
+    listed = inferred in ("set", "latex") or r"\textcircled" in normalise(gold.answer)
     return (
         (_compare_labels(gold.answer, given) if listed and inferred != "list" else None)
         or (_compare_words(gold, given) if inferred == "text" else None)

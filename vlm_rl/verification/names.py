@@ -10,7 +10,7 @@ from vlm_rl.verification.notation import Token, enclosed, spelled
 
 _TABLE = tomllib.loads(Path(__file__).with_name("notation.toml").read_text(encoding="utf-8"))
 _WORDS = "|".join(_TABLE["names"]["words"].split())
-_CHINESE = "|".join(_TABLE["names"]["chinese"].split())
+_CHINESE = "|".join(sorted(_TABLE["names"]["chinese"].split(), key=len, reverse=True))
 _GREEK = (
     "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi"
     "|omega|ell"
@@ -19,7 +19,7 @@ _ACCENTS = "overline|overrightarrow|vec|hat|widehat|bar|dot|ddot|tilde"
 _ARGUMENT = r"\((?:[^()]|\([^()]*\))*\)"
 _BRACED = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _LETTER = rf"(?:[A-Za-z]|\\(?i:{_GREEK})(?![a-z])|\\(?:{_ACCENTS})(?:{_BRACED}|[A-Za-z]))"
-_INDEXED = rf"{_LETTER}(?:'|_(?:{_BRACED}|\w)|\^(?:\{{-1\}}|T\b))*"
+_INDEXED = rf"{_LETTER}(?:'|_(?:{_BRACED}|\w)|(?<=[A-Z])\^(?:\{{-1\}}|T\b))*"
 _FIGURE = rf"m?\\(?:angle|measuredangle|triangle|odot|square)(?:{_BRACED}|[A-Z]+|\d+|[a-z])'*"
 _CALL = rf"(?:{_INDEXED}|\\(?:{'|'.join(sorted(FUNCTIONS))})(?![a-z])){_ARGUMENT}"
 _OF_ANGLE = rf"\\(?:{'|'.join(sorted(FUNCTIONS))})(?![a-z])(?:\^\d)?(?:{_FIGURE}|{_INDEXED})"
@@ -31,7 +31,7 @@ _LENGTH = rf"\|(?:\\(?:vec|overrightarrow|overline){_BRACED}|{_SEGMENT})\|"
 _RATIO = rf"{_SIMPLE}(?::{_SIMPLE})+"
 _NAME = re.compile(
     rf"(?:{_SIMPLE}|{_QUOTIENT}|{_LENGTH}|{_RATIO}"
-    rf"|(?:{_CHINESE})*(?:{_SIMPLE})?(?:{_CHINESE})+)"
+    rf"|(?:{_CHINESE})*+(?:{_SIMPLE})?(?:{_CHINESE})*+)"
 )
 _WORD = re.compile(rf"(?:{_WORDS})")
 _POINT = re.compile(r"(?:[Tt]he)?(?:[Pp]oint|点)*(?:[A-Z](?:'|_\{?\w\}?)*)?")
@@ -43,6 +43,8 @@ def name_of(parts: Sequence[Token]) -> str | None:
     None for what has a value of its own, or more than one: `2x`, `x^2`, `-x`, `\\sqrt{x}`, `|x|`;
     and for words that are not those of a name, which may take the value back.
     """
+    if not parts:
+        return None
     words = [token.text for token in parts if _is_word(token)]
     rest = spelled([token for token in parts if not _is_word(token)])
     known = all(_WORD.fullmatch(word) for word in words)
@@ -59,10 +61,11 @@ def _is_word(token: Token) -> bool:
     )
 
 
-def without_point_name(parts: tuple[Token, ...]) -> tuple[Token, ...]:
-    """Drop what names a point: `A(3,-4)`, `A'(3,-4)`, `point P_1(3,-4)`."""
+def without_point_name(parts: tuple[Token, ...]) -> tuple[str, tuple[Token, ...]]:
+    """Return the name of a point and the point: `A(3,-4)`, `A'(3,-4)`, `point P_1(3,-4)`."""
     for opening in ("(", "{"):
         start = next((index for index, token in enumerate(parts) if token.text == opening), 0)
         if _POINT.fullmatch(spelled(parts[:start])) and enclosed(parts[start:]):
-            return parts[start:] if opening == "(" else parts[start + 1 : -1]
-    return parts
+            name = re.sub("(?:[Tt]he)?(?:[Pp]oint|点)", "", spelled(parts[:start]))
+            return name, parts[start:] if opening == "(" else parts[start + 1 : -1]
+    return "", parts

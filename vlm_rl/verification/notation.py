@@ -44,7 +44,7 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 _ARGUMENT = r"\s*\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}"
 _STYLED = re.compile(
     r"\\(?:math(?:bf|it|cal|bfit)|text(?:bf|it|sl)|boldsymbol|bm|bf|it|emph|underline|uline)"
-    rf"{_ARGUMENT}|\\(?:text)?color\s*\{{(?!white)[^{{}}]*\}}(?:{_ARGUMENT})?"
+    rf"{_ARGUMENT}|\\(?:text)?color\s*\{{(?![Ww]hite)[^{{}}]*\}}(?:{_ARGUMENT})?"
 )
 _TEXT = re.compile(
     r"\\(?:text(?:rm|sf|tt|up|normal)?|math(?:rm|sf|tt|up)|[mh]box|operatorname\*?|rm)"
@@ -132,6 +132,7 @@ class Token(NamedTuple):
     spaced: bool
 
 
+_GLUED = re.compile("([A-Za-z]{0,3})(sin|cos|tan|cot|ln|log)([a-z]?)")
 _TOKEN = re.compile(
     r"""
     (?P<number>
@@ -168,7 +169,16 @@ def _tokens_of(text: str, *, upright: bool) -> Iterator[Token]:
         kind, written, end = str(match.lastgroup), match[0], match.end()
         if kind == "letters" and written in COMMAND_WORDS:
             kind, written = "command", COMMAND_WORDS[written]
-        yield Token(kind, written, upright, spaced)
+        glued = _GLUED.fullmatch(written) if kind == "letters" and not upright else None
+        if glued is None:
+            yield Token(kind, written, upright, spaced)
+            continue
+        before, function, behind = glued.groups()  # `mgsin x`
+        if before:
+            yield Token("letters", before, False, spaced)
+        yield Token("command", f"\\{function}", False, spaced and not before)
+        if behind:
+            yield Token("letters", behind, False, False)
 
 
 OPENING = frozenset(("(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil", r"\begin"))

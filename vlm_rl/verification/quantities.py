@@ -51,7 +51,9 @@ def read_quantity(parts: Sequence[Token], *, lenient: bool) -> Quantity:
         parts = _respelled(parts[1:], _THOUSANDS)
     value, unit = split_unit(parts, lenient=lenient)
     value, factor = _multiplied(value)
-    if currency and unit is None:
+    if currency:
+        if unit not in (None, unit_of(currency)):
+            raise Unparsable("a currency beside another unit")
         unit = unit_of(currency)
     spoken = spoken_number(" ".join(token.text for token in value)) if unit else None
     try:

@@ -111,7 +111,7 @@ class _Reader:
     def value(self, parts: Sequence[Token]) -> Value:
         """Read a whole answer."""
         *steps, parts = split(parts, *_ARROWS)
-        if not all(isinstance(self._one(step), Chain | Relation) for step in steps if step):
+        if any(steps):
             raise Unparsable("words beside the answer")
         parts = _without_title(_unwrapped(parts))
         if not parts:
@@ -162,7 +162,10 @@ class _Reader:
             return self._ratio(terms)
         if len(sets := split(parts, r"\setminus", "except")) == 2:
             return self._region(sets[0]).without(self._region(sets[1], points=True))
-        return self._bracketed(without_point_name(parts)) or _as_figure(self._quantity(parts))
+        name, point = without_point_name(parts)
+        if bracketed := self._bracketed(point):
+            return Chain(name, None, (bracketed,)) if name else bracketed
+        return _as_figure(self._quantity(parts))
 
     def _region(self, parts: tuple[Token, ...], *, points: bool = False) -> Region:
         value = self.value(parts)
@@ -280,13 +283,17 @@ def _is_rounding(exact: Value, rounded: Value) -> bool:
         return False
     if is_percent(rounded.unit) and exact.unit is None:
         value *= 100
-    digits = next((d for d in (rounded.tree.args[1:] or (None,)) if isinstance(d, int)), None)
-    return abs(value - near) < last_place(near, digits) if digits else 2 * abs(value - near) <= 1
+    digits = max((n.args[1] or 0 for n in rounded.tree.walk() if n.op == "number"), default=0)
+    error = abs(value - near)
+    close = error < last_place(near, digits) if digits else 2 * error <= 1
+    return close and 100 * error <= abs(near)
 
 
 def _met(regions: list[Region], *, listed: bool) -> Region:
     """Return where all conditions hold. Each must say something: one that does not is a second
     answer. `x<1, x>3`, which never holds, lists the parts of a union."""
+    if len(regions) == 1:
+        return regions[0]
     met = functools.reduce(Region.within, regions)
     if not met.parts and listed:
         return union(regions)._replace(offered=True)
@@ -317,17 +324,9 @@ def _without_if(parts: tuple[Token, ...]) -> tuple[Token, ...]:
 
 def _without_title(parts: tuple[Token, ...]) -> tuple[Token, ...]:
     """Drop the name of a line or a point: `l: 5x-y+2=0`, `C: (-2,5)`."""
-    marks = [token.text for token in parts]
-    titled = (
-        len(parts) > 3 and parts[0].kind == "letters" and marks.index(":") == 1
-        if ":" in marks
-        else False
-    )
-    return (
-        parts[2:]
-        if titled and marks.count(":") == 1 and ("=" in marks or enclosed(parts[2:]))
-        else parts
-    )
+    title, *rest = split(parts, ":")
+    named = len(title) == len(rest) == 1 and re.fullmatch("[A-Za-z]", title[0].text)
+    return rest[0] if named and (enclosed(rest[0]) or len(split(rest[0], "=")) > 1) else parts
 
 
 def _is_infinite(value: Value) -> bool:

@@ -97,6 +97,8 @@ def split_unit(parts: Sequence[Token], *, lenient: bool) -> tuple[tuple[Token, .
         before, behind = parts[:index], parts[index:]
         if before[-1].text in _NO_VALUE_END or depths(before)[-1] != 0:
             continue
+        if behind[0].text == "'" and before[-1].kind != "number":
+            continue  # the prime of a name
         if behind[0].text == "^" and any(token.text[1:] in FUNCTIONS for token in before):
             continue  # the degrees of `\\sin 30^\\circ` are not those of its value
         quotient = behind[0].spaced and any(token.text in ("/", r"\frac") for token in behind)
@@ -131,7 +133,7 @@ def _unit(parts: Sequence[Token], *, lenient: bool) -> Unit | None:
 def _counted(words: list[str]) -> str | None:
     """Return what is counted, with adjectives before it: `small cubes`, `本书`."""
     if len(words) == 1 and _CHINESE_COUNT.fullmatch(words[0]):
-        return words[0][0]  # with the noun or without
+        return f"{words[0][0]} {words[0][1:]}".strip()
     noun = _NOUNS.get(words[-1].casefold())
     if noun is None or len(words) > 4 or not _ADJECTIVES.issuperset(words[:-1]):
         return None
@@ -159,7 +161,7 @@ def _expression(parts: Sequence[Token], *, lenient: bool) -> tuple[str, bool] | 
         times = "*" if re.search(r"[\w)]$", written) else ""
         if token.text in _POWERS_BEFORE:
             power = _POWERS_BEFORE[token.text]
-        elif token.text == "^" and not re.search(r"[A-Za-z_)]$", written):
+        elif token.text == "^" and not re.search(r"[A-Za-z_]\)?$", written):
             return None
         elif token.text in _SYNTAX:
             over = "/" if token.text == "{" and written.endswith(")") else ""

@@ -34,7 +34,7 @@ _SHORT = frozenset(
 )
 _NO_WORDS = frozenset((*COMMAND_WORDS, "and"))
 _CIRCLED = re.compile(r"(?:\\textcircled\s*\{?\d+\}?(?:[\s,、]|\band\b|和)*)+")
-_CAPITALS = re.compile(r"[A-Z](?:(?:\s*[,、;/]\s*|\s+and\s+|和|\s*)[A-Z])+")
+_CAPITALS = re.compile(r"[A-Z](?:(?:\s*[,、;]\s*|\s+and\s+|和|\s*)[A-Z])+")
 _TOKEN = r"(?:[^\W\d_]+|\d+(?:st|nd|rd|th)?)"
 _PHRASE = re.compile(rf"{_TOKEN}(?:(?:[\s.'-]+|,\s+(?=\d)){_TOKEN})*")
 
