@@ -83,7 +83,7 @@ def check_folder(folder: Path, data_set: str) -> None:
 
 def write_manifest(folder: Path, data_set: str, split: str, entry: Mapping[str, Any]) -> None:
     """Add the entry of a split; the other splits of the folder keep theirs."""
-    versions = {name: version(name) for name in ("vlm_rl", "math-verify")}
+    versions = {name: version(name) for name in ("vlm_rl", "pint")}
     splits = _manifest(folder).get("splits", {}) | {split: dict(entry) | {"versions": versions}}
     manifest = {"data_set": data_set, "splits": dict(sorted(splits.items()))}
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"

@@ -216,7 +216,7 @@ def test_converting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     assert len([name for name in written if name.startswith("images")]) == 3
     entry = json.loads(written["manifest.json"])["splits"]["train"]
     assert entry["sha256"] == hashlib.sha256(written["train.jsonl"]).hexdigest()
-    assert entry["versions"].keys() == {"vlm_rl", "math-verify"}
+    assert entry["versions"].keys() == {"vlm_rl", "pint"}
     assert entry["command"].startswith("python -m data_prep.geometry3k --source ")
 
 

@@ -8,8 +8,7 @@ another number in a text command, a relation, letters of the other case, another
 `python tests/verification/test_fuzz.py 10000 1` prints a summary.
 
 Broken on purpose, one at a time, each seen red: the verdicts of a batch returned in another order;
-any text command taken for a unit; capitals left alone before algebra; a KeyError of math-verify let
-through.
+words behind a number taken for a unit.
 """
 
 import os

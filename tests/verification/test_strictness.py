@@ -1,13 +1,4 @@
-"""Wrong answers that math-verify takes for right, and their honest twins.
-
-Broken on purpose, one at a time, each seen red: capitals not renamed; bases equal, or not asked for
-in numbers; digits with subscripts let through to algebra; any text command taken for a unit; number
-words not a hedge; hedges not refused before algebra; a spacing command left in thousands; a
-KeyError let through; the gold's own crash blamed on the answer; figures, phrases and tuples left to
-algebra; forms ignored; `or` between intervals joined by algebra; an option that is a letter read as
-a letter; roots kept in order; an approximation believed; a repeating decimal over a power of ten;
-the last part of a ratio zero; a colon read as division; a unit after a comma.
-"""
+"""Wrong answers that computer algebra takes for right, and their honest twins."""
 
 import pytest
 

@@ -1,10 +1,4 @@
-"""Each answer type: its notations, both orders of the arguments, and the rule that decided.
-
-Broken on purpose, one at a time, each seen red: a unit of another kind accepted; pm
-taken for am; words read as letters; open and closed ends alike; unbalanced braces let through; only
-an integer gold compared exactly; form feeds left alone; the prediction put first; a missing bracket
-refused in one order; a letter beside another option's value accepted.
-"""
+"""Each answer type: its notations, both orders of the arguments, and the rule that decided."""
 
 import pytest
 

@@ -11,7 +11,7 @@ from typing import Any
 from vlm_rl.records import Problem
 
 _logger = logging.getLogger(__name__)
-_PACKAGES = ("vlm-rl", "torch", "transformers", "math-verify")
+_PACKAGES = ("vlm-rl", "torch", "transformers", "pint")
 _BLOCKS, _BLOCK_BYTES = 64, 4096
 _MARK = re.compile(r"<image\s*\d*>")
 _QUESTIONS = ("question", "problem", "query", "prompt")

@@ -238,4 +238,4 @@ def _finding(right: bool, what: str) -> Finding:
 
 
 def _folded(text: str) -> str:
-    return re.sub(r"(?<!\w)\s+|\s+(?!\w)", "", normalise(text))
+    return re.sub(r"(?<![\w,])\s+|\s+(?!\w)", "", normalise(text))

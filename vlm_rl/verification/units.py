@@ -234,7 +234,8 @@ def _size_of(expression: str) -> Unit | None:
     except Exception:  # pint raises errors of tokenize, of Python's own parser, and its own
         return None
     powers = sorted((str(base), Fraction(power)) for base, power in size._units.items())
-    return Unit(Fraction(size.magnitude), tuple(powers)) if powers else None
+    percent = dict(powers).get("hundredth_part", 1) == 1
+    return Unit(Fraction(size.magnitude), tuple(powers)) if powers and percent else None
 
 
 @functools.cache
