@@ -2,6 +2,12 @@
 
 `cases.jsonl` has 22 categories, right and wrong; `refused.jsonl` is what an attack on the verifier
 had seen accepted: hedges, answers taken back, dropped names, near misses.
+
+Broken on purpose, one at a time, each seen red here or beside: names that may differ, what is left
+over dropped, units of another kind converted, any text a name, an absolute bound, a second
+condition or the text before an arrow ignored, a letter beside another value accepted, boxes and
+thinking that never end, a multiplier lost, a loose rounding, a root rounded, spaces between words
+dropped.
 """
 
 from pathlib import Path
