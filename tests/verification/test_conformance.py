@@ -9,17 +9,20 @@ import json
 import pytest
 
 from tests.support.places import SHARED
+from vlm_rl.evaluation.benchmarks import BENCHMARKS
+from vlm_rl.evaluation.benchmarks.loading import load
 from vlm_rl.records import Verdict
-from vlm_rl.verification.gold import Gold
-from vlm_rl.verification.matching import infer_type
+from vlm_rl.rewards.accuracy import NO_ANSWER, gold_of
 from vlm_rl.verification.pool import CheckerPool, read_answers
 from vlm_rl.verify import read_cases
 
 FLOORS = {"verify_cases.jsonl": (141, 36), "verify_cases_2.jsonl": (560, 60)}
 """Cases of level must, all of which are right, and how many of level should are, at least."""
 BENCHMARK_GOLDS = {
-    "mathvision/test.jsonl": ("answer", "options"),
-    "wemath/testmini.json": ("answer", None),
+    "mathvision": "mathvision/test.jsonl",
+    "mathvista": "mathvista/testmini.json",
+    "wemath": "wemath/testmini.json",
+    "dynamath": "dynamath",
 }
 
 
@@ -58,15 +61,11 @@ def test_clear_cases_are_right_and_arguable_ones_above_the_floor(name, pool):
 
 @pytest.mark.parametrize("name", BENCHMARK_GOLDS)
 def test_every_gold_of_a_benchmark_reads_and_is_right_for_itself(name, pool):
-    path, (field, options) = path_of(name, "data"), BENCHMARK_GOLDS[name]
-    text = path.read_text(encoding="utf-8")
-    rows = json.loads(text) if path.suffix == ".json" else map(json.loads, text.splitlines())
-    golds = set()
-    for row in rows:
-        choices = tuple(row[options]) if options else ()
-        golds.add(Gold(row[field], infer_type(row[field], bool(choices)), choices))
-    asked = [(gold, gold.answer) for gold in golds] + [(gold, "?") for gold in golds]
-    checks = pool.check(asked)
-    unreadable = [q for q, check in zip(asked, checks, strict=True) if check.verdict == "error"]
-    assert unreadable == []
-    assert all(check.verdict is Verdict.CORRECT for check in checks[: len(golds)])
+    source = path_of(BENCHMARK_GOLDS[name], "data")
+    problems = load(BENCHMARKS[name], str(source), images=False)
+    golds = list({gold_of(problem) for problem in problems})
+    assert len(golds) > 200
+    read = pool.check([(gold, NO_ANSWER) for gold in golds])
+    itself = pool.check([(gold, gold.answer) for gold in golds])
+    assert [g for g, check in zip(golds, read, strict=True) if check.verdict == "error"] == []
+    assert [g for g, check in zip(golds, itself, strict=True) if check.verdict != "correct"] == []

@@ -32,10 +32,11 @@ def match_choice(gold: Gold, prediction: str, equality: Equality) -> Finding:
     """
     options = _Options(gold.choices, equality)
     text = re.sub(r"^\{([^{}]*)\}$", r"\1", open_text(prediction)).strip()
+    text = re.sub(r"^([A-Za-z])\)$", r"\1", text)
     text = text if options.written(text) else without_label(text)
     if not text:
         raise Unparsable("empty answer")
-    expected = options.letters_of(gold.answer)
+    expected = options.expected = options.letters_of(gold.answer)
     if expected is None:
         if gold.choices:
             raise GoldUnparsable("neither a letter of an option nor an option")
@@ -50,6 +51,7 @@ class _Options:
     def __init__(self, choices: Sequence[str], equality: Equality) -> None:
         self._choices = choices
         self._equality = equality
+        self.expected: list[str] | None = None
         self._offered = [chr(ord("A") + index) for index in range(len(choices) or 26)]
 
     def letters_of(self, answer: str) -> list[str] | None:
@@ -118,8 +120,14 @@ class _Options:
     def _only(self, fits: Callable[[str], bool]) -> list[str]:
         """Return the letter of the only option that fits, no letter if several do."""
         lettered = zip(self._offered, self._choices, strict=False)
-        letters = [letter for letter, choice in lettered if fits(choice)]
-        return letters if len(letters) == 1 else []
+        fitting = [(letter, choice) for letter, choice in lettered if fits(choice)]
+        same = len({open_text(choice) for _, choice in fitting}) == 1
+        return [self._preferred(fitting)] if same else []
+
+    def _preferred(self, fitting: Sequence[tuple[str, str]]) -> str:
+        """Return the letter of an option that is written twice: the gold's, if it is one."""
+        letters = [letter for letter, _ in fitting]
+        return next((letter for letter in self.expected or () if letter in letters), letters[0])
 
     def _same(self, choice: str, text: str) -> bool:
         if same_words(choice, text):

@@ -159,9 +159,9 @@ def _compare(gold: Gold, prediction: str, equality: Equality) -> Finding:
     listed = inferred in ("set", "latex") or r"\textcircled" in normalise(gold.answer)
     return (
         (_compare_labels(gold.answer, given) if listed and inferred != "list" else None)
+        or compare_bases(gold.answer, given)
         or (_compare_words(gold, given) if inferred == "text" else None)
         or (_compare_times(gold.answer, given, equality) if inferred == "time" else None)
-        or compare_bases(gold.answer, given)
         or _compare_values(gold, given, equality)
     )
 

@@ -28,9 +28,10 @@ _SIMPLE = rf"(?:{_CALL}|{_OF_ANGLE}|{_FIGURE}|{_INDEXED}|{_SEGMENT}|\[[A-Z]{{2,6
 _PART = rf"\{{(?:{_INDEXED})+\}}"
 _QUOTIENT = rf"\\frac{_PART}{_PART}|{_SEGMENT}/{_SEGMENT}"
 _LENGTH = rf"\|(?:\\(?:vec|overrightarrow|overline){_BRACED}|{_SEGMENT})\|"
+_SUM = rf"{_FIGURE}(?:[+-]{_FIGURE})+"
 _RATIO = rf"{_SIMPLE}(?::{_SIMPLE})+"
 _NAME = re.compile(
-    rf"(?:{_SIMPLE}|{_QUOTIENT}|{_LENGTH}|{_RATIO}"
+    rf"(?:{_SIMPLE}|{_QUOTIENT}|{_LENGTH}|{_RATIO}|{_SUM}"
     rf"|(?:{_CHINESE})*+(?:{_SIMPLE})?(?:{_CHINESE})*+)"
 )
 _WORD = re.compile(rf"(?:{_WORDS})")

@@ -101,7 +101,9 @@ def split_unit(parts: Sequence[Token], *, lenient: bool) -> tuple[tuple[Token, .
             continue  # the prime of a name
         if behind[0].text == "^" and any(token.text[1:] in FUNCTIONS for token in before):
             continue  # the degrees of `\\sin 30^\\circ` are not those of its value
-        quotient = behind[0].spaced and any(token.text in ("/", r"\frac") for token in behind)
+        quotient = behind[0].spaced and any(
+            token.text in ("/", "per", r"\frac") for token in behind
+        )
         unit = _unit(behind, lenient=lenient or quotient)
         if unit is not None:
             return before, unit
