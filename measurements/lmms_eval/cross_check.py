@@ -155,16 +155,17 @@ def _line(each: Compared) -> dict[str, Any]:
 
 
 def _markdown(options: argparse.Namespace, compared: Sequence[Compared]) -> str:
-    by_kind: Mapping[str, list[Compared]] = defaultdict(list)
+    by_kind: Mapping[tuple[str, str], list[Compared]] = defaultdict(list)
     for each in compared:
         if each.kind is not None:
-            by_kind[each.kind].append(each)
+            winner = "lmms-eval" if each.theirs.correct else "strict"
+            by_kind[winner, each.kind].append(each)
     ordered = sorted(by_kind.items(), key=lambda pair: -len(pair[1]))
-    kinds = [
-        f"| {'lmms-eval' if group[0].theirs.correct else 'strict'} | {kind} | {len(group)} |"
-        for kind, group in ordered
+    kinds = [f"| {winner} | {kind} | {len(group)} |" for (winner, kind), group in ordered]
+    shown = [
+        f"\n### Right by {winner}: {kind}\n\n{_examples(group)}"
+        for (winner, kind), group in ordered
     ]
-    shown = [f"\n### {kind}\n\n{_examples(group)}" for kind, group in ordered]
     return "\n".join(
         [
             f"# {options.benchmark}: our scorer and lmms-eval's\n",

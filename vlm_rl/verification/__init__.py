@@ -1,4 +1,4 @@
-"""Is an answer right? Text and gold in; a verdict and the rule that decided out.
+"""Decide whether an answer is right: text and gold in; a verdict and the rule that decided out.
 
 An answer is read as a typed value by one grammar, to its last character, and then compared by kind.
 May import nothing of `vlm_rl` but `records`, and no torch: checking processes start in under a
@@ -7,8 +7,8 @@ second. Only `pool` and `self_test`, which the trainer uses, import `records` an
 Reading order:
 - `gold`: what an answer is checked against, and how reading can fail
 - `extraction`: the answer cut out of a completion
-- `matching`: each answer to the rule of its type; a new type is a row of `ANSWER_TYPES`, and two
-  pairs in `self_test`
+- `matching`: words, times and values, each compared in its way; a new type is an entry of
+  `ANSWER_TYPES`, and a row of `self_test`
 - to read: `notation` (one spelling, tokens), `reading` (lists, sets, relations), `names`,
   `quantities`, `units`, `grammar` (expressions); what they return is in `values` and `regions`
 - to compare: `equality` (by kind), `algebra` (expressions), `arithmetic` (exact), `digits`

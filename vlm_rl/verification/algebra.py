@@ -6,8 +6,8 @@ points with a chance of at most d / N: Schwartz, Zippel). For everything else th
 evaluated with so many digits that a difference of this size cannot be so small without being zero:
 for radicals this is the root separation bound of Burnikel, Funke, Mehlhorn, Schirra and Schmitt
 (2009); for pi, e and functions of them no such theorem is known, and the digits are four times
-those between the largest and the smallest number that occurs, and 128 bits more. The bound is
-relative to the size of the terms, never absolute.
+those between the largest and the smallest number that occurs, and 128 bits more. What wants more
+than 16,384 bits is refused. The bound is relative to the size of the terms, never absolute.
 """
 
 import functools
@@ -30,7 +30,7 @@ _RANGES = (
 """Points for roots and logarithms first, then of all signs and sizes."""
 _DENOMINATORS = (999983, 1000003, 1000033)
 _MAX_QUOTIENTS = 8
-"""Of more fractions in fractions the numerator grows beyond measure."""
+"""With more nested fractions the numerator grows exponentially."""
 _MIN_REAL_POINTS = 2
 _I = Node("constant", ("i",))
 
@@ -193,8 +193,4 @@ def _same_at(point: Point, left: Node, right: Node, *, numeric: bool) -> bool | 
     if not numeric:
         raise NeedsAlgebra
     real = bool(point) and _I not in {*left.walk(), *right.walk()}
-    same = same_value(*sides, real=real)
-    if same is None and real and min(point.values()) > 0:
-        defined = [approximate(side) is not None for side in sides]
-        return None if defined[0] == defined[1] else False  # ln |x| is not ln (-x)
-    return same
+    return same_value(*sides, real=real)

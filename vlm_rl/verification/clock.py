@@ -59,8 +59,9 @@ def _spoken(text: str) -> TimeOfDay | None:
     minutes, hours = _MINUTES.get(named) or count(named), count(time[3])
     if minutes is None or hours is None or not (0 < minutes < 60 and 1 <= hours <= 12):
         return None
-    sign = 1 if time[2].lower() == "past" else -1
-    return TimeOfDay(3600 * hours + sign * 60 * minutes, "")
+    if time[2].lower() == "past":
+        return TimeOfDay(3600 * hours + 60 * minutes, "")
+    return TimeOfDay(3600 * (hours - 1 or 12) + 60 * (60 - minutes), "")  # quarter to one: 12:45
 
 
 def _second_of_day(time: TimeOfDay) -> int:

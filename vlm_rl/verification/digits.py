@@ -49,7 +49,9 @@ def same_value(left: Node, right: Node, *, real: bool) -> bool | None:
     if 128 + spread > _MAX_PRECISION:
         raise Unparsable("refused: huge number")
     bound = separation_bits(Node("+", (left, Node("negative", (right,)))))
-    precision = min(max(128 + 4 * spread, 64 + bound + max(largest, 0)), _MAX_PRECISION)
+    precision = max(min(128 + 4 * spread, _MAX_PRECISION), 64 + bound + max(largest, 0))
+    if precision > _MAX_PRECISION:
+        raise Unparsable("refused: huge number")
     precise = _difference(left, right, precision, [], real=real)
     return None if precise is None else precise <= largest + _NOISE - precision
 

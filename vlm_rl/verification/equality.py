@@ -132,18 +132,11 @@ class Equality:
         return 2 * abs(value - rounding) <= last_place(rounding, digits)
 
     def _number(self, tree: Node) -> Fraction | None:
-        value = algebra.exact(tree)
-        if value is None:
-            if not self._numeric:
-                raise algebra.NeedsAlgebra
-            value = algebra.approximate(tree)
-        return value
+        return algebra.value(tree, numeric=self._numeric)
 
     def _same_chain(self, gold: Chain, given: Chain) -> bool:
         """Compare all that is claimed of the same name, else two equations."""
-        named = gold.name is not None and _variable(gold.name) == _variable(given.name)
-        if gold.name and given.name and gold.name.isalpha() and len(gold.name) > 3:
-            named = named or given.name.upper() == gold.name[0].upper()  # `V = 5` for `Volume = 5`
+        named = gold.name is not None and _same_name(gold.name, given.name)
         if named and all(self.same(gold.sides[-1], side) for side in given.sides):
             return True
         if named and self._same_items(gold.sides, given.sides):
@@ -316,11 +309,14 @@ def _is_formula(value: Value) -> bool:
     return isinstance(value, Quantity) and bool(algebra.names(value.tree))
 
 
-def _variable(name: str | None) -> str | None:
-    """Return `y` for `f(x)`, which names the same values."""
-    if name is not None and re.fullmatch(r"x_\{?\d+\}?", name):
-        return "x"
-    return "y" if name == "f(x)" else name
+def _same_name(gold: str, given: str | None) -> bool:
+    """Return whether two names are of one thing, as `y`, `f(x)`; `x`, `x_1`; `Volume`, `V`."""
+    if given is None or gold == given or {gold, given} == {"y", "f(x)"}:
+        return given is not None
+    word = gold.removeprefix("the").removeprefix("The")
+    initial = word.isalpha() and len(word) > 3 and given.upper() == word[0].upper()
+    shorter, longer = sorted((gold, given), key=len)
+    return initial or (shorter == "x" and bool(re.fullmatch(r"x_\{?\d+\}?", longer)))
 
 
 def _difference(chain: Chain) -> Node | None:

@@ -1,8 +1,8 @@
 """Say in words how a text was read: the first half of a verdict's trace, the rule is the second."""
 
-from vlm_rl.verification.gold import Gold, Unparsable
+from vlm_rl.verification.gold import MAX_CHARACTERS, Gold, Unparsable
 from vlm_rl.verification.grammar import Node
-from vlm_rl.verification.matching import is_lenient
+from vlm_rl.verification.matching import FAULTS, is_lenient
 from vlm_rl.verification.quantities import Quantity
 from vlm_rl.verification.reading import read
 from vlm_rl.verification.regions import RealInterval, Region
@@ -14,11 +14,13 @@ _INFIX = {"+": " + ", "*": "·", "/": "/", "^": "^"}
 
 def read_as(gold: Gold, text: str) -> str:
     """Return what a text reads as beside a gold, such as `quantity 5 in 1/100 meter`."""
+    if len(text) > MAX_CHARACTERS:
+        return "unread: long"
     if gold.answer_type in ("choice", "text"):
         return f"{gold.answer_type} {text.strip()}"
     try:
         return _shown(read(text, lenient=is_lenient(gold)))
-    except Unparsable as failure:
+    except (Unparsable, *FAULTS) as failure:
         return f"unread: {failure}"
 
 
@@ -42,7 +44,7 @@ def _shown(value: Value) -> str:
             kind = {"(": "tuple", "[": "list", "{": "set"}.get(bracket, "several")
             return f"{kind} of " + "; ".join(map(_shown, items))
         case Region(parts):
-            return "set " + (" and ".join(map(_interval, parts)) or "empty")
+            return "set " + (" or ".join(map(_interval, parts)) or "empty")
     return f"words {value.text}"
 
 

@@ -5,7 +5,8 @@
     power   = atom {^ exponent | ! | ° | %}
     atom    = number | letter | bracket sum bracket | command with its arguments
 
-Single letters are names. `e`, `i` and `\\pi` are constants. A word is never a product.
+Single letters are names. `e`, `i` and `\\pi` are constants. Upright letters, and five plain ones
+out of order, are a word and no product.
 """
 
 import re

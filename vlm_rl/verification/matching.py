@@ -1,7 +1,7 @@
 """Decide whether an answer is right: read the gold, read the answer, compare the values.
 
-In the trainer's process `numeric` is false: what needs more than exact arithmetic raises
-NeedsAlgebra, and is asked again in a checking process.
+In the trainer's process `numeric` is false: what may take long, comparing irrational values,
+raises NeedsAlgebra, and is asked again in a checking process.
 """
 
 import functools
@@ -49,7 +49,7 @@ _GEOMETRY = re.compile(r"\\(?:angle|triangle|parallel|perp|bot|sim|cong)(?![a-z]
 
 
 def decide(gold: Gold, prediction: str, *, numeric: bool) -> tuple[Decision, str]:
-    """Check one answer; return the decision and its rule, such as `number: equal`."""
+    """Check one answer; return the decision and its rule, such as `number: same value`."""
     try:
         check_gold(gold)
         if not prediction.strip():
@@ -74,8 +74,10 @@ def check_gold(gold: Gold) -> None:
     if not gold.answer.strip() or longest > MAX_CHARACTERS:
         raise GoldUnparsable(f"a gold or choice has 1 to {MAX_CHARACTERS} characters")
     for rule, size in gold.tolerance:
-        if rule not in ("decimals", "abs", "rel") or not size >= 0:
-            raise GoldUnparsable("a tolerance is not decimals, abs or rel and >= 0")
+        if rule not in ("decimals", "abs", "rel") or not 0 <= size < (
+            31 if rule == "decimals" else 1e9
+        ):
+            raise GoldUnparsable("a tolerance is not decimals up to 30, abs or rel and >= 0")
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -50,7 +50,7 @@ _TEXT = re.compile(
     r"\\(?:text(?:rm|sf|tt|up|normal)?|math(?:rm|sf|tt|up)|[mh]box|operatorname\*?|rm)"
     rf"{_ARGUMENT}"
 )
-_SIMPLE = re.compile(r"[A-Za-z ]*|-?[0-9.]*")
+_SIMPLE = re.compile(r"[A-Za-z ]*|-?\d*\.?\d*")
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -132,7 +132,7 @@ class Token(NamedTuple):
     spaced: bool
 
 
-_GLUED = re.compile("([A-Za-z]{0,3})(sin|cos|tan|cot|ln|log)([a-z]?)")
+_GLUED = re.compile("(?!cost$)([A-Za-z]{0,3})(sin|cos|tan|cot|ln|log)([a-z]?)")
 _TOKEN = re.compile(
     r"""
     (?P<number>

@@ -26,8 +26,7 @@ class Quantity(NamedTuple):
     @property
     def size(self) -> Fraction | None:
         """The value, to 30 digits if it is irrational; None if it is not one real number."""
-        exact = algebra.exact(self.tree)
-        return algebra.approximate(self.tree) if exact is None else exact
+        return algebra.value(self.tree, numeric=True)
 
     @property
     def infinite(self) -> int:

@@ -1,6 +1,6 @@
 """Read an answer: tokens to a typed value. What is left over makes the whole text unreadable.
 
-    value     = [anything arrow] item {(, | ; | and | or) item}
+    value     = [arrow] item {(, | ; | and | or) item}
     item      = words | one
     one       = union | relation | named set | ratio | difference | bracketed | quantity
     union     = set {∪ set}
@@ -63,6 +63,7 @@ _BRACKETS = {
     **{"(": {")": "(", "]": "half-open"}, "[": {"]": "[", ")": "half-open"}},
     **{r"\{": {r"\}": "{"}, r"\langle": {r"\rangle": "("}},
 }
+_MAX_CONDITIONS = 6
 _NUMERAL = re.compile(r"-?\d+(?:\.\d+)?")
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}")
 _SCIENTIFIC = re.compile(r"^([+-]?\d+)e(-?\d)(?=$| |\\text)")
@@ -212,7 +213,9 @@ class _Reader:
 
     def _system(self, names: tuple[Token, ...], values: tuple[Token, ...]) -> Value | None:
         """Read `(x, y) = (3, -1)` as `x = 3, y = -1`."""
-        if not enclosed(names) or names[0].text != "(" or not enclosed(values):
+        if not (enclosed(names) and names[0].text == "(" and enclosed(values)):
+            return None
+        if not all(map(name_of, split(names[1:-1], ","))):
             return None
         left, right = self._one(names), self._one(values)
         if not (isinstance(left, Collection) and isinstance(right, Collection)):
@@ -294,6 +297,8 @@ def _met(regions: list[Region], *, listed: bool) -> Region:
     answer. `x<1, x>3`, which never holds, lists the parts of a union."""
     if len(regions) == 1:
         return regions[0]
+    if len(regions) > _MAX_CONDITIONS:
+        raise Unparsable("refused: many conditions")
     met = functools.reduce(Region.within, regions)
     if not met.parts and listed:
         return union(regions)._replace(offered=True)
