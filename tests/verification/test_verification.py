@@ -229,3 +229,15 @@ def test_hazards_are_refused_unread(text):
 @pytest.mark.parametrize("text", [r"e^{x^2}", "2^{10}", "5!", r"\binom{10}{3}", "x^{2^n}", "n!"])
 def test_ordinary_powers_are_not_hazards(text):
     assert decide(Gold(text, "expression"), f"({text})", numeric=True)[0] == "correct"
+
+
+def test_reading_a_unit_prints_nothing():
+    """The table makes units of pint exact, of which pint would warn in the log of a run."""
+    code = (
+        "import logging; logging.basicConfig()\n"
+        "from vlm_rl.verification.gold import Gold\n"
+        "from vlm_rl.verification.matching import decide\n"
+        "print(decide(Gold('5 acres', answer_type='number_unit'), '5 acre', numeric=True)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("correct\n", "")

@@ -244,7 +244,9 @@ def _size_of(expression: str) -> Unit | None:
 def _registry() -> Any:
     import pint  # here, because most questions have no unit, and it takes half a second
 
-    registry: Any = pint.UnitRegistry(non_int_type=Fraction, cache_folder=None)
+    registry: Any = pint.UnitRegistry(  # it would warn of each unit that the table makes exact
+        non_int_type=Fraction, cache_folder=None, on_redefinition="ignore"
+    )
     for name, definition in _TABLE["definitions"].items():
         registry.define(f"{name} = {definition}")
     return registry
