@@ -113,7 +113,7 @@ def _start(argv: Sequence[str], log: Path, rank: int, processes: int, port: int)
         status = 0
     except SystemExit as end:
         status = int(end.code or 0)
-    except BaseException:
+    except BaseException:  # a forked child must not return into its parent's code
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -154,17 +154,23 @@ def _line(each: Compared) -> dict[str, Any]:
     }
 
 
-def _markdown(options: argparse.Namespace, compared: Sequence[Compared]) -> str:
-    by_kind: Mapping[tuple[str, str], list[Compared]] = defaultdict(list)
+def _by_kind(compared: Sequence[Compared]) -> dict[tuple[str, str], list[Compared]]:
+    """Group what strict and lmms-eval judge differently by who is right and by kind, the largest
+    group first."""
+    groups: Mapping[tuple[str, str], list[Compared]] = defaultdict(list)
     for each in compared:
         if each.kind is not None:
             winner = "lmms-eval" if each.theirs.correct else "strict"
-            by_kind[winner, each.kind].append(each)
-    ordered = sorted(by_kind.items(), key=lambda pair: -len(pair[1]))
-    kinds = [f"| {winner} | {kind} | {len(group)} |" for (winner, kind), group in ordered]
+            groups[winner, each.kind].append(each)
+    return dict(sorted(groups.items(), key=lambda pair: -len(pair[1])))
+
+
+def _markdown(options: argparse.Namespace, compared: Sequence[Compared]) -> str:
+    by_kind = _by_kind(compared).items()
+    kinds = [f"| {winner} | {kind} | {len(group)} |" for (winner, kind), group in by_kind]
     shown = [
         f"\n### Right by {winner}: {kind}\n\n{_examples(group)}"
-        for (winner, kind), group in ordered
+        for (winner, kind), group in by_kind
     ]
     return "\n".join(
         [

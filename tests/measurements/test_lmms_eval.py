@@ -28,6 +28,7 @@ from measurements.lmms_eval import tasks
 from measurements.lmms_eval.cross_check import (
     Compared,
     _agreement,
+    _by_kind,
     compare,
     cross_check,
     their_gold,
@@ -243,6 +244,17 @@ def test_the_agreement_counts_each_verdict_once():
         "| official (5) | 3 (60.00 %) | 2 (40.00 %) | 4 (80.00 %) | 1 | 0 |",
     ]
     assert [each.differs for each in compared] == [False, True, True, False, True, True]
+
+
+def test_a_kind_that_goes_both_ways_has_a_row_for_each():
+    part = {"partly": True, "rule": "math-verify"}
+    compared = [
+        Compared(judged(r"18\pi"), theirs(r"18\pi", correct=True, **part)),
+        Compared(judged(r"24+\pi", correct=True), theirs("24", correct=False, **part)),
+    ]
+    assert compared[0].kind == compared[1].kind
+    rows = _by_kind(compared)
+    assert [winner for winner, _ in rows] == ["lmms-eval", "strict"]
 
 
 @needs_lmms_eval

@@ -404,7 +404,7 @@ def forked(num_processes: int, work: Any, expected: int = 0) -> None:
 def _status(work: Any) -> int:
     try:
         work()
-    except BaseException as error:
+    except BaseException as error:  # a forked child must not return into its parent's code
         traceback.print_exc()
         return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
     sys.stdout.flush()

@@ -212,3 +212,17 @@ def test_option_that_is_a_letter_is_chosen_by_it(options, gold, prediction, rule
 )
 def test_repeating_decimal_is_exact(text, value):
     assert plain_number(text) == (None if value is None else plain_number(value))
+
+
+@pytest.mark.parametrize("joint", [", ", " and "])
+def test_many_conditions_are_refused(joint):
+    conditions = joint.join(f"x>{bound}" for bound in range(-8, 3))
+    verdict = decide(Gold("x>2", "interval"), conditions, numeric=True)
+    assert verdict == ("unparsable", "refused: many conditions")
+
+
+def test_tolerance_of_more_digits_than_any_gold_has_is_an_error_of_the_gold():
+    gold = Gold("3.14", "number", tolerance=(("decimals", 31),))
+    decision, rule = decide(gold, "3.14", numeric=True)
+    assert decision == "error"
+    assert "decimals up to 30" in rule

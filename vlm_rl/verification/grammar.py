@@ -58,8 +58,8 @@ def number(value: Fraction | int) -> Node:
 
 ONE = number(1)
 _TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-_WORDS = {kind: frozenset(words.split()) for kind, words in _TABLE.items()}
-FUNCTIONS = _WORDS["functions"]
+COMMANDS = {kind: frozenset(words.split()) for kind, words in _TABLE.items()}
+FUNCTIONS = COMMANDS["functions"]
 _INVERSES = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}
 _GROUPS = {
     **{"(": (")", ""), "[": ("]", ""), "{": ("}", ""), "|": ("|", "absolute")},
@@ -316,7 +316,7 @@ class _Parser:
         while self._next != r"\end":
             inside.append(self._take())
         self._take()
-        if kind not in _WORDS["matrices"] or self._spelling() != kind:
+        if kind not in COMMANDS["matrices"] or self._spelling() != kind:
             raise _unread()
         rows = [row for row in split(inside, r"\\") if row]
         return Node("matrix", tuple(tuple(parse(cell) for cell in split(row, "&")) for row in rows))
@@ -341,9 +341,9 @@ class _Parser:
 
 _COMMANDS: dict[str, Callable[[_Parser, str], Node]] = {
     **dict.fromkeys(FUNCTIONS, _Parser.function),
-    **dict.fromkeys(_WORDS["greek"], _Parser.greek),
-    **dict.fromkeys(_WORDS["accents"], _Parser.accented),
-    **dict.fromkeys(_WORDS["figures"], _Parser.figure),
+    **dict.fromkeys(COMMANDS["greek"], _Parser.greek),
+    **dict.fromkeys(COMMANDS["accents"], _Parser.accented),
+    **dict.fromkeys(COMMANDS["figures"], _Parser.figure),
     **dict.fromkeys(("frac", "binom"), _Parser.quotient),
     **dict.fromkeys(("pi", "infty"), _Parser.constant),
     "sqrt": _Parser.root,

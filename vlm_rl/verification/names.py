@@ -5,17 +5,13 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlm_rl.verification.grammar import FUNCTIONS
+from vlm_rl.verification.grammar import COMMANDS, FUNCTIONS
 from vlm_rl.verification.notation import Token, enclosed, spelled
 
 _TABLE = tomllib.loads(Path(__file__).with_name("notation.toml").read_text(encoding="utf-8"))
 _WORDS = "|".join(_TABLE["names"]["words"].split())
 _CHINESE = "|".join(sorted(_TABLE["names"]["chinese"].split(), key=len, reverse=True))
-_GREEK = (
-    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|psi"
-    "|omega|ell"
-)
-_ACCENTS = "overline|overrightarrow|vec|hat|widehat|bar|dot|ddot|tilde"
+_GREEK, _ACCENTS = ("|".join(sorted(COMMANDS[kind])) for kind in ("greek", "accents"))
 _ARGUMENT = r"\((?:[^()]|\([^()]*\))*\)"
 _BRACED = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _LETTER = rf"(?:[A-Za-z]|\\(?i:{_GREEK})(?![a-z])|\\(?:{_ACCENTS})(?:{_BRACED}|[A-Za-z]))"

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 
 from vlm_rl.verification.grammar import FUNCTIONS
@@ -226,6 +227,11 @@ def _chinese_name(text: str) -> str | None:
     return f"{prefix}{base}" if prefix and base in _PREFIXED else None
 
 
+_REFUSALS = (ArithmeticError, AssertionError, AttributeError, TokenError, TypeError, ValueError)
+"""What pint raises for an expression that is none: its own errors are of these classes, and its
+parser and Python's tokenizer let the others through."""
+
+
 @functools.lru_cache(maxsize=4096)
 def _size_of(expression: str) -> Unit | None:
     """Return the size of an expression of pint, None if it is none or has no dimension."""
@@ -233,7 +239,7 @@ def _size_of(expression: str) -> Unit | None:
         return None
     try:
         size = _registry().Quantity(Fraction(1), expression).to_root_units()
-    except Exception:  # pint raises errors of tokenize, of Python's own parser, and its own
+    except _REFUSALS:
         return None
     powers = sorted((str(base), Fraction(power)) for base, power in size._units.items())
     percent = dict(powers).get("hundredth_part", 1) == 1
