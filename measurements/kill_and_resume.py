@@ -210,7 +210,7 @@ def differences(run_dir: Path, whole: Path, step: int) -> Iterator[str]:
 
 def _state(run_dir: Path, step: int) -> dict[str, Any]:
     path = run_folder.step_folder(run_dir, step) / "trainer.ckpt"
-    saved = torch.load(path, map_location="cpu", weights_only=False)
+    saved = torch.load(path, map_location="cpu", weights_only=True)
     names = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "ProblemData")
     own = {key: value for key, value in saved["vlm_rl"].items() if key != "stage_seconds"}
     return {name: saved[name] for name in names} | own

@@ -51,6 +51,7 @@ from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.records import Problem
 from vlm_rl.rewards import Accuracy
 from vlm_rl.rollout import Engine, EngineError, Sampling
+from vlm_rl.rollout.contract import AllowedTokens
 from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.loggers import WandbMode, wandb_loggers
@@ -296,14 +297,17 @@ def _responders(config: Namespace, parts: Namespace) -> Iterator[Callable[[Task]
         )
     else:
         with closing(engine), _precision(config):
-            encoder = _start(config, parts)
+            allowed, encoder = _start(config, parts)
             yield lambda task: PolicyResponder(
-                engine, encoder.with_instruction(prompt.instruction(task.benchmark)), sampling
+                engine,
+                allowed,
+                encoder.with_instruction(prompt.instruction(task.benchmark)),
+                sampling,
             )
 
 
-def _start(config: Namespace, parts: Namespace) -> PromptEncoder:
-    """Load the checkpoint and give it to the engine."""
+def _start(config: Namespace, parts: Namespace) -> tuple[AllowedTokens, PromptEncoder]:
+    """Load the checkpoint and give it to the engine, which may be all that keeps it."""
     settings = parts.prompt
     encoder = PromptEncoder(
         config.model,
@@ -317,7 +321,7 @@ def _start(config: Namespace, parts: Namespace) -> PromptEncoder:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     policy = Policy.from_pretrained(config.model).to(device)
     parts.engine.start(policy, encoder, parts.sampling)
-    return encoder
+    return AllowedTokens.of(policy), encoder
 
 
 def _precision(config: Namespace) -> AbstractContextManager[object]:

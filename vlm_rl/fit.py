@@ -194,7 +194,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
     # the line is printed before an engine is closed, which may take longer than a launcher waits
     exits = one_line_exits("vlm_rl.fit", run_dir)
     with parts.reward, closing(parts.engine), exits, heartbeat:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=False)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return module
 
 

@@ -135,9 +135,14 @@ class Completion:
     text: str
 
     def __post_init__(self) -> None:
-        assert self.token_ids.shape == self.sampling_logprobs.shape
-        assert self.token_ids.dtype == torch.int64
-        assert self.sampling_logprobs.dtype == torch.float32
+        ids, logprobs = self.token_ids, self.sampling_logprobs
+        if not (ids.ndim == 1 and ids.dtype == torch.int64):
+            raise ValueError(f"token_ids must be int64 [T], got {ids.dtype} {list(ids.shape)}")
+        if not (logprobs.shape == ids.shape and logprobs.dtype == torch.float32):
+            raise ValueError(
+                f"sampling_logprobs must be float32 {list(ids.shape)}, as token_ids are long, got "
+                f"{logprobs.dtype} {list(logprobs.shape)}"
+            )
 
     def __len__(self) -> int:
         return len(self.token_ids)

@@ -99,7 +99,7 @@ def fit(module: CountingModule, prompts: ProblemData, folder: Path, **options: A
         val_check_interval=2,
         check_val_every_n_epoch=None,
     )
-    trainer.fit(module, datamodule=prompts, weights_only=False, **options)
+    trainer.fit(module, datamodule=prompts, weights_only=True, **options)
     return trainer
 
 

@@ -104,7 +104,7 @@ def runs(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
         if not all(path.exists() for path in paths.values()):
             runs = [{"strategy": s, "processes": n, "cases": c} for (s, n), c in group.items()]
             launch({"checkpoints": folders, "out": str(out), "runs": runs})
-        return {name: torch.load(path, weights_only=False) for name, path in paths.items()}
+        return {name: torch.load(path, weights_only=True) for name, path in paths.items()}
 
     return results
 

@@ -136,7 +136,7 @@ def test_checkpoint_of_another_version_is_refused(
     copytree(commands.root / name / "checkpoints" / "step_2", tmp_path / "step")
     checkpoint = tmp_path / "step" / "trainer.ckpt"
     file = min(checkpoint.glob("*/*model_states.pt"))
-    saved = torch.load(file, weights_only=False)
+    saved = torch.load(file, weights_only=True)
     del saved["vlm_rl"]["completed_steps"]
     torch.save(saved, file)
     policy = Policy.from_pretrained(str(policy_folder))

@@ -16,6 +16,7 @@ from vlm_rl.evaluation.responders import PolicyResponder
 from vlm_rl.records import THINK, Completion, Rows
 from vlm_rl.rewards import Format
 from vlm_rl.rollout import Sampling, TransformersEngine
+from vlm_rl.rollout.contract import AllowedTokens
 from vlm_rl.rollout.engine import STOP_TOKENS
 from vlm_rl.rollout.vllm.protocol import Answer, RawCompletion, Vocabulary
 from vlm_rl.verification.extraction import answers
@@ -90,7 +91,7 @@ def test_sampled_text_starts_with_the_opening_and_its_tokens_do_not(opening: Pat
     with torch.no_grad():
         described = policy.logprobs(rows, temperature=1.0).logprobs
     torch.testing.assert_close(rows.sampling_logprobs, described, rtol=1e-6, atol=1e-5)
-    responder = PolicyResponder(engine, encoder, sampling)
+    responder = PolicyResponder(engine, AllowedTokens.of(policy), encoder, sampling)
     ((response,),) = responder.respond([ASKED], samples=1, seed=1)
     assert response.text.startswith("<think>")
 

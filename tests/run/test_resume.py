@@ -116,7 +116,7 @@ def _assert_equal_metrics(run_dir: Path, whole: Path) -> None:
 
 
 def test_runs_compared_here_really_learn(whole: Run) -> None:
-    start = torch.load(whole.folder / "checkpoints/step_3/trainer.ckpt", weights_only=False)
+    start = torch.load(whole.folder / "checkpoints/step_3/trainer.ckpt", weights_only=True)
     end = _state(whole.folder)
     assert not same(start["state_dict"], end["state_dict"])
     rows = [row for row in read_metrics(whole.folder / "metrics.csv") if "policy/loss" in row]

@@ -312,7 +312,7 @@ def test_best_checkpoint_is_kept_and_linked(
 
 def _edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path, Path], None]:
     def edit(checkpoint: Path, data: Path) -> None:
-        saved = torch.load(checkpoint, weights_only=False)
+        saved = torch.load(checkpoint, weights_only=True)
         change(saved)
         torch.save(saved, checkpoint)
 

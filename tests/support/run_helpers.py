@@ -279,7 +279,7 @@ def rollouts(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
 
 def trainer_checkpoint(run_dir: Path, step: int) -> dict[str, Any]:
     path = run_dir / "checkpoints" / f"step_{step}" / "trainer.ckpt"
-    loaded: dict[str, Any] = torch.load(path, weights_only=False)
+    loaded: dict[str, Any] = torch.load(path, weights_only=True)
     return loaded
 
 

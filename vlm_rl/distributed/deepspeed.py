@@ -22,6 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor, nn
 
 from vlm_rl.distributed.rank_strategy import RankStrategy
+from vlm_rl.model import safe_archives
 from vlm_rl.model.policy import Policy
 from vlm_rl.model.reference import Reference, reference_of
 from vlm_rl.model.shards import Shards
@@ -145,13 +146,22 @@ def checkpoint_files(checkpoint: Path) -> list[Path]:
     return sorted(checkpoint.rglob("*.pt"))
 
 
+def saved_classes() -> tuple[type, ...]:
+    """Return the classes of its own that DeepSpeed saves beside tensors and plain values."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return LossScaler, ZeroStageEnum, fragment_address
+
+
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """Return what every rank has written alike to a checkpoint folder, on the CPU.
 
     `state_dict` has the weights, unless stage 3 has sharded them. Raises FileNotFoundError.
     """
     file = min(checkpoint.glob("*/*_model_states.pt"), default=checkpoint / "no model_states")
-    saved: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+    saved = safe_archives.load(file)
     if not file.name.startswith("zero_"):  # stage 3 names its shards so
         saved["state_dict"] = saved["module"]
     return saved

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from vlm_rl.distributed import deepspeed, fsdp2
 from vlm_rl.distributed.rank_strategy import RankStrategy, Replicated
+from vlm_rl.model import safe_archives
 
 STRATEGIES: Mapping[str, Callable[[bool], Strategy | str]] = {
     "auto": lambda half: "auto",
@@ -56,15 +56,20 @@ def checkpoint_files(checkpoint: Path) -> list[Path]:
     return deepspeed.checkpoint_files(checkpoint) if checkpoint.is_dir() else [checkpoint]
 
 
+def check_safe(checkpoint: Path) -> None:
+    """Raise ValueError if a file of a trainer checkpoint holds more than values, which DeepSpeed
+    would run in loading it."""
+    allowed = deepspeed.saved_classes() if checkpoint.is_dir() else ()
+    for file in checkpoint_files(checkpoint):
+        safe_archives.load(file, allowed)
+
+
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """Return what a trainer checkpoint holds for all ranks alike, on the CPU.
 
     `state_dict` is absent if every rank has saved its own part of the weights. Raises
-    FileNotFoundError.
+    FileNotFoundError, and ValueError as `check_safe` does.
     """
     if checkpoint.is_dir():
         return deepspeed.read_checkpoint(checkpoint)
-    saved: dict[str, Any] = torch.load(
-        checkpoint, map_location="cpu", mmap=True, weights_only=False
-    )
-    return saved
+    return safe_archives.load(checkpoint)

@@ -16,7 +16,7 @@ from PIL import Image
 from vlm_rl.data.prompts import BadProblem, PromptEncoder, PromptTooLong, text_parts
 from vlm_rl.evaluation.benchmarks.benchmark import Response
 from vlm_rl.records import Groups, Problem, Prompt
-from vlm_rl.rollout import Engine, EngineError, Sampling
+from vlm_rl.rollout import Engine, EngineError, Sampling, contract
 from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
 
 _OF_OPENAI = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
@@ -37,10 +37,17 @@ class Responder(ABC):
 
 
 class PolicyResponder(Responder):
-    """A started engine; `encoder` makes the prompts."""
+    """A started engine; `encoder` makes the prompts, `allowed` are tokens of the policy."""
 
-    def __init__(self, engine: Engine, encoder: PromptEncoder, sampling: Sampling) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        allowed: contract.AllowedTokens,
+        encoder: PromptEncoder,
+        sampling: Sampling,
+    ) -> None:
         self._engine = engine
+        self._allowed = allowed
         self._encoder = encoder
         self._sampling = sampling
 
@@ -50,8 +57,13 @@ class PolicyResponder(Responder):
         encoded = EncodedProblems.of(problems, self._encoder)
         if not encoded.prompts:
             return encoded.responses([], samples)
-        groups = self._engine.generate(
-            encoded.prompts, group_size=samples, sampling=self._sampling, seed=seed
+        groups = contract.sample(
+            self._engine,
+            self._allowed,
+            encoded.prompts,
+            group_size=samples,
+            sampling=self._sampling,
+            seed=seed,
         )
         return encoded.responses(groups, samples)
 

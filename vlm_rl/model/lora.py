@@ -8,6 +8,7 @@ an update would come from two different draws, and their ratio would not start a
 """
 
 import json
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
+from vlm_rl.model import safe_archives
 from vlm_rl.model.families import PARTS, Part, family_of
 from vlm_rl.model.weights import full, is_adapter
 
@@ -163,6 +165,8 @@ def merge_into(model: Any, folder: str) -> nn.Module:
         config.base_model_name_or_path = model.name_or_path
         wrapped = get_peft_model(model, config)
         loaded = set_peft_model_state_dict(wrapped, load_peft_weights(folder, device="cpu"))
+    except pickle.UnpicklingError as error:
+        raise ValueError(safe_archives.refusal(Path(folder), error)) from error
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{folder} does not fit its base: {reason}") from error

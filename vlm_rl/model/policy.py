@@ -6,6 +6,7 @@ sharding wrapper around the policy sees a single root call.
 """
 
 import copy
+import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from vlm_rl.model import safe_archives
 from vlm_rl.model.families import PARTS, Part, family_of, placeholder_ids
 from vlm_rl.model.logprobs import TokenStats, linear_logprobs
 from vlm_rl.model.lora import (
@@ -130,6 +132,11 @@ class Policy(nn.Module):
         return TokenStats(unpack(stats.logprobs), entropy)
 
     @property
+    def vocab_size(self) -> int:
+        """Return V, the number of tokens that there are."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @property
     def has_adapters(self) -> bool:
         """Return whether LoRA adapters are all that is trained."""
         return has_adapters(self.model)
@@ -235,9 +242,18 @@ def _load_model(path: str) -> nn.Module:
     return loaded
 
 
-_UNREADABLE = (OSError, ValueError, TypeError, StrictDataclassError, SafetensorError)
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    StrictDataclassError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
 
 
 def _unreadable(path: str, error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        return safe_archives.refusal(Path(path), error)
     reason = str(error).partition("\n")[0].rstrip(":")
     return f"{path} is not a checkpoint that transformers can read: {reason}"

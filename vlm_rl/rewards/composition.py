@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
+from vlm_rl.parts import PartError, check_values, named
 from vlm_rl.records import Groups, Problem, Scores, Verdict
 from vlm_rl.rewards.accuracy import Accuracy, accuracy_of
 from vlm_rl.rewards.format import Format
@@ -65,12 +67,15 @@ class Reward:
         """Score [P][G] completions.
 
         A verdict of timeout or error gives a total of 0 and `Scores.scored` False: such completions
-        belong in no statistic. Raises RuntimeError if there are too many of them.
+        belong in no statistic. Raises PartError if there are too many of them, and for a term that
+        fails or does not return finite float64 values [P, G].
         """
         verdicts = self.accuracy.verdicts(problems, groups)
         self._refuse_failing_checks(problems, verdicts)
         terms = {
-            name: accuracy_of(verdicts) if term is self.accuracy else term(problems, groups)
+            name: accuracy_of(verdicts)
+            if term is self.accuracy
+            else _values(name, term, problems, groups)
             for name, term in self.terms.items()
         }
         weighted = torch.stack([self.terms[name].weight * value for name, value in terms.items()])
@@ -84,7 +89,7 @@ class Reward:
         failed = [p for p, row in zip(problems, verdicts, strict=True) for v in row if not v.scored]
         total = sum(map(len, verdicts))
         if len(failed) > self.max_unscored_frac * max(total, SMALLEST_SAMPLE):
-            raise RuntimeError(
+            raise PartError(
                 f"{len(failed)} of {total} answers could not be checked, the first for problem "
                 f"{failed[0].uid!r} with the gold {failed[0].answer!r:.100}; mend or remove such "
                 "problems, or raise Reward.max_unscored_frac"
@@ -106,3 +111,11 @@ class Reward:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _values(name: str, term: RewardTerm, problems: Sequence[Problem], groups: Groups) -> Tensor:
+    place = f"reward term {name}"
+    with named(term, place):
+        values = term(problems, groups)
+    shape = (len(groups), len(groups[0]) if groups else 0)
+    return check_values(values, term, place, shape, [problem.uid for problem in problems])

@@ -1,11 +1,10 @@
 """Failures of a rollout engine: `vllm/restarts.py` says which of them lead to a restart."""
 
+from vlm_rl.parts import PartError
 
-class EngineError(RuntimeError):
+
+class EngineError(PartError):
     """The engine cannot continue; the policy is unharmed. Its message is for the user."""
-
-    together = False
-    """Whether every rank raises it, at the same place."""
 
 
 class EngineFault(EngineError):

@@ -18,8 +18,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from safetensors import SafetensorError
 
 from vlm_rl import ranks
+from vlm_rl.distributed import strategies
 from vlm_rl.distributed.weights import save_pretrained
-from vlm_rl.rollout import EngineError
+from vlm_rl.parts import PartError
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.signals import Preempted
 from vlm_rl.training.module import RLModule
@@ -86,14 +87,17 @@ class Checkpoints(L.Callback):
             self._save_if_due(trainer, module)
 
     def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
-        """Save after a signal or a failed rollout engine.
+        """Save after a signal or a failed part, such as a rollout engine or a reward.
 
-        Where these are raised, the weights are those of the last complete step. Saving takes all
-        ranks: a signal stops them together, an engine only if its error says so.
+        Where these are raised, the weights are those of the last complete step, unless the error
+        says otherwise. Saving takes all ranks: a signal stops them together, a part only if its
+        error says so.
         """
-        if isinstance(exception, EngineError) and ranks.world_size() > 1 and not exception.together:
+        if isinstance(exception, PartError) and not (
+            exception.unharmed and (exception.together or ranks.world_size() == 1)
+        ):
             return
-        if isinstance(exception, EngineError | Preempted) and module.completed_steps > 0:
+        if isinstance(exception, PartError | Preempted) and module.completed_steps > 0:
             saved = {checkpoint.step for checkpoint in run_folder.checkpoints(self.run_dir)}
             # rank 0 decides: on a shared file system the others may see an older folder
             if not ranks.gather(module.completed_steps in saved)[0]:
@@ -125,8 +129,7 @@ class Checkpoints(L.Callback):
             if trainer.is_global_zero:
                 partial.mkdir(parents=True, exist_ok=True)
             ranks.barrier()
-            with _temporary_files_in(partial):
-                trainer.save_checkpoint(partial / "trainer.ckpt")
+            _save_trainer(trainer, partial / "trainer.ckpt")
             if self.merge_adapter:
                 save_pretrained(module.policy, partial / "adapter")
                 save_pretrained(module.policy, partial / "hf", merge_adapter=True)
@@ -144,8 +147,7 @@ class Checkpoints(L.Callback):
         """Write the same weights again, with the validation that was missing the first time."""
         partial = target / "trainer.ckpt.partial"
         try:
-            with _temporary_files_in(target):
-                trainer.save_checkpoint(partial)
+            _save_trainer(trainer, partial)
             if trainer.is_global_zero:
                 _flush(target)
                 partial.replace(target / "trainer.ckpt")
@@ -167,6 +169,20 @@ class Checkpoints(L.Callback):
         for checkpoint in complete[: -self.keep_last]:
             if checkpoint not in best:
                 _delete(checkpoint.folder)
+
+
+def _save_trainer(trainer: L.Trainer, file: Path) -> None:
+    """Write what the Trainer resumes from. Raises Unwritable if a state is not of plain values,
+    such as that of an objective of one's own: it would be refused when the run resumes."""
+    with _temporary_files_in(file.parent):
+        trainer.save_checkpoint(file)
+    if file.is_file() and trainer.is_global_zero:
+        try:
+            strategies.check_safe(file)
+        except ValueError as error:
+            raise Unwritable(
+                f"cannot keep the state of this run as plain values: {error}"
+            ) from error
 
 
 def _scores(module: RLModule) -> dict[int, float]:
@@ -215,7 +231,7 @@ def _delete(path: Path) -> None:
 
 def _flush(folder: Path) -> None:
     """Flush files and names to the disk: a rename may survive a power cut that its files do not."""
-    for path in (*folder.rglob("*"), folder):
+    for path in (*(path for path in folder.rglob("*") if not path.is_symlink()), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -4,11 +4,12 @@
 1    another rank has failed or is gone; also any other error, with its traceback
 2    the configuration or its data are wrong, nothing was trained
 3    the rollout engine gave up: saved
+4    a part of one's own (reward, advantage, filter, objective) failed: saved, unless in an update
 74   the run's folder cannot be written, usually because the disk is full (EX_IOERR)
 75   a hang (EX_TEMPFAIL)
 130  Ctrl-C: saved
 
-After 1, 3, 74, 75 and 130 the same command resumes from the last complete checkpoint as well. If
+After 1, 3, 4, 74, 75 and 130 the same command resumes from the last complete checkpoint as well. If
 one of several ranks meets a fault of the engine or the disk, it ends with that status and the
 others with 1. Such a fault of one engine is not saved, because saving takes all ranks.
 """
@@ -16,19 +17,21 @@ others with 1. Such a fault of one engine is not saved, because saving takes all
 import errno
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vlm_rl import ranks
 from vlm_rl.errors import joined
+from vlm_rl.parts import PartError
 from vlm_rl.rollout import EngineError
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.checkpoints import Unwritable
 from vlm_rl.run.heartbeat import OtherEnded
 from vlm_rl.run.signals import Preempted
 
-OTHER, ENGINE, UNWRITABLE, CTRL_C = 1, 3, 74, 130
+OTHER, ENGINE, PART, UNWRITABLE, CTRL_C = 1, 3, 4, 74, 130
 _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -40,10 +43,12 @@ def one_line_exits(program: str, run_dir: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except EngineError as error:
+    except PartError as error:
+        status = ENGINE if isinstance(error, EngineError) else PART
         if error.together and not ranks.is_zero():
-            raise SystemExit(ENGINE) from None  # all ranks stop, rank 0 prints
-        raise _exit(program, ENGINE, f"{joined(str(error))}; {_stopped(run_dir)}") from error
+            raise SystemExit(status) from None  # all ranks stop, rank 0 prints
+        line = f"{joined(str(error))}; {_logged(error, run_dir)}{_stopped(run_dir)}"
+        raise _exit(program, status, line) from error
     except Preempted as stop:
         status = CTRL_C if stop.signal == signal.SIGINT else 0
         if not ranks.is_zero():
@@ -64,6 +69,17 @@ def one_line_exits(program: str, run_dir: Path | None = None) -> Iterator[None]:
 def _exit(program: str, status: int, line: str) -> SystemExit:
     print(f"{program}: {line}", file=sys.stderr)
     return SystemExit(status)
+
+
+def _logged(error: BaseException, run_dir: Path | None) -> str:
+    """Keep the stack of the cause in a file of the run and name it; the screen has one line."""
+    if run_dir is None or error.__cause__ is None:
+        return ""
+    file = run_dir / "error.log"
+    with suppress(OSError):
+        file.write_text("".join(traceback.format_exception(error.__cause__)))
+        return f"its stack is in {file}; "
+    return ""
 
 
 def _stopped(run_dir: Path | None) -> str:

@@ -153,6 +153,7 @@ def _refuse_damaged(checkpoint: Checkpoint) -> None:
                 f"{file} is damaged ({damage}); delete the folder {checkpoint.folder} to resume "
                 "from the checkpoint before it, or from the start if there is none"
             )
+    strategies.check_safe(checkpoint.trainer_file)
 
 
 def _damage(file: Path) -> str | None:

@@ -283,7 +283,8 @@ def read_beats(folder: Path) -> list[Beat]:
 
 def _may_be_of_a_collective(error: Exception) -> bool:
     """Whether gloo (plain RuntimeError) or NCCL raises it when another rank has left."""
-    return type(error) is RuntimeError or isinstance(error, dist.DistError)
+    causes = (error, error.__cause__)  # a part of the run may have met it
+    return any(type(cause) is RuntimeError or isinstance(cause, dist.DistError) for cause in causes)
 
 
 def _last_seen(beat: Beat) -> str:

@@ -18,6 +18,7 @@ from vlm_rl import ranks
 from vlm_rl.distributed.gather import Places
 from vlm_rl.metrics.rollout import all_right, all_wrong, rollout_statistics
 from vlm_rl.metrics.statistic import Statistics, mean_of
+from vlm_rl.parts import PartError, named, path_of
 from vlm_rl.records import Prompt, Rollout
 
 SampleRound = Callable[[Sequence[Prompt], int], Rollout]
@@ -128,7 +129,7 @@ def sample_groups(
     kept = torch.zeros(0, dtype=torch.bool)
     while True:
         rounds.append(sample(prompts, len(rounds)))
-        kept = torch.cat([kept, group_filter.keep(rounds[-1])])
+        kept = torch.cat([kept, _keep(group_filter, rounds[-1])])
         own = _Progress([p.uid for p in prompts], len(kept), int(kept.sum()))
         progress = ranks.gather(own)
         wanted = wanted or [of_rank.num_sampled for of_rank in progress]
@@ -151,6 +152,18 @@ def sample_groups(
         statistics=_statistics(rollout, kept, progress, len(rounds), sum(missing))
         | _dropped_statistics(dropped),
     )
+
+
+def _keep(group_filter: GroupFilter, rollout: Rollout) -> Tensor:
+    with named(group_filter, "dynamic_sampling"):
+        keep = group_filter.keep(rollout)
+    number = len(rollout.prompts)
+    if not isinstance(keep, Tensor) or keep.dtype != torch.bool or keep.shape != (number,):
+        raise PartError(
+            f"dynamic_sampling {path_of(group_filter)} must return one bool per group, a tensor of "
+            f"shape [{number}], got {getattr(keep, 'dtype', type(keep).__name__)}"
+        )
+    return keep
 
 
 def _draw(refill: Refill, position: int, used: set[str], number: int) -> tuple[list[Prompt], int]:

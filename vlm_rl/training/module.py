@@ -28,6 +28,7 @@ from vlm_rl.model.policy import Policy
 from vlm_rl.model.reference import Reference
 from vlm_rl.model.weights import is_adapter
 from vlm_rl.objectives import POLICY_TERM, Objective, Sequences
+from vlm_rl.parts import UpdateError, check_values, named
 from vlm_rl.records import Batch, Groups, Prompt, Rollout, Rows, Statistic
 from vlm_rl.rewards import KLInReward, Reward
 from vlm_rl.rollout import Engine, Sampling
@@ -198,11 +199,18 @@ class RLModule(L.LightningModule):
         everyone = gather.rollout(rollout)
         advantages = rollout.scores.total
         if everyone.prompts:  # dynamic sampling may have kept none
-            advantages = self.advantage(everyone)[places.own]
+            advantages = self._advantages(everyone)[places.own]
         batch = Batch.of(
             rows, old_logprobs=old, ref_logprobs=ref, advantages=advantages.float()
         ).to(self.policy.device)
         return StepBatch(rollout, everyone, places.own, advantages, batch, cut.minibatches(batch))
+
+    def _advantages(self, everyone: Rollout) -> Tensor:
+        with named(self.advantage, "advantage"):
+            advantages = self.advantage(everyone)
+        uids = [prompt.uid for prompt in everyone.prompts]
+        shape = tuple(everyone.scores.total.shape)
+        return check_values(advantages, self.advantage, "advantage", shape, uids)
 
     def _trainable(self, rollout: Rollout) -> Tensor:
         """[P, G] bool: completions that are sequences of the loss."""
@@ -236,7 +244,8 @@ class RLModule(L.LightningModule):
                 stats = self.policy.logprobs(
                     forward, temperature=self.sampling.temperature, with_entropy=True
                 )
-                loss = self.objective(stats, forward, plan)
+                with named(self.objective, "objective", UpdateError):
+                    loss = self.objective(stats, forward, plan)
                 value = divided(loss, normalizers)
                 # strategies average gradients over ranks; a sum over all rows is meant
                 self.manual_backward(value * self.trainer.world_size)

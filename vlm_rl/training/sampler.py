@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from vlm_rl.model.policy import Policy
+from vlm_rl.parts import named
 from vlm_rl.records import Groups, Prompt, Rollout
 from vlm_rl.rewards import Reward
-from vlm_rl.rollout import Engine, Sampling
+from vlm_rl.rollout import Engine, EngineError, Sampling, contract
 from vlm_rl.training.clock import Clock
 
 
@@ -16,6 +17,7 @@ class Sampler:
         self.engine = engine
         self.reward = reward
         self._policy = policy
+        self._allowed = contract.AllowedTokens.of(policy)
         self._clock = clock
         self._engine_is_current = False
 
@@ -29,12 +31,17 @@ class Sampler:
     ) -> Groups:
         """Return a group of completions per prompt."""
         if not self._engine_is_current:
-            with self._clock("weights"):
+            with self._clock("weights"), named(self.engine, "engine", EngineError):
                 self.engine.update_weights(self._policy)
             self._engine_is_current = True
         with self._clock("rollout"):
-            return self.engine.generate(
-                prompts, group_size=group_size, sampling=sampling, seed=seed
+            return contract.sample(
+                self.engine,
+                self._allowed,
+                prompts,
+                group_size=group_size,
+                sampling=sampling,
+                seed=seed,
             )
 
     def rollout(

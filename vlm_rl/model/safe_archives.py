@@ -1,0 +1,38 @@
+"""Read torch archives as tensors and plain values: nothing that is in a file runs."""
+
+import pickle
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.serialization import safe_globals
+
+_ASKS_FOR = re.compile(r"GLOBAL (\S+)")
+
+
+def load(file: Path, allowed: Iterable[type] = ()) -> dict[str, Any]:
+    """Return what a torch archive holds, on the CPU, its tensors mapped from the file.
+
+    `allowed` are classes beside tensors and plain values. Raises ValueError naming what else the
+    file asks for, and FileNotFoundError.
+    """
+    try:
+        with safe_globals([*allowed]):
+            saved: dict[str, Any] = torch.load(
+                file, map_location="cpu", mmap=True, weights_only=True
+            )
+    except pickle.UnpicklingError as error:
+        raise ValueError(refusal(file, error)) from error
+    return saved
+
+
+def refusal(file: Path, error: pickle.UnpicklingError) -> str:
+    """Return the line for a file that torch refuses to load as tensors and plain values."""
+    asked = _ASKS_FOR.search(str(error))
+    what = asked[1] if asked else "more than tensors and plain values"
+    return (
+        f"{file} asks for {what}, which no weights need and which could run any program, so it is "
+        "not loaded; take one whose origin you know"
+    )
