@@ -12,13 +12,12 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 
@@ -110,16 +109,22 @@ def evaluate(argv: Sequence[str] | None = None) -> None:
 
     Raises SystemExit with one line if the command is wrong, with status 3 if the engine fails.
     """
+    with ExitStack() as held:
+        _evaluate(argv, held)
+
+
+def _evaluate(argv: Sequence[str] | None, held: ExitStack) -> None:
     with one_line_errors("vlm_rl.evaluate"):
         parser = build_parser()
         config = parse(parser, argv)
         _check(config)
         if config.compare:
-            _compare(config)
+            _compare(config, held)
             return
         parts = instantiate(parser, config)
         _settle_model(config, parts.engine)
         output = Path(config.output or f"runs/evaluate/{_subject(config)}")
+        held.enter_context(run_folder.own(output, "output"))
         tasks = _tasks(config, parts, output)
         inputs = _inputs(config, parts, tasks, output)
         settings = plain(parser, config) | inputs
@@ -168,10 +173,11 @@ def _check(config: Namespace) -> None:
             raise ValueError(f"data.{name} is for a benchmark that --benchmark does not name")
 
 
-def _compare(config: Namespace) -> None:
+def _compare(config: Namespace, held: ExitStack) -> None:
     first, second = map(Path, config.compare)
     comparison = compare(first, second, common_only=config.common_only)
     target = Path(config.output or second)
+    held.enter_context(run_folder.own(target, "output"))
     write_comparison(comparison, target)
     print_comparison(comparison)
     print(f"comparison: {target / COMPARISON}")
@@ -266,7 +272,7 @@ def _inputs(
     weights = weights_digest(config.model) if config.model else None
     kept = output / run_folder.CONFIG
     if weights is None and kept.is_file():  # responses can be judged without the checkpoint
-        weights = yaml.safe_load(kept.read_text()).get("weights")
+        weights = run_folder.read_saved(output).get("weights")
     return {"questions": questions, "weights": weights}
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from vlm_rl.run.loggers import WandbMode, wandb_loggers
 from vlm_rl.run.metrics_csv import MetricsCsv
 from vlm_rl.run.progress import ProgressBars
 from vlm_rl.run.report import Summary
-from vlm_rl.run.resume import OwedWork, check_fits
+from vlm_rl.run.resume import OwedWork, Resume, check_fits
 from vlm_rl.run.samples import RolloutFiles, SampleTable
 from vlm_rl.run.signals import Preemption
 from vlm_rl.training.dynamic_sampling import GroupFilter
@@ -144,18 +144,20 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
     every exit in vlm_rl.run.exit_status.
     """
     preemption = Preemption()
-    with one_line_exits("vlm_rl.fit"), preemption.listening():
-        return _fit(argv, preemption)
+    with one_line_exits("vlm_rl.fit"), preemption.listening(), ExitStack() as held:
+        return _fit(argv, preemption, held)
 
 
-def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
+def _fit(argv: Sequence[str] | None, preemption: Preemption, held: ExitStack) -> RLModule:
     _choose_threads()
     _quieten()
     with one_line_errors("vlm_rl.fit"):
         parser = build_parser()
         config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})
         run_dir, resolved = Path(config.run_dir), plain(parser, config)
-        resume = _resume(run_dir, resolved)
+        if ranks.is_zero():  # which is the only one to write here before training
+            held.enter_context(run_folder.own(run_dir, "run_dir"))
+        newest = _resume(run_dir, resolved)
         parts = instantiate(parser, config)
         _check_consistency(config, parts)
         trainer = _trainer(config)
@@ -173,8 +175,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
             ranks.print_once(notice)
         benchmarks = _benchmarks(config, parts, encoder)
         module = _module(config, parts, encoder, data, strategies.of(trainer.strategy))
-        if resume:
-            check_fits(resume.trainer_file, module, data)
+        resume = check_fits(newest, module, data) if newest else None
     if ranks.is_zero():
         run_folder.save_config(run_dir, resolved)
     heartbeat = Heartbeat(
@@ -188,9 +189,9 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
         preemption,
         heartbeat,
     ]
-    trainer.loggers = _loggers(config, resume.step if resume else 0)
+    trainer.loggers = _loggers(config, resume)
     preemption.join(trainer.world_size)
-    checkpoint = resume.trainer_file if resume else None
+    checkpoint = resume.checkpoint.trainer_file if resume else None
     # the line is printed before an engine is closed, which may take longer than a launcher waits
     exits = one_line_exits("vlm_rl.fit", run_dir)
     with parts.reward, closing(parts.engine), exits, heartbeat:
@@ -382,12 +383,13 @@ def _reports(run_dir: Path) -> list[L.Callback]:
     ]
 
 
-def _loggers(config: Namespace, resume_step: int) -> list[Logger]:
-    run_dir = Path(config.run_dir)
+def _loggers(config: Namespace, resume: Resume | None) -> list[Logger]:
     if not ranks.is_zero():
         return []
+    run_dir = Path(config.run_dir)
+    kept = (resume.checkpoint.step, resume.metrics_rows) if resume else ()
     return [
-        MetricsCsv(run_dir, resume_step),
+        MetricsCsv(run_dir, *kept),
         *wandb_loggers(
             run_dir, config.logging.wandb, config.logging.project, config.as_dict(), one_run=True
         ),

@@ -54,7 +54,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / run_folder.SUMMARY).exists()
+        return run_folder.is_finished(self.folder)
 
 
 def build_parser() -> ArgumentParser:
@@ -101,11 +101,12 @@ def study(argv: Sequence[str] | None = None) -> None:
             print(f"python -m {arguments}")
             subprocess.run([sys.executable, "-m", *shlex.split(arguments)], check=True)
     failed = _run_all([run for run in runs if not run.finished], config.parallel)
-    outcomes = [
-        read_outcome(run.folder, run.condition, run.variant, run.seed)
-        for run in runs
-        if run.finished
-    ]
+    with one_line_errors("vlm_rl.study"):
+        outcomes = [
+            read_outcome(run.folder, run.condition, run.variant, run.seed)
+            for run in runs
+            if run.finished
+        ]
     if outcomes:
         write_report(outcomes, folder)
     for line in failed:

@@ -260,7 +260,9 @@ class ProblemData(LightningDataModule):
         name = f"skipped_rank_{rank}.jsonl" if rank else SKIPPED_FILE
         target = Path(self.trainer.default_root_dir, name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text("".join(lines), encoding="utf-8")
+        partial = target.with_name(f"{name}.partial")  # a kill must not leave half of it
+        partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+        partial.replace(target)
 
     def _mixture(self, sizes: Sequence[int]) -> Mixture:
         weights = [source.weight for source in self.train_sources]

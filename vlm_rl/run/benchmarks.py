@@ -24,6 +24,7 @@ from vlm_rl.evaluation.results import metrics
 from vlm_rl.evaluation.summary import Evaluation, summarise
 from vlm_rl.evaluation.tasks import benchmark_and_split, evaluation_name
 from vlm_rl.rollout import Sampling
+from vlm_rl.run.files import written_whole
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.streams import Stream
 
@@ -164,11 +165,9 @@ class BenchmarkRuns(L.Callback):
         )
         values = metrics(summarise(evaluation))
         folder = self._folder(module, name)
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{SAMPLES}.partial"  # half of it would pass for done
         with module.clock("report"):  # both or neither
-            write_samples(judged, partial)
-            partial.replace(folder / SAMPLES)
+            with written_whole(folder / SAMPLES) as partial:  # half of it would pass for done
+                write_samples(judged, partial)
             module.log_metrics(values)
         accuracy = values[f"eval/{name}/accuracy"]
         print(f"step {module.completed_steps}  {name}: accuracy {accuracy:.1%}")

@@ -1,4 +1,5 @@
-"""Write `checkpoints/step_N/`: `hf/` for `from_pretrained`, `trainer.ckpt` to resume from.
+"""Write `checkpoints/step_N/`: `hf/` for `from_pretrained`, `trainer.ckpt` to resume from, and the
+checksums of `hf/`.
 
 With LoRA `hf/` holds the adapters only, a hundredth of the base: `from_pretrained` of transformers
 and of peft find the base by its name. Merged weights need no peft, but are the whole model again
@@ -22,15 +23,16 @@ from vlm_rl.distributed import strategies
 from vlm_rl.distributed.weights import save_pretrained
 from vlm_rl.parts import PartError
 from vlm_rl.run import folder as run_folder
+from vlm_rl.run.files import PARTIAL, Unwritable
+from vlm_rl.run.metrics_csv import MetricsCsv
 from vlm_rl.run.signals import Preempted
 from vlm_rl.training.module import RLModule
 
 SCORE = "val/accuracy"
 """The metric that ranks checkpoints."""
 
-
-class Unwritable(RuntimeError):
-    """A checkpoint could not be written; earlier ones are untouched."""
+ROWS = "metrics_rows"
+"""Key of a trainer checkpoint: the number of rows that metrics.csv had then."""
 
 
 class Checkpoints(L.Callback):
@@ -67,12 +69,22 @@ class Checkpoints(L.Callback):
     @rank_zero_only
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         """Delete what a killed run was still writing or deleting."""
-        for leftover in [
-            *self.run_dir.glob("*.partial"),
-            *self.run_dir.glob("*/*.partial"),
-            *self.run_dir.glob("checkpoints/*/*.partial"),
-        ]:
+        for leftover in [*self.run_dir.rglob(f"*{PARTIAL}")]:
             _delete(leftover)
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        """Do what a kill after the newest checkpoint has left undone: the link, the deletions."""
+        if module.completed_steps > 0:
+            self._tidy(module)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        """Count the rows of metrics.csv that belong to the checkpoint; only rank 0 writes them."""
+        tables = [logger for logger in trainer.loggers if isinstance(logger, MetricsCsv)]
+        for table in tables:
+            table.flush()
+        checkpoint[ROWS] = ranks.gather(sum(table.num_rows for table in tables))[0]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -137,6 +149,7 @@ class Checkpoints(L.Callback):
                 save_pretrained(module.policy, partial / "hf")
             if trainer.is_global_zero:
                 module.encoder.processor.save_pretrained(partial / "hf")
+                run_folder.write_sums(partial)
                 _flush(partial)
                 _rename(partial, target)
         except BaseException:  # a signal too: leftovers would keep a full disk full
@@ -164,8 +177,7 @@ class Checkpoints(L.Callback):
         validated = [checkpoint for checkpoint in complete if checkpoint.step in scores]
         validated.sort(key=lambda checkpoint: (-scores[checkpoint.step], checkpoint.step))
         best = validated[: self.keep_best]
-        if best:
-            run_folder.link_best(self.run_dir, best[0].step)
+        run_folder.link_best(self.run_dir, best[0].step if best else None)
         for checkpoint in complete[: -self.keep_last]:
             if checkpoint not in best:
                 _delete(checkpoint.folder)

@@ -27,7 +27,7 @@ from vlm_rl.errors import joined
 from vlm_rl.parts import PartError
 from vlm_rl.rollout import EngineError
 from vlm_rl.run import folder as run_folder
-from vlm_rl.run.checkpoints import Unwritable
+from vlm_rl.run.files import Unwritable
 from vlm_rl.run.heartbeat import OtherEnded
 from vlm_rl.run.signals import Preempted
 

@@ -26,6 +26,8 @@ from vlm_rl.config import one_line_errors
 from vlm_rl.errors import joined
 from vlm_rl.rollout import EngineError
 from vlm_rl.rollout.watchdog import Watchdog
+from vlm_rl.run.files import Damaged, read_json
+from vlm_rl.run.lock import process_start
 from vlm_rl.training.module import RLModule
 
 NOTICE = "hang"
@@ -167,7 +169,7 @@ class Heartbeat(L.Callback, Watchdog):
         elif gone := self._gone_for_long():
             self._put(self.folder / FAILED, gone)
         elif _written_after(self.folder / FAILED, self._began):
-            reason = (self.folder / FAILED).read_text()
+            reason = (self.folder / FAILED).read_text(errors="replace")
             print(f"rank {self._rank} ends, {reason}", file=sys.stderr, flush=True)
             os._exit(1)  # the main thread waits for the other rank in foreign code
 
@@ -196,7 +198,7 @@ class Heartbeat(L.Callback, Watchdog):
         """
         reason = self.folder / FAILED
         if _written_after(reason, self._began):
-            return reason.read_text()
+            return reason.read_text(errors="replace")
         gone = self._gone() if _may_be_of_a_collective(error) else None
         if gone is None:
             own = f"{type(error).__name__}: {error}"
@@ -277,8 +279,17 @@ class Heartbeat(L.Callback, Watchdog):
 
 
 def read_beats(folder: Path) -> list[Beat]:
-    """Return the last beat of every rank, in any order."""
-    return [Beat(**json.loads(path.read_text())) for path in folder.glob("rank_*.json")]
+    """Return the last beat of every rank, in any order; a file that holds none is left out."""
+    return [beat for path in folder.glob("rank_*.json") if (beat := _read_beat(path)) is not None]
+
+
+def _read_beat(path: Path) -> Beat | None:
+    try:
+        beat = Beat(**read_json(path, dict))
+    except (Damaged, TypeError):  # TypeError: other names
+        return None
+    kinds = Beat.__annotations__
+    return beat if all(isinstance(v, kinds[n]) for n, v in beat._asdict().items()) else None
 
 
 def _may_be_of_a_collective(error: Exception) -> bool:
@@ -295,14 +306,8 @@ def _last_seen(beat: Beat) -> str:
 
 
 def _has_ended(beat: Beat) -> bool:
-    """Whether the process has ended, known at once on the same Linux machine; False elsewhere."""
-    if beat.host != socket.gethostname() or not Path("/proc/self/stat").exists():
-        return False
-    try:
-        state = Path(f"/proc/{beat.pid}/stat").read_text().rpartition(") ")[2]
-    except OSError:
-        return True
-    return state.startswith(("Z", "X"))
+    """Whether the process has ended, known at once on the same machine; False elsewhere."""
+    return beat.host == socket.gethostname() and process_start(beat.pid) is None
 
 
 def _written_after(path: Path, since: float) -> bool:

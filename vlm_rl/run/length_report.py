@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vlm_rl.distributed import gather
 from vlm_rl.metrics.length import LengthBin, LengthReport, LengthWindow
+from vlm_rl.run.files import write_text, written_whole
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.step import Step
 
@@ -63,7 +64,7 @@ class LengthFairness(L.Callback):
 
     @rank_zero_only
     def _write(self, trainer: L.Trainer, report: LengthReport, step: int) -> None:
-        (self.run_dir / REPORTS).write_text(json.dumps(self.reports, indent=1) + "\n")
+        write_text(self.run_dir / REPORTS, json.dumps(self.reports, indent=1) + "\n")
         plot = self.run_dir / "plots" / f"step_{step}" / PLOT
         plot_length_fairness(report, self.window.lengths(), plot)
         for logger in trainer.loggers:
@@ -103,8 +104,8 @@ def plot_length_fairness(report: LengthReport, lengths: Mapping[str, Tensor], ta
     _plot_clipping(axes[0, 1], report.bins)
     _plot_weights(axes[1, 0], report.bins)
     _plot_lengths(axes[1, 1], lengths)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=110)
+    with written_whole(target) as partial:
+        figure.savefig(partial, format="png", dpi=110)
     plt.close(figure)
 
 

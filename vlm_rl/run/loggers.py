@@ -1,6 +1,7 @@
 """W&B as a logger that keeps all its files inside a given folder."""
 
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from vlm_rl.run.files import Damaged, read_text, write_text
+
 WandbMode = Literal["offline", "online", "off"]
+_ID = re.compile(r"[0-9a-f]{8}")
 
 
 def wandb_loggers(
@@ -47,9 +51,14 @@ def wandb_loggers(
 def _run_id(folder: Path) -> str:
     """Return the id in `run_id`, drawn at the first start; only rank 0 has a run of W&B."""
     file = folder / "run_id"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "run_id.partial"
-        partial.write_text(secrets.token_hex(4))
-        partial.rename(file)
-    return file.read_text()
+    if os.path.lexists(file):
+        try:
+            kept = read_text(file)
+            if _ID.fullmatch(kept):
+                return kept
+            raise Damaged(file, f"{kept!r:.40} is not an id")
+        except Damaged as damage:
+            print(f"{damage}; the run gets a new id, so W&B shows what follows as another run")
+    drawn = secrets.token_hex(4)
+    write_text(file, drawn)
+    return drawn

@@ -2,13 +2,16 @@
 
 import csv
 import io
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from vlm_rl import ranks
+from vlm_rl.run.files import Damaged, read_text, written_whole
 from vlm_rl.training.step import Metrics
 
 METRICS = "metrics.csv"
@@ -17,17 +20,18 @@ METRICS = "metrics.csv"
 class MetricsCsv(Logger):
     """Write one row per call to `metrics.csv`, with a column for every metric seen so far.
 
-    A run that resumes from step `resume_step` first drops the rows of later steps, because it will
-    compute these steps again.
+    A run that resumes keeps the first `resume_rows` rows, those that were there when its checkpoint
+    was written, because it will compute all later ones again. If some of them are damaged, it says
+    so and keeps what is whole of the steps up to `resume_step`. That is also all it can do without
+    `resume_rows`, which an older checkpoint lacks.
     """
 
-    def __init__(self, run_dir: Path, resume_step: int = 0) -> None:
+    def __init__(self, run_dir: Path, resume_step: int = 0, resume_rows: int | None = None) -> None:
         super().__init__()
         self.path = run_dir / METRICS
         self._columns: list[str] = ["step"]
-        rows = _whole_rows(self.path) if self.path.exists() else []
-        kept = [row for row in rows if row["step"] <= resume_step] if resume_step else []
-        self._rewrite(kept)
+        self.num_rows = 0
+        self._rewrite(self._kept(resume_step, resume_rows) if resume_step else [])
 
     @property
     def name(self) -> str:
@@ -44,35 +48,80 @@ class MetricsCsv(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {"step": float(step or 0), **metrics}
-        if row.keys() <= set(self._columns):
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
-        else:
-            self._rewrite([*read_metrics(self.path), row])
+        if not row.keys() <= set(self._columns):
+            self._rewrite([*_whole_rows(self.path), row])
+            return
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+        self.num_rows += 1
+
+    def flush(self) -> None:
+        """Have all rows on the disk, as a checkpoint that counts them will be."""
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def _kept(self, step: int, number: int | None) -> list[Metrics]:
+        try:
+            rows = list(_whole_rows(self.path))
+        except Damaged as damage:
+            ranks.print_once(f"{damage}; the run writes it anew from step {step} on")
+            return []
+        if number is None:
+            return [row for row in rows if row["step"] <= step]
+        if len(rows) < number or any(row["step"] > step for row in rows[:number]):
+            rows = [row for row in rows if row["step"] <= step][:number]
+            ranks.print_once(
+                f"{self.path} is damaged (it has {len(rows)} of the {number} rows up to step "
+                f"{step}); the run goes on with these"
+            )
+        return rows[:number]
 
     def _rewrite(self, rows: list[Metrics]) -> None:
         names = {name for row in rows for name in row} | set(self._columns)
         self._columns = ["step", *sorted(names - {"step"})]
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
+        with written_whole(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        partial.rename(self.path)
+        self.num_rows = len(rows)
 
 
-def _whole_rows(path: Path) -> list[Metrics]:
-    """Read the rows without a last line that a kill or a full disk has cut short: its last number
-    could lack digits."""
-    whole, newline, _ = path.read_text().rpartition("\n")
-    return _parsed(io.StringIO(whole + newline, newline=""))
+def _whole_rows(path: Path) -> Iterator[Metrics]:
+    """Yield the rows that are whole.
+
+    A kill or a full disk may have cut the last one short, so that its last number lacks digits; a
+    power cut may have left zeros. Raises Damaged if there is no header.
+    """
+    text, newline, _ = read_text(path).rpartition("\n")
+    for row in _parsed(path, text + newline):
+        if row is not None:
+            yield row
 
 
 def read_metrics(path: Path) -> list[Metrics]:
-    """Return the rows of a metrics.csv without their empty cells."""
-    with path.open(newline="") as file:
-        return _parsed(file)
+    """Return the rows of a metrics.csv without their empty cells. Raises Damaged."""
+    rows = []
+    for number, row in enumerate(_parsed(path, read_text(path)), 1):
+        if row is None:
+            raise Damaged(path, f"row {number} is not numbers under the names of the header")
+        rows.append(row)
+    return rows
 
 
-def _parsed(file: TextIO) -> list[Metrics]:
-    return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+def _parsed(path: Path, text: str) -> Iterator[Metrics | None]:
+    """Yield every row, or None for one that is not numbers under the header. Raises Damaged."""
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if "step" not in (reader.fieldnames or ()):
+        raise Damaged(path, "no header with the column step")
+    try:
+        yield from map(_numbers, reader)
+    except csv.Error as error:
+        raise Damaged(path, str(error)) from error
+
+
+def _numbers(row: Mapping[Any, Any]) -> Metrics | None:
+    try:  # more cells than names are a list under None, fewer are None
+        numbers = {name: float(value) for name, value in row.items() if value != ""}
+    except (TypeError, ValueError):
+        return None
+    return numbers if "step" in numbers else None

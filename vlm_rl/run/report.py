@@ -18,6 +18,7 @@ from rich.table import Table
 
 from vlm_rl import ranks
 from vlm_rl.run import folder as run_folder
+from vlm_rl.run.files import write_text, written_whole
 from vlm_rl.run.length_report import PLOT
 from vlm_rl.run.metrics_csv import METRICS, read_metrics
 from vlm_rl.training.module import RLModule
@@ -56,8 +57,8 @@ def plot_training(metrics: list[Metrics], target: Path) -> None:
         axis.grid(alpha=0.3)
         if axis.has_data():
             axis.legend()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=110)
+    with written_whole(target) as partial:
+        figure.savefig(partial, format="png", dpi=110)
     plt.close(figure)
 
 
@@ -87,9 +88,7 @@ class Summary(L.Callback):
         if (self.run_dir / "wandb").exists():
             summary["files"]["wandb"] = str(self.run_dir / "wandb")
         target = self.run_dir / run_folder.SUMMARY
-        partial = target.with_suffix(".partial")  # half a file would pass for a finished run
-        partial.write_text(json.dumps(summary, indent=2) + "\n")
-        partial.replace(target)
+        write_text(target, json.dumps(summary, indent=2) + "\n")
         print_summary(summary, target)
 
 

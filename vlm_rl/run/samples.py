@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from vlm_rl.records import Completion, Prompt, Rollout
+from vlm_rl.run.files import write_text
 from vlm_rl.training.step import Step
 
 
@@ -58,20 +59,20 @@ class RolloutFiles(L.Callback):
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step: Step = outputs["step"]
-        self.folder.mkdir(parents=True, exist_ok=True)
         rank = f"_rank_{trainer.global_rank}" if trainer.world_size > 1 else ""
         target = self.folder / f"step_{module.completed_steps:06d}{rank}.jsonl"
         dropped = [(sample, None) for sample in _samples(step.dropped)]
         advantages = step.advantages.flatten().tolist()
         trained = zip(_samples(step.rollout), advantages, strict=True)
-        with target.open("w") as file:
-            for sample, advantage in (*trained, *dropped):
-                fields = sample.fields | {
-                    "trained": advantage is not None,
-                    "advantage": advantage,
-                    "token_ids": sample.completion.token_ids.tolist(),
-                }
-                file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+        lines = []
+        for sample, advantage in (*trained, *dropped):
+            fields = sample.fields | {
+                "trained": advantage is not None,
+                "advantage": advantage,
+                "token_ids": sample.completion.token_ids.tolist(),
+            }
+            lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
+        write_text(target, "".join(lines))
 
 
 class SampleTable(L.Callback):

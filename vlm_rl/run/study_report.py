@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
+from vlm_rl.run.files import Damaged, read_json, write_text, written_whole
 from vlm_rl.run.length_report import REPORTS
 from vlm_rl.run.metrics_csv import METRICS, read_metrics
 
@@ -62,9 +63,11 @@ class Interval:
 
 
 def read_outcome(folder: Path, condition: str, variant: str, seed: int) -> Outcome:
-    """Read the files of a finished run."""
+    """Read the files of a finished run. Raises Damaged."""
     rows = read_metrics(folder / METRICS)
-    reports = json.loads((folder / REPORTS).read_text())
+    reports = read_json(folder / REPORTS, list)
+    if not reports or not isinstance(reports[-1], dict):
+        raise Damaged(folder / REPORTS, "its last entry is no report")
     return Outcome(
         condition,
         variant,
@@ -145,8 +148,8 @@ def write_report(outcomes: Sequence[Outcome], folder: Path) -> None:
         for key, group in cells.items()
         for condition, variant in [key]
     ]
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "table.md").write_text(_markdown(cells))
+    write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    write_text(folder / "table.md", _markdown(cells))
     _plot(cells, folder / "curves.png", _plot_curves, rows=2)
     _plot(cells, folder / "acceptance.png", _plot_acceptance, rows=2)
     _plot(cells, folder / "weights.png", _plot_weights, rows=2)
@@ -238,7 +241,8 @@ def _plot(cells: Cells, target: Path, draw: Draw, rows: int) -> None:
         own = {variant: group for (c, variant), group in cells.items() if c == condition}
         draw(list(axes[:, column]), own)
         axes[0, column].set_title(f"{condition}: {axes[0, column].get_title()}")
-    figure.savefig(target, dpi=110)
+    with written_whole(target) as partial:
+        figure.savefig(partial, format="png", dpi=110)
     plt.close(figure)
 
 
