@@ -36,7 +36,7 @@ _GUARD_S = 10.0
 """How long another start may look at the lock."""
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-_SHOWN = 60
+_SHOWN, _MAX_COMMAND = 60, 1000
 
 
 class Owner(NamedTuple):
@@ -55,7 +55,7 @@ class Owner(NamedTuple):
     def here(cls) -> Self:
         """Return this process."""
         pid, since = os.getpid(), datetime.now().astimezone().isoformat(" ", "seconds")
-        began, command = process_start(pid) or "", shlex.join(sys.argv)
+        began, command = process_start(pid) or "", shlex.join(sys.argv)[:_MAX_COMMAND]
         return cls(
             socket.gethostname(), _machine(), pid, began, since, command, secrets.token_hex(8)
         )
