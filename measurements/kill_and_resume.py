@@ -27,7 +27,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,15 +88,30 @@ class Moment(NamedTuple):
     rank: int | None
 
 
-def start(argv: Sequence[str], log: Path, processes: int = 1) -> list[int]:
-    """Start a training in processes of its own that write to `log`. Returns their ids by rank."""
+def start(
+    argv: Sequence[str],
+    log: Path,
+    processes: int = 1,
+    before: Callable[[], object] = lambda: None,
+) -> list[int]:
+    """Start a training in processes of its own that write to `log`, each calling `before` first.
+
+    Returns their ids by rank.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [_start(argv, log, rank, processes, port) for rank in range(processes)]
+    return [_start(argv, log, before, rank, processes, port) for rank in range(processes)]
 
 
-def _start(argv: Sequence[str], log: Path, rank: int, processes: int, port: int) -> int:
+def _start(
+    argv: Sequence[str],
+    log: Path,
+    before: Callable[[], object],
+    rank: int,
+    processes: int,
+    port: int,
+) -> int:
     process = os.fork()
     if process:
         return process
@@ -109,6 +124,7 @@ def _start(argv: Sequence[str], log: Path, rank: int, processes: int, port: int)
         rank_zero_only.rank = rank  # Lightning reads LOCAL_RANK when it is imported
     status = 1
     try:
+        before()
         fit(argv)
         status = 0
     except SystemExit as end:
@@ -237,28 +253,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("fit", nargs="*", help="arguments of vlm_rl.fit, after --")
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True)
-    data = args.output / "data"
-    for split, count in (("train", 48), ("val", 16)):
-        synthetic.write(data, split, count, seed=0, difficulty=synthetic.DEFAULT_DIFFICULTY)
-    settings = [*_settings(data, args), *args.fit]
+    command = [*settings(write_data(args.output), args.steps), *_of_ranks(args), *args.fit]
     whole, killed = args.output / "undisturbed", args.output / "killed"
     began = time.monotonic()
-    argv = [*settings, f"--run_dir={whole}"]
+    argv = [*command, f"--run_dir={whole}"]
     ended(start(argv, whole.with_suffix(".log"), args.processes), wait=True)
     moments = _drawn(args)
-    kills = kill_and_resume([*settings, f"--run_dir={killed}"], killed, moments, args.processes)
+    kills = kill_and_resume([*command, f"--run_dir={killed}"], killed, moments, args.processes)
     different = list(differences(killed, whole, args.steps))
     report(kills, different, args, time.monotonic() - began)
     return 1 if different or len(kills) < args.kills else 0
 
 
-def _settings(data: Path, args: argparse.Namespace) -> list[str]:
+def write_data(folder: Path) -> Path:
+    """Write the problems of such a run; return their folder."""
+    data = folder / "data"
+    for split, count in (("train", 48), ("val", 16)):
+        synthetic.write(data, split, count, seed=0, difficulty=synthetic.DEFAULT_DIFFICULTY)
+    return data
+
+
+def settings(data: Path, steps: int) -> list[str]:
+    """Return the command line of such a run, without its folder."""
     sources = {name: json.dumps([{"path": f"{data}/{name}.jsonl"}]) for name in ("train", "val")}
-    settings = [*SETTINGS, *(f"--data.{n}={v}" for n, v in sources.items())]
-    settings.append(f"--steps={args.steps}")
-    if args.processes > 1:
-        settings += [f"--trainer.devices={args.processes}", f"--trainer.strategy={args.strategy}"]
-    return settings
+    return [*SETTINGS, *(f"--data.{n}={v}" for n, v in sources.items()), f"--steps={steps}"]
+
+
+def _of_ranks(args: argparse.Namespace) -> list[str]:
+    if args.processes == 1:
+        return []
+    return [f"--trainer.devices={args.processes}", f"--trainer.strategy={args.strategy}"]
 
 
 def _drawn(args: argparse.Namespace) -> list[Moment]:

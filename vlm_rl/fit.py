@@ -43,7 +43,7 @@ from vlm_rl.run.loggers import WandbMode, wandb_loggers
 from vlm_rl.run.metrics_csv import MetricsCsv
 from vlm_rl.run.progress import ProgressBars
 from vlm_rl.run.report import Summary
-from vlm_rl.run.resume import OwedWork, Resume, check_fits
+from vlm_rl.run.resume import OwedWork, Resume, SameStep, check_fits
 from vlm_rl.run.samples import RolloutFiles, SampleTable
 from vlm_rl.run.signals import Preemption
 from vlm_rl.training.dynamic_sampling import GroupFilter
@@ -155,7 +155,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption, held: ExitStack) ->
         parser = build_parser()
         config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})
         run_dir, resolved = Path(config.run_dir), plain(parser, config)
-        if ranks.is_zero():  # which is the only one to write here before training
+        if ranks.is_zero():
             held.enter_context(run_folder.own(run_dir, "run_dir"))
         newest = _resume(run_dir, resolved)
         parts = instantiate(parser, config)
@@ -176,6 +176,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption, held: ExitStack) ->
         benchmarks = _benchmarks(config, parts, encoder)
         module = _module(config, parts, encoder, data, strategies.of(trainer.strategy))
         resume = check_fits(newest, module, data) if newest else None
+    checkpoint = newest.trainer_file if newest else None
     if ranks.is_zero():
         run_folder.save_config(run_dir, resolved)
     heartbeat = Heartbeat(
@@ -184,6 +185,7 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption, held: ExitStack) ->
     trainer.callbacks[:0] = [  # type: ignore[attr-defined]
         *_reports(run_dir),
         *benchmarks,  # after all that is written of a step, which a signal in here would leave out
+        OwedWork(),  # as a validation comes after them
         checkpoints,  # says that all of the step is done
         Summary(run_dir),
         preemption,
@@ -191,7 +193,6 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption, held: ExitStack) ->
     ]
     trainer.loggers = _loggers(config, resume)
     preemption.join(trainer.world_size)
-    checkpoint = resume.checkpoint.trainer_file if resume else None
     # the line is printed before an engine is closed, which may take longer than a launcher waits
     exits = one_line_exits("vlm_rl.fit", run_dir)
     with parts.reward, closing(parts.engine), exits, heartbeat:
@@ -375,10 +376,10 @@ def _build_trainer(config: Namespace) -> L.Trainer:
 def _reports(run_dir: Path) -> list[L.Callback]:
     """List what shows and writes a step, in this order."""
     return [
+        SameStep(),
         ProgressBars(),
         RolloutFiles(run_dir),
         SampleTable(),
-        OwedWork(),
         LengthFairness(run_dir),
     ]
 

@@ -7,7 +7,7 @@ written, not compared; kinds of the state not compared; rows not counted; a link
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from tests.support.run_helpers import command
 from vlm_rl.fit import fit
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.heartbeat import read_beats
-from vlm_rl.run.metrics_csv import METRICS, read_metrics
+from vlm_rl.run.metrics_csv import METRICS, MetricsCsv, read_metrics
 
 
 class Trained(NamedTuple):
@@ -42,9 +42,9 @@ def trained(
 
 
 @pytest.fixture
-def folder(trained: Trained, tmp_path: Path) -> Iterator[Path]:
+def folder(trained: Trained, tmp_path: Path) -> Path:
     """Copy the run, for one test to damage; a file that was named must be left as it is."""
-    yield Path(shutil.copytree(trained.folder, tmp_path / "run", symlinks=True))
+    return Path(shutil.copytree(trained.folder, tmp_path / "run", symlinks=True))
 
 
 def _half(path: Path) -> None:
@@ -122,34 +122,49 @@ def test_what_is_no_folder_is_named(
     assert f"{folder / name} must be a folder; move away what is there" in line
 
 
-@pytest.mark.parametrize("kind", CONTENT)
-def test_damaged_summary_is_written_anew(
-    kind: str, trained: Trained, folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("kind", CONTENT | KIND)
+def test_damaged_summary_is_not_that_of_a_finished_run(
+    kind: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = folder / "summary.json"
+    assert run_folder.is_finished(folder, 2)
+    (CONTENT | KIND)[kind](summary)
+    assert not run_folder.is_finished(folder, 2)
+    if kind != "dangling link":
+        assert capsys.readouterr().out.startswith(f"{summary} is damaged (")
+
+
+def test_damaged_summary_is_written_anew(trained: Trained, folder: Path) -> None:
+    CONTENT["half"](folder / "summary.json")
     before = read_metrics(folder / METRICS)
-    CONTENT[kind](summary)
     fit(trained.again(folder, steps=2))
-    lines = capsys.readouterr().out.splitlines()
-    assert len([line for line in lines if line.startswith(f"{summary} is damaged (")]) == 1
     assert run_folder.is_finished(folder, 2)
     assert read_metrics(folder / METRICS) == before
 
 
 @pytest.mark.parametrize("kind", CONTENT)
 def test_damaged_metrics_are_said_and_what_is_whole_is_kept(
-    kind: str, trained: Trained, folder: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = read_metrics(folder / METRICS)
-    CONTENT[kind](folder / METRICS)
-    fit(trained.again(folder))
-    lines = capsys.readouterr().out.splitlines()
-    assert len([line for line in lines if line.startswith(f"{folder / METRICS} is damaged")]) == 1
-    rows = read_metrics(folder / METRICS)
-    kept = [row for row in rows if row["step"] <= 2]
-    assert kept == before[: len(kept)]
-    assert bool(kept) == (kind == "half")
-    assert [row["step"] for row in rows if row["step"] > 2] == [3, 3, 3]
+    file = folder / METRICS
+    file.write_text("step,a\n1.0,0.5\n2.0,0.25\n2.0,0.75\n3.0,0.125\n")
+    CONTENT[kind](file)
+    table = MetricsCsv(folder, 2, 3)
+    line = capsys.readouterr().out
+    assert line.startswith(f"{file} is damaged (")
+    assert line.count("\n") == 1
+    assert read_metrics(file) == ([{"step": 1.0, "a": 0.5}] if kind == "half" else [])
+    table.log_metrics({"a": 1.0}, step=3)
+    assert read_metrics(file)[-1] == {"step": 3.0, "a": 1.0}
+
+
+def test_rows_after_the_checkpoint_are_dropped_also_of_its_own_step(tmp_path: Path) -> None:
+    file = tmp_path / METRICS
+    file.write_text("step,a\n1.0,0.5\n2.0,0.25\n2.0,0.75\n3.0,0.125\n")
+    rows = [{"step": 1.0, "a": 0.5}, {"step": 2.0, "a": 0.25}, {"step": 2.0, "a": 0.75}]
+    for number, kept in ((None, 3), (3, 3), (2, 2)):
+        MetricsCsv(tmp_path, 2, number)
+        assert read_metrics(file) == rows[:kept]
 
 
 def test_rows_that_are_no_numbers_are_left_out(

@@ -20,6 +20,7 @@ import vlm_rl  # noqa: F401  (makes torchvision importable for what follows)
 from torch import Tensor
 
 from measurements.kill_and_resume import Moment, differences, kill_and_resume, start
+from measurements.kill_while_writing import Point, all_differences, run_recorded, stop_at, stop_once
 from tests.support.run_helpers import EvenTokens
 from vlm_rl import ranks
 from vlm_rl.objectives import LUSPO
@@ -137,6 +138,14 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "wait": wait,
     "compare": lambda a, b, step: list(differences(Path(a), Path(b), step)),
     "kills": kills,
+    "run_recorded": lambda argv, run_dir: run_recorded(argv, Path(run_dir)),
+    "stop_at": lambda argv, run_dir, point, number: stop_at(
+        argv, Path(run_dir), Point(*point), number
+    ),
+    "stop_once": lambda argv, run_dir, point, number: stop_once(
+        argv, Path(run_dir), Point(*point), number
+    ),
+    "compare_all": lambda a, b, step: list(all_differences(Path(a), Path(b), step)),
     "two_ranks": lambda folder: two_ranks(Path(folder)),
     "as_nobody": lambda argv, log: as_nobody(argv, Path(log)),
 }

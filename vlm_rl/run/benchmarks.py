@@ -5,6 +5,7 @@ number of ranks; random numbers are each rank's own.
 """
 
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -104,6 +105,7 @@ class BenchmarkRuns(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         """Ask at step 0, and after a resume the benchmarks that the last step did not finish."""
+        self._forget_later(module)
         if module.completed_steps == 0:
             self._run(module, self._subsets)
         elif self._is_due(module):
@@ -116,6 +118,15 @@ class BenchmarkRuns(L.Callback):
     ) -> None:
         if self._is_due(module):
             self._run(module, self._subsets)
+
+    @rank_zero_only
+    def _forget_later(self, module: RLModule) -> None:
+        """Delete what a killed run has written of later steps: their rows are gone, and the files
+        alone would pass for done."""
+        for folder in (self._run_dir / "evaluations").glob("step_*"):
+            step = folder.name.removeprefix("step_")
+            if step.isdecimal() and int(step) > module.completed_steps:
+                shutil.rmtree(folder)
 
     def _is_due(self, module: RLModule) -> bool:
         step = module.completed_steps

@@ -1,8 +1,9 @@
 """How a run ends other than with its last step: one line and an exit status.
 
 0    SIGTERM or SIGUSR1: saved; the same command resumes
-1    another rank has failed or is gone; also any other error, with its traceback
-2    the configuration or its data are wrong, nothing was trained
+1    another rank has failed or is gone, or another start owns the folder by now; also
+     any other error, with its traceback
+2    the configuration or its data are wrong, or another run owns the folder; nothing was trained
 3    the rollout engine gave up: saved
 4    a part of one's own (reward, advantage, filter, objective) failed: saved, unless in an update
 74   the run's folder cannot be written, usually because the disk is full (EX_IOERR)

@@ -47,7 +47,7 @@ class MetricsCsv(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {"step": float(step or 0), **metrics}
+        row = {name: float(value) for name, value in {"step": step or 0, **metrics}.items()}
         if not row.keys() <= set(self._columns):
             self._rewrite([*_whole_rows(self.path), row])
             return

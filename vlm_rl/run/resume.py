@@ -87,8 +87,8 @@ def _check_weights(checkpoint: Path, saved: dict[str, Any], own: dict[str, Any])
             raise refusal(f"{name} has shape {before} in the checkpoint, {now} in the policy")
 
 
-class OwedWork(L.Callback):
-    """Do what the checkpoint's step still owes: its validation, and the end after the last step."""
+class SameStep(L.Callback):
+    """Refuse to go on if the ranks have not resumed from one checkpoint. Must be the first."""
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         assert isinstance(module, RLModule)
@@ -98,6 +98,17 @@ class OwedWork(L.Callback):
                 f"the ranks resume from different steps ({', '.join(map(str, steps))}): not all "
                 "see the newest checkpoint in run_dir yet; start again"
             )
+
+
+class OwedWork(L.Callback):
+    """Do what the checkpoint's step still owes: its validation, and the end after the last step.
+
+    Must come after the benchmarks, which also come first in a step, so that the rows of metrics.csv
+    have the same order.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        assert isinstance(module, RLModule)
         if module.completed_steps == 0:
             return
         trainer.should_stop = module.completed_steps >= module.steps
