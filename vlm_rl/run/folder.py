@@ -28,6 +28,9 @@ SUMMARY = "summary.json"
 RESUMABLE_KEYS = ("steps", "run_dir", "logging", "checkpoint", "hang_timeout_s")
 """Keys that may change when a run resumes: none of them decides which numbers it computes."""
 
+RESUMABLE_DATA_KEYS = ("accept_changes",)
+"""It is about a resume."""
+
 RESUMABLE_TRAINER_KEYS = ("devices", "num_nodes", "strategy")
 """A run may resume on other ranks: its prompts and updates stay the same, its samples do not."""
 
@@ -199,6 +202,9 @@ def save_config(run_dir: Path, config: Mapping[str, Any]) -> None:
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration that must stay the same."""
     compared = {key: value for key, value in config.items() if key not in RESUMABLE_KEYS}
+    compared["data"] = {
+        k: v for k, v in config.get("data", {}).items() if k not in RESUMABLE_DATA_KEYS
+    }
     trainer = dict(compared.get("trainer", {}))
     if not strategies.fixes_num_ranks(str(trainer.get("strategy"))):
         trainer = {k: v for k, v in trainer.items() if k not in RESUMABLE_TRAINER_KEYS}
