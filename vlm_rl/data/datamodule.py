@@ -4,7 +4,6 @@ The prompts of step k are a pure function of (seed, k). So resuming needs only k
 of ranks changes which rank encodes a prompt, not which prompts a step has.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +26,8 @@ from vlm_rl.data.tables import BadRow
 from vlm_rl.errors import nearest
 from vlm_rl.ranks import print_once
 from vlm_rl.records import Problem, Prompt
+from vlm_rl.show.json_text import json_text
+from vlm_rl.show.screen import say
 
 SKIPPED_FILE = "skipped.jsonl"
 """In the run's folder: one line per row that is left out, with its reason."""
@@ -294,7 +295,7 @@ class ProblemData(LightningDataModule):
         rows = self._failed_here if rank else self.skipped
         if not rows or self.trainer is None:
             return
-        lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
+        lines = [json_text(asdict(row)) + "\n" for row in rows]
         name = f"skipped_rank_{rank}.jsonl" if rank else SKIPPED_FILE
         target = Path(self.trainer.default_root_dir, name)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -367,7 +368,7 @@ class ProblemData(LightningDataModule):
         if row not in self.skipped:
             self._failed_here.append(row)
             if self._rank_and_world_size()[0]:  # `_leave_out` prints on rank 0
-                print(row.message)
+                say(row.message)
             self._leave_out([row])
 
 

@@ -1,6 +1,5 @@
 """Completions to read: every one in a file, some of the held-out ones in a W&B table."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from vlm_rl.records import Completion, Prompt, Rollout
+from vlm_rl.run.loggers import wandb_table
+from vlm_rl.show.json_text import json_text
 from vlm_rl.training.step import Step
 
 
@@ -64,14 +65,14 @@ class RolloutFiles(L.Callback):
         dropped = [(sample, None) for sample in _samples(step.dropped)]
         advantages = step.advantages.flatten().tolist()
         trained = zip(_samples(step.rollout), advantages, strict=True)
-        with target.open("w") as file:
+        with target.open("w", encoding="utf-8") as file:
             for sample, advantage in (*trained, *dropped):
                 fields = sample.fields | {
                     "trained": advantage is not None,
                     "advantage": advantage,
                     "token_ids": sample.completion.token_ids.tolist(),
                 }
-                file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+                file.write(json_text(fields) + "\n")
 
 
 class SampleTable(L.Callback):
@@ -106,7 +107,7 @@ class SampleTable(L.Callback):
             if sample.group < self.num_problems
         ]
         for logger in loggers:
-            logger.log_table("samples", columns=list(self.COLUMNS), data=rows)
+            logger.log_metrics({"samples": wandb_table(self.COLUMNS, rows)})
 
 
 def _side_by_side(prompt: Prompt) -> Image.Image:

@@ -8,17 +8,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import t as student
 
 from vlm_rl.run.length_report import REPORTS
 from vlm_rl.run.metrics_csv import METRICS, read_metrics
+from vlm_rl.show.figures import Axes, plt, save
+from vlm_rl.show.markdown import Markdown, table
+from vlm_rl.show.screen import Screen, Table, say
 
 Row = dict[str, float]
 
@@ -146,13 +142,13 @@ def write_report(outcomes: Sequence[Outcome], folder: Path) -> None:
         for condition, variant in [key]
     ]
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (folder / "table.md").write_text(_markdown(cells))
+    (folder / "table.md").write_text(_markdown(cells), encoding="utf-8")
     _plot(cells, folder / "curves.png", _plot_curves, rows=2)
     _plot(cells, folder / "acceptance.png", _plot_acceptance, rows=2)
     _plot(cells, folder / "weights.png", _plot_weights, rows=2)
     _print(cells)
     for name in ("table.md", "results.json", "curves.png", "acceptance.png", "weights.png"):
-        print(folder / name)
+        say(str(folder / name))
 
 
 Cells = Mapping[tuple[str, str], list[Outcome]]
@@ -190,25 +186,24 @@ def _texts(cells: Cells, key: tuple[str, str]) -> dict[str, str]:
     return {name: i.text(form) for name, (i, form) in _intervals(cells, key).items()}
 
 
-def _markdown(cells: Cells) -> str:
+def _markdown(cells: Cells) -> Markdown:
     """Write a table per condition, with a row per measure and a column per variant."""
-    parts = []
-    for condition, texts in _by_condition(cells).items():
-        lines = [f"| {condition} | {' | '.join(texts)} |", "| --- |" + " ---: |" * len(texts)]
-        lines += [f"| {' | '.join(row)} |" for row in _rows(texts)]
-        parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts)
+    tables = [
+        table((condition, *texts), _rows(texts))
+        for condition, texts in _by_condition(cells).items()
+    ]
+    return Markdown("\n\n").join(tables) + Markdown("\n")
 
 
 def _print(cells: Cells) -> None:
-    console = Console(width=max(110, Console().width))
+    screen = Screen(width=max(110, Screen().width))
     for condition, texts in _by_condition(cells).items():
-        table = Table(title=f"{condition}: mean over seeds ± 95 % interval")
+        shown = Table(title=f"{condition}: mean over seeds ± 95 % interval")
         for heading in ("", *texts):
-            table.add_column(heading, justify="right" if heading else "left")
+            shown.add_column(heading, justify="right" if heading else "left")
         for row in _rows(texts):
-            table.add_row(*row)
-        console.print(table)
+            shown.add_row(*row)
+        screen.print(shown)
 
 
 def _by_condition(cells: Cells) -> dict[str, dict[str, dict[str, str]]]:
@@ -238,8 +233,7 @@ def _plot(cells: Cells, target: Path, draw: Draw, rows: int) -> None:
         own = {variant: group for (c, variant), group in cells.items() if c == condition}
         draw(list(axes[:, column]), own)
         axes[0, column].set_title(f"{condition}: {axes[0, column].get_title()}")
-    figure.savefig(target, dpi=110)
-    plt.close(figure)
+    save(figure, target)
 
 
 def _plot_curves(axes: Sequence[Axes], variants: Mapping[str, list[Outcome]]) -> None:
