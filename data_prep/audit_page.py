@@ -102,5 +102,5 @@ def _embedded(save: Callable[..., object], kind: str, description: str) -> Marku
     target = io.BytesIO()
     save(target, format=kind)
     encoded = base64.b64encode(target.getvalue()).decode()
-    image = '<img src="data:image/{};base64,{}" alt="{}">'
-    return Markup(image).format(kind, encoded, description)
+    image = Markup('<img src="data:image/{};base64,{}" alt="{}">')
+    return image.format(kind, encoded, description)
