@@ -7,7 +7,6 @@ self-contained page to look at, and all numbers as JSON beside it. Images are ju
 headers; pixels are decoded only for the thumbnails of the page.
 """
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +21,8 @@ from data_prep.audit_reading import read_data_set
 from data_prep.audit_statistics import statistics_of, token_statistics
 from vlm_rl.config import one_line_errors, parse
 from vlm_rl.rewards.accuracy import Accuracy
+from vlm_rl.show.json_text import json_text
+from vlm_rl.show.screen import say, say_all
 
 
 def audit(
@@ -54,12 +55,10 @@ def audit(
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(page_of(statistics, data_set, seed), encoding="utf-8")
     numbers = page.with_suffix(".json")
-    text = json.dumps(statistics, indent=1, ensure_ascii=False)
+    text = json_text(statistics, indent=1)
     numbers.write_text(text + "\n", encoding="utf-8")
-    print(TEMPLATES.get_template("audit.txt.jinja").render(statistics), end="")
-    print(
-        f"{statistics['problems']} problems audited: look at {page}; all numbers are in {numbers}"
-    )
+    say_all(TEMPLATES.get_template("audit.txt.jinja").render(statistics).removesuffix("\n"))
+    say(f"{statistics['problems']} problems audited: look at {page}; all numbers are in {numbers}")
     return statistics
 
 

@@ -10,10 +10,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from rich.progress import track
-
 from vlm_rl.records import Problem, Verdict
 from vlm_rl.rewards.accuracy import NO_ANSWER, Accuracy, gold_of
+from vlm_rl.show.screen import track
 from vlm_rl.verification.extraction import answers
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.notation import open_text, plain_text

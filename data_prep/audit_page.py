@@ -4,17 +4,20 @@ import base64
 import io
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from data_prep.audit_reading import DataSet
 from vlm_rl.data.images import BadImage, Resizer
 from vlm_rl.rewards.accuracy import gold_of
+from vlm_rl.show.figures import Figure
+from vlm_rl.show.figures import save as save_figure
+from vlm_rl.show.plain import visible
 
 _NUM_DRAWN = 12
 _BINS = 40
@@ -23,6 +26,7 @@ TEMPLATES = Environment(
     loader=PackageLoader("data_prep", "."),
     autoescape=select_autoescape(["html.jinja"]),
     undefined=StrictUndefined,
+    finalize=lambda value: visible(value) if type(value) is str else value,
     trim_blocks=True,
     lstrip_blocks=True,
 )
@@ -72,7 +76,7 @@ def histogram(counts: Mapping[str, Any], title: str, limits: Sequence[int] = ())
         axis.legend()
     spread = f"median {counts['p50']}, 95 % up to {counts['p95']}, most {most}"
     axis.set(title=title, xlabel=spread, ylabel="problems")
-    return _embedded(canvas.savefig, "png", title)
+    return _embedded(partial(save_figure, canvas), "png", title)
 
 
 def plot_of_sizes(sizes: Sequence[Sequence[int]], limits: Sequence[int]) -> Markup:
@@ -91,12 +95,12 @@ def plot_of_sizes(sizes: Sequence[Sequence[int]], limits: Sequence[int]) -> Mark
         scale.set_minor_formatter(LogFormatter(minor_thresholds=(2, 1)))
     title = "sizes of different images; dashed: pixel limits"
     axis.set(title=title, xlabel="width in pixels", ylabel="height in pixels")
-    return _embedded(canvas.savefig, "png", title)
+    return _embedded(partial(save_figure, canvas), "png", title)
 
 
 def _embedded(save: Callable[..., object], kind: str, description: str) -> Markup:
     target = io.BytesIO()
     save(target, format=kind)
     encoded = base64.b64encode(target.getvalue()).decode()
-    image = '<img src="data:image/{};base64,{}" alt="{}">'
-    return Markup(image).format(kind, encoded, description)
+    image = Markup('<img src="data:image/{};base64,{}" alt="{}">')
+    return image.format(kind, encoded, description)

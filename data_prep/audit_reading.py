@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
 from vlm_rl.data.images import ImageStore, digest
 from vlm_rl.data.rows import Skipped, read_problems
 from vlm_rl.records import Problem
+from vlm_rl.show.screen import Screen, track
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def read_data_set(source: str, split: str | None, columns: Mapping[str, str] | N
     skipped: list[Skipped] = []
     mappings: list[str] = []
     store = ImageStore()
-    with Console().status(f"reading {source}"):
+    with Screen().waiting(f"reading {source}"):
         for path, name in [(str(file), file.stem) for file in chosen] or [(source, split or "")]:
             inner = None if chosen else split
             rows = read_problems(path, store, owners={}, split=inner, columns=columns)

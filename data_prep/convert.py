@@ -16,8 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
-
 from data_prep.converter import Converter, Draft, Drop, Source
 from data_prep.on_disk import Drops, ImageFolder, check_folder, write_manifest, write_rows
 from data_prep.overlap import Benchmarks
@@ -28,6 +26,8 @@ from vlm_rl.evaluation.benchmarks import BENCHMARKS
 from vlm_rl.evaluation.benchmarks.percentages import percent_type
 from vlm_rl.records import IMAGE_MARK, Problem
 from vlm_rl.rewards.accuracy import Accuracy
+from vlm_rl.show.plain import one_line
+from vlm_rl.show.screen import say, track
 
 _GOLDS_AT_ONCE = 64
 
@@ -59,13 +59,13 @@ def main(*converters: Converter) -> None:
     try:
         entry, drops = convert(converter, options)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"{converter.name}: {error}") from error
+        raise SystemExit(one_line(f"{converter.name}: {error}")) from error
     for benchmark in entry["benchmarks"]:
-        print(_compared(benchmark))
+        say(_compared(benchmark))
     line = last_line(entry, drops, options)
     if not entry["written"]:
-        raise SystemExit(line)
-    print(line)
+        raise SystemExit(one_line(line))
+    say(line)
 
 
 def convert(converter: Converter, options: Options) -> tuple[dict[str, Any], Drops]:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from rich.progress import track
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -25,6 +24,7 @@ from transformers import (
 from data_prep.scenes import DIFFICULTIES, FAMILIES, STYLES, Scene, Style
 from data_prep.supervise import encode
 from data_prep.synthetic import DEFAULT_DIFFICULTY, SyntheticProblem, generate
+from vlm_rl.show.screen import say_all, track
 
 MAX_COMPLETION_TOKENS = 64
 BATCH = 64
@@ -177,7 +177,7 @@ def main() -> None:
     problems = list(
         generate("val", arguments.count, seed=arguments.seed, difficulty=DEFAULT_DIFFICULTY)
     )
-    print(report(policy, processor, problems))
+    say_all(report(policy, processor, problems))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from typing import Any
 
 from PIL import Image
 
+from vlm_rl.show.json_text import json_text
+
 MAX_EXAMPLES = 5
 MANIFEST = "manifest.json"
 
@@ -69,7 +71,7 @@ class Drops:
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     """Write JSONL and return its sha256."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    lines = "".join(json_text(row, allow_nan=False) + "\n" for row in rows)
     path.write_bytes(content := lines.encode())
     return hashlib.sha256(content).hexdigest()
 
@@ -86,7 +88,7 @@ def write_manifest(folder: Path, data_set: str, split: str, entry: Mapping[str, 
     versions = {name: version(name) for name in ("vlm_rl", "pint")}
     splits = _manifest(folder).get("splits", {}) | {split: dict(entry) | {"versions": versions}}
     manifest = {"data_set": data_set, "splits": dict(sorted(splits.items()))}
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    text = json_text(manifest, indent=2) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 

@@ -7,7 +7,6 @@ itself, so with no seed does a training set hold a validation or test scene.
 """
 
 import argparse
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.progress import track
 
 from data_prep.scenes import (
     DIFFICULTIES,
@@ -30,6 +28,8 @@ from data_prep.scenes import (
     render,
     steps,
 )
+from vlm_rl.show.json_text import json_text
+from vlm_rl.show.screen import say, track
 
 DEFAULT_DIFFICULTY = (2, 3, 4)
 """Difficulty 1 has too few scenes (24 rectangles, 81 charts) to be validated on."""
@@ -91,7 +91,7 @@ def write(folder: Path, split: Split, count: int, *, seed: int, difficulty: Sequ
             path = images / f"{split}_{index:06d}.png"
             problem.image.save(path)
             row = problem.row(str(path.relative_to(folder)))
-            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            lines.write(json_text(row) + "\n")
     return target
 
 
@@ -149,7 +149,7 @@ def main() -> None:
     counts: dict[Split, int] = {"train": arguments.train, "val": arguments.val}
     for split, count in counts.items():
         write(arguments.output, split, count, seed=arguments.seed, difficulty=arguments.difficulty)
-    print(f"{arguments.train} train and {arguments.val} val problems are in {arguments.output}")
+    say(f"{arguments.train} train and {arguments.val} val problems are in {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.progress import Progress, TextColumn
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForImageTextToText,
@@ -48,6 +47,7 @@ from data_prep.scenes import (
     draw_scene,
 )
 from data_prep.supervise import WARM_START, warm_start
+from vlm_rl.show.screen import bars, say
 
 ModelFamily = Literal["qwen2_5_vl", "qwen3_vl"]
 
@@ -262,12 +262,12 @@ def main() -> None:
     torch.set_num_threads(1)
     policy, processor = build_warm_start(arguments.seed)
     num_steps = sum(lesson.num_steps for lesson in WARM_START)
-    with Progress(*Progress.get_default_columns(), TextColumn("loss {task.fields[loss]}")) as bar:
-        task = bar.add_task("warm start", total=num_steps, loss="-")
+    with bars() as bar:
+        task = bar.add_task("warm start", total=num_steps)
         for loss in warm_start(policy, processor):
-            bar.update(task, advance=1, loss=f"{loss:.3f}")
+            bar.update(task, advance=1, description=f"warm start, loss {loss:.3f}")
     save(policy, processor, arguments.output)
-    print(f"the warm-started tiny policy is in {arguments.output}")
+    say(f"the warm-started tiny policy is in {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pytest
 from tests.support.places import REPOSITORY
 
 LAYERS = [
-    {"torchvision_on_cpu", "records", "config", "errors", "parts", "ranks"},
+    {"torchvision_on_cpu", "show", "records", "config", "errors", "parts", "ranks"},
     {"verification", "model", "advantages"},
     {"data", "objectives", "distributed", "memory"},
     {"metrics", "rewards", "rollout"},

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser
-from rich.console import Console
 
 from vlm_rl.config import one_line_errors, parse
 from vlm_rl.data.prompts import PromptEncoder, Style
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.records import Completion, Problem
 from vlm_rl.rollout import Sampling, TransformersEngine
+from vlm_rl.show.screen import say, say_all
 
 
 def ask(
@@ -53,15 +53,11 @@ def main() -> None:
         parser.add_function_arguments(ask, skip={"image"})
         config = parse(parser, None)
         completion = ask(**vars(config))
-    console = Console()
-    console.print(completion.text, markup=False, highlight=False, soft_wrap=True)
+    say_all(completion.text)
     total = float(completion.sampling_logprobs.sum())
     mean = total / max(len(completion), 1)
     ended = "ended by itself" if not completion.truncated else "cut at max_completion_tokens"
-    console.print(
-        f"log-probability {total:.4f} over {len(completion)} tokens ({mean:.4f} a token), {ended}",
-        soft_wrap=True,
-    )
+    say(f"log-probability {total:.4f} over {len(completion)} tokens ({mean:.4f} a token), {ended}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from vlm_rl.errors import choices, explain, hint_of, joined, nearest, parameters
+from vlm_rl.show.screen import warn
 
 Setting = tuple[str, str | None, Iterable[str]]
 """A key, the class that it is given, and the names of the arguments that it is given."""
@@ -69,7 +70,7 @@ def one_line_errors(program: str, *, speaks: bool = True) -> Iterator[None]:
         yield
     except ValueError as error:
         if speaks:
-            print(f"{program}: {joined(str(error))}", file=sys.stderr)
+            warn(f"{program}: {joined(str(error))}")
         raise SystemExit(2) from error
 
 

@@ -54,6 +54,8 @@ from vlm_rl.rollout.contract import AllowedTokens
 from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.loggers import WandbMode, wandb_loggers
+from vlm_rl.show.plain import one_line
+from vlm_rl.show.screen import say, warn
 
 RESUMABLE_KEYS = ("output", "logging")
 
@@ -145,7 +147,7 @@ def _evaluate(argv: Sequence[str] | None, held: ExitStack) -> None:
     results = write_report(evaluations, output)
     _log(config, output, results)
     print_overview(results)
-    print(f"report: {output / REPORT}")
+    say(f"report: {output / REPORT}")
 
 
 def _check(config: Namespace) -> None:
@@ -180,7 +182,7 @@ def _compare(config: Namespace, held: ExitStack) -> None:
     held.enter_context(run_folder.own(target, "output"))
     write_comparison(comparison, target)
     print_comparison(comparison)
-    print(f"comparison: {target / COMPARISON}")
+    say(f"comparison: {target / COMPARISON}")
 
 
 def _settle_model(config: Namespace, engine: Engine | ChatServer) -> None:
@@ -281,10 +283,9 @@ def _answer_all(config: Namespace, parts: Namespace, tasks: Sequence[Task], outp
         with _responders(config, parts) as responder:
             answer(tasks, responder, config.seed)
     except EngineError as error:
-        print(
+        warn(
             f"vlm_rl.evaluate: {joined(str(error))}; the responses so far are kept in {output}, "
-            "run the same command to resume",
-            file=sys.stderr,
+            "run the same command to resume"
         )
         raise SystemExit(3) from error
 
@@ -402,7 +403,7 @@ def _log(config: Namespace, output: Path, results: Sequence[BenchmarkResult]) ->
     ):
         logger.log_metrics(values)
         for plot in sorted(output.rglob("*.png")):
-            logger.log_image(f"eval/{plot.relative_to(output)}", [str(plot)])
+            logger.log_image(one_line(f"eval/{plot.relative_to(output)}"), [str(plot)])
         logger.experiment.finish()
 
 

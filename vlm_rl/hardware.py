@@ -16,6 +16,7 @@ from vlm_rl.memory.model_shape import ModelShape, count
 from vlm_rl.model.policy import check_checkpoint
 from vlm_rl.rollout import TransformersEngine
 from vlm_rl.rollout.vllm.engine import VLLMEngine
+from vlm_rl.show.screen import say_all
 
 GB = 1e9
 GPU_GB = (24, 40, 80, 141)
@@ -30,8 +31,8 @@ def main(argv: Sequence[str]) -> None:
         setup, checkpoint = read(config, parts), check_checkpoint(config.policy.path)
         model = ModelShape(checkpoint, freeze=config.policy.freeze, lora=parts.policy.lora)
     trained = f"{count(model.weights):,} parameters, {count(model.trained):,} of them trained"
-    print(f"{trained}; GPUs: {setup.gpus}, nodes: {setup.nodes}, strategy: {setup.strategy}.\n")
-    print(items(estimate(model, setup)))
+    say_all(f"{trained}; GPUs: {setup.gpus}, nodes: {setup.nodes}, strategy: {setup.strategy}.\n")
+    say_all(items(estimate(model, setup)))
 
 
 def read(config: Namespace, parts: Namespace) -> Setup:

@@ -11,6 +11,8 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from vlm_rl.show.screen import say
+
 T = TypeVar("T")
 
 
@@ -46,7 +48,7 @@ def launched() -> tuple[str, int] | None:
 def print_once(line: str) -> None:
     """Print on rank 0 what every rank knows."""
     if is_zero():
-        print(line)
+        say(line)
 
 
 def gather(value: T) -> list[T]:

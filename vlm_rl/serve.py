@@ -19,6 +19,7 @@ from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.fit import build_parser
 from vlm_rl.model.policy import check_checkpoint
 from vlm_rl.rollout import VLLMServer
+from vlm_rl.show.screen import say
 
 
 def main() -> None:
@@ -48,7 +49,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="vlm_rl_serve_"))
     parts.engine.prepare(folder, model_config, encoder, parts.sampling)
     command = parts.engine.command(place.host, place.port)
-    print(f"a vLLM server for {config.policy.path} at http://{place.host}:{place.port}")
+    say(f"a vLLM server for {config.policy.path} at http://{place.host}:{place.port}")
     sys.stdout.flush()
     os.execve(command[0], command, parts.engine.environment())
 

@@ -20,20 +20,12 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from vlm_rl.config import one_line_errors, parse
 from vlm_rl.errors import nearest
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.study_report import read_outcome, write_report
+from vlm_rl.show.screen import Screen, bars, say, warn
 
 Settings = dict[str, dict[str, Any]]
 
@@ -98,7 +90,7 @@ def study(argv: Sequence[str] | None = None) -> None:
         runs = _runs(folder, config.base, config.shared, conditions, variants, config.seeds)
     for path, arguments in config.prepare.items():
         if not Path(path).exists():
-            print(f"python -m {arguments}")
+            say(f"python -m {arguments}")
             subprocess.run([sys.executable, "-m", *shlex.split(arguments)], check=True)
     failed = _run_all([run for run in runs if not run.finished], config.parallel)
     with one_line_errors("vlm_rl.study"):
@@ -110,7 +102,7 @@ def study(argv: Sequence[str] | None = None) -> None:
     if outcomes:
         write_report(outcomes, folder)
     for line in failed:
-        print(f"vlm_rl.study: {line}", file=sys.stderr)
+        warn(f"vlm_rl.study: {line}")
     if failed:
         raise SystemExit(1)
 
@@ -161,25 +153,18 @@ def _write(target: Path, values: Mapping[str, Any]) -> Path:
 
 def _run_all(runs: Sequence[Run], parallel: int) -> list[str]:
     """Return a line for each run that failed."""
-    failed = []
+    failed, screen = [], Screen()
     with (
-        Progress(
-            TextColumn("runs"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(),
-        ) as bar,
+        bars(screen) as bar,
         ThreadPoolExecutor(parallel) as pool,
     ):
-        task = bar.add_task("", total=len(runs))
+        task = bar.add_task("runs", total=len(runs))
         for run, status in zip(runs, pool.map(_start, runs), strict=True):
             bar.advance(task)
             if status:
                 failed.append(f"{run.name} ended with {status}: {_last_line(_log(run))}")
             else:
-                bar.console.print(f"{run.name}: {run.folder}", soft_wrap=True)
+                screen.put(f"{run.name}: {run.folder}")
     return failed
 
 

@@ -18,11 +18,12 @@ from typing import Any, get_args
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat, PositiveInt
-from rich.progress import track
 
 from vlm_rl.config import one_line_errors, parse
 from vlm_rl.data.json_rows import json_rows
 from vlm_rl.records import THINK, AnswerType, Verdict
+from vlm_rl.show.json_text import json_text
+from vlm_rl.show.screen import say, track
 from vlm_rl.verification.explain import read_as
 from vlm_rl.verification.extraction import ANSWER_STYLES, answers
 from vlm_rl.verification.gold import Gold
@@ -71,16 +72,16 @@ def verify(
     if explain:
         for case, reading, record in zip(cases, readings, records, strict=True):
             record |= _trace(case, reading)
-            print(json.dumps(record, ensure_ascii=False))
+            say(json_text(record))
     lines = [json.dumps(record) for record in records]
     try:
         output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     except OSError as error:
         raise ValueError(f"--output {output}: {error.strerror}") from error
     counts = Counter(reading.verdict for reading in readings)
-    print(", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict))
+    say(", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict))
     _print_agreement(cases, readings)
-    print(f"verdicts of {len(cases)} answers: {output}")
+    say(f"verdicts of {len(cases)} answers: {output}")
     return counts
 
 
@@ -170,7 +171,7 @@ def _tolerance(sizes: object) -> tuple[tuple[str, float], ...]:
 def _read(cases: Sequence[Case], pool: CheckerPool) -> list[Reading]:
     starts = range(0, len(cases), _CHUNK)
     readings: list[Reading] = []
-    for start in track(starts, "checking", disable=len(cases) <= _CHUNK, transient=True):
+    for start in track(starts, "checking", hidden=len(cases) <= _CHUNK, transient=True):
         chunk = cases[start : start + _CHUNK]
         readings += read_answers([(case.gold, case.given) for case in chunk], pool)
     return readings
@@ -193,11 +194,11 @@ def _print_agreement(cases: Sequence[Case], readings: Sequence[Reading]) -> None
     if not pairs:
         return
     for line in differing[:_MAX_PRINTED]:
-        print(line)
+        say(line)
     if len(differing) > _MAX_PRINTED:
-        print(f"and {len(differing) - _MAX_PRINTED} more that disagree")
+        say(f"and {len(differing) - _MAX_PRINTED} more that disagree")
     right = len(pairs) - len(differing)
-    print(f"{right} of {len(pairs)} as expected ({100 * right / len(pairs):.1f} %)")
+    say(f"{right} of {len(pairs)} as expected ({100 * right / len(pairs):.1f} %)")
 
 
 def _disagreements(pairs: Sequence[tuple[Case, Reading]]) -> Iterator[str]:

@@ -83,6 +83,20 @@ BAD_ROWS = {
     "unknown_answer_style": ({**GOOD, "answer_style": "boxx"}, "wrong value", "did you mean box?"),
     "lone_surrogate": ({**GOOD, "problem": "<image>\ud800"}, "wrong value", "surrogate"),
     "same_content_again": (GOOD, "duplicate uid", "row 1"),
+    "question_of_a_megabyte": (
+        {**GOOD, "problem": "<image>" + "a" * 10**6},
+        "text too long",
+        "problem has 1000007 characters, above max_text_chars=65536",
+    ),
+    "long_answer": ({**GOOD, "answer": "1" * 70_000}, "text too long", "answer has 70000"),
+    "long_uid": ({**GOOD, "uid": "u" * 70_000}, "text too long", "uid has 70000"),
+    "many_choices": ({**GOOD, "choices": ["ab"] * 40_000}, "text too long", "choices has 80000"),
+    "long_key_in_meta": ({**GOOD, "meta": {"k" * 70_000: 1}}, "text too long", "meta has 70000"),
+    "long_chat": (
+        {**GOOD, "problem": [{"role": "user", "content": "a" * 70_000}]},
+        "text too long",
+        "problem has 70015",
+    ),
 }
 
 
@@ -94,6 +108,19 @@ def test_a_bad_row_gets_its_one_line(tmp_path: Path, row: Any, reason: str, text
     source = read(write_jsonl(tmp_path / "train.jsonl", [GOOD, row, last]))
     assert_one_line(source, reason, str(tmp_path / "train.jsonl"), *texts)
     assert [problem.answer for problem in source.problems] == ["3", "4"]
+
+
+def test_text_at_the_limit_passes_and_one_character_more_does_not(tmp_path: Path):
+    rows = [{"problem": "12345", "answer": "1"}, {"problem": "123456", "answer": "1"}]
+    source = read(write_jsonl(tmp_path / "t.jsonl", rows), max_text_chars=5)
+    assert [problem.question for problem in source.problems] == ["12345"]
+    assert_one_line(source, "text too long", "above max_text_chars=5")
+
+
+@pytest.mark.parametrize("row", [{**GOOD, "x" * 10**5: 1}, {**GOOD, "images": ["x" * 10**5]}])
+def test_long_value_makes_no_long_line(tmp_path: Path, row: Any):
+    [skipped] = read(write_jsonl(tmp_path / "t.jsonl", [GOOD, row])).skipped
+    assert len(skipped.message) < 800
 
 
 BAD_IMAGES = {

@@ -4,6 +4,7 @@ Mutations tried, each seen red: no check of a log-probability's sign; `token < s
 the counts of completions not compared; `named` without SystemExit.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support import broken_parts
-from tests.support.broken_parts import ENGINE_FAULTS, BrokenEngine
+from tests.support.broken_parts import BrokenEngine
 from tests.support.run_helpers import command
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.fit import fit
@@ -35,8 +36,7 @@ SAYS = {
     "longer": "above sampling.max_completion_tokens=3",
     "ragged": "failed with ValueError: sampling_logprobs must be float32",
     "half": "failed with ValueError: sampling_logprobs must be float32",
-    "surrogate": "a text that cannot be written",
-    "not text": "a text that cannot be written",
+    "not text": "has a text of type NoneType",
     "os error": "failed with OSError: [Errno 5] Input/output error",
     "key error": "failed with KeyError: 'uid'",
     "exit": "failed with exit(7)",
@@ -52,7 +52,7 @@ def parts(policy_folder: Path) -> tuple[Policy, PromptEncoder, Any]:
     return Policy.from_pretrained(str(policy_folder)), encoder, asked
 
 
-@pytest.mark.parametrize("fault", ENGINE_FAULTS)
+@pytest.mark.parametrize("fault", SAYS)
 def test_broken_engine_is_named_in_one_line(
     parts: tuple[Policy, PromptEncoder, Any], fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,3 +93,21 @@ def test_run_ends_with_a_checkpoint_and_one_line(
     newest = checkpoints(tmp_path / "run")[-1]
     assert f"stopped after step {newest.step} with a checkpoint" in line
     assert (tmp_path / "run" / "error.log").exists() == (fault == "key error")
+
+
+def test_half_a_character_in_a_text_does_not_end_the_run(
+    policy_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    keys = {
+        "engine": "tests.support.broken_parts.BrokenEngine",
+        "engine.init_args.fault": "surrogate",
+        "engine.init_args.good_calls": 0,
+        "validation.every_n_steps": 1,
+        "data.val_problems": 1,
+        "steps": 1,
+    }
+    fit(command(policy_folder, data_folder, tmp_path / "run", **keys))
+    [file] = (tmp_path / "run/rollouts").iterdir()
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert rows
+    assert {row["completion"] for row in rows} == {"\ud800"}

@@ -70,8 +70,12 @@ def test_opening_is_what_the_template_leaves_open(
 
 
 def test_user_cannot_open_the_thinking(tmp_path: Path) -> None:
-    encoder = encoder_with(tmp_path, "")
-    encoder.processor.chat_template = "{{ messages[-1]['content'][-1]['text'] }}"
+    folder = build_checkpoint("qwen2_5_vl", tmp_path)
+    (folder / "chat_template.jinja").write_text(
+        "{% for part in messages[-1]['content'] %}"
+        "{{ part['text'] if 'text' in part else '<|image_pad|>' }}{% endfor %}"
+    )
+    encoder = PromptEncoder(str(folder))
     prompt = encoder.encode(problem("Why <think>"))
     assert encoder.tokenizer.decode(prompt.token_ids).endswith("<think>")
     assert prompt.opening == ""

@@ -127,7 +127,10 @@ BAD_PROCESSORS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no vocabulary": (_without("tokenizer.json"), "has no vocabulary; is tokenizer.json missing?"),
     "tokenizer cut off": (_write("tokenizer.json", '{"a'), "Unterminated string"),
     "tokenizer of nothing": (_write("tokenizer.json", "{}"), "added_tokens"),
-    "no chat template": (_without("chat_template.jinja"), "does not have a chat template"),
+    "no chat template": (
+        _without("chat_template.jinja"),
+        "its chat template cannot be used: there is none",
+    ),
     "chat template cut off": (
         _write("chat_template.jinja", "{% for"),
         "its chat template cannot be used: unexpected 'end of template'",

@@ -145,8 +145,21 @@ def test_checkpoint_of_another_data_set_is_refused(
     with pytest.raises((SystemExit, ValueError)) as ended:
         fit(finished.again(folder, steps=3))
     line = f"{ended.value} {capsys.readouterr().err}"
-    assert "the checkpoint was made with training data 24 problems" in line
-    assert "this run has 23 problems" in line
+    assert "the training data has changed since: 1 row gone: '" in line
+    assert "data.accept_changes=all" in line
+
+
+@pytest.mark.usefixtures("shorter_data")
+def test_changed_data_is_gone_on_with_if_it_is_accepted(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    module = fit(finished.again(folder, steps=3, **{"data.accept_changes": "all"}))
+    assert module.completed_steps == 3
+    said = [line for line in capsys.readouterr().out.splitlines() if "changed since" in line]
+    assert len(said) == 1
+    assert "1 row gone" in said[0]
 
 
 def test_saved_config_starts_the_same_run(finished: Finished) -> None:

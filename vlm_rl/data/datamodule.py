@@ -4,8 +4,6 @@ The prompts of step k are a pure function of (seed, k). So resuming needs only k
 of ranks changes which rank encodes a prompt, not which prompts a step has.
 """
 
-import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,14 +17,17 @@ import torch
 from lightning import LightningDataModule
 
 from vlm_rl.data.batches import Batches, PromptDataset
+from vlm_rl.data.content import Acceptance, Changes, Contents, check_accepted
 from vlm_rl.data.images import ImageStore
 from vlm_rl.data.order import Mixture
 from vlm_rl.data.prompts import BadProblem, PromptEncoder
-from vlm_rl.data.rows import COLUMNS, Skipped, read_problems
+from vlm_rl.data.rows import COLUMNS, MAX_TEXT_CHARS, Skipped, read_problems
 from vlm_rl.data.tables import BadRow
 from vlm_rl.errors import nearest
 from vlm_rl.ranks import print_once
 from vlm_rl.records import Problem, Prompt
+from vlm_rl.show.json_text import json_text
+from vlm_rl.show.screen import say
 
 SKIPPED_FILE = "skipped.jsonl"
 """In the run's folder: one line per row that is left out, with its reason."""
@@ -67,7 +68,12 @@ class ProblemData(LightningDataModule):
     is printed, kept in `skipped`, and written to `skipped.jsonl` of the run's folder. `on_bad_row`
     applies to a row that cannot be a problem, whether `setup` or decoding its image shows it:
     "stop" raises ValueError with its line, "skip" continues without it. A prompt that is too long
-    never stops a run.
+    never stops a run. A row with more than `max_text_chars` characters in one of its columns cannot
+    be a problem.
+
+    A run that resumes refuses rows that were edited, added, removed or moved since. With
+    `accept_changes` it goes on: "validation" with other validation rows, "added" also with rows
+    added to the training data, "all" with any.
 
     `prompts_per_step` counts over all ranks, `val_batch_prompts` on each. `val_problems` limits the
     validation problems, evenly spaced. The run's module must hold its `completed_steps`, restored
@@ -85,10 +91,13 @@ class ProblemData(LightningDataModule):
         val_batch_prompts: int = 32,
         seed: int = 0,
         on_bad_row: Literal["skip", "stop"] = "stop",
+        max_text_chars: int = MAX_TEXT_CHARS,
+        accept_changes: Acceptance = "none",
         num_workers: int = 0,
     ) -> None:
         super().__init__()
         counts = {"prompts_per_step": prompts_per_step, "val_batch_prompts": val_batch_prompts}
+        counts["max_text_chars"] = max_text_chars
         for name, value in (counts | {"val_problems": val_problems}).items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -107,6 +116,8 @@ class ProblemData(LightningDataModule):
         self.val_batch_prompts = val_batch_prompts
         self.seed = seed
         self.on_bad_row = on_bad_row
+        self.max_text_chars = max_text_chars
+        self.accept_changes = accept_changes
         self.num_workers = num_workers
         self.completed_steps = 0
         self.train_set: list[Problem] = []
@@ -114,6 +125,7 @@ class ProblemData(LightningDataModule):
         self.skipped: list[Skipped] = []
         self._failed_here: list[Skipped] = []
         self._where: dict[str, str] = {}
+        self._said: set[str] = set()
 
     def setup(self, stage: str | None = None) -> None:
         """Read all sources, once; with a trainer, check its ranks and write what is left out.
@@ -132,10 +144,15 @@ class ProblemData(LightningDataModule):
         self._write_skipped()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"completed_steps": self._steps_done(), "order": self._order}
+        rows = {name: [vars(part) for part in parts] for name, parts in self._contents.items()}
+        return {"completed_steps": self._steps_done(), "order": self._order, "rows": rows}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue after the completed steps. Raises ValueError if this run has another order."""
+        """Continue after the completed steps.
+
+        Raises ValueError if this run has another order, or rows that have changed as
+        `accept_changes` does not allow.
+        """
         for name, value in self._order.items():
             before = state_dict["order"].get(name)
             if before != value:
@@ -143,6 +160,19 @@ class ProblemData(LightningDataModule):
                     f"the checkpoint was made with {name} {before}, this run has {value}, so its "
                     "place in the data would be lost; use the same, or start a new run"
                 )
+        if "rows" not in state_dict:
+            raise ValueError(
+                "it was written by another version, which did not keep what its rows held; start a "
+                "new run from its weights"
+            )
+        changes = {
+            name: Changes.between([Contents(**part) for part in state_dict["rows"][name]], parts)
+            for name, parts in self._contents.items()
+        }
+        for line in check_accepted(**changes, accepted=self.accept_changes):
+            if line not in self._said:  # asked before the model is loaded, and after
+                print_once(line)
+            self._said.add(line)
         self.completed_steps = state_dict["completed_steps"]
 
     def train_dataloader(self) -> Iterable[list[Prompt]]:
@@ -195,7 +225,15 @@ class ProblemData(LightningDataModule):
             sizes, self.mixture.shares, prompts_per_step=1, seed=_refill_seed(self.seed)
         )
         self.train_set = [problem for part in by_source for problem in part]
-        self._order = self._describe_order(by_source)
+        self._order = {
+            "source weights": [source.weight for source in self.train_sources],
+            "prompts_per_step": self.prompts_per_step,
+            "seed": self.seed,
+        }
+        self._contents = {
+            "training": [Contents.of(part, images) for part in by_source],
+            "validation": [Contents.of(val, images)],
+        }
         shared = {p.uid for p in self.train_set} & {p.uid for p in self.val_set}
         if shared:
             print_once(
@@ -212,6 +250,7 @@ class ProblemData(LightningDataModule):
                 split=source.split,
                 columns=source.columns,
                 limit=source.limit,
+                max_text_chars=self.max_text_chars,
             )
             self._where |= owners
             unfit = {p.uid: reason for p in rows.problems if (reason := self._unfit(p))}
@@ -256,7 +295,7 @@ class ProblemData(LightningDataModule):
         rows = self._failed_here if rank else self.skipped
         if not rows or self.trainer is None:
             return
-        lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
+        lines = [json_text(asdict(row)) + "\n" for row in rows]
         name = f"skipped_rank_{rank}.jsonl" if rank else SKIPPED_FILE
         target = Path(self.trainer.default_root_dir, name)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -274,17 +313,6 @@ class ProblemData(LightningDataModule):
                     f"{mixture.most_draws(index)} of it; lower prompts_per_step or its weight"
                 )
         return mixture
-
-    def _describe_order(self, by_source: Sequence[Sequence[Problem]]) -> dict[str, object]:
-        """Return all that decides which problems a step has, to compare on resume."""
-        digest = hashlib.sha256()
-        for problems, source in zip(by_source, self.train_sources, strict=True):
-            digest.update(json.dumps([source.weight, [p.uid for p in problems]]).encode())
-        return {
-            "training data": f"{len(self.train_set)} problems ({digest.hexdigest()[:12]})",
-            "prompts_per_step": self.prompts_per_step,
-            "seed": self.seed,
-        }
 
     def _steps_done(self) -> int:
         if self.trainer is None:
@@ -342,7 +370,7 @@ class ProblemData(LightningDataModule):
         if row not in self.skipped:
             self._failed_here.append(row)
             if self._rank_and_world_size()[0]:  # `_leave_out` prints on rank 0
-                print(row.message)
+                say(row.message)
             self._leave_out([row])
 
 

@@ -30,7 +30,7 @@ class ImageStore:
     """Images as problems hold them: each file is checked once, equal bytes are kept once."""
 
     def __init__(self) -> None:
-        self._digests: dict[Path, str] = {}
+        self._digests: dict[bytes | Path, str] = {}
         self._kept: dict[str, bytes] = {}
 
     def add(self, item: object, folder: Path) -> tuple[bytes | Path, str]:
@@ -43,7 +43,9 @@ class ImageStore:
             item = item.get("path") if item.get("bytes") is None else item["bytes"]
         if isinstance(item, bytes):
             checked = _checked_digest(item, item)
-            return self._kept.setdefault(checked, item), checked
+            kept = self._kept.setdefault(checked, item)
+            self._digests[kept] = checked
+            return kept, checked
         if not isinstance(item, str):
             kind = type(item).__name__
             raise BadRow("wrong type", f"an image is of type {kind}, not a path or {{bytes, path}}")
@@ -55,6 +57,10 @@ class ImageStore:
                 raise BadRow("no image file", f"image {item!r}: {error}") from error
             self._digests[path] = _checked_digest(content, path)
         return path, self._digests[path]
+
+    def digest_of(self, image: bytes | Path) -> str:
+        """Return the digest of the bytes of an image as `add` has returned it."""
+        return self._digests[image]
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
 
 from vlm_rl.data.images import BadImage, Resizer
+from vlm_rl.data.template import STAND_IN, ChatTemplate
 from vlm_rl.model.families import IMAGE_TOKEN, rope_positions
 from vlm_rl.records import IMAGE_MARK, THINK, Problem, Prompt
 
@@ -122,10 +122,12 @@ class PromptEncoder:
         specials = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         longest_first = sorted(map(re.escape, specials), key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(longest_first)})")
-        try:
-            self._render(1)
-        except (ValueError, TemplateError) as error:
-            raise ValueError(f"{path}: its chat template cannot be used: {error}") from error
+        self.template = ChatTemplate(
+            path,
+            self.processor.chat_template,
+            self.tokenizer.special_tokens_map,
+            has_system=system is not None,
+        )
 
     def with_instruction(self, instruction: str) -> "PromptEncoder":
         """Return the same encoder with another instruction."""
@@ -142,7 +144,7 @@ class PromptEncoder:
         images = _of_each_image(problem, self.resizer.resized)
         pixel_values, grid = self._pixels(images)
         texts = text_parts(problem, self.instruction)
-        rendered = self._render(len(texts))
+        rendered = self.template.rendered(len(texts))
         unexpanded = self._token_ids(rendered, texts)
         token_ids = self._expand(unexpanded, self._visual_tokens(grid))
         if len(token_ids) > self.max_prompt_tokens:
@@ -166,7 +168,7 @@ class PromptEncoder:
         """
         visual_tokens = _of_each_image(problem, self.resizer.num_tokens)
         texts = text_parts(problem, self.instruction)
-        text_ids = self._token_ids(self._render(len(texts)), texts)
+        text_ids = self._token_ids(self.template.rendered(len(texts)), texts)
         return len(text_ids) + sum(visual_tokens) - len(visual_tokens)
 
     def _pixels(self, images: Sequence[Image.Image]) -> tuple[Tensor | None, Tensor | None]:
@@ -182,31 +184,17 @@ class PromptEncoder:
 
     def _token_ids(self, rendered: str, texts: Sequence[str]) -> list[int]:
         """Return the ids of a rendered chat and its texts, with one placeholder per image."""
+        filled = [*texts, *([] if self.system is None else [self.system])]
         ids: list[int] = []
         for piece in self._special.split(rendered):
             if self._special.fullmatch(piece):
                 ids.append(self.tokenizer.convert_tokens_to_ids(piece))
             elif piece:
-                text = _STAND_IN.sub(lambda match: texts[int(match[1])], piece)
+                text = STAND_IN.sub(lambda match: filled[int(match[1])], piece)
                 ids += self.tokenizer.encode(
                     text, add_special_tokens=False, split_special_tokens=True
                 )
         return ids
-
-    def _render(self, num_parts: int) -> str:
-        """Return the chat with stand-ins: part 0, image, part 1, image, ..., last part."""
-        content: list[dict[str, str]] = []
-        for index in range(num_parts):
-            if index:
-                content.append({"type": "image"})
-            content.append({"type": "text", "text": _stand_in(index)})
-        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if self.system is not None:
-            messages.insert(0, {"role": "system", "content": self.system})
-        rendered = self.processor.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-        return str(rendered)
 
     def _expand(self, ids: list[int], visual_tokens: list[int]) -> list[int]:
         counts = iter(visual_tokens)
@@ -235,14 +223,6 @@ def _load_processor(path: str) -> Any:
     if not processor.tokenizer.encode("a", add_special_tokens=False):
         raise ValueError(f"{path}: its tokenizer has no vocabulary; is tokenizer.json missing?")
     return processor
-
-
-_STAND_IN = re.compile("\ue000(\\d+)\ue001")
-
-
-def _stand_in(index: int) -> str:
-    """Return private-use characters, which mean nothing to templates and tokenizers."""
-    return f"\ue000{index}\ue001"
 
 
 def text_parts(problem: Problem, instruction: str) -> list[str]:

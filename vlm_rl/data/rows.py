@@ -34,6 +34,9 @@ OPTIONAL_COLUMNS = (
     "split",
     "meta",
 )
+MAX_TEXT_CHARS = 65_536
+"""Characters that a column of a row may have: to tokenise a million takes ten seconds."""
+
 COLUMNS = ("problem", "answer", "images", *OPTIONAL_COLUMNS)
 _ALIASES = {
     "problem": ("problem", "question", "prompt", "query", "messages", "conversations"),
@@ -81,12 +84,14 @@ def read_problems(
     split: str | None = None,
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
+    max_text_chars: int = MAX_TEXT_CHARS,
 ) -> SourceRows:
     """Read and check the rows of one source, up to `limit` good ones.
 
     `owners` maps each uid read so far, over all sources, to its row; new ones are added. `split`
     names a split of a folder or hub data set, or the value of the `split` column of a file.
-    `columns` maps our column names to theirs; a dot reaches into a struct. Raises ValueError if the
+    `columns` maps our column names to theirs; a dot reaches into a struct. A row with more than
+    `max_text_chars` characters in a column is left out. Raises ValueError if the
     source as a whole cannot be read: no such file, an ambiguous split, no column for the answer.
     """
     table = open_table(path, split)
@@ -99,6 +104,7 @@ def read_problems(
             values = _values(row, mapping, table.strict)
             if table.split is not None and values.get("split") != table.split:
                 continue
+            _check_lengths(values, max_text_chars)
             problem = _problem(values, table.folder, images, path)
             uid = problem.uid
             if uid in owners:
@@ -129,6 +135,32 @@ def _values(row: object, mapping: Mapping[str, str], strict: bool) -> dict[str, 
             )
     values = {name: _lookup(row, column) for name, column in mapping.items()}
     return {name: value for name, value in values.items() if not _empty(value)}
+
+
+def _check_lengths(values: Mapping[str, Any], limit: int) -> None:
+    """Refuse long texts before anything reads them. Raises BadRow."""
+    for name, value in values.items():
+        chars = 0 if name == "images" else _num_chars(value)
+        if chars > limit:
+            raise BadRow(
+                "text too long",
+                f"{name} has {chars} characters, above max_text_chars={limit}; shorten it, or "
+                "raise that",
+            )
+
+
+def _num_chars(value: object) -> int:
+    """Count the characters of a value and of all that is in it."""
+    total, stack = 0, [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            total += len(item)
+        elif isinstance(item, Mapping):
+            stack += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            stack += item
+    return total
 
 
 def _problem(values: dict[str, Any], folder: Path, images: ImageStore, source: str) -> Problem:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import datasets
 import pyarrow.parquet  # type: ignore[import-untyped]
 
+_MOST_CHARS = 600
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 Reason = Literal[
@@ -29,6 +30,7 @@ Reason = Literal[
     "broken image",
     "marks and images differ",
     "duplicate uid",
+    "text too long",
     "not encodable",
     "prompt too long",
 ]
@@ -38,6 +40,8 @@ class BadRow(ValueError):
     """A row that cannot be a problem."""
 
     def __init__(self, reason: Reason, message: str) -> None:
+        if len(message) > _MOST_CHARS:  # of a value in it; what to do stands at the end
+            message = f"{message[: _MOST_CHARS // 2]} ... {message[-_MOST_CHARS // 2 :]}"
         super().__init__(message)
         self.reason = reason
 

@@ -5,15 +5,12 @@ is uncertain mostly because of which questions were asked, and that cancels.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from vlm_rl.evaluation.intervals import (
     Difference,
@@ -23,8 +20,11 @@ from vlm_rl.evaluation.intervals import (
     holm,
     paired,
 )
-from vlm_rl.evaluation.markdown import interval, p_text, percent, table
+from vlm_rl.evaluation.markdown import interval, p_text, percent
 from vlm_rl.evaluation.report import SAMPLES, Sample, read_samples
+from vlm_rl.show.json_text import json_text
+from vlm_rl.show.markdown import Markdown, table
+from vlm_rl.show.screen import Screen, Table
 
 COMPARISON = "comparison.md"
 RESULTS = "comparison.json"
@@ -120,25 +120,25 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write comparison.md and comparison.json into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / COMPARISON).write_text(comparison_markdown(comparison), encoding="utf-8")
-    plain = json.dumps(comparison.plain(), indent=1, ensure_ascii=False)
+    plain = json_text(comparison.plain(), indent=1)
     (folder / RESULTS).write_text(plain + "\n", encoding="utf-8")
 
 
-def comparison_markdown(comparison: Comparison) -> str:
-    sentences = "\n".join(f"* {sentence}" for sentence in _sentences(comparison))
+def comparison_markdown(comparison: Comparison) -> Markdown:
+    sentences = [Markdown("* {}").format(sentence) for sentence in _sentences(comparison)]
     parts = (
-        "# Comparison",
-        f"First: `{comparison.names[0]}`. Second: `{comparison.names[1]}`.",
-        sentences,
-        HOW,
+        Markdown("# Comparison"),
+        Markdown("First: {}. Second: {}.").format(*comparison.names),
+        Markdown("\n").join(sentences),
+        Markdown(HOW),
         table(HEADINGS, [_row(one) for one in comparison.benchmarks]),
     )
-    return "\n\n".join(parts) + "\n"
+    return Markdown("\n\n").join(parts) + Markdown("\n")
 
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the columns that fit into 80 characters, and the sentences."""
-    console = Console()
+    screen = Screen()
     shown = Table(title="second minus first, in percent and tokens")
     for heading in SCREEN:
         shown.add_column(heading, justify="right" if heading != SCREEN[0] else "left")
@@ -148,10 +148,10 @@ def print_comparison(comparison: Comparison) -> None:
         row["tokens"] = "-" if one.length is None else f"{one.length.mean:+,.0f}"
         shown.add_row(*(row[heading] for heading in SCREEN))
     for side, name in zip(("first", "second"), comparison.names, strict=True):
-        console.print(f"{side}: {name}", soft_wrap=True, highlight=False, markup=False)
-    console.print(shown)
+        screen.put(f"{side}: {name}")
+    screen.print(shown)
     for sentence in _sentences(comparison):
-        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+        screen.put(sentence)
 
 
 HEADINGS = (

@@ -1,11 +1,12 @@
 """The Markdown of an evaluation: results in tables that a person reads."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from vlm_rl.evaluation.intervals import Difference, IntervalEstimate
 from vlm_rl.evaluation.results import BenchmarkResult, OfficialResult
 from vlm_rl.evaluation.summary import QUANTILES
+from vlm_rl.show.json_text import json_text
+from vlm_rl.show.markdown import Markdown, image, table
 
 READING = (
     "Accuracies are in percent, with the 95 % interval in brackets; questions that are versions of "
@@ -25,20 +26,14 @@ MeasureRow = tuple[str, str, object]
 
 def markdown(
     results: Sequence[BenchmarkResult], *, overview: str, plots: Mapping[str, Sequence[str]]
-) -> str:
+) -> Markdown:
     """Return the report over several benchmarks; `plots` are paths by benchmark."""
     models = ", ".join(dict.fromkeys(result.model for result in results))
-    parts = [f"# Evaluation of {_cell(models)}", READING, _overview(results), _plot(overview)]
+    heading = Markdown("# Evaluation of {}").format(models)
+    parts = [heading, Markdown(READING), _overview(results), image(overview)]
     for result in results:
-        parts += [*_section(result), *(_plot(path) for path in plots[result.benchmark])]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table, its first column to the left and the others to the right."""
-    rule = ["---", *["---:"] * (len(headings) - 1)]
-    lines = [headings, rule, *([_cell(value) for value in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts += [*_section(result), *(image(path) for path in plots[result.benchmark])]
+    return Markdown("\n\n").join(part for part in parts if part) + Markdown("\n")
 
 
 def percent(fraction: float | None) -> str:
@@ -65,15 +60,7 @@ def p_text(p_value: float | None) -> str:
     return "< 0.0001" if p_value < 0.0001 else f"{p_value:.2g}"
 
 
-def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _plot(path: str) -> str:
-    return f"![{path}]({path.replace(' ', '%20')})"
-
-
-def _overview(results: Sequence[BenchmarkResult]) -> str:
+def _overview(results: Sequence[BenchmarkResult]) -> Markdown:
     headings = (
         "benchmark",
         "questions",
@@ -122,12 +109,11 @@ def _tokens(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def _section(result: BenchmarkResult) -> list[str]:
-    heading = f"## {_cell(result.benchmark)} ({_cell(result.split)})"
+def _section(result: BenchmarkResult) -> list[Markdown]:
     return [
-        heading,
-        _summary(result),
-        result.notes,
+        Markdown("## {} ({})").format(result.benchmark, result.split),
+        Markdown("{}").format(_summary(result)),
+        Markdown("{}").format(result.notes),
         table(("measure", "value", "questions"), _measures(result)),
         _lengths(result),
         *(_category(name, values) for name, values in result.categories.items()),
@@ -216,10 +202,10 @@ def _control(result: BenchmarkResult) -> list[MeasureRow]:
     return rows
 
 
-def _lengths(result: BenchmarkResult) -> str:
+def _lengths(result: BenchmarkResult) -> Markdown:
     lengths = result.length_tokens
     if lengths is None:
-        return "Lengths in tokens are not known."
+        return Markdown("Lengths in tokens are not known.")
     kinds = {"all": lengths.all, "correct": lengths.correct, "wrong": lengths.wrong}
     rows = [
         (kind, part.num_responses, *(_tokens(getattr(part, name)) for name in ("mean", *QUANTILES)))
@@ -229,22 +215,24 @@ def _lengths(result: BenchmarkResult) -> str:
     return table(("length in tokens", "responses", "mean", *QUANTILES), rows)
 
 
-def _category(name: str, values: Mapping[str, IntervalEstimate]) -> str:
+def _category(name: str, values: Mapping[str, IntervalEstimate]) -> Markdown:
     rows = [(value, interval(part), part.num_questions) for value, part in values.items()]
-    return table((_cell(name), "strict", "questions"), rows)
+    return table((name, "strict", "questions"), rows)
 
 
-def _published(result: BenchmarkResult) -> str:
+def _published(result: BenchmarkResult) -> Markdown:
     if not result.published:
-        return "Published figures: none on record."
+        return Markdown("Published figures: none on record.")
     rows = [(one.model, one.measure, f"{one.percent:g}", one.source) for one in result.published]
-    return f"{NOT_OURS}\n\n" + table(("published", "measure", "%", "source"), rows)
+    return (
+        Markdown(NOT_OURS) + Markdown("\n\n") + table(("published", "measure", "%", "source"), rows)
+    )
 
 
-def _settings(result: BenchmarkResult) -> str:
+def _settings(result: BenchmarkResult) -> Markdown:
     rows = [(name, _setting(value)) for name, value in result.settings.items()]
-    return table(("setting", "value"), rows) if rows else ""
+    return table(("setting", "value"), rows) if rows else Markdown("")
 
 
 def _setting(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json_text(value)

@@ -3,17 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from vlm_rl.evaluation.benchmarks.benchmark import Judged
 from vlm_rl.evaluation.intervals import IntervalEstimate
 from vlm_rl.evaluation.results import AccuracyAtLength, BenchmarkResult
 from vlm_rl.evaluation.summary import is_correct, is_wrong, lengths_of
+from vlm_rl.show.figures import Axes, plt, save
 
 OVERVIEW = "overview.png"
 RESPONSES = "responses.png"
@@ -42,7 +36,7 @@ def plot_overview(results: Sequence[BenchmarkResult], target: Path) -> None:
     _percent_axis(axis)
     # beside the axes: inside it may hide a benchmark
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right center")
-    _save(figure, target)
+    save(figure, target)
 
 
 def plot_responses(result: BenchmarkResult, judged: Sequence[Judged], target: Path) -> bool:
@@ -65,7 +59,7 @@ def plot_responses(result: BenchmarkResult, judged: Sequence[Judged], target: Pa
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(_title(result))
-    _save(figure, target)
+    save(figure, target)
     return True
 
 
@@ -92,7 +86,7 @@ def plot_categories(result: BenchmarkResult, target: Path) -> bool:
         _plot_category(axis, name, values)
         axis.axvline(100 * result.accuracy.mean, color="0.3", linestyle="--", linewidth=1)
     figure.suptitle(f"{result.benchmark}, {result.model}: accuracy, 95 %; dashed: all questions")
-    _save(figure, target)
+    save(figure, target)
     return True
 
 
@@ -208,9 +202,3 @@ def _title(result: BenchmarkResult) -> str:
 
 def _short(text: str, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _save(figure: Figure, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=110)
-    plt.close(figure)

@@ -1,7 +1,6 @@
 """The origin of a result: digests of problems and weights, versions, and whose responses."""
 
 import hashlib
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -9,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vlm_rl.records import Problem
+from vlm_rl.show.log import Log
 
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 _PACKAGES = ("vlm-rl", "torch", "transformers", "pint")
 _BLOCKS, _BLOCK_BYTES = 64, 4096
 _MARK = re.compile(r"<image\s*\d*>")

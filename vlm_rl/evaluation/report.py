@@ -20,6 +20,7 @@ from vlm_rl.evaluation.provenance import question_sha256
 from vlm_rl.evaluation.results import BenchmarkResult
 from vlm_rl.evaluation.summary import Evaluation, summarise
 from vlm_rl.records import Verdict
+from vlm_rl.show.json_text import json_text
 
 REPORT = "report.md"
 RESULTS = "report.json"
@@ -68,7 +69,7 @@ def write_report(evaluations: Sequence[Evaluation], folder: Path) -> list[Benchm
 def results_json(results: Sequence[BenchmarkResult]) -> str:
     """Return report.json: every field of each result under its own name."""
     plain = {"benchmarks": [asdict(result) for result in results]}
-    return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+    return json_text(plain, indent=1) + "\n"
 
 
 def _write_benchmark(evaluation: Evaluation, result: BenchmarkResult, folder: Path) -> list[str]:
@@ -94,7 +95,7 @@ def write_samples(judged: Iterable[Judged], path: Path) -> None:
     """Write one JSON line per judged response."""
     with path.open("w", encoding="utf-8") as file:
         for one in judged:
-            file.write(json.dumps(sample_row(one), ensure_ascii=False) + "\n")
+            file.write(json_text(sample_row(one)) + "\n")
 
 
 def sample_row(judged: Judged) -> dict[str, Any]:

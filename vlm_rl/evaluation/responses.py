@@ -21,6 +21,7 @@ from vlm_rl.evaluation.provenance import check_same_questions
 from vlm_rl.evaluation.responders import Responder, legal
 from vlm_rl.records import Problem
 from vlm_rl.rollout import EngineError
+from vlm_rl.show.json_text import json_text
 
 _ID_NAMES = ("id", "pid", "uid")
 _FIELDS: dict[str, type] = {
@@ -95,7 +96,7 @@ class ResponseLog:
                 if not self._responses and all(response.refused for response in responses):
                     raise EngineError(f"no problem can be asked; the first: {responses[0].refused}")
                 rows = ({"batch": batch.number} | asdict(response) for response in responses)
-                lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                lines.writelines(json_text(row) + "\n" for row in rows)
                 lines.flush()
                 self._responses[batch.number] = responses
                 done()

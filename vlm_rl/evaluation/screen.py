@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.table import Table
-
 from vlm_rl.evaluation.markdown import asked, interval, percent
 from vlm_rl.evaluation.results import BenchmarkResult
+from vlm_rl.show.screen import Screen, Table
 
 
 def print_overview(results: Sequence[BenchmarkResult]) -> None:
@@ -26,16 +24,18 @@ def print_overview(results: Sequence[BenchmarkResult]) -> None:
         )
     for row in rows:
         table.add_row(*(row[heading] for heading in headings))
-    console = Console()
-    console.print(table)
+    screen = Screen()
+    screen.print(table)
     for result in results:
         if result.is_partial:
-            print(f"{result.benchmark}: {asked(result)} published problems")
+            screen.put(f"{result.benchmark}: {asked(result)} published problems")
         if result.reading_accuracy:
             read = percent(result.reading_accuracy.mean)
-            print(f"{result.benchmark}: {read} by reading, a rule of ours for the authors' judge")
+            screen.put(
+                f"{result.benchmark}: {read} by reading, a rule of ours for the authors' judge"
+            )
         for reason, count in result.skipped.items():
-            console.print(f"{result.benchmark}: {count} {reason}", soft_wrap=True, markup=False)
+            screen.put(f"{result.benchmark}: {count} {reason}")
 
 
 def _row(result: BenchmarkResult) -> dict[str, str]:

@@ -6,15 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from vlm_rl.data.prompts import ANSWER_STYLE_OF, INSTRUCTIONS
 from vlm_rl.errors import nearest
 from vlm_rl.evaluation.benchmarks import BENCHMARKS
@@ -22,6 +13,7 @@ from vlm_rl.evaluation.benchmarks.benchmark import Benchmark
 from vlm_rl.evaluation.responders import Responder
 from vlm_rl.evaluation.responses import GivenResponses, ResponseLog, read_responses
 from vlm_rl.records import IMAGE_MARK, Problem
+from vlm_rl.show.screen import bars
 
 
 @dataclass(frozen=True)
@@ -107,11 +99,7 @@ def given_task(benchmark: Benchmark, split: str, problems: Sequence[Problem], pa
 
 def answer(tasks: Sequence[Task], responder: Callable[[Task], Responder], seed: int) -> None:
     """Have every missing response of `tasks` answered, with a progress bar each."""
-    columns = (
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        *(TimeElapsedColumn(), TimeRemainingColumn()),
-    )
-    with Progress(*columns) as progress:
+    with bars() as progress:
         for task in tasks:
             for problems in task.problem_sets:
                 missing = len(problems.responses.missing)

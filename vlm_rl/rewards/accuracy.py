@@ -1,6 +1,5 @@
 """The accuracy term: cut the answer out of each completion and check it against the gold."""
 
-import logging
 from collections.abc import Sequence
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from vlm_rl.records import Groups, Problem, Verdict
 from vlm_rl.rewards.term import RewardTerm
+from vlm_rl.show.log import Log
 from vlm_rl.verification.extraction import ANSWER_STYLES, AnswerStyle, answers
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.matching import infer_type
@@ -16,7 +16,7 @@ from vlm_rl.verification.self_test import self_test
 
 NO_ANSWER = "?"
 """What no gold is, so that a check of it says whether the gold can be read."""
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 
 
 class Accuracy(RewardTerm):

@@ -73,8 +73,7 @@ def _fault(completion: object, limit: int, allowed: AllowedTokens) -> str | None
     for logprob in completion.sampling_logprobs.tolist():
         if not (math.isfinite(logprob) and logprob <= ROUNDING):
             return f"has log-probability {logprob}, which must be finite and at most 0"
-    try:
-        completion.text.encode()
-    except (UnicodeEncodeError, AttributeError) as error:
-        return f"has a text that cannot be written: {error}"
+    text: object = completion.text
+    if not isinstance(text, str):
+        return f"has a text of type {type(text).__name__}"
     return None

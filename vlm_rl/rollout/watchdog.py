@@ -7,6 +7,8 @@ import threading
 import time
 from typing import Any, ClassVar, Self
 
+from vlm_rl.show.screen import warn
+
 EXIT_STATUS = 75
 """EX_TEMPFAIL of sysexits.h: the same command resumes from the last checkpoint."""
 
@@ -58,11 +60,9 @@ class Watchdog:
         return self.silent_s > self._limit_s and self._open[-1:] == [self]
 
     def _end(self, reason: str) -> None:
-        print(
+        warn(
             f"{reason}: this process ends with status {EXIT_STATUS}; the same command resumes "
-            "from the last checkpoint",
-            file=sys.stderr,
-            flush=True,
+            "from the last checkpoint"
         )
         os._exit(EXIT_STATUS)
 

@@ -4,7 +4,6 @@ Each rank asks its share; rank 0 judges and writes everything. Greedy answers do
 number of ranks; random numbers are each rank's own.
 """
 
-import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -26,10 +25,12 @@ from vlm_rl.evaluation.summary import Evaluation, summarise
 from vlm_rl.evaluation.tasks import benchmark_and_split, evaluation_name
 from vlm_rl.rollout import Sampling
 from vlm_rl.run.files import written_whole
+from vlm_rl.show.log import Log
+from vlm_rl.show.screen import say
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.streams import Stream
 
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 _warn = rank_zero_only(_logger.warning)
 _BATCH_PROMPTS = 64
 
@@ -181,7 +182,7 @@ class BenchmarkRuns(L.Callback):
                 write_samples(judged, partial)
             module.log_metrics(values)
         accuracy = values[f"eval/{name}/accuracy"]
-        print(f"step {module.completed_steps}  {name}: accuracy {accuracy:.1%}")
+        say(f"step {module.completed_steps}  {name}: accuracy {accuracy:.1%}")
 
 
 def _share(asked: EncodedProblems) -> EncodedProblems:

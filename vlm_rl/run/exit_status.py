@@ -17,7 +17,6 @@ others with 1. Such a fault of one engine is not saved, because saving takes all
 
 import errno
 import signal
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +30,7 @@ from vlm_rl.run import folder as run_folder
 from vlm_rl.run.files import Unwritable
 from vlm_rl.run.heartbeat import OtherEnded
 from vlm_rl.run.signals import Preempted
+from vlm_rl.show.screen import warn
 
 OTHER, ENGINE, PART, UNWRITABLE, CTRL_C = 1, 3, 4, 74, 130
 _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -68,7 +68,7 @@ def one_line_exits(program: str, run_dir: Path | None = None) -> Iterator[None]:
 
 
 def _exit(program: str, status: int, line: str) -> SystemExit:
-    print(f"{program}: {line}", file=sys.stderr)
+    warn(f"{program}: {line}")
     return SystemExit(status)
 
 
@@ -78,7 +78,8 @@ def _logged(error: BaseException, run_dir: Path | None) -> str:
         return ""
     file = run_dir / "error.log"
     with suppress(OSError):
-        file.write_text("".join(traceback.format_exception(error.__cause__)))
+        stack = "".join(traceback.format_exception(error.__cause__))
+        file.write_text(stack, encoding="utf-8", errors="backslashreplace")
         return f"its stack is in {file}; "
     return ""
 

@@ -34,6 +34,9 @@ SUMMARY = "summary.json"
 RESUMABLE_KEYS = ("steps", "run_dir", "logging", "checkpoint", "hang_timeout_s")
 """Keys that may change when a run resumes: none of them decides which numbers it computes."""
 
+RESUMABLE_DATA_KEYS = ("accept_changes",)
+"""It is about a resume."""
+
 RESUMABLE_TRAINER_KEYS = ("devices", "num_nodes", "strategy")
 """A run may resume on other ranks: its prompts and updates stay the same, its samples do not."""
 
@@ -331,6 +334,9 @@ def save_config(run_dir: Path, config: Mapping[str, Any]) -> None:
 def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a configuration that must stay the same."""
     compared = {key: value for key, value in config.items() if key not in RESUMABLE_KEYS}
+    data = compared.get("data")
+    if isinstance(data, Mapping):
+        compared["data"] = {k: v for k, v in data.items() if k not in RESUMABLE_DATA_KEYS}
     trainer = compared.get("trainer")
     if not isinstance(trainer, Mapping):
         return compared

@@ -11,7 +11,6 @@ import faulthandler
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,6 +27,7 @@ from vlm_rl.rollout import EngineError
 from vlm_rl.rollout.watchdog import Watchdog
 from vlm_rl.run.files import Damaged, read_json
 from vlm_rl.run.lock import process_start
+from vlm_rl.show.screen import warn, warn_all
 from vlm_rl.training.module import RLModule
 
 NOTICE = "hang"
@@ -170,7 +170,7 @@ class Heartbeat(L.Callback, Watchdog):
             self._put(self.folder / FAILED, gone)
         elif _written_after(self.folder / FAILED, self._began):
             reason = (self.folder / FAILED).read_text(errors="replace")
-            print(f"rank {self._rank} ends, {reason}", file=sys.stderr, flush=True)
+            warn(f"rank {self._rank} ends, {reason}")
             os._exit(1)  # the main thread waits for the other rank in foreign code
 
     def _gone_for_long(self) -> str | None:
@@ -236,7 +236,7 @@ class Heartbeat(L.Callback, Watchdog):
         stacks = self._file("stacks.txt")
         with stacks.open("w") as file:
             faulthandler.dump_traceback(file=file)
-        print(f"rank {self._rank}:\n{stacks.read_text()}", file=sys.stderr)
+        warn_all(f"rank {self._rank}:\n{stacks.read_text()}")
         until = time.monotonic() + GATHER_S
         while not self._all_have_written() and time.monotonic() < until:
             time.sleep(0.1)

@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from vlm_rl.distributed import gather
 from vlm_rl.metrics.length import LengthBin, LengthReport, LengthWindow
 from vlm_rl.run.files import write_text, written_whole
+from vlm_rl.run.loggers import wandb_table
+from vlm_rl.show.figures import Axes, plt, save
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.step import Step
 
@@ -85,7 +82,7 @@ def _show_in_wandb(logger: WandbLogger, report: LengthReport, plot: Path) -> Non
 
     columns = list(report.plain()["bins"][0])
     rows = [list(part.values()) for part in report.plain()["bins"]]
-    table = wandb.Table(columns=columns, data=rows)
+    table = wandb_table(columns, rows)
     logger.experiment.log(
         {
             "length/fairness": wandb.Image(str(plot)),
@@ -105,8 +102,7 @@ def plot_length_fairness(report: LengthReport, lengths: Mapping[str, Tensor], ta
     _plot_weights(axes[1, 0], report.bins)
     _plot_lengths(axes[1, 1], lengths)
     with written_whole(target) as partial:
-        figure.savefig(partial, format="png", dpi=110)
-    plt.close(figure)
+        save(figure, partial)
 
 
 def _plot_acceptance(axis: Axes, report: LengthReport) -> None:

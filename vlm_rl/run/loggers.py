@@ -3,7 +3,7 @@
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vlm_rl.run.files import Damaged, read_text, write_text
+from vlm_rl.show.plain import one_line, visible_in
 
 WandbMode = Literal["offline", "online", "off"]
 _ID = re.compile(r"[0-9a-f]{8}")
@@ -36,15 +37,22 @@ def wandb_loggers(
         os.environ[f"WANDB_{kind}_DIR"] = str(folder / "wandb")
     return [
         WandbLogger(
-            name=folder.name,
-            project=project,
+            name=one_line(folder.name),
+            project=one_line(project),
             save_dir=folder,
             offline=mode == "offline",
             id=_run_id(folder / "wandb") if one_run else None,
             resume="allow" if one_run and mode == "online" else None,
-            config=dict(config),
+            config=visible_in(dict(config)),
         )
     ]
+
+
+def wandb_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
+    """Return a table of W&B, which UTF-8 and its pages can show."""
+    import wandb
+
+    return wandb.Table(columns=visible_in(list(columns)), data=visible_in(list(rows)))
 
 
 @rank_zero_only

@@ -4,17 +4,8 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from vlm_rl.show.screen import Screen, TaskID, bars
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.step import Metrics, Step
 
@@ -24,15 +15,8 @@ class ProgressBars(L.Callback):
     line of metrics per step."""
 
     def __init__(self) -> None:
-        self._console = Console()
-        self._bars = Progress(
-            TextColumn("{task.description:<22}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-        )
+        self._screen = Screen()
+        self._bars = bars(self._screen, name_chars=22)
         self._run: TaskID | None = None
         self._validation: TaskID | None = None
 
@@ -60,9 +44,9 @@ class ProgressBars(L.Callback):
         if self._run is not None:
             self._bars.update(self._run, completed=module.completed_steps)
         line = training_line(module.completed_steps, module.steps, step.metrics)
-        self._console.print(line, soft_wrap=True)
+        self._screen.put(line)
         if step.drift_alarm:
-            self._console.print(f"[bold red]drift: {step.drift_alarm}[/bold red]", soft_wrap=True)
+            self._screen.put(f"drift: {step.drift_alarm}", style="bold red")
 
     @rank_zero_only
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
@@ -83,7 +67,7 @@ class ProgressBars(L.Callback):
         if module.validation_history:
             newest = module.validation_history[-1]
             line = validation_line(module.completed_steps, newest)
-            self._console.print(line, soft_wrap=True)
+            self._screen.put(line, style="bold")
 
     @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -124,7 +108,7 @@ def validation_line(step: int, metrics: Metrics) -> str:
     greedy = metrics.get("val_greedy/accuracy")
     tail = "" if greedy is None else f", greedy {greedy:.1%}"
     return (
-        f"[bold]step {step}  held out: accuracy {metrics['val/accuracy']:.1%}{tail}, "
+        f"step {step}  held out: accuracy {metrics['val/accuracy']:.1%}{tail}, "
         f"length {metrics['val/length_tokens']:.1f} tokens, "
-        f"truncated {metrics['val/truncated_frac']:.1%}[/bold]"
+        f"truncated {metrics['val/truncated_frac']:.1%}"
     )

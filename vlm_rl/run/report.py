@@ -9,18 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from rich.console import Console
-from rich.table import Table
 
 from vlm_rl import ranks
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.files import write_text, written_whole
 from vlm_rl.run.length_report import PLOT
 from vlm_rl.run.metrics_csv import METRICS, read_metrics
+from vlm_rl.show.figures import plt, save
+from vlm_rl.show.screen import Screen, Table
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.step import Metrics
 
@@ -58,8 +54,7 @@ def plot_training(metrics: list[Metrics], target: Path) -> None:
         if axis.has_data():
             axis.legend()
     with written_whole(target) as partial:
-        figure.savefig(partial, format="png", dpi=110)
-    plt.close(figure)
+        save(figure, partial)
 
 
 class Summary(L.Callback):
@@ -130,7 +125,7 @@ ROWS = {
 
 def print_summary(summary: Mapping[str, Any], target: Path) -> None:
     """Print held-out numbers before and after, time by activity, and where everything is."""
-    console = Console()
+    screen = Screen()
     before, after = summary["validation_before"], summary["validation_after"]
     table = Table(title=f"{summary['steps']} steps, held-out problems")
     for heading in ("", "before", "after"):
@@ -138,13 +133,13 @@ def print_summary(summary: Mapping[str, Any], target: Path) -> None:
     for label, (name, form) in ROWS.items():
         if name in before and name in after:
             table.add_row(label, form.format(before[name]), form.format(after[name]))
-    console.print(table)
+    screen.print(table)
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in summary["stage_seconds"].items())
-    console.print(f"time: {seconds}; peak memory {summary['peak_memory_gb']} GB", soft_wrap=True)
+    screen.put(f"time: {seconds}; peak memory {summary['peak_memory_gb']} GB")
     for reason, count in summary["skipped_rows"].items():
-        console.print(f"skipped rows: {count} x {reason}")
+        screen.put(f"skipped rows: {count} x {reason}")
     if summary["skipped_updates"]:
-        console.print(f"skipped updates: {len(summary['skipped_updates'])}")
+        screen.put(f"skipped updates: {len(summary['skipped_updates'])}")
     for name, path in {**summary["files"], "summary": str(target)}.items():
         if path is not None:
-            console.print(f"{name.replace('_', ' ')}: {path}", soft_wrap=True)
+            screen.put(f"{name.replace('_', ' ')}: {path}")

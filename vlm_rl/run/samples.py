@@ -1,6 +1,5 @@
 """Completions to read: every one in a file, some of the held-out ones in a W&B table."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from PIL import Image
 
 from vlm_rl.records import Completion, Prompt, Rollout
 from vlm_rl.run.files import write_text
+from vlm_rl.run.loggers import wandb_table
+from vlm_rl.show.json_text import json_text
 from vlm_rl.training.step import Step
 
 
@@ -71,7 +72,7 @@ class RolloutFiles(L.Callback):
                 "advantage": advantage,
                 "token_ids": sample.completion.token_ids.tolist(),
             }
-            lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
+            lines.append(json_text(fields) + "\n")
         write_text(target, "".join(lines))
 
 
@@ -107,7 +108,7 @@ class SampleTable(L.Callback):
             if sample.group < self.num_problems
         ]
         for logger in loggers:
-            logger.log_table("samples", columns=list(self.COLUMNS), data=rows)
+            logger.log_metrics({"samples": wandb_table(self.COLUMNS, rows)})
 
 
 def _side_by_side(prompt: Prompt) -> Image.Image:

@@ -8,18 +8,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import t as student
 
 from vlm_rl.run.files import Damaged, read_json, write_text, written_whole
 from vlm_rl.run.length_report import REPORTS
 from vlm_rl.run.metrics_csv import METRICS, read_metrics
+from vlm_rl.show.figures import Axes, plt, save
+from vlm_rl.show.markdown import Markdown, table
+from vlm_rl.show.screen import Screen, Table, say
 
 Row = dict[str, float]
 
@@ -155,7 +151,7 @@ def write_report(outcomes: Sequence[Outcome], folder: Path) -> None:
     _plot(cells, folder / "weights.png", _plot_weights, rows=2)
     _print(cells)
     for name in ("table.md", "results.json", "curves.png", "acceptance.png", "weights.png"):
-        print(folder / name)
+        say(str(folder / name))
 
 
 Cells = Mapping[tuple[str, str], list[Outcome]]
@@ -193,25 +189,24 @@ def _texts(cells: Cells, key: tuple[str, str]) -> dict[str, str]:
     return {name: i.text(form) for name, (i, form) in _intervals(cells, key).items()}
 
 
-def _markdown(cells: Cells) -> str:
+def _markdown(cells: Cells) -> Markdown:
     """Write a table per condition, with a row per measure and a column per variant."""
-    parts = []
-    for condition, texts in _by_condition(cells).items():
-        lines = [f"| {condition} | {' | '.join(texts)} |", "| --- |" + " ---: |" * len(texts)]
-        lines += [f"| {' | '.join(row)} |" for row in _rows(texts)]
-        parts.append("\n".join(lines) + "\n")
-    return "\n".join(parts)
+    tables = [
+        table((condition, *texts), _rows(texts))
+        for condition, texts in _by_condition(cells).items()
+    ]
+    return Markdown("\n\n").join(tables) + Markdown("\n")
 
 
 def _print(cells: Cells) -> None:
-    console = Console(width=max(110, Console().width))
+    screen = Screen(width=max(110, Screen().width))
     for condition, texts in _by_condition(cells).items():
-        table = Table(title=f"{condition}: mean over seeds ± 95 % interval")
+        shown = Table(title=f"{condition}: mean over seeds ± 95 % interval")
         for heading in ("", *texts):
-            table.add_column(heading, justify="right" if heading else "left")
+            shown.add_column(heading, justify="right" if heading else "left")
         for row in _rows(texts):
-            table.add_row(*row)
-        console.print(table)
+            shown.add_row(*row)
+        screen.print(shown)
 
 
 def _by_condition(cells: Cells) -> dict[str, dict[str, dict[str, str]]]:
@@ -242,8 +237,7 @@ def _plot(cells: Cells, target: Path, draw: Draw, rows: int) -> None:
         draw(list(axes[:, column]), own)
         axes[0, column].set_title(f"{condition}: {axes[0, column].get_title()}")
     with written_whole(target) as partial:
-        figure.savefig(partial, format="png", dpi=110)
-    plt.close(figure)
+        save(figure, partial)
 
 
 def _plot_curves(axes: Sequence[Axes], variants: Mapping[str, list[Outcome]]) -> None:

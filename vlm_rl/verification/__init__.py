@@ -14,7 +14,8 @@ Reading order:
 - to compare: `equality` (by kind), `algebra` (expressions), `arithmetic` (exact), `digits`
 - without a value: `choices`, `words`, `clock`, `bases`, `spoken`
 - `explain`: how a text was read
-- `checker`, `pool`: processes that can be killed, for what takes more than exact arithmetic
+- `checker`, `pool`: processes that can be killed, for what takes more than exact arithmetic;
+  `limits` bounds them
 - `self_test`: known pairs, asked before a run
 
 The tables beside the modules (`*.toml`) hold spellings: symbols, units, words.

@@ -23,12 +23,12 @@ from typing import NamedTuple
 import vlm_rl
 from vlm_rl.records import Verdict
 from vlm_rl.verification.algebra import NeedsAlgebra
-from vlm_rl.verification.checker import READY, TIMED_OUT
+from vlm_rl.verification.checker import READY
 from vlm_rl.verification.gold import Gold
+from vlm_rl.verification.limits import CLOCK_FACTOR, TIMED_OUT
 from vlm_rl.verification.matching import decide
 
 _START_S = 120.0  # imports take under a second; a machine swapping or on a network disk is slow
-_CLOCK_FACTOR = 30.0  # a process that gets less than a thirtieth of a core is given up
 
 Question = tuple[Gold, str]
 """A gold and the answer that a completion gave."""
@@ -227,7 +227,7 @@ class _Checker:
     def ask(self, index: int, question: Question, timeout_s: float) -> None:
         gold, prediction = question
         self.index = index
-        self.deadline = time.monotonic() + timeout_s * _CLOCK_FACTOR
+        self.deadline = time.monotonic() + timeout_s * CLOCK_FACTOR
         with contextlib.suppress(BrokenPipeError):  # it died: seen when its output is read
             self._input.write(json.dumps([asdict(gold), prediction]).encode() + b"\n")
             self._input.flush()

@@ -9,7 +9,6 @@ judge model, the official rule reads that and not the response.
 """
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from vlm_rl.evaluation.benchmarks import BENCHMARKS
 from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Ruling
 from vlm_rl.evaluation.benchmarks.loading import load
 from vlm_rl.records import Problem
+from vlm_rl.show.json_text import json_text
+from vlm_rl.show.screen import say
 
 _ALIASES = {"pid": "id", "true_false": "correct"}
 
@@ -76,12 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = (row for _, row in open_table(options.responses).rows)
     responses = list(rescored(benchmark, problems, rows))
     differing = [each for each in responses if not each.agrees]
-    lines = (json.dumps(_line(each), ensure_ascii=False) + "\n" for each in differing)
+    lines = (json_text(_line(each)) + "\n" for each in differing)
     options.out.write_text("".join(lines), encoding="utf-8")
     stored = sum(bool(each.stored["correct"]) for each in responses)
     ours = sum(each.ruling is not None and each.ruling.correct for each in responses)
     count = len(responses)
-    print(
+    say(
         f"{count} responses: {100 * ours / count:.2f} % right by the official rule here, "
         f"{100 * stored / count:.2f} % stored; {len(differing)} differ: {options.out}"
     )

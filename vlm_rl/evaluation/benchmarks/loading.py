@@ -1,7 +1,6 @@
 """Load a benchmark's problems from its hub data set or a copy on disk."""
 
 import hashlib
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,8 +13,9 @@ from vlm_rl.errors import nearest
 from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, TableSource, cluster_of
 from vlm_rl.evaluation.benchmarks.percentages import percent_type
 from vlm_rl.records import Problem
+from vlm_rl.show.log import Log
 
-_logger = logging.getLogger(__name__)
+_logger = Log(__name__)
 _SHOWN = 5
 
 

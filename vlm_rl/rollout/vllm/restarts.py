@@ -29,6 +29,7 @@ from typing import TypeVar
 from vlm_rl import ranks
 from vlm_rl.rollout.engine import Engine
 from vlm_rl.rollout.faults import EngineError, EngineFault, EngineGaveUp
+from vlm_rl.show.screen import say
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class RestartingEngine(Engine):
         self._restarts_in_a_row += 1
         if launches and self._has_engine:
             self.restarts += 1
-            print(f"rollout engine: {fault}; restarted ({self.restarts} times so far)")
+            say(f"rollout engine: {fault}; restarted ({self.restarts} times so far)")
 
     @property
     def _has_engine(self) -> bool:

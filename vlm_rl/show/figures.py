@@ -1,0 +1,33 @@
+"""Figures as PNG files: labels are text, not formulas."""
+
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
+
+from vlm_rl.show.plain import visible
+
+__all__ = ["Axes", "Figure", "plt", "save"]
+
+matplotlib.rcParams["text.parse_math"] = False  # a dollar in a name would be a formula
+
+
+def save(figure: Figure, target: Path | BinaryIO, **options: Any) -> None:
+    """Write `figure`, with every label as it can be shown, and let go of it."""
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        formatter = axis.get_major_formatter()
+        if isinstance(formatter, FixedFormatter):
+            formatter.seq = [visible(label) for label in formatter.seq]
+    for text in figure.findobj(Text):
+        text.set_text(visible(text.get_text()))
+    if isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, **{"dpi": 110, "format": "png"} | options)
+    plt.close(figure)
