@@ -36,7 +36,7 @@ from vlm_rl.rollout import Engine, Sampling, unused_sampler
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.benchmarks import BenchmarkRuns, BenchmarkSettings
 from vlm_rl.run.checkpoints import Checkpoints
-from vlm_rl.run.exit_status import one_line_exits
+from vlm_rl.run.exit_status import Exits
 from vlm_rl.run.heartbeat import Heartbeat
 from vlm_rl.run.length_report import LengthFairness
 from vlm_rl.run.loggers import WandbMode, wandb_loggers
@@ -46,6 +46,7 @@ from vlm_rl.run.report import Summary
 from vlm_rl.run.resume import OwedWork, check_fits
 from vlm_rl.run.samples import RolloutFiles, SampleTable
 from vlm_rl.run.signals import Preemption
+from vlm_rl.run.terminal import LastingOutput
 from vlm_rl.training.dynamic_sampling import GroupFilter
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.settings import (
@@ -143,18 +144,21 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
     Raises SystemExit with one line for anything wrong with the configuration or its data, and for
     every exit in vlm_rl.run.exit_status.
     """
-    preemption = Preemption()
-    with one_line_exits("vlm_rl.fit"), preemption.listening():
-        return _fit(argv, preemption)
+    preemption, exits = Preemption(), Exits("vlm_rl.fit")
+    with LastingOutput().opened() as output, exits.in_one_line(), preemption.listening():
+        return _fit(argv, preemption, exits, output)
 
 
-def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
+def _fit(
+    argv: Sequence[str] | None, preemption: Preemption, exits: Exits, output: LastingOutput
+) -> RLModule:
     _choose_threads()
     _quieten()
     with one_line_errors("vlm_rl.fit"):
         parser = build_parser()
         config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})
         run_dir, resolved = Path(config.run_dir), plain(parser, config)
+        exits.config = resolved
         resume = _resume(run_dir, resolved)
         parts = instantiate(parser, config)
         _check_consistency(config, parts)
@@ -191,10 +195,12 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption) -> RLModule:
     trainer.loggers = _loggers(config, resume.step if resume else 0)
     preemption.join(trainer.world_size)
     checkpoint = resume.trainer_file if resume else None
+    output.go_on_in(run_dir)
+    exits.run_dir, exits.clock = run_dir, module.clock
     # the line is printed before an engine is closed, which may take longer than a launcher waits
-    exits = one_line_exits("vlm_rl.fit", run_dir)
-    with parts.reward, closing(parts.engine), exits, heartbeat:
+    with parts.reward, closing(parts.engine), exits.in_one_line(), heartbeat:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        preemption.over()
     return module
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlm_rl.objectives import LUSPO
 from vlm_rl.objectives.state import Stateful
 from vlm_rl.objectives.surrogates import Clipped
 from vlm_rl.records import Completion, Groups, Problem, Prompt
@@ -30,6 +31,8 @@ class BrokenEngine(TransformersEngine):
     ) -> list[list[Completion]]:
         groups: Any = super().generate(prompts, group_size=group_size, sampling=sampling, seed=seed)
         self.left -= 1
+        if self.left < 0 and self.fault == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return groups if self.left >= 0 else ENGINE_FAULTS[self.fault](groups)
 
 
@@ -87,6 +90,13 @@ PLACEHOLDER = [-1]
 """A vision placeholder of the policy; a test sets it."""
 
 
+class ShortOfMemory(LUSPO):
+    """Finds no memory for its loss."""
+
+    def __call__(self, *batch: Any) -> Any:
+        return torch.empty(1 << 50)
+
+
 class KeepsAPath(Clipped, Stateful):
     """Has a state that is not of plain values."""
 
@@ -111,7 +121,7 @@ class BrokenReward(RewardTerm):
     def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
         values = torch.tensor([[float(len(c)) for c in group] for group in groups]).double()
         self.left -= 1
-        fault = (REWARD_FAULTS | HARMLESS)[self.fault]
+        fault = (REWARD_FAULTS | HARMLESS | NO_PART)[self.fault]
         returned: Any = values if self.left >= 0 else fault(values)
         return returned
 
@@ -151,6 +161,12 @@ def _fork_and_raise(values: Tensor) -> Tensor:
 
 HARMLESS = {"forks": _forked, "fork raises": _fork_and_raise}
 """What the run survives."""
+
+NO_PART = {
+    "memory": lambda values: torch.empty(1 << 50),
+    "python memory": lambda values: [0] * (1 << 60),
+}
+"""What is no fault of the part's, but of the machine's."""
 
 REWARD_FAULTS = {
     "nan": _spoilt(float("nan")),
