@@ -54,7 +54,7 @@ from vlm_rl.rollout import Engine, EngineError, Sampling
 from vlm_rl.rollout.contract import AllowedTokens
 from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
 from vlm_rl.run import folder as run_folder
-from vlm_rl.run.loggers import WandbMode, wandb_loggers
+from vlm_rl.run.loggers import WandbMode, check_wandb, wandb_loggers
 
 RESUMABLE_KEYS = ("output", "logging")
 
@@ -117,6 +117,7 @@ def evaluate(argv: Sequence[str] | None = None) -> None:
         if config.compare:
             _compare(config)
             return
+        check_wandb(config.logging.wandb)
         parts = instantiate(parser, config)
         _settle_model(config, parts.engine)
         output = Path(config.output or f"runs/evaluate/{_subject(config)}")
@@ -397,7 +398,7 @@ def _log(config: Namespace, output: Path, results: Sequence[BenchmarkResult]) ->
         logger.log_metrics(values)
         for plot in sorted(output.rglob("*.png")):
             logger.log_image(f"eval/{plot.relative_to(output)}", [str(plot)])
-        logger.experiment.finish()
+        logger.finish()
 
 
 if __name__ == "__main__":

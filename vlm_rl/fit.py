@@ -39,7 +39,7 @@ from vlm_rl.run.checkpoints import Checkpoints
 from vlm_rl.run.exit_status import Exits
 from vlm_rl.run.heartbeat import Heartbeat
 from vlm_rl.run.length_report import LengthFairness
-from vlm_rl.run.loggers import WandbMode, wandb_loggers
+from vlm_rl.run.loggers import WandbMode, check_wandb, wandb_loggers
 from vlm_rl.run.metrics_csv import MetricsCsv
 from vlm_rl.run.progress import ProgressBars
 from vlm_rl.run.report import Summary
@@ -160,6 +160,7 @@ def _fit(
         run_dir, resolved = Path(config.run_dir), plain(parser, config)
         exits.config = resolved
         resume = _resume(run_dir, resolved)
+        check_wandb(config.logging.wandb)
         parts = instantiate(parser, config)
         _check_consistency(config, parts)
         trainer = _trainer(config)

@@ -308,7 +308,7 @@ MEMORY: dict[str, tuple[dict[str, object], str]] = {
     "device, in the update": (
         {"objective": "tests.support.broken_parts.ShortOfMemory"},
         r"out of memory in the update \(.*; try updates\.micro_batch_tokens=\d+ \(now \d+\), or "
-        r"sampling\.max_completion_tokens=6 \(now 12\), or policy\.gradient_checkpointing=true \(no",
+        r"sampling\.max_completion_tokens=6 \(now 12\), or policy\.gradient_checkpointing=true",
     ),
 }
 

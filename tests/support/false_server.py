@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 Answer = Callable[[], Iterable[bytes]]
@@ -26,10 +26,10 @@ def of_json(value: Any, status: str = "200 OK") -> Answer:
 class FalseServer:
     """Answers each path by `answers`, others with 200 and an empty object; `seen` has the heads."""
 
-    def __init__(self, answers: dict[str, Answer]) -> None:
+    def __init__(self, answers: dict[str, Answer], port: int = 0) -> None:
         self.answers = answers
         self.seen: list[str] = []
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = socket.create_server(("127.0.0.1", port))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._over = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start()
@@ -86,7 +86,8 @@ class FalseServer:
     def close(self) -> None:
         """End all that goes on."""
         self._over.set()
-        self._socket.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # it was closed before
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 

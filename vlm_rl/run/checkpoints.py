@@ -98,12 +98,9 @@ class Checkpoints(L.Callback):
             exception.unharmed and (exception.together or ranks.world_size() == 1)
         ):
             return
-        # an update may have changed the weights already
-        short = is_out_of_memory(exception) and "update" not in (
-            module.clock.failed_in,
-            module.clock.activity,
-        )
-        short &= ranks.world_size() == 1
+        short = is_out_of_memory(exception)
+        if short and (ranks.world_size() > 1 or _may_be_in_an_update(module)):
+            return
         if (short or isinstance(exception, PartError | Preempted)) and module.completed_steps > 0:
             saved = {checkpoint.step for checkpoint in run_folder.checkpoints(self.run_dir)}
             # rank 0 decides: on a shared file system the others may see an older folder
@@ -181,6 +178,11 @@ class Checkpoints(L.Callback):
         for checkpoint in complete[: -self.keep_last]:
             if checkpoint not in best:
                 _delete(checkpoint.folder)
+
+
+def _may_be_in_an_update(module: RLModule) -> bool:
+    """Whether the weights may have changed since the last complete step."""
+    return "update" in (module.clock.failed_in, module.clock.activity)
 
 
 def _save_trainer(trainer: L.Trainer, file: Path) -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -85,9 +86,7 @@ def find_resume(run_dir: Path, config: Mapping[str, Any]) -> Checkpoint | None:
     Raises ValueError, with the ways out, if the folder holds another run, a finished one, a
     damaged checkpoint, or something that is not a run.
     """
-    _refuse_read_only(run_dir)
-    if run_dir.exists() and not run_dir.is_dir():
-        raise ValueError(f"run_dir={run_dir} is a file; give a folder")
+    _refuse_unwritable(run_dir)
     if not (run_dir / CONFIG).exists():
         _refuse_other_files(run_dir)
         return None
@@ -130,15 +129,41 @@ def _is_finished(run_dir: Path, step: int) -> bool:
     return summary.exists() and json.loads(summary.read_text())["steps"] >= step
 
 
-def _refuse_read_only(run_dir: Path) -> None:
-    """Check permissions before anything is loaded; the run would fail at its first step."""
+def _refuse_unwritable(run_dir: Path) -> None:
+    """Try to write before anything is loaded; the run would fail at its first step.
+
+    What is tried is a file without a name, which leaves nothing behind.
+    """
     existing = run_dir.absolute()
-    while not os.path.exists(existing):  # Path.exists raises without permission to look
-        existing = existing.parent
-    if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"run_dir={run_dir}: this user cannot write into {existing}; give another by --run_dir"
-        )
+    try:
+        existing.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        while not os.path.lexists(existing):
+            existing = existing.parent
+    except OSError as error:
+        raise ValueError(_unwritable(run_dir, f"is no path: {error.strerror}")) from error
+    if not existing.is_dir():
+        kind = "a link to nothing" if existing.is_symlink() and not existing.exists() else "a file"
+        raise ValueError(_unwritable(run_dir, f"{existing} is {kind}, not a folder"))
+    for folder in _written_folders(existing if existing != run_dir.absolute() else run_dir):
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            reason = f"this user cannot write into {folder} ({error.strerror})"
+            raise ValueError(_unwritable(run_dir, reason)) from error
+
+
+def _written_folders(existing: Path) -> Iterator[Path]:
+    """Yield a folder, and those in it that a run writes into."""
+    yield existing
+    for name in ("checkpoints", "heartbeat", "plots", "rollouts", "wandb"):
+        if (existing / name).is_dir():
+            yield existing / name
+
+
+def _unwritable(run_dir: Path, reason: str) -> str:
+    return f"run_dir={run_dir}: {reason}; give another by --run_dir"
 
 
 def _refuse_damaged(checkpoint: Checkpoint) -> None:

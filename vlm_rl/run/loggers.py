@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+
+from vlm_rl import ranks
+from vlm_rl.run.steady_wandb import FINISH_S, SteadyWandb, check_login
 
 WandbMode = Literal["offline", "online", "off"]
 
@@ -19,7 +21,7 @@ def wandb_loggers(
     config: Mapping[str, Any],
     *,
     one_run: bool = False,
-) -> list[WandbLogger]:
+) -> list[SteadyWandb]:
     """Return one logger, or none if `mode` is off.
 
     With `one_run` every start in this folder belongs to the same run of W&B. Online it resumes;
@@ -27,11 +29,13 @@ def wandb_loggers(
     """
     if mode == "off":
         return []
+    import wandb
+
     os.environ.setdefault("WANDB_SILENT", "true")  # the last screen names the folder
     for kind in ("DATA", "CACHE", "CONFIG"):  # the default is the home folder
         os.environ[f"WANDB_{kind}_DIR"] = str(folder / "wandb")
     return [
-        WandbLogger(
+        SteadyWandb(
             name=folder.name,
             project=project,
             save_dir=folder,
@@ -39,8 +43,16 @@ def wandb_loggers(
             id=_run_id(folder / "wandb") if one_run else None,
             resume="allow" if one_run and mode == "online" else None,
             config=dict(config),
+            settings=wandb.Settings(finish_timeout=FINISH_S),
         )
     ]
+
+
+def check_wandb(mode: WandbMode) -> None:
+    """Check, before anything is read, that W&B takes this run. Raises ValueError."""
+    if mode == "online" and ranks.is_zero():
+        os.environ.setdefault("WANDB_SILENT", "true")
+        check_login()
 
 
 @rank_zero_only
