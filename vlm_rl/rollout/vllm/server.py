@@ -62,7 +62,8 @@ class VLLMServer(VLLMBase):
     `devices` are the GPUs of the run's own server, by number; without them it sees those of the
     trainer and needs room beside it. The death of its process is noticed within a second. A hung
     server, or one at a `url` that cannot be reached, is noticed after `silence_timeout_s`. Other
-    arguments: see VLLMBase. A server that runs already must have been started with the same ones.
+    arguments: see VLLMBase. A server that runs already must have been started with the same ones,
+    and both need the same secret in the environment variable VLM_RL_SERVER_TOKEN.
     """
 
     def __init__(
