@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from vlm_rl.errors import choices, explain, hint_of, joined, nearest, parameters
+from vlm_rl.parts import undisturbed
 from vlm_rl.show.screen import warn
 
 Setting = tuple[str, str | None, Iterable[str]]
@@ -51,7 +52,10 @@ def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
     """Construct every class that the configuration names. Raises what a constructor raises."""
     try:
-        parts: Namespace = parser.instantiate(config)
+        with undisturbed("a class of the configuration"):
+            parts: Namespace = parser.instantiate(config)
+    except SystemExit as error:
+        raise ValueError(f"a class of the configuration has called exit({error.code})") from error
     except ValueError as error:
         cause: BaseException = error
         while cause.__cause__ and str(cause).startswith("Does not validate"):

@@ -53,7 +53,7 @@ from vlm_rl.rollout import Engine, EngineError, Sampling
 from vlm_rl.rollout.contract import AllowedTokens
 from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
 from vlm_rl.run import folder as run_folder
-from vlm_rl.run.loggers import WandbMode, wandb_loggers
+from vlm_rl.run.loggers import WandbMode, check_wandb, wandb_loggers
 from vlm_rl.show.plain import one_line
 from vlm_rl.show.screen import say, warn
 
@@ -123,6 +123,7 @@ def _evaluate(argv: Sequence[str] | None, held: ExitStack) -> None:
         if config.compare:
             _compare(config, held)
             return
+        check_wandb(config.logging.wandb)
         parts = instantiate(parser, config)
         _settle_model(config, parts.engine)
         output = Path(config.output or f"runs/evaluate/{_subject(config)}")
@@ -404,7 +405,7 @@ def _log(config: Namespace, output: Path, results: Sequence[BenchmarkResult]) ->
         logger.log_metrics(values)
         for plot in sorted(output.rglob("*.png")):
             logger.log_image(one_line(f"eval/{plot.relative_to(output)}"), [str(plot)])
-        logger.experiment.finish()
+        logger.finish()
 
 
 if __name__ == "__main__":

@@ -36,16 +36,17 @@ from vlm_rl.rollout import Engine, Sampling, unused_sampler
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.benchmarks import BenchmarkRuns, BenchmarkSettings
 from vlm_rl.run.checkpoints import Checkpoints
-from vlm_rl.run.exit_status import one_line_exits
+from vlm_rl.run.exit_status import Exits
 from vlm_rl.run.heartbeat import Heartbeat
 from vlm_rl.run.length_report import LengthFairness
-from vlm_rl.run.loggers import WandbMode, wandb_loggers
+from vlm_rl.run.loggers import WandbMode, check_wandb, wandb_loggers
 from vlm_rl.run.metrics_csv import MetricsCsv
 from vlm_rl.run.progress import ProgressBars
 from vlm_rl.run.report import Summary
 from vlm_rl.run.resume import OwedWork, Resume, SameStep, check_fits
 from vlm_rl.run.samples import RolloutFiles, SampleTable
 from vlm_rl.run.signals import Preemption
+from vlm_rl.run.terminal import LastingOutput
 from vlm_rl.training.dynamic_sampling import GroupFilter
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.settings import (
@@ -143,21 +144,34 @@ def fit(argv: Sequence[str] | None = None) -> RLModule:
     Raises SystemExit with one line for anything wrong with the configuration or its data, and for
     every exit in vlm_rl.run.exit_status.
     """
-    preemption = Preemption()
-    with one_line_exits("vlm_rl.fit"), preemption.listening(), ExitStack() as held:
-        return _fit(argv, preemption, held)
+    preemption, exits = Preemption(), Exits("vlm_rl.fit")
+    with (
+        LastingOutput().opened() as output,
+        exits.in_one_line(),
+        preemption.listening(),
+        ExitStack() as held,
+    ):
+        return _fit(argv, preemption, exits, output, held)
 
 
-def _fit(argv: Sequence[str] | None, preemption: Preemption, held: ExitStack) -> RLModule:
+def _fit(
+    argv: Sequence[str] | None,
+    preemption: Preemption,
+    exits: Exits,
+    output: LastingOutput,
+    held: ExitStack,
+) -> RLModule:
     _choose_threads()
     _quieten()
     with one_line_errors("vlm_rl.fit"):
         parser = build_parser()
         config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})
         run_dir, resolved = Path(config.run_dir), plain(parser, config)
+        exits.config = resolved
         if ranks.is_zero():
             held.enter_context(run_folder.own(run_dir, "run_dir"))
         newest = _resume(run_dir, resolved)
+        check_wandb(config.logging.wandb)
         parts = instantiate(parser, config)
         _check_consistency(config, parts)
         trainer = _trainer(config)
@@ -193,10 +207,12 @@ def _fit(argv: Sequence[str] | None, preemption: Preemption, held: ExitStack) ->
     ]
     trainer.loggers = _loggers(config, resume)
     preemption.join(trainer.world_size)
+    output.go_on_in(run_dir)
+    exits.run_dir, exits.clock = run_dir, module.clock
     # the line is printed before an engine is closed, which may take longer than a launcher waits
-    exits = one_line_exits("vlm_rl.fit", run_dir)
-    with parts.reward, closing(parts.engine), exits, heartbeat:
+    with parts.reward, closing(parts.engine), exits.in_one_line(), heartbeat:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        preemption.over()
     return module
 
 

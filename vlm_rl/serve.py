@@ -4,8 +4,8 @@ python -m vlm_rl.serve --config X.yaml --host 0.0.0.0 --port 8000
 
 It reads the run's own config, so that both sides have the same precision and the same limits on
 images and lengths. The run then sets `engine: {class_path: vlm_rl.rollout.VLLMServer, init_args:
-{url: http://this-node:8000}}`. The trainer sends the weights when it starts. The server has no
-password: anyone who can reach it can replace its weights, so bind it to a network that you trust.
+{url: http://this-node:8000}}`. The trainer sends the weights when it starts. Both need the same
+secret in the environment variable VLM_RL_SERVER_TOKEN; the server refuses every request without.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.fit import build_parser
 from vlm_rl.model.policy import check_checkpoint
 from vlm_rl.rollout import VLLMServer
+from vlm_rl.rollout.vllm import gate
 from vlm_rl.show.screen import say
 
 
@@ -44,6 +45,7 @@ def main() -> None:
                 "vlm_rl.rollout.VLLMServer"
             )
         parts.engine.check(parts.sampling)
+        token = gate.shared_token()
         model_config = check_checkpoint(config.policy.path)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
     folder = Path(tempfile.mkdtemp(prefix="vlm_rl_serve_"))
@@ -51,7 +53,7 @@ def main() -> None:
     command = parts.engine.command(place.host, place.port)
     say(f"a vLLM server for {config.policy.path} at http://{place.host}:{place.port}")
     sys.stdout.flush()
-    os.execve(command[0], command, parts.engine.environment())
+    os.execve(command[0], command, parts.engine.environment(token))
 
 
 if __name__ == "__main__":

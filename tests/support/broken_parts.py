@@ -1,5 +1,7 @@
 """Engines and rewards of a user's own that break their contract at a step of a real run."""
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlm_rl.objectives import LUSPO
 from vlm_rl.objectives.state import Stateful
 from vlm_rl.objectives.surrogates import Clipped
 from vlm_rl.records import Completion, Groups, Problem, Prompt
@@ -28,6 +31,8 @@ class BrokenEngine(TransformersEngine):
     ) -> list[list[Completion]]:
         groups: Any = super().generate(prompts, group_size=group_size, sampling=sampling, seed=seed)
         self.left -= 1
+        if self.left < 0 and self.fault == "memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return groups if self.left >= 0 else ENGINE_FAULTS[self.fault](groups)
 
 
@@ -85,6 +90,13 @@ PLACEHOLDER = [-1]
 """A vision placeholder of the policy; a test sets it."""
 
 
+class ShortOfMemory(LUSPO):
+    """Finds no memory for its loss."""
+
+    def __call__(self, *batch: Any) -> Any:
+        return torch.empty(1 << 50)
+
+
 class KeepsAPath(Clipped, Stateful):
     """Has a state that is not of plain values."""
 
@@ -109,8 +121,20 @@ class BrokenReward(RewardTerm):
     def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
         values = torch.tensor([[float(len(c)) for c in group] for group in groups]).double()
         self.left -= 1
-        good: Any = values if self.left >= 0 else REWARD_FAULTS[self.fault](values)
-        return good
+        fault = (REWARD_FAULTS | HARMLESS | NO_PART)[self.fault]
+        returned: Any = values if self.left >= 0 else fault(values)
+        return returned
+
+
+class BrokenWhenBuilt(RewardTerm):
+    """Is wrong already when it is built."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(1.0)
+        REWARD_FAULTS[fault](torch.zeros(1, 1))
+
+    def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
+        raise AssertionError
 
 
 def _spoilt(value: float) -> Any:
@@ -118,6 +142,31 @@ def _spoilt(value: float) -> Any:
         (torch.tensor(0), torch.tensor(1)), torch.tensor(value, dtype=torch.float64)
     )
 
+
+def _forked(values: Tensor) -> Tensor:
+    """Let both processes return."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+    return values
+
+
+def _fork_and_raise(values: Tensor) -> Tensor:
+    if os.fork() == 0:
+        raise ValueError("in the child")
+    os.wait()
+    return values
+
+
+HARMLESS = {"forks": _forked, "fork raises": _fork_and_raise}
+"""What the run survives."""
+
+NO_PART = {
+    "memory": lambda values: torch.empty(1 << 50),
+    "python memory": lambda values: [0] * (1 << 60),
+}
+"""What is no fault of the part's, but of the machine's."""
 
 REWARD_FAULTS = {
     "nan": _spoilt(float("nan")),
@@ -130,5 +179,9 @@ REWARD_FAULTS = {
     "graph": lambda values: values.requires_grad_(),
     "error": lambda values: _raise(ZeroDivisionError("division by zero")),
     "exit": lambda values: _raise(SystemExit(7)),
+    "_exit": lambda values: os._exit(7),
+    "closes": lambda values: os.close(1) or values,
+    "closes object": lambda values: sys.stdout.close() or values,
+    "moves": lambda values: os.chdir("/") or values,
     "os error": lambda values: _raise(OSError(2, "No such file or directory", "table.json")),
 }

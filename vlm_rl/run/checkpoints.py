@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from vlm_rl import ranks
 from vlm_rl.distributed import strategies
 from vlm_rl.distributed.weights import save_pretrained
-from vlm_rl.parts import PartError
+from vlm_rl.parts import PartError, is_out_of_memory
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.files import PARTIAL, Unwritable
 from vlm_rl.run.metrics_csv import MetricsCsv
@@ -99,7 +99,8 @@ class Checkpoints(L.Callback):
             self._save_if_due(trainer, module)
 
     def on_exception(self, trainer: L.Trainer, module: Any, exception: BaseException) -> None:
-        """Save after a signal or a failed part, such as a rollout engine or a reward.
+        """Save after a signal, a failed part, such as a rollout engine or a reward, or a lack of
+        memory.
 
         Where these are raised, the weights are those of the last complete step, unless the error
         says otherwise. Saving takes all ranks: a signal stops them together, a part only if its
@@ -109,12 +110,20 @@ class Checkpoints(L.Callback):
             exception.unharmed and (exception.together or ranks.world_size() == 1)
         ):
             return
-        if isinstance(exception, PartError | Preempted) and module.completed_steps > 0:
+        short = is_out_of_memory(exception)
+        if short and (ranks.world_size() > 1 or _may_be_in_an_update(module)):
+            return
+        if (short or isinstance(exception, PartError | Preempted)) and module.completed_steps > 0:
             saved = {checkpoint.step for checkpoint in run_folder.checkpoints(self.run_dir)}
             # rank 0 decides: on a shared file system the others may see an older folder
             if not ranks.gather(module.completed_steps in saved)[0]:
                 _forget_step_in_progress(trainer)
-                self._save(trainer, module)
+                try:
+                    self._save(trainer, module)
+                except (MemoryError, RuntimeError) as error:
+                    if not (short and is_out_of_memory(error)):
+                        raise
+                    # what was complete before still is, and the first error says what to lower
 
     def _save_if_due(self, trainer: L.Trainer, module: RLModule) -> None:
         step = module.completed_steps
@@ -181,6 +190,11 @@ class Checkpoints(L.Callback):
         for checkpoint in complete[: -self.keep_last]:
             if checkpoint not in best:
                 _delete(checkpoint.folder)
+
+
+def _may_be_in_an_update(module: RLModule) -> bool:
+    """Whether the weights may have changed since the last complete step."""
+    return "update" in (module.clock.failed_in, module.clock.activity)
 
 
 def _save_trainer(trainer: L.Trainer, file: Path) -> None:

@@ -15,6 +15,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -108,9 +109,7 @@ def best_checkpoint(run_dir: Path) -> Checkpoint | None:
 def own(folder: Path, key: str) -> FolderLock:
     """Return the lock of a folder that the option `key` names, to be entered before anything in it
     is read. Raises ValueError if it cannot be written to."""
-    _refuse_read_only(folder, key)
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise ValueError(f"{key}={folder} is a file; give a folder")
+    _refuse_unwritable(folder, key)
     return FolderLock(folder, key)
 
 
@@ -201,15 +200,41 @@ def is_finished(run_dir: Path, steps: int = 0) -> bool:
     return done >= steps
 
 
-def _refuse_read_only(folder: Path, key: str) -> None:
-    """Check permissions before anything is loaded; the run would fail at its first step."""
+def _refuse_unwritable(folder: Path, key: str) -> None:
+    """Try to write before anything is loaded; the run would fail at its first step.
+
+    What is tried is a file without a name, which leaves nothing behind.
+    """
     existing = folder.absolute()
-    while not os.path.exists(existing):  # Path.exists raises without permission to look
-        existing = existing.parent
-    if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(
-            f"{key}={folder}: this user cannot write into {existing}; give another by --{key}"
-        )
+    try:
+        existing.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        while not os.path.lexists(existing):
+            existing = existing.parent
+    except OSError as error:
+        raise ValueError(_unwritable(folder, key, f"is no path: {error.strerror}")) from error
+    if not existing.is_dir():
+        kind = "a link to nothing" if existing.is_symlink() and not existing.exists() else "a file"
+        raise ValueError(_unwritable(folder, key, f"{existing} is {kind}, not a folder"))
+    for place in _written_folders(existing if existing != folder.absolute() else folder):
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            reason = f"this user cannot write into {place} ({error.strerror})"
+            raise ValueError(_unwritable(folder, key, reason)) from error
+
+
+def _written_folders(existing: Path) -> Iterator[Path]:
+    """Yield a folder, and those in it that a run writes into."""
+    yield existing
+    for name in ("checkpoints", "heartbeat", "plots", "rollouts", "wandb"):
+        if (existing / name).is_dir():
+            yield existing / name
+
+
+def _unwritable(folder: Path, key: str, reason: str) -> str:
+    return f"{key}={folder}: {reason}; give another by --{key}"
 
 
 def _refuse_damaged(checkpoint: Checkpoint) -> None:

@@ -83,7 +83,7 @@ def _show_in_wandb(logger: WandbLogger, report: LengthReport, plot: Path) -> Non
     columns = list(report.plain()["bins"][0])
     rows = [list(part.values()) for part in report.plain()["bins"]]
     table = wandb_table(columns, rows)
-    logger.experiment.log(
+    logger.log_metrics(
         {
             "length/fairness": wandb.Image(str(plot)),
             "length/bins": table,

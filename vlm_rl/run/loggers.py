@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from vlm_rl import ranks
 from vlm_rl.run.files import Damaged, read_text, write_text
+from vlm_rl.run.steady_wandb import FINISH_S, SteadyWandb, check_login
 from vlm_rl.show.plain import one_line, visible_in
 
 WandbMode = Literal["offline", "online", "off"]
@@ -24,7 +25,7 @@ def wandb_loggers(
     config: Mapping[str, Any],
     *,
     one_run: bool = False,
-) -> list[WandbLogger]:
+) -> list[SteadyWandb]:
     """Return one logger, or none if `mode` is off.
 
     With `one_run` every start in this folder belongs to the same run of W&B. Online it resumes;
@@ -32,11 +33,13 @@ def wandb_loggers(
     """
     if mode == "off":
         return []
+    import wandb
+
     os.environ.setdefault("WANDB_SILENT", "true")  # the last screen names the folder
     for kind in ("DATA", "CACHE", "CONFIG"):  # the default is the home folder
         os.environ[f"WANDB_{kind}_DIR"] = str(folder / "wandb")
     return [
-        WandbLogger(
+        SteadyWandb(
             name=one_line(folder.name),
             project=one_line(project),
             save_dir=folder,
@@ -44,6 +47,7 @@ def wandb_loggers(
             id=_run_id(folder / "wandb") if one_run else None,
             resume="allow" if one_run and mode == "online" else None,
             config=visible_in(dict(config)),
+            settings=wandb.Settings(finish_timeout=FINISH_S),
         )
     ]
 
@@ -53,6 +57,13 @@ def wandb_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
     import wandb
 
     return wandb.Table(columns=visible_in(list(columns)), data=visible_in(list(rows)))
+
+
+def check_wandb(mode: WandbMode) -> None:
+    """Check, before anything is read, that W&B takes this run. Raises ValueError."""
+    if mode == "online" and ranks.is_zero():
+        os.environ.setdefault("WANDB_SILENT", "true")
+        check_login()
 
 
 @rank_zero_only

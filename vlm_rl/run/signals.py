@@ -1,10 +1,11 @@
-"""Save before a run ends by SIGTERM, SIGUSR1 or Ctrl-C.
+"""Save before a run ends by SIGTERM, SIGUSR1, SIGHUP or Ctrl-C.
 
 The weights change only in the update of a step. Everywhere else, also in the middle of a rollout,
 they are those of the last complete step. So a single rank stops at once, or after the update.
 Several ranks stop together, whichever of them received the signal: before or after a step, or
 before a batch of the validation. One that stopped alone would leave the others waiting in a
-collective. A second signal ends the process at once.
+collective. A second signal ends the process at once, but for SIGHUP, which shell and kernel both
+send when a terminal closes.
 """
 
 import os
@@ -18,8 +19,9 @@ import lightning as L
 
 from vlm_rl import ranks
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""`sbatch --signal=USR1@120` sends SIGUSR1 two minutes before the time is over."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+"""`sbatch --signal=USR1@120` sends SIGUSR1 two minutes before the time is over. Under nohup SIGHUP
+is ignored, and stays so."""
 
 UNINTERRUPTED = ("update", "report", "checkpoint")
 """Activities in which the run's state changes or is written; the others only read it."""
@@ -43,6 +45,8 @@ class Preemption(L.Callback):
         self._phase = self._heard_in = "the start"
         self._may_stop = True
         self._is_alone = True
+        ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self._signals = SIGNALS[:-1] if ignores_hangup else SIGNALS
 
     def join(self, num_ranks: int) -> None:
         """Stop only together with the other ranks from now on.
@@ -53,8 +57,12 @@ class Preemption(L.Callback):
         self._is_alone = num_ranks == 1
         self._may_stop = self._is_alone
         if not self._is_alone and threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in self._signals:
                 signal.signal(number, signal.SIG_DFL)
+
+    def over(self) -> None:
+        """Let the run end by itself: all of it is written."""
+        self._may_stop, self._is_alone = False, True
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         self._handle_signals()  # the process group exists
@@ -65,7 +73,7 @@ class Preemption(L.Callback):
         if threading.current_thread() is not threading.main_thread():
             yield  # Python gives signals to the main thread only
             return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: signal.getsignal(number) for number in self._signals}
         self._handle_signals()
         try:
             yield
@@ -118,13 +126,15 @@ class Preemption(L.Callback):
 
     def _handle_signals(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in self._signals:
                 signal.signal(number, self._hear)
 
     def _hear(self, number: int, frame: Any) -> None:
         if os.getpid() != self._pid:
             _hear_in_child(number)
         elif self._signal is not None:
+            if number == signal.SIGHUP:
+                return
             signal.signal(number, signal.SIG_DFL)
             os.kill(self._pid, number)
         else:

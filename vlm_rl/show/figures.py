@@ -29,5 +29,6 @@ def save(figure: Figure, target: Path | BinaryIO, **options: Any) -> None:
         text.set_text(visible(text.get_text()))
     if isinstance(target, Path):
         target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, **{"dpi": 110, "format": "png"} | options)
+    how: dict[str, Any] = {"dpi": 110, "format": "png"} | options
+    figure.savefig(target, **how)
     plt.close(figure)

@@ -16,6 +16,10 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.activity = "start"
+        """The last that has begun."""
+        self.failed_in: str | None = None
+        """The one in which the first error was raised; what ends a run may begin others."""
         self._listeners: list[Listener] = []
         self._inside = False
         self._lap: dict[str, float] = {}
@@ -34,16 +38,27 @@ class Clock:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        self.activity = name
         for listener in self._listeners:
             listener(name)
         if self._inside:
-            yield
+            with self._noticing_errors(name):
+                yield
             return
         self._inside = True
         start = time.perf_counter()
         try:
-            yield
+            with self._noticing_errors(name):
+                yield
         finally:
             self._inside = False
             elapsed = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+
+    @contextmanager
+    def _noticing_errors(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.failed_in = self.failed_in or name
+            raise

@@ -31,7 +31,7 @@ from vlm_rl.objectives import POLICY_TERM, Objective, Sequences
 from vlm_rl.parts import UpdateError, check_values, named
 from vlm_rl.records import Batch, Groups, Prompt, Rollout, Rows, Statistic
 from vlm_rl.rewards import KLInReward, Reward
-from vlm_rl.rollout import Engine, Sampling
+from vlm_rl.rollout import Engine, EngineError, Sampling
 from vlm_rl.training.clock import Clock
 from vlm_rl.training.dynamic_sampling import GroupFilter, Refill, no_refill, sample_groups
 from vlm_rl.training.optimizer import build_optimizer
@@ -234,8 +234,9 @@ class RLModule(L.LightningModule):
 
     def update(self, minibatch: Minibatch[Batch]) -> Update:
         """Do one optimizer update; the only place that divides by a count of the batch."""
-        plan = self.objective.prepare(minibatch.rows, ranks.all_sum)
-        normalizers = count_normalizers(self.objective, minibatch)
+        with named(self.objective, "objective", UpdateError):
+            plan = self.objective.prepare(minibatch.rows, ranks.all_sum)
+            normalizers = count_normalizers(self.objective, minibatch)
         total = torch.zeros((), dtype=torch.float64, device=self.policy.device)
         statistics: Statistics = {}
         sequences = []
@@ -254,7 +255,8 @@ class RLModule(L.LightningModule):
             sequences.append(loss.sequences)
         statistics |= self._step_optimizer(minibatch, ranks.all_sum(total))
         if self.objective.stateful and "policy/loss" in statistics:
-            self.objective.observe(means(statistics))
+            with named(self.objective, "objective", UpdateError):
+                self.objective.observe(means(statistics))
         own = Sequences.joined(sequences).weighted(1 / normalizers[POLICY_TERM])
         return Update(statistics, gather.sequences(own))
 
@@ -375,7 +377,8 @@ class RLModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self.strategy.begin(self.policy, self.lockstep.empty_forward())
-        self.engine.start(self.policy, self.encoder, self.sampling)
+        with named(self.engine, "engine", EngineError):
+            self.engine.start(self.policy, self.encoder, self.sampling)
         self._frozen_checksum = frozen_checksum(self.policy)
         check_base(self._resumed_base, self._base_checksum)
 

@@ -29,7 +29,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> PromptEncoder:
 
 @pytest.fixture(scope="module")
 def vocabulary(encoder: PromptEncoder) -> Vocabulary:
-    return Vocabulary(encoder.tokenizer, frozenset({STOP}), frozenset({PLACEHOLDER}))
+    return Vocabulary(encoder.tokenizer, frozenset({STOP}), frozenset({PLACEHOLDER}), 300)
 
 
 def request_of(vocabulary: Vocabulary, encoder: PromptEncoder, **changes: Any) -> Request:
@@ -65,6 +65,8 @@ def test_good_answer_becomes_completions(encoder: PromptEncoder, vocabulary: Voc
         ({"logprobs": [-1.0, -2.0]}, "log-probabilities are missing"),
         ({"logprobs": [-1.0, math.nan, -2.0]}, "not finite"),
         ({"token_ids": [3, PLACEHOLDER, STOP]}, "a vision placeholder was sampled"),
+        ({"token_ids": [3, 300, STOP]}, "token 300 is outside the vocabulary of 300"),
+        ({"token_ids": [3, -1, STOP]}, "token -1 is outside the vocabulary"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

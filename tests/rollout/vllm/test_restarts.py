@@ -23,7 +23,7 @@ from tests.distributed.test_strategies import launch
 from tests.support.run_helpers import command, rollouts
 from tests.support.vllm_setup import MISSING, SAMPLING, Setup, in_process, tokens_of
 from vlm_rl.rollout import EngineError, VLLMEngine
-from vlm_rl.rollout.faults import EngineGaveUp
+from vlm_rl.rollout.faults import EngineFault, EngineGaveUp
 from vlm_rl.rollout.watchdog import Watchdog
 from vlm_rl.run.metrics_csv import read_metrics
 
@@ -71,6 +71,14 @@ def test_ceiling_of_restarts_ends_in_one_line(
         setup.generate()
     assert "\n" not in str(caught.value)
     assert engine.restarts == 1
+
+
+@needs_vllm
+def test_lack_of_memory_in_vllm_says_what_to_lower() -> None:
+    engine = VLLMEngine(gpu_memory_utilization=0.5, max_concurrent=64)
+    words = r"2 GiB; try engine\.init_args\.gpu_memory_utilization=0\.25 \(now 0\.5\), or .*=32"
+    with pytest.raises(EngineFault, match=words), engine._vllm():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
 
 def _breaking(launch: Any) -> Any:

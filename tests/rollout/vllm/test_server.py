@@ -7,6 +7,7 @@ Broken on purpose, one at a time, each seen red:
     complaints of the weight stream taken for faults -> renamed weight
 """
 
+import json
 import os
 import signal
 import socket
@@ -26,7 +27,8 @@ from tests.support.vllm_setup import MISSING, Setup, tokens_of
 from vlm_rl.distributed.weights import whole_weights
 from vlm_rl.rollout import Sampling, VLLMServer
 from vlm_rl.rollout.faults import EngineFault, EngineMismatch
-from vlm_rl.rollout.vllm.server import Http
+from vlm_rl.rollout.vllm import gate
+from vlm_rl.rollout.vllm.client import Http
 
 pytest.importorskip("vllm", reason=MISSING)
 
@@ -51,6 +53,8 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
     }
     arguments = [sys.executable, "-m", "vlm_rl.serve", "--port", str(port)]
     arguments += [f"--{name}={value}" for name, value in options.items()]
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv(gate.VARIABLE, gate.new_token())
     server = subprocess.Popen(arguments, start_new_session=True)
     try:
         yield built.start()
@@ -59,6 +63,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -99,15 +104,24 @@ def test_server_started_otherwise_is_refused_by_name(
 ) -> None:
     """Change one setting of those that the real server reports."""
     engine: Any = setup.engine
-    info = engine._http.get("server_info?config_format=json")
+    info = json.loads(engine._http._sent("GET", "server_info?config_format=json", None))
     *path, last = name.split(".")
     place = info["vllm_config"]
     for step in path:
         place = place[step]
     place[last] = value
-    monkeypatch.setattr(Http, "get", lambda self, path, **_: info)
+    monkeypatch.setattr(Http, "_sent", lambda *_, **__: json.dumps(info).encode())
     with pytest.raises(EngineMismatch, match=rf"{last}\S* is .*must be.*vlm_rl\.serve"):
         engine._launch()
+
+
+@pytest.mark.parametrize("path", ["start_weight_update", "inference/v1/generate", "metrics", ""])
+@pytest.mark.parametrize("token", ["", "wrong" * 8])
+def test_server_refuses_whoever_lacks_the_secret(setup: Setup, path: str, token: str) -> None:
+    engine: Any = setup.engine
+    stranger = Http(engine._http.base, 5.0, token)
+    with pytest.raises(EngineMismatch, match=rf"/{path} refuses this run's VLM_RL_SERVER_TOKEN"):
+        stranger.post(path, {})
 
 
 def test_server_that_is_not_there_is_a_fault_in_time(setup: Setup) -> None:

@@ -160,6 +160,7 @@ class VLLMBase(RestartingEngine):
             tokenizer=encoder.tokenizer,
             stop_ids=frozenset(encoder.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))),
             banned_ids=frozenset(policy.banned_ids.tolist()),
+            size=policy.vocab_size,
         )
         self._probe = Probe(encoder, sampling.max_completion_tokens)
         self._checks = WeightChecks(

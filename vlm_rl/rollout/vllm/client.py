@@ -1,46 +1,91 @@
-"""JSON to and from a vLLM server, its weight-transfer API included."""
+"""JSON to and from a vLLM server, its weight-transfer API included.
+
+The server may be anything that listens there. So an answer has a limit of size and of time, is
+never redirected, and is read by its kind in `replies`.
+"""
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from json import loads
+from threading import Thread
+from typing import Any, TypeVar
 
 import requests
+from urllib3.exceptions import HTTPError
 
-from vlm_rl.rollout.faults import WEIGHT_STREAM, EngineFault, EngineMismatch, refusal
+from vlm_rl.rollout.faults import WEIGHT_STREAM, EngineError, EngineFault, EngineMismatch, refusal
+from vlm_rl.rollout.vllm import gate
+from vlm_rl.rollout.vllm.replies import Answered, read, shown
+
+MOST_BYTES = 64 << 20
+"""Of an answer whose size nothing else bounds; the metrics and settings of vLLM are below 1 MiB."""
+
+PIECE = 1 << 16
+PROBE_S = 5.0
+"""How long a question whether the server lives may take."""
+
+Returned = TypeVar("Returned")
 
 
 class Http:
-    """A server at `base`. Raises EngineFault if it cannot be reached or fails, EngineMismatch for
-    what it says of the weight stream."""
+    """A server at `base`, which asks for `token`.
 
-    def __init__(self, base: str, timeout_s: float) -> None:
+    An answer must be whole after `timeout_s`. Raises EngineFault if it is not, or is not what it
+    must be; EngineMismatch for what the server says of the weight stream, and if asking again would
+    not help.
+    """
+
+    def __init__(self, base: str, timeout_s: float, token: str = "") -> None:
         self.base = base
         self._timeout_s = timeout_s
+        self._probe_s = min(PROBE_S, timeout_s)
+        self._token = token
 
-    def healthy(self) -> bool:
+    def hurried(self, timeout_s: float) -> "Http":
+        """Return the same server with another limit of time."""
+        return Http(self.base, timeout_s, self._token)
+
+    def healthy(self) -> str | None:
+        """Return why the server is not ready yet, None if it is."""
         try:
-            return requests.get(f"{self.base}/health", timeout=5).status_code == 200
-        except requests.RequestException:
-            return False
+            status, body = self._exchange("GET", "health", None, self._probe_s)
+        except EngineFault as error:
+            return str(error)
+        if status == 200:
+            return None
+        return f"{self._named('health')} must answer status 200, got {status}: {shown(body)}"
 
     def tokens(self) -> float:
         """Count the tokens that the server has read and written so far; -1 if it does not say."""
-        try:
-            lines = requests.get(f"{self.base}/metrics", timeout=5).text.splitlines()
-        except requests.RequestException:
-            return -1.0
         counters = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(counters))
+        try:
+            status, body = self._exchange("GET", "metrics", None, self._probe_s)
+            lines = body.decode(errors="replace").splitlines() if status == 200 else []
+            return sum(float(line.split()[-1]) for line in lines if line.startswith(counters))
+        except (EngineError, ValueError):
+            return -1.0
 
-    def get(self, path: str, *, needed: bool = False) -> Any:
-        """Get JSON. With `needed`, a server that lacks `path` raises EngineMismatch."""
-        return self._sent("GET", path, None, self._timeout_s, needed)
+    def get(self, path: str, kind: type[Answered], *, needed: bool = False) -> Answered:
+        """Get an answer. With `needed`, a server that lacks `path` raises EngineMismatch."""
+        return self._read(path, kind, self._sent("GET", path, None, needed=needed))
 
-    def post(
-        self, path: str, body: Mapping[str, Any] | None = None, *, patient: bool = False
-    ) -> Any:
-        """Post JSON. With `patient`, the wait for the answer has no limit."""
-        return self._sent("POST", path, body, None if patient else self._timeout_s)
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> None:
+        """Post JSON; of the answer only the status counts."""
+        self._sent("POST", path, body)
+
+    def ask(
+        self,
+        path: str,
+        kind: type[Answered],
+        body: Mapping[str, Any] | None = None,
+        *,
+        patient: bool = False,
+        most_bytes: int = MOST_BYTES,
+    ) -> Answered:
+        """Post JSON and read the answer. With `patient`, there is no limit of time."""
+        sent = self._sent("POST", path, body, patient=patient, most_bytes=most_bytes)
+        return self._read(path, kind, sent)
 
     def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
         self.post("init_weight_transfer_engine", {"init_info": init_info})
@@ -54,31 +99,75 @@ class Http:
     def finish_weight_update(self) -> None:
         self.post("finish_weight_update")
 
+    def _named(self, path: str) -> str:
+        return f"{self.base}/{path.partition('?')[0]}"
+
+    def _read(self, path: str, kind: type[Answered], body: bytes) -> Answered:
+        try:
+            return read(kind, body)
+        except ValueError as error:
+            raise EngineFault(f"{self._named(path)}: the answer {error}") from error
+
     def _sent(
         self,
         method: str,
         path: str,
         body: Mapping[str, Any] | None,
-        timeout_s: float | None,
+        *,
+        patient: bool = False,
         needed: bool = False,
-    ) -> Any:
-        try:
-            response = requests.request(
-                method, f"{self.base}/{path}", json=body, timeout=(self._timeout_s, timeout_s)
+        most_bytes: int = MOST_BYTES,
+    ) -> bytes:
+        """Return the body of an answer of status 200."""
+        limit_s = None if patient else self._timeout_s
+        status, answer = self._exchange(method, path, body, limit_s, most_bytes)
+        if status == 200:
+            return answer
+        message = _message(answer)
+        if status == 400 or WEIGHT_STREAM in message:
+            raise refusal(message)
+        where = self._named(path)
+        if status == 401:
+            raise EngineMismatch(
+                f"{where} refuses this run's {gate.VARIABLE}; set the same in both environments"
             )
-        except requests.RequestException as error:
-            raise EngineFault(f"{path}: the server does not answer: {error}") from error
-        if response.status_code == 400 or WEIGHT_STREAM in response.text:
-            raise refusal(_message(response))
-        if needed and response.status_code == 404:
+        if needed and status == 404:
             raise EngineMismatch(
                 f"the server at {self.base} has no {path.partition('?')[0]}, one of vLLM's "
                 "development endpoints; start it with `python -m vlm_rl.serve` and the run's config"
             )
-        if response.status_code != 200:
-            raise EngineFault(f"{path}: status {response.status_code}: {_message(response)}")
-        is_json = "json" in response.headers.get("content-type", "")
-        return response.json() if is_json else None
+        raise EngineFault(f"{where} must answer status 200, got {status}: {message}")
+
+    def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        limit_s: float | None,
+        most_bytes: int = MOST_BYTES,
+    ) -> tuple[int, bytes]:
+        """Return the status and the body of an answer that comes within the limits."""
+        where = self._named(path)
+
+        def exchange() -> tuple[int, bytes]:
+            with requests.request(
+                method,
+                f"{self.base}/{path}",
+                json=body,
+                headers=gate.header(self._token) | {"Accept-Encoding": "identity"},
+                timeout=(self._timeout_s, limit_s),
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                _refuse_redirect(where, response)
+                return response.status_code, _whole(where, response, most_bytes)
+
+        try:
+            return exchange() if limit_s is None else _within(limit_s, exchange)
+        except TimeoutError:
+            raise EngineFault(f"{where} gives no whole answer within {limit_s:g} s") from None
+        except (requests.RequestException, HTTPError, OSError, ValueError) as error:
+            raise EngineFault(f"{where} does not answer: {shown(str(error), 300)}") from error
 
 
 class Silence:
@@ -103,13 +192,52 @@ class Silence:
             if self._tokens > before >= 0:
                 self._since = now
         if now - self._since > self._limit_s:
-            raise EngineFault(f"the server has done nothing for {self._limit_s:g} s")
+            raise EngineFault(
+                f"the server at {self._http.base} has done nothing for {self._limit_s:g} s"
+            )
 
 
-def _message(response: requests.Response) -> str:
+def _within(limit_s: float, call: Callable[[], Returned]) -> Returned:
+    """Return `call()`, in a thread that is left behind if it takes longer. Raises TimeoutError.
+
+    A limit of the socket starts anew with every byte, so a server that sends one now and then would
+    hold the run forever.
+    """
+    result: Future[Returned] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as error:  # whatever it is, the other thread waits for it
+            result.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return result.result(limit_s)
+
+
+def _refuse_redirect(where: str, response: requests.Response) -> None:
+    if 300 <= response.status_code < 400:
+        target = shown(response.headers.get("location", "nowhere"))
+        raise EngineMismatch(
+            f"{where} must answer itself, got status {response.status_code} to {target}; set "
+            "VLLMServer.url to the server's own address"
+        )
+
+
+def _whole(where: str, response: requests.Response, most_bytes: int) -> bytes:
+    pieces = bytearray()
+    for piece in response.iter_content(PIECE):
+        pieces += piece
+        if len(pieces) > most_bytes:
+            raise EngineFault(f"{where} must answer with at most {most_bytes} bytes, sent more")
+    return bytes(pieces)
+
+
+def _message(body: bytes) -> str:
     """Return what an answer says of its failure; vLLM's is `{"error": {"message": ...}}`."""
     try:
-        error = response.json()["error"]
-        return str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, KeyError, TypeError):
-        return response.text[:500]
+        error = loads(body)["error"]
+        text = str(error["message"] if isinstance(error, dict) else error)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = body[:4000].decode(errors="replace")
+    return shown(text, 1000)

@@ -24,6 +24,7 @@ import torch
 from vlm_rl import ranks
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.model.policy import Policy
+from vlm_rl.parts import is_out_of_memory
 from vlm_rl.records import Completion, Prompt
 from vlm_rl.rollout.faults import EngineError, EngineFault, refusal
 from vlm_rl.rollout.sampling import Sampling
@@ -176,6 +177,13 @@ class VLLMEngine(VLLMBase):
         with self._vllm():
             self._wake("weights")  # copies the old weights back now, not over new ones
 
+    def _memory_advice(self) -> str:
+        share, number = self.gpu_memory_utilization, self.max_concurrent
+        return (
+            f"; try engine.init_args.gpu_memory_utilization={share / 2:g} (now {share:g}), or "
+            f"engine.init_args.max_concurrent={max(1, number // 2)} (now {number})"
+        )
+
     def _empty_caches(self) -> None:
         with self._vllm():
             if not self._llm.reset_prefix_cache():
@@ -201,7 +209,8 @@ class VLLMEngine(VLLMBase):
 
                 if isinstance(error, ValueError | VLLMClientError):
                     raise refusal(str(error)) from error
-                raise EngineFault(f"{type(error).__name__}: {error}") from error
+                advice = self._memory_advice() if is_out_of_memory(error) else ""
+                raise EngineFault(f"{type(error).__name__}: {error}{advice}") from error
 
 
 def _leave_room() -> None:

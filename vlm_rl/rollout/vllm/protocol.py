@@ -35,19 +35,25 @@ class RawCompletion:
 
 @dataclass(frozen=True)
 class Answer:
-    """What vLLM returned for one request: the prompt as it saw it, and the completions."""
+    """What vLLM returned for one request: the prompt as it saw it, and the completions.
+
+    `origin` says in messages who returned it.
+    """
 
     prompt_ids: Sequence[int]
     completions: Sequence[RawCompletion]
+    origin: str = "vLLM"
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokenizer of both sides, the ids that end a completion, those never sampled."""
+    """The tokenizer of both sides, the ids that end a completion, those never sampled, and the
+    number of ids that the policy has."""
 
     tokenizer: Any
     stop_ids: frozenset[int]
     banned_ids: frozenset[int]
+    size: int
 
     def requests(
         self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
@@ -76,49 +82,57 @@ class Vocabulary:
         Raises EngineMismatch if the engine saw another prompt, EngineFault if the answer is broken
         or incomplete.
         """
-        _compare_prompts(request.prompt, answer.prompt_ids)
+        _compare_prompts(request.prompt, answer)
         wanted: int = request.parameters["n"]
-        if len(answer.completions) != wanted:
-            raise _fault(request, f"{len(answer.completions)} of {wanted} completions came back")
+        fault = f"{len(answer.completions)} of {wanted} completions came back"
+        if len(answer.completions) == wanted:
+            faults = (
+                self._fault(raw, request.parameters["max_tokens"]) for raw in answer.completions
+            )
+            fault = next(filter(None, faults), "")
+        if fault:
+            raise EngineFault(f"{answer.origin}: problem {request.prompt.uid}: {fault}")
         group = [self._completion(request, raw) for raw in answer.completions]
         return group * (group_size // wanted)
 
-    def _completion(self, request: Request, raw: RawCompletion) -> Completion:
-        ids, limit = raw.token_ids, request.parameters["max_tokens"]
+    def _fault(self, raw: RawCompletion, limit: int) -> str | None:
+        """Say what is wrong with a completion, None if nothing is."""
+        ids = raw.token_ids
         if raw.finish_reason not in ("stop", "length"):
-            raise _fault(request, f"unknown finish reason {raw.finish_reason!r}")
+            return f"unknown finish reason {raw.finish_reason!r:.100}"
         if not ids:
-            raise _fault(request, "an empty completion")
+            return "an empty completion"
+        if outside := [token for token in ids if not 0 <= token < self.size]:
+            return f"token {outside[0]} is outside the vocabulary of {self.size}"
         if raw.finish_reason == "length" and len(ids) != limit:
-            raise _fault(request, f"a completion was cut after {len(ids)} of {limit} tokens")
+            return f"a completion was cut after {len(ids)} of {limit} tokens"
         if raw.finish_reason == "stop" and ids[-1] not in self.stop_ids:
-            raise _fault(request, f"a completion stopped without a stop token, at {ids[-1]}")
+            return f"a completion stopped without a stop token, at {ids[-1]}"
         if len(raw.logprobs) != len(ids) or not all(map(math.isfinite, raw.logprobs)):
-            raise _fault(request, "log-probabilities are missing or not finite")
+            return "log-probabilities are missing or not finite"
         if not self.banned_ids.isdisjoint(ids):
-            raise _fault(request, "a vision placeholder was sampled")
+            return "a vision placeholder was sampled"
+        return None
+
+    def _completion(self, request: Request, raw: RawCompletion) -> Completion:
         return decoded(
             request.prompt,
             self.tokenizer,
-            token_ids=ids,
+            token_ids=raw.token_ids,
             logprobs=raw.logprobs,
             finish_reason="stop" if raw.finish_reason == "stop" else "length",
         )
 
 
-def _fault(request: Request, what: str) -> EngineFault:
-    return EngineFault(f"problem {request.prompt.uid}: {what}")
-
-
-def _compare_prompts(prompt: Prompt, seen: Sequence[int]) -> None:
-    ours = prompt.token_ids.tolist()
+def _compare_prompts(prompt: Prompt, answer: Answer) -> None:
+    ours, seen = prompt.token_ids.tolist(), answer.prompt_ids
     if ours == list(seen):
         return
     pairs = zip(ours, seen, strict=False)
     first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(seen)))
     sizes = ", ".join(f"{image.width}x{image.height}" for image in prompt.images) or "none"
     raise EngineMismatch(
-        f"problem {prompt.uid}: the engine's prompt has {len(seen)} tokens, the trainer's "
-        f"{len(ours)}, different from token {first} on (images as the trainer resized them: "
-        f"{sizes}); the engine must use the trainer's min_pixels, max_pixels and chat tokens"
+        f"{answer.origin}: problem {prompt.uid}: the engine's prompt has {len(seen)} tokens, the "
+        f"trainer's {len(ours)}, different from token {first} on (images as the trainer resized "
+        f"them: {sizes}); the engine must use the trainer's min_pixels, max_pixels and chat tokens"
     )

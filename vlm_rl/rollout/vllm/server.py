@@ -30,18 +30,30 @@ import torch
 from PIL import Image
 
 from vlm_rl import ranks
-from vlm_rl.rollout.faults import EngineFault, EngineMismatch
-from vlm_rl.rollout.vllm import die_with_parent, environment
+from vlm_rl.rollout.faults import EngineError, EngineFault, EngineMismatch
+from vlm_rl.rollout.sampling import Sampling
+from vlm_rl.rollout.vllm import die_with_parent, environment, gate
 from vlm_rl.rollout.vllm.base import VLLMBase
 from vlm_rl.rollout.vllm.client import Http, Silence
 from vlm_rl.rollout.vllm.plugin import NAME
 from vlm_rl.rollout.vllm.protocol import Answer, RawCompletion, Request
-from vlm_rl.rollout.vllm.weight_group import address_towards
+from vlm_rl.rollout.vllm.replies import (
+    Choice,
+    Emptied,
+    Generated,
+    ServedConfig,
+    ServerInfo,
+    WorldSize,
+)
 from vlm_rl.rollout.vllm.weight_sender import WeightSender
+from vlm_rl.rollout.vllm.weight_stream import address_towards
 from vlm_rl.rollout.watchdog import touch_all
 
 AHEAD = 8
 """Requests, each of a whole group, that wait at the server while others are decoded."""
+
+TOKEN_BYTES = 4096
+"""More than vLLM writes of a token: its id, its text, its bytes and its log-probability."""
 
 
 class VLLMServer(VLLMBase):
@@ -50,7 +62,8 @@ class VLLMServer(VLLMBase):
     `devices` are the GPUs of the run's own server, by number; without them it sees those of the
     trainer and needs room beside it. The death of its process is noticed within a second. A hung
     server, or one at a `url` that cannot be reached, is noticed after `silence_timeout_s`. Other
-    arguments: see VLLMBase. A server that runs already must have been started with the same ones.
+    arguments: see VLLMBase. A server that runs already must have been started with the same ones,
+    and both need the same secret in the environment variable VLM_RL_SERVER_TOKEN.
     """
 
     def __init__(
@@ -78,19 +91,26 @@ class VLLMServer(VLLMBase):
         """Return the command that starts the server."""
         program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
         options = {"host": host, "port": port, "enable_scale_out": True}
+        options["middleware"] = f"{gate.__name__}.{gate.TokenGate.__name__}"
         if self.tensor_parallel_size == 1:
             options["distributed_executor_backend"] = "uni"  # one process less, except on a CPU
         return [*program, *_flags(self.arguments() | options)]
 
-    def environment(self) -> dict[str, str]:
-        """Return the environment of the server's process."""
+    def environment(self, token: str) -> dict[str, str]:
+        """Return the environment of the server's process, which asks for `token`."""
         # the weight-transfer API is among vLLM's development endpoints
-        own = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": environment.python_path(self.folder)}
+        own = {"VLLM_SERVER_DEV_MODE": "1", gate.VARIABLE: token}
+        own["PYTHONPATH"] = environment.python_path(self.folder)
         if self.devices is not None:
             own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.devices))
         if self.adapter_rank:
             own["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
         return environment.without_launcher(os.environ | environment.settings() | own)
+
+    def check(self, sampling: Sampling) -> None:
+        super().check(sampling)
+        if self.url is not None:
+            gate.shared_token()
 
     def _check_placement(self, world_size: int, num_nodes: int, devices_per_node: int) -> None:
         if self.url is None and num_nodes > 1:
@@ -108,30 +128,31 @@ class VLLMServer(VLLMBase):
         return True  # all ranks share the server
 
     def _launch(self) -> WeightSender | None:
-        base = self._own_address() if self.url is None else self.url.rstrip("/")
-        self._http = Http(base, self.silence_timeout_s)
+        base, token = self._place()
+        self._http = Http(base, self.silence_timeout_s, token)
         if not self._has_engine:
             return None
         if self.url is None:
-            self._process = self._spawn(base)
+            self._process = self._spawn(base, token)
         self._await_health()
         self._check_settings()
-        hostname = urlsplit(base).hostname
-        assert hostname is not None, "a base has a host"
         return WeightSender(
             self._http,
-            num_workers=int(self._http.get("get_world_size")["world_size"]),
-            host=address_towards(hostname, _port(base)),
+            num_workers=self._http.get("get_world_size", WorldSize).world_size,
+            host=_address_towards(base),
             dtype=getattr(torch, self.precision),
             chunk_bytes=self.chunk_bytes,
             timeout_s=self.silence_timeout_s,
         )
 
-    def _own_address(self) -> str:
-        """Return an address on this node, chosen by rank 0."""
-        return f"http://127.0.0.1:{ranks.gather(_free_port())[0]}"
+    def _place(self) -> tuple[str, str]:
+        """Return the address of the server and its secret; of the run's own, rank 0 chooses."""
+        if self.url is not None:
+            return self.url.rstrip("/"), gate.shared_token()
+        port, token = ranks.gather((_free_port(), gate.new_token()))[0]
+        return f"http://127.0.0.1:{port}", token
 
-    def _spawn(self, base: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, base: str, token: str) -> subprocess.Popen[bytes]:
         self._log = self.folder / "server.log"
         with self._log.open("ab") as log:
             return subprocess.Popen(
@@ -139,18 +160,19 @@ class VLLMServer(VLLMBase):
                 stdin=subprocess.PIPE,  # closes when this process ends, even if it is killed
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self.environment(),
+                env=self.environment(token),
                 start_new_session=True,  # so that its own children can be ended with it
             )
 
     def _await_health(self) -> None:
         end = time.monotonic() + self.startup_timeout_s
-        while not self._http.healthy():
+        while (reason := self._http.healthy()) is not None:
             touch_all()  # this wait has its own limit
             self._check_process()
             if time.monotonic() > end:
                 raise EngineFault(
                     f"the server at {self._http.base} is not up after {self.startup_timeout_s:g} s"
+                    f": {reason}"
                 )
             time.sleep(0.2)
 
@@ -162,13 +184,14 @@ class VLLMServer(VLLMBase):
 
     def _check_settings(self) -> None:
         """Raise EngineMismatch with the name of every setting that is not ours."""
-        info = self._http.get("server_info?config_format=json", needed=True)["vllm_config"]
+        path = "server_info?config_format=json"
+        info = self._http.get(path, ServerInfo, needed=True).vllm_config
         wrong = [
             f"{name} is {theirs!r}, must be {ours!r}"
             for name, theirs, ours in self._settings(info)
             if theirs != ours
         ]
-        longest = info["model_config"]["max_model_len"]
+        longest = info.served.max_model_len
         if longest < self.max_model_len:
             wrong.append(f"max_model_len is {longest}, must be at least {self.max_model_len}")
         if wrong:
@@ -177,15 +200,15 @@ class VLLMServer(VLLMBase):
                 "start it with `python -m vlm_rl.serve` and the run's own config"
             )
 
-    def _settings(self, info: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    def _settings(self, info: ServedConfig) -> list[tuple[str, Any, Any]]:
         """List (name, the server's, ours) of what decides the distribution sampled and recorded."""
-        model = info["model_config"]
-        transfer = info["weight_transfer_config"] or {}
+        model, transfer = info.served, info.weight_transfer_config
+        backend = None if transfer is None else transfer.backend
         return [
-            ("logprobs_mode", model["logprobs_mode"], "processed_logprobs"),
-            ("generation_config", model["generation_config"], "vllm"),
-            ("dtype", str(model["dtype"]).removeprefix("torch."), self.precision),
-            ("weight_transfer_config.backend", transfer.get("backend"), NAME),
+            ("logprobs_mode", model.logprobs_mode, "processed_logprobs"),
+            ("generation_config", model.generation_config, "vllm"),
+            ("dtype", model.dtype.removeprefix("torch."), self.precision),
+            ("weight_transfer_config.backend", backend, NAME),
         ]
 
     def _stop(self) -> None:
@@ -224,8 +247,8 @@ class VLLMServer(VLLMBase):
             # also after Ctrl-C: the server would continue with them
             if len(answers) < len(requests):
                 todo.clear()
-                with suppress(EngineFault):
-                    Http(self._http.base, 5.0).post("abort_requests", {})
+                with suppress(EngineError):
+                    self._http.hurried(5.0).post("abort_requests", {})
         return [answers[index] for index in range(len(requests))]
 
     def _work(
@@ -252,8 +275,13 @@ class VLLMServer(VLLMBase):
             **self._adapter,
         }
         # no limit for one request: it may wait behind many; `Silence` watches the whole server
-        answer = self._http.post("inference/v1/generate", body, patient=True)
-        return Answer(answer["prompt_token_ids"] or [], [_raw(c) for c in answer["choices"]])
+        tokens = request.parameters["n"] * request.parameters["max_tokens"]
+        most_bytes = TOKEN_BYTES * (tokens + len(request.prompt.token_ids) + 256)
+        answer = self._http.ask(
+            "inference/v1/generate", Generated, body, patient=True, most_bytes=most_bytes
+        )
+        choices = [_raw(choice) for choice in answer.choices]
+        return Answer(answer.prompt_token_ids or [], choices, origin=self._http.base)
 
     def _load_adapter(self, number: int, folder: Path) -> None:
         name = f"policy-{number}"
@@ -271,7 +299,7 @@ class VLLMServer(VLLMBase):
     def _empty_caches(self) -> None:
         if not self._has_engine:
             return
-        if not self._http.post("reset_prefix_cache")["success"]:
+        if not self._http.ask("reset_prefix_cache", Emptied).success:
             raise EngineFault("its prefix cache could not be emptied")
         self._http.post("reset_mm_cache")
         self._http.post("reset_encoder_cache")
@@ -288,17 +316,26 @@ def _flags(arguments: Mapping[str, Any]) -> Iterator[str]:
             yield json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-def _raw(choice: Mapping[str, Any]) -> RawCompletion:
-    content = (choice["logprobs"] or {}).get("content") or []
-    return RawCompletion(
-        choice["token_ids"] or [], [item["logprob"] for item in content], choice["finish_reason"]
-    )
+def _raw(choice: Choice) -> RawCompletion:
+    content = (choice.logprobs.content if choice.logprobs else None) or []
+    logprobs = [token.logprob for token in content]
+    return RawCompletion(choice.token_ids or [], logprobs, choice.finish_reason)
 
 
 def _data_url(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)  # lossless: the exact pixels of the trainer
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _address_towards(base: str) -> str:
+    """Return this node's address on the route to a server. Raises EngineFault without a route."""
+    hostname = urlsplit(base).hostname
+    assert hostname is not None, "a base has a host"
+    try:
+        return address_towards(hostname, _port(base))
+    except OSError as error:
+        raise EngineFault(f"there is no route to the server at {base}: {error}") from error
 
 
 def _port(base: str) -> int:

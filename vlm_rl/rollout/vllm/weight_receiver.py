@@ -24,22 +24,23 @@ from vllm.model_executor.model_loader.reload import (
 
 from vlm_rl.rollout.faults import WEIGHT_STREAM
 from vlm_rl.rollout.vllm.weight_checks import check_complete, check_name
-from vlm_rl.rollout.vllm.weight_group import WeightGroup, unflatten
+from vlm_rl.rollout.vllm.weight_stream import WeightSink, unflatten
 
 
 @dataclass
 class InitInfo(WeightTransferInitInfo):
-    """Address at which the trainer waits for its workers; empty if both are one process."""
+    """Where the trainer waits for its workers, and what it asks them for; empty if both are one
+    process."""
 
     host: str = ""
     port: int = 0
-    world_size: int = 1
+    secret: str = field(default="", repr=False)
     timeout_s: float = 600.0
 
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
-    """One chunk: the `tensors` themselves within one process, else what the group will send.
+    """One chunk: the `tensors` themselves within one process, else what the stream will bring.
 
     `one_by_one` loads each name by itself, to find those that the model silently ignores. `partial`
     says that the update leaves other weights unchanged on purpose.
@@ -62,7 +63,7 @@ class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._group: WeightGroup | None = None
+        self._sink: WeightSink | None = None
         self._names: set[str] = set()
         self._loaded: set[str] = set()
         self._partial = False
@@ -70,14 +71,8 @@ class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         self.shutdown()
         if init_info.host:
-            parallel = self.parallel_config
-            rank = 1 + parallel.data_parallel_index * parallel.world_size + parallel.rank
-            self._group = WeightGroup.join(
-                init_info.host,
-                init_info.port,
-                rank=rank,
-                world_size=init_info.world_size,
-                timeout_s=init_info.timeout_s,
+            self._sink = WeightSink(
+                init_info.host, init_info.port, init_info.secret, init_info.timeout_s
             )
 
     def start_weight_update(self) -> None:
@@ -87,8 +82,8 @@ class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
     def receive_weights(self, update_info: UpdateInfo) -> None:
         tensors = update_info.tensors
         if tensors is None:
-            assert self._group is not None, "init_weight_transfer_engine comes first"
-            tensors = unflatten(self._group.receive(), update_info.dtypes, update_info.shapes)
+            assert self._sink is not None, "init_weight_transfer_engine comes first"
+            tensors = unflatten(self._sink.receive(), update_info.dtypes, update_info.shapes)
         named = list(zip(update_info.names, tensors, strict=True))
         self._partial |= update_info.partial
         for part in ([pair] for pair in named) if update_info.one_by_one else [named]:
@@ -116,7 +111,9 @@ class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
             check_complete(self.model, sent=self._names, loaded=self._loaded, tied=tied)
 
     def shutdown(self) -> None:
-        self._group = None
+        if self._sink is not None:
+            self._sink.close()
+        self._sink = None
 
 
 class EmptyLoader(BaseModelLoader):

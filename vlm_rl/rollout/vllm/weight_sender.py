@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlm_rl.model.weights import chunks
 from vlm_rl.rollout.faults import EngineFault
-from vlm_rl.rollout.vllm.weight_group import WeightGroup, flatten, open_store
+from vlm_rl.rollout.vllm.weight_stream import WeightSource, flatten
 
 
 class Control(Protocol):
@@ -45,17 +45,20 @@ class WeightSender:
         self._control = control
         self._dtype = dtype
         self._chunk_bytes = chunk_bytes
-        self._group: WeightGroup | None = None
+        self._source: WeightSource | None = None
         if not host:
             control.init_weight_transfer_engine({})
             return
-        store = open_store(host)
-        size = num_workers + 1
-        init_info = {"host": host, "port": store.port, "world_size": size, "timeout_s": timeout_s}
-        self._group = _meanwhile(
-            lambda: WeightGroup(store, rank=0, world_size=size, own_host=host, timeout_s=timeout_s),
-            lambda: control.init_weight_transfer_engine(init_info),
-        )
+        self._source = source = _listening(host)
+        place = {"host": host, "port": source.port, "secret": source.secret}
+        try:
+            _meanwhile(
+                lambda: source.admit(num_workers, timeout_s),
+                lambda: control.init_weight_transfer_engine(place | {"timeout_s": timeout_s}),
+            )
+        except BaseException:
+            source.close()  # else it would listen until its time is over
+            raise
 
     def send(
         self,
@@ -74,19 +77,26 @@ class WeightSender:
         for chunk in chunks(cast, self._chunk_bytes):
             names, tensors = [name for name, _ in chunk], [tensor for _, tensor in chunk]
             update = {"names": names, "one_by_one": one_by_one, "partial": partial}
-            if self._group is None:
+            if self._source is None:
                 self._control.update_weights_chunk(update | {"tensors": tensors})
             else:
-                self._send_bytes(self._group, update, tensors)
+                self._send_bytes(self._source, update, tensors)
         self._control.finish_weight_update()
 
     def _send_bytes(
-        self, group: WeightGroup, update: dict[str, Any], tensors: list[Tensor]
+        self, source: WeightSource, update: dict[str, Any], tensors: list[Tensor]
     ) -> None:
         update["dtypes"] = [str(tensor.dtype).removeprefix("torch.") for tensor in tensors]
         update["shapes"] = [list(tensor.shape) for tensor in tensors]
         buffer = flatten(tensors)
-        _meanwhile(lambda: group.send(buffer), lambda: self._control.update_weights_chunk(update))
+        _meanwhile(lambda: source.send(buffer), lambda: self._control.update_weights_chunk(update))
+
+
+def _listening(host: str) -> WeightSource:
+    try:
+        return WeightSource(host)
+    except OSError as error:
+        raise EngineFault(f"the weight stream cannot listen on {host}: {error}") from error
 
 
 T = TypeVar("T")
@@ -109,5 +119,5 @@ def _meanwhile(here: Callable[[], T], there: Callable[[], None]) -> T:
     there()
     try:
         return result.result()
-    except (RuntimeError, OSError) as error:
+    except OSError as error:
         raise EngineFault(f"the weight stream broke: {error}") from error

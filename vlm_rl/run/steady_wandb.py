@@ -1,0 +1,119 @@
+"""W&B beside a run: a bad key is found at the start, and a lost connection ends nothing."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import requests
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from vlm_rl.errors import joined
+
+LOOK_S = 60.0
+"""How often W&B is asked whether it is there."""
+
+ANSWER_S = 10.0
+
+FINISH_S = 60.0
+"""How long the last of a run may take to be sent; W&B itself would try for days."""
+
+WAY_OUT = "log in by `wandb login`, or keep the run on this disk by --logging.wandb offline"
+
+
+def check_login() -> None:
+    """Check key and connection, in about 10 s at most. Raises ValueError."""
+    import wandb
+
+    try:
+        is_in = wandb.login(verify=True, timeout=int(ANSWER_S))
+    except wandb.Error as error:
+        raise ValueError(f"logging.wandb=online: {joined(str(error))}; {WAY_OUT}") from error
+    if not is_in:
+        raise ValueError(f"logging.wandb=online: there is no key; {WAY_OUT}")
+
+
+class SteadyWandb(WandbLogger):
+    """Says once that W&B cannot be reached, and lets the run go on.
+
+    Without a network W&B's own process keeps what is logged and sends it later. If that process is
+    gone, nothing more is logged there; metrics.csv has it all.
+    """
+
+    _is_gone = False
+    _watch: "Watch | None" = None
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        self._steadily(lambda: super(SteadyWandb, self).log_hyperparams(*args, **kwargs))
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        self._steadily(lambda: super(SteadyWandb, self).log_metrics(metrics, step))
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._watch is not None:
+            self._watch.close()
+
+    def finish(self) -> None:
+        """Send the rest and end W&B's run."""
+        self._steadily(lambda: self.experiment.finish())
+
+    def _steadily(self, call: Callable[[], None]) -> None:
+        import wandb
+
+        if self._is_gone:
+            return
+        try:
+            call()
+            if self._watch is None and not self._offline:
+                self._watch = Watch(str(self.experiment.settings.base_url))
+        except (wandb.Error, OSError) as error:
+            self._is_gone = True
+            print(
+                f"W&B no longer takes what is logged ({joined(str(error))}); the run goes on, "
+                "metrics.csv has it all",
+                flush=True,
+            )
+
+
+class Watch:
+    """Says once that a server is away, and that it is back, from a thread of its own."""
+
+    def __init__(self, url: str, every_s: float = LOOK_S) -> None:
+        self._url = url
+        self._every_s = every_s
+        self._is_away = False
+        self._closed = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._closed.set()
+
+    def _run(self) -> None:
+        while not self._closed.wait(self._every_s):
+            self._look()
+
+    def _look(self) -> None:
+        reason = self._reason()
+        if reason is not None and not self._is_away:
+            self._say(
+                f"W&B at {self._url} cannot be reached ({reason}); the run goes on, and W&B "
+                "sends what it has once it can; later by `wandb sync` of the folder in wandb/"
+            )
+        elif reason is None and self._is_away:
+            self._say(f"W&B at {self._url} is reached again")
+        self._is_away = reason is not None
+
+    def _reason(self) -> str | None:
+        try:
+            # any answer is one, also that of a proxy
+            requests.head(self._url, timeout=ANSWER_S, allow_redirects=False)
+        except requests.RequestException as error:
+            return type(error).__name__
+        return None
+
+    def _say(self, line: str) -> None:
+        print(line, flush=True)
