@@ -1,14 +1,25 @@
-"""One thread, no hub and no W&B account for every test; `shared` is a folder of reference data."""
+"""One thread, no hub and no W&B account for every test; `shared` is a folder of reference data.
+
+No test has a limit on the clock: `patience` ends one that hangs or spins.
+"""
 
 import os
 from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", WANDB_MODE="offline")
+os.environ["PYTHONFAULTHANDLER"] = "1"  # a process that is aborted says where it was
 
 import pytest
 import torch
 
 import vlm_rl  # noqa: F401  (makes torchvision importable for the tests' own imports)
+from tests.support.patience import (  # noqa: F401  (hooks of pytest)
+    pytest_addoption,
+    pytest_configure,
+    pytest_runtest_call,
+    pytest_runtest_setup,
+    pytest_runtest_teardown,
+)
 from tests.support.places import SHARED
 
 torch.set_num_threads(1)

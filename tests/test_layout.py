@@ -2,7 +2,8 @@
 
 Mutations tried: an import of vlm_rl.training.module in vlm_rl/data/prompts.py ->
 test_imports_go_down_only; `import wandb` at the top of vlm_rl/run/progress.py ->
-test_imports_without_optional_packages; a second `class Estimate` -> test_no_name_has_two_meanings.
+test_imports_without_optional_packages; a second `class Estimate` -> test_no_name_has_two_meanings;
+each line of CLOCKS in a test -> test_no_test_has_a_limit_on_the_clock.
 """
 
 import ast
@@ -17,7 +18,7 @@ import pytest
 from tests.support.places import REPOSITORY
 
 LAYERS = [
-    {"torchvision_on_cpu", "show", "records", "config", "errors", "parts", "ranks"},
+    {"torchvision_on_cpu", "show", "records", "config", "errors", "parts", "ranks", "processes"},
     {"verification", "model", "advantages"},
     {"data", "objectives", "distributed", "memory"},
     {"metrics", "rewards", "rollout"},
@@ -112,6 +113,76 @@ def test_no_bag_of_helpers():
 def test_fit_defines_no_class():
     tree = ast.parse((REPOSITORY / "vlm_rl/fit.py").read_text())
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+CLOCK = {"monotonic", "perf_counter", "time", "monotonic_ns", "perf_counter_ns", "time_ns"}
+MAY_USE_THE_CLOCK = {
+    "tests/support/patience.py": "the only place that judges how long something takes",
+    "tests/processes/test_stopwatch.py::share": "the clock is what is measured",
+    "tests/rollout/test_watchdog.py::test_starved_process_is_not_silent": "at least so long",
+    "tests/verification/test_pool.py::test_starved_process_is_not_given_up": "at least so long",
+    "tests/verification/test_fuzz.py::_watch": "a pause between two samples",
+    "tests/support/sharded_runs.py::Scales::_watch": "a pause between two samples",
+    "tests/evaluation/test_report.py::test_failed_checks_are_counted_and_in_no_accuracy": "a count",
+    "::main": "prints how long a report took",
+}
+"""Files and functions, with the reason."""
+
+
+def _clocks(tree: ast.AST, place: str) -> Iterator[str]:
+    """Yield where a limit in seconds is given or the clock is read, but for places that may."""
+    if any(place.endswith(allowed) for allowed in MAY_USE_THE_CLOCK):
+        return
+    for node in ast.iter_child_nodes(tree):
+        named = isinstance(node, ast.FunctionDef | ast.ClassDef)
+        inside = f"{place}::{node.name}" if named else place
+        if isinstance(node, ast.Call) and _is_limited(node):
+            yield f"{inside}, line {node.lineno}: {ast.unparse(node)}"
+        yield from _clocks(node, inside)
+
+
+def _is_limited(call: ast.Call) -> bool:
+    """Whether a call takes a limit in seconds, sets one, or reads the clock."""
+    called, _, name = ast.unparse(call.func).rpartition(".")
+    limits = [keyword.value for keyword in call.keywords if keyword.arg == "timeout"]
+    if name in ("join", "wait", "result"):
+        limits += [a for a in call.args if isinstance(a, ast.Constant)]
+    given = any(not isinstance(limit, ast.Constant) or _is_number(limit.value) for limit in limits)
+    sets = name == "dump_traceback_later" or (called, name) == ("pytest.mark", "timeout")
+    return given or sets or (called in ("", "time") and name in CLOCK)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+CLOCKS = """
+subprocess.run(command, timeout=60)
+thread.join(timeout=SECONDS)
+done.wait(2.5)
+future.result(3)
+threading.Barrier(2, timeout=10)
+assert time.monotonic() < end
+began = perf_counter()
+faulthandler.dump_traceback_later(240, exit=True)
+pytest.mark.timeout(600)
+"""
+
+
+@pytest.mark.parametrize("line", CLOCKS.strip().splitlines())
+def test_limit_on_the_clock_is_seen(line):
+    assert list(_clocks(ast.parse(f"def test_it():\n    {line}"), "tests/test_it.py"))
+
+
+def test_no_test_has_a_limit_on_the_clock():
+    """A busy machine would turn it red. Wait without a limit, as a test that hangs is ended anyway,
+    or by tests/support/patience.py."""
+    found = [
+        clock
+        for path in sorted((REPOSITORY / "tests").rglob("*.py"))
+        for clock in _clocks(ast.parse(path.read_text()), path.relative_to(REPOSITORY).as_posix())
+    ]
+    assert not found, "\n".join(found)
 
 
 def test_imports_without_optional_packages():

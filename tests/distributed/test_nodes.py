@@ -65,7 +65,6 @@ def _launched(*runs: list[list[str]]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", LAUNCHED],
         input=json.dumps(list(zip(ports, runs, strict=True))),
-        timeout=200,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
@@ -76,7 +75,7 @@ def _launched(*runs: list[list[str]]) -> subprocess.CompletedProcess[str]:
 def test_slurm_run_is_one_run_and_needs_one_folder(
     policy_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
-    more = ("--trainer.num_nodes=2", "--trainer.strategy=ddp", "--hang_timeout_s=6")
+    more = ("--trainer.num_nodes=2", "--trainer.strategy=ddp", "--hang_timeout_s=20")
     argv, own = (
         command(policy_folder, data_folder, tmp_path / name, *more, steps=1)
         for name in ("shared", "own")

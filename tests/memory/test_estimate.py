@@ -43,7 +43,6 @@ def measured(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> d
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=250,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return {name: json.loads((out / f"{name}.json").read_text()) for name in CASES}

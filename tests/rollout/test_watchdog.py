@@ -1,35 +1,75 @@
 """A process that hangs is ended, and no other.
 
-Broken on purpose, each seen red: a watchdog that is never touched, never fires or never closes.
+Broken on purpose, each seen red: a watchdog that is never touched, never fires or never closes, or
+that counts the waits for a core.
 """
 
-import subprocess
+import os
 import sys
-
-WAITS = """
 import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.support.starving import busy_core, starve
 from vlm_rl.rollout.watchdog import Watchdog
-with Watchdog(0.5, "the engine") as dog:
-    for _ in range(4):
-        time.sleep(0.2)
-        dog.touch()
-    print("alive", flush=True)
-    time.sleep({seconds})
-time.sleep(1)  # closed, it no longer counts
-print("over", flush=True)
-"""
 
 
-def test_watchdog_ends_a_process_that_is_silent_and_no_other() -> None:
-    def run(seconds: float) -> subprocess.CompletedProcess[str]:
-        program = WAITS.format(seconds=seconds)
-        return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+def ended(work: Callable[[], None], folder: Path) -> tuple[int, str, str]:
+    """Do `work` in a process of its own. Returns its status, what it printed and its errors."""
+    out, err = folder / "out", folder / "err"
+    process = os.fork()
+    if process == 0:
+        sys.stdout, sys.stderr = out.open("w"), err.open("w")
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:  # a forked child must not return into its parent's code
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return status, out.read_text(), err.read_text()
 
-    fine, hung = run(0.1), run(20)
-    assert fine.returncode == 0
-    assert fine.stdout.split() == ["alive", "over"]
-    assert hung.returncode == 75
-    assert hung.stdout.split() == ["alive"]
-    assert "the engine has been silent for 0.5 s" in hung.stderr
-    assert "resumes from the last checkpoint" in hung.stderr
-    assert "time.sleep" in hung.stderr or 'File "<string>"' in hung.stderr  # where it hung
+
+def wait_inside(seconds: float) -> None:
+    with Watchdog(0.5, "the engine") as dog:
+        for _ in range(4):
+            time.sleep(0.2)
+            dog.touch()
+        print("alive", flush=True)
+        time.sleep(seconds)
+    time.sleep(1)  # closed, it no longer counts
+    print("over")
+
+
+def work_inside() -> None:
+    starve()
+    used = time.thread_time()
+    with Watchdog(0.5, "the engine"):
+        while time.thread_time() < used + 0.1:
+            pass
+        with Watchdog(60.0, "another one"):
+            while time.thread_time() < used + 0.12:
+                pass
+
+
+def test_watchdog_ends_a_process_that_is_silent_and_no_other(tmp_path: Path) -> None:
+    assert ended(lambda: wait_inside(0.1), tmp_path)[:2] == (0, "alive\nover\n")
+    status, printed, errors = ended(lambda: wait_inside(1000), tmp_path)
+    assert (status, printed) == (75, "alive\n")
+    assert "the engine has been silent for 0.5 s" in errors
+    assert "resumes from the last checkpoint" in errors
+    assert "in wait_inside" in errors  # where it hung
+
+
+def test_starved_process_is_not_silent(tmp_path: Path) -> None:
+    """It works for several times the limit on the clock."""
+    with busy_core():
+        began = time.monotonic()
+        status, _, errors = ended(work_inside, tmp_path)
+    assert status == 0, errors
+    assert time.monotonic() - began > 1.5, "otherwise this shows nothing"

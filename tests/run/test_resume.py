@@ -165,7 +165,7 @@ def test_killed_run_resumes_from_its_last_whole_checkpoint(
     run_dir = tmp_path / "killed"
     argv = _command(folders, run_dir)
     killed_runs = [sys.executable, "-m", "tests.support.killed_runs", json.dumps(argv)]
-    done = subprocess.run(killed_runs, capture_output=True, text=True, timeout=280, cwd=REPOSITORY)
+    done = subprocess.run(killed_runs, capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
     while_saving, in_a_step = json.loads(done.stdout.splitlines()[-1])
     assert while_saving == ["step_3.partial"], "nothing to resume from: started again"

@@ -91,6 +91,8 @@ def two_ranks(folder: Path) -> list[int]:
     """Fork a silent rank 1, and a rank 0 that waits for it and beats."""
 
     def rank(number: int) -> None:
+        while number == 1 and not (folder / "heartbeat/rank_0.json").exists():
+            time.sleep(0.01)  # as training does, neither falls silent before both have begun
         with Heartbeat(folder, 1.0 if number else 60.0, rank=number, num_ranks=2) as heart:
             while number == 0:
                 heart.touch()

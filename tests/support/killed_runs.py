@@ -40,7 +40,7 @@ def kill_when(path: Path) -> Callable[[int], None]:
     def watch(process: int) -> None:
         while not path.exists():
             assert os.waitpid(process, os.WNOHANG) == (0, 0), "it ended before it was killed"
-            time.sleep(0.002)
+            time.sleep(0.01)
         os.kill(process, signal.SIGKILL)
 
     return watch

@@ -8,7 +8,6 @@ checkpoint, every process writes what memory it takes to begin. One process impo
 forks the others: importing takes longer than such a run.
 """
 
-import faulthandler
 import json
 import os
 import signal
@@ -45,9 +44,6 @@ from vlm_rl.records import Batch, Completion, Groups, Problem, Prompt, Scores, V
 from vlm_rl.rollout import Engine, Sampling
 from vlm_rl.run.length_report import LengthFairness
 from vlm_rl.training.module import OptimizerSettings, UpdateSettings
-
-SECONDS = int(os.environ.get("SHARDED_RUNS_SECONDS", "240"))
-"""A process that waits for another one longer than this says where, and ends."""
 
 GROUP_SIZE = 4
 MIXED = {
@@ -385,7 +381,6 @@ def forked(num_processes: int, work: Any, expected: int = 0) -> None:
     for rank in range(num_processes):
         child = os.fork()
         if child == 0:
-            faulthandler.dump_traceback_later(SECONDS, exit=True)
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes)}
             os._exit(_status(work))

@@ -54,7 +54,7 @@ def in_tasks(rows: Sequence[Row]) -> Batch:
 
 def plans_on_processes(objective: Objective, batches: Sequence[Batch]) -> list[Plan]:
     """Of each process. They run side by side: a later sum may depend on an earlier one."""
-    barrier = threading.Barrier(len(batches), timeout=10)
+    barrier = threading.Barrier(len(batches))
     given: list[Tensor] = [torch.zeros(())] * len(batches)
 
     def prepare(rank: int) -> Plan:
@@ -65,7 +65,11 @@ def plans_on_processes(objective: Objective, batches: Sequence[Batch]) -> list[P
             barrier.wait()
             return total
 
-        return objective.prepare(batches[rank], all_sum)
+        try:
+            return objective.prepare(batches[rank], all_sum)
+        except BaseException:
+            barrier.abort()  # the others would wait for this one
+            raise
 
     with ThreadPoolExecutor(len(batches)) as pool:
         return list(pool.map(prepare, range(len(batches))))

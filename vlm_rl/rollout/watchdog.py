@@ -5,8 +5,10 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
+from vlm_rl.processes.stopwatch import Stopwatch
 from vlm_rl.show.screen import warn
 
 EXIT_STATUS = 75
@@ -15,6 +17,9 @@ EXIT_STATUS = 75
 
 class Watchdog:
     """While open, ends the process once nothing has called `touch` for `limit_s` seconds.
+
+    Seconds for which this process, or one that it waits for, waits for a core do not count, nor
+    those of a suspended job: neither is a hang.
 
     A thread cannot be stopped from outside, so nothing less helps if the main thread hangs in
     foreign code. The stacks of all threads go to stderr first. If several watchdogs are open, one
@@ -26,18 +31,21 @@ class Watchdog:
     def __init__(self, limit_s: float, what: str) -> None:
         self._limit_s = limit_s
         self._what = what
+        self._look_s = min(1.0, limit_s / 4)
         self._closed = threading.Event()
 
     def __enter__(self) -> Self:
         self.touch()
+        self._heard = self._touched
+        self._silence = Stopwatch(self._waited_for, every_s=self._look_s)
         self._open.append(self)
         threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._closed.set()
-        self._open.remove(self)
         touch_all()  # to the outer ones, the time inside was not silence
+        self._open.remove(self)
 
     def touch(self) -> None:
         """Restart the clock: something has moved."""
@@ -45,10 +53,14 @@ class Watchdog:
 
     @property
     def silent_s(self) -> float:
+        """Seconds on the clock since the last touch."""
         return time.monotonic() - self._touched
 
     def _watch(self) -> None:
-        while not self._closed.wait(min(1.0, self._limit_s / 4)):
+        while not self._closed.wait(self._look_s):
+            if self._heard != self._touched:
+                self._heard = self._touched
+                self._silence.restart()
             self._look()
 
     def _look(self) -> None:
@@ -57,7 +69,12 @@ class Watchdog:
             self._end(f"{self._what} has been silent for {self._limit_s:g} s")
 
     def _is_due(self) -> bool:
-        return self.silent_s > self._limit_s and self._open[-1:] == [self]
+        due = self._silence.look() > self._limit_s and self._open[-1:] == [self]
+        return due and self._heard == self._touched  # not when an inner one closes just now
+
+    def _waited_for(self) -> Iterable[int]:
+        """Return the processes on whose work, and that of all below them, `touch` depends."""
+        return [os.getpid()]
 
     def _end(self, reason: str) -> None:
         warn(

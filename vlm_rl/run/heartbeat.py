@@ -44,8 +44,9 @@ SHARED_S = 60.0
 """How late a file of another node may appear: NFS caches a folder for so long (acdirmax in
 nfs(5))."""
 
-GONE_S = 2.5
-"""A rank refreshes its file every second; one that has not done so for this long is gone."""
+GONE_S = 10.0
+"""A rank refreshes its file every second. On another machine, one that has not done so for this
+long is gone; on this one its process says so, however busy the machine is."""
 
 
 class OtherEnded(RuntimeError):
@@ -173,6 +174,10 @@ class Heartbeat(L.Callback, Watchdog):
             warn(f"rank {self._rank} ends, {reason}")
             os._exit(1)  # the main thread waits for the other rank in foreign code
 
+    def _waited_for(self) -> list[int]:
+        here = socket.gethostname()
+        return [rank.pid for rank in self._everyone if rank.host == here] or [os.getpid()]
+
     def _gone_for_long(self) -> str | None:
         """Name a rank that is gone for longer than the main thread needs to hear of it.
 
@@ -213,9 +218,10 @@ class Heartbeat(L.Callback, Watchdog):
         since = self._file("json").stat().st_mtime
         until = time.monotonic() + GONE_S
         gone: list[Beat] = []
-        while not gone and (silent := self._silent_since(since)):
+        late = False
+        while not gone and not late and (silent := self._silent_since(since)):
             late = time.monotonic() > until
-            gone = [beat for beat in silent if late or _has_ended(beat)]
+            gone = [b for b in silent if _has_ended(b) or (late and not _is_here(b))]
             time.sleep(0.1)
         return "; ".join(map(_last_seen, gone)) or None
 
@@ -305,9 +311,14 @@ def _last_seen(beat: Beat) -> str:
     )
 
 
+def _is_here(beat: Beat) -> bool:
+    """Whether the process can be asked for: it is on this machine, which is Linux."""
+    return beat.host == socket.gethostname() and Path("/proc/self/stat").exists()
+
+
 def _has_ended(beat: Beat) -> bool:
-    """Whether the process has ended, known at once on the same machine; False elsewhere."""
-    return beat.host == socket.gethostname() and process_start(beat.pid) is None
+    """Whether the process has ended, known at once on the same Linux machine; False elsewhere."""
+    return _is_here(beat) and process_start(beat.pid) is None
 
 
 def _written_after(path: Path, since: float) -> bool:

@@ -1,8 +1,9 @@
 """Decide whether an answer is right: text and gold in; a verdict and the rule that decided out.
 
 An answer is read as a typed value by one grammar, to its last character, and then compared by kind.
-May import nothing of `vlm_rl` but `records`, and no torch: checking processes start in under a
-second. Only `pool` and `self_test`, which the trainer uses, import `records` and with it torch.
+May import nothing of `vlm_rl` but `processes` and `records`, and no torch: checking processes start
+in under a second. Only `pool` and `self_test`, which the trainer uses, import `records` and with it
+torch.
 
 Reading order:
 - `gold`: what an answer is checked against, and how reading can fail

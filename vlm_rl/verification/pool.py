@@ -2,8 +2,9 @@
 
 These are plain subprocesses over pipes, not multiprocessing, whose spawned children would import
 the trainer's main module, and with it torch. A process counts its own CPU time and ends when that
-is used up. A deadline on the clock, kept here, holds whatever happens. No alarm of the caller is
-touched, no thread is started, and a lock makes the pool usable from any thread.
+is used up. A limit on the clock, kept here, holds whatever happens; seconds for which the process
+waits for a core do not count, so that no verdict depends on how busy the machine is. No alarm of
+the caller is touched, no thread is started, and a lock makes the pool usable from any thread.
 """
 
 import contextlib
@@ -13,7 +14,6 @@ import selectors
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import vlm_rl
+from vlm_rl.processes.stopwatch import Stopwatch
 from vlm_rl.records import Verdict
 from vlm_rl.verification.algebra import NeedsAlgebra
 from vlm_rl.verification.checker import READY
@@ -29,6 +30,7 @@ from vlm_rl.verification.limits import CLOCK_FACTOR, TIMED_OUT
 from vlm_rl.verification.matching import decide
 
 _START_S = 120.0  # imports take under a second; a machine swapping or on a network disk is slow
+_LOOK_S = 1.0
 
 Question = tuple[Gold, str]
 """A gold and the answer that a completion gave."""
@@ -86,8 +88,9 @@ class CheckerPool:
     """Up to `workers` processes that check answers.
 
     A question gets `timeout_s` seconds of CPU time and `memory_mb` of memory. On the clock it gets
-    thirty times those seconds, which only a starved or stopped process reaches. Beyond its limits a
-    process is killed and replaced. Processes start with the first question that needs one.
+    thirty times those seconds, besides those for which its process waits for a core: only one that
+    was stopped reaches them. Beyond its limits a process is killed and replaced. Processes start
+    with the first question that needs one.
     """
 
     def __init__(self, *, workers: int = 1, timeout_s: float = 2.0, memory_mb: int = 1024) -> None:
@@ -165,18 +168,17 @@ class CheckerPool:
             self._checkers.append(_Checker(self._command))
 
     def _collect(self) -> dict[int, Check]:
-        """Wait for the next reply, end or deadline, and return the questions that it settles."""
+        """Wait for the next reply or end, or a second, and return the questions settled by then."""
         pending = [checker for checker in self._checkers if not checker.idle]
         with selectors.DefaultSelector() as selector:
             for checker in pending:
                 selector.register(checker.output, selectors.EVENT_READ, checker)
-            pause = min(checker.deadline for checker in pending) - time.monotonic()
-            readable = {key.data for key, _ in selector.select(max(pause, 0))}
+            readable = {key.data for key, _ in selector.select(_LOOK_S)}
         settled: dict[int, Check] = {}
         for checker in pending:
             if checker in readable and (reply := checker.read()):
                 settled.update(checker.settle(reply))
-            elif checker in readable or time.monotonic() >= checker.deadline:
+            elif checker in readable or checker.overdue:
                 settled.update(self._lose(checker, overdue=checker not in readable))
         return settled
 
@@ -218,16 +220,22 @@ class _Checker:
         self.output = self.process.stdout
         self.started = False
         self.index: int | None = None
-        self.deadline = time.monotonic() + _START_S
+        self._limit_s = _START_S
+        self._busy = Stopwatch(lambda: [self.process.pid], every_s=_LOOK_S)
 
     @property
     def idle(self) -> bool:
         return self.started and self.index is None
 
+    @property
+    def overdue(self) -> bool:
+        return self._busy.look() > self._limit_s
+
     def ask(self, index: int, question: Question, timeout_s: float) -> None:
         gold, prediction = question
         self.index = index
-        self.deadline = time.monotonic() + timeout_s * CLOCK_FACTOR
+        self._limit_s = timeout_s * CLOCK_FACTOR
+        self._busy.restart()
         with contextlib.suppress(BrokenPipeError):  # it died: seen when its output is read
             self._input.write(json.dumps([asdict(gold), prediction]).encode() + b"\n")
             self._input.flush()

@@ -23,7 +23,6 @@ from vlm_rl.run.metrics_csv import read_metrics
 pytest.importorskip("vllm", reason=MISSING)
 
 SMALL = {"kv_cache_gib": 1 / 16, "max_concurrent": 64}
-SECONDS = 600
 
 
 class Runs:
@@ -40,7 +39,6 @@ class Runs:
 @pytest.fixture(scope="module")
 def runs(policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     root = tmp_path_factory.mktemp("runs")
-    monkeypatch = pytest.MonkeyPatch()
 
     def entry(
         name: str, engine: str, *, every: int = 2, status: int = 0, lora: str = "null", **of: Any
@@ -59,7 +57,6 @@ def runs(policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPa
         )
         return {"strategy": "fsdp2", "processes": 2, "argv": argv, "status": status}
 
-    monkeypatch.setenv("SHARDED_RUNS_SECONDS", str(SECONDS))
     output = launch(
         {
             "checkpoints": {},
@@ -77,14 +74,11 @@ def runs(policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPa
                 ),
                 entry("shared", "vlm_rl.rollout.VLLMServer", lora='{"rank": 4}', adapter_rank=8),
             ],
-        },
-        seconds=SECONDS,
+        }
     )
-    monkeypatch.undo()
     return Runs(root, output)
 
 
-@pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("name", ["killed", "ceiling", "shared"])
 def test_every_rank_samples_from_the_policy_before_and_after_updates(runs: Runs, name: str) -> None:
     rows = runs.trained(name)

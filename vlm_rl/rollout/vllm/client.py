@@ -5,7 +5,7 @@ never redirected, and is read by its kind in `replies`.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from json import loads
 from threading import Thread
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import requests
 from urllib3.exceptions import HTTPError
 
+from vlm_rl.processes.stopwatch import Stopwatch
 from vlm_rl.rollout.faults import WEIGHT_STREAM, EngineError, EngineFault, EngineMismatch, refusal
 from vlm_rl.rollout.vllm import gate
 from vlm_rl.rollout.vllm.replies import Answered, read, shown
@@ -171,27 +172,33 @@ class Http:
 
 
 class Silence:
-    """Time since a server last finished a request or read or wrote a token."""
+    """Time since a server last finished a request or read or wrote a token.
 
-    def __init__(self, http: Http, limit_s: float) -> None:
+    Seconds for which the server's processes, where `pids` knows them, wait for a core do not count.
+    """
+
+    def __init__(self, http: Http, limit_s: float, pids: Callable[[], Iterable[int]]) -> None:
         self._http = http
         self._limit_s = limit_s
         self._tokens = http.tokens()
+        self._silence = Stopwatch(pids)
         self.restart()
 
     def restart(self) -> None:
         """Restart the clock: a request was finished."""
-        self._since = self._looked = time.monotonic()
+        self._looked = time.monotonic()
+        self._silence.restart()
 
     def check(self) -> None:
-        """Raise EngineFault once silence has lasted for the limit."""
+        """Raise EngineFault once silence has lasted for the limit. Call it every second."""
         now = time.monotonic()
         if now - self._looked > self._limit_s / 4:
             self._looked, before = now, self._tokens
-            self._tokens = self._http.tokens()
+            # a crowded server may not say; what it had counted before stays known
+            self._tokens = max(self._http.tokens(), before)
             if self._tokens > before >= 0:
-                self._since = now
-        if now - self._since > self._limit_s:
+                self._silence.restart()
+        if self._silence.look() > self._limit_s:
             raise EngineFault(
                 f"the server at {self._http.base} has done nothing for {self._limit_s:g} s"
             )

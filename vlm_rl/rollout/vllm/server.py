@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 
 from vlm_rl import ranks
+from vlm_rl.processes.stopwatch import Stopwatch
 from vlm_rl.rollout.faults import EngineError, EngineFault, EngineMismatch
 from vlm_rl.rollout.sampling import Sampling
 from vlm_rl.rollout.vllm import die_with_parent, environment, gate
@@ -165,16 +166,20 @@ class VLLMServer(VLLMBase):
             )
 
     def _await_health(self) -> None:
-        end = time.monotonic() + self.startup_timeout_s
+        # a look at its health may take five seconds
+        waited = Stopwatch(self._own_pids, every_s=min(5.0, self.startup_timeout_s / 4))
         while (reason := self._http.healthy()) is not None:
             touch_all()  # this wait has its own limit
             self._check_process()
-            if time.monotonic() > end:
+            if waited.look() > self.startup_timeout_s:
                 raise EngineFault(
                     f"the server at {self._http.base} is not up after {self.startup_timeout_s:g} s"
                     f": {reason}"
                 )
             time.sleep(0.2)
+
+    def _own_pids(self) -> list[int]:
+        return [] if self._process is None else [self._process.pid]
 
     def _check_process(self) -> None:
         """Raise EngineFault if the run's own server has ended."""
@@ -232,7 +237,7 @@ class VLLMServer(VLLMBase):
             Thread(target=self._work, args=(todo, results), daemon=True).start()
         answers: dict[int, Answer] = {}
         try:
-            silence = Silence(self._http, self.silence_timeout_s)
+            silence = Silence(self._http, self.silence_timeout_s, self._own_pids)
             while len(answers) < len(requests):
                 touch_all()  # silence of the server has its own limit
                 self._check_process()
