@@ -158,7 +158,8 @@ def test_gold_is_right_for_itself_whatever_its_type(gold):
 @pytest.mark.parametrize(
     ("gold", "kind"),
     [
-        ("(1, 2)", "tuple"),
+        ("(2, 1)", "tuple"),
+        ("(1, 2)", "latex"),  # a point, or an open interval
         (r"(\frac12, a, 3)", "tuple"),
         ("[1,2)", "interval"),
         (r"(-\infty, 3)", "interval"),
@@ -226,3 +227,22 @@ def test_tolerance_of_more_digits_than_any_gold_has_is_an_error_of_the_gold():
     decision, rule = decide(gold, "3.14", numeric=True)
     assert decision == "error"
     assert "decimals up to 30" in rule
+
+
+@pytest.mark.parametrize("letter", "abcdfghkmnpqrstuvwxyz")
+def test_root_of_a_square_is_an_absolute_value_whatever_the_letter(letter):
+    assert decision(letter, rf"\sqrt{{{letter}^2}}", "latex") == "wrong"
+    assert decision(rf"|{letter}|", rf"\sqrt{{{letter}^2}}", "latex") == "correct"
+    other = "z" if letter != "z" else "y"
+    assert decision(rf"{letter}{other}", rf"\sqrt{{{letter}^2{other}^2}}", "latex") == "wrong"
+
+
+@pytest.mark.parametrize("space", [r"\quad", r"\qquad ", r"\hspace{1em}", "  ", r"\;\;\quad "])
+def test_wide_space_sets_digits_apart(space):
+    for kind in ("number", "latex", "text"):
+        assert decision("1234", f"1{space}234", kind) != "correct"
+
+
+def test_point_is_no_inequality_but_what_may_be_an_interval_is():
+    assert decision("(1,2)", "1<x<2", "tuple") == "wrong"
+    assert decision("(1,2)", "1<x<2") == "correct"

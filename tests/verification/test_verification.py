@@ -123,7 +123,7 @@ def test_plain_numbers_are_read(text, value):
         ("listen", False, "text"),
         ("x", False, "latex"),
         (r"2\sqrt{3}", False, "latex"),
-        ("(1, 2)", False, "tuple"),
+        ("(2, 1)", False, "tuple"),
     ],
 )
 def test_missing_answer_type_is_inferred(answer, has_choices, expected):

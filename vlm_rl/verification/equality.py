@@ -59,7 +59,9 @@ class Equality:
                     all(self.same(gold, side) for side in given.sides)
                     or (given.rounded is not None and self.same(gold, given.rounded))
                 )
-            case (Region(), _) | (_, Region()) if self._type != "list":
+            case (Region(), Region()):
+                return self._same_region(gold, given)
+            case (Region(), _) | (_, Region()) if self._type not in ("list", "tuple"):
                 return self._same_region(as_region(gold), as_region(given))
             case Collection(), _:
                 return self._same_collection(gold, given)

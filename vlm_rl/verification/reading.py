@@ -78,11 +78,11 @@ def read(text: str, *, lenient: bool = False) -> Value:
     """
     if _NUMERAL.fullmatch(text):
         return Quantity(parse(tokens(text)))
-    raw, text = text, without_label(normalise(text))
+    text = without_label(normalise(text))
     text = _SCIENTIFIC.sub(r"\1E\2", text)  # `2e5` is a product with e only within a formula
     if _DATE.fullmatch(text):
         return Words(text)
-    if _GROUPED.fullmatch(text) and "quad" not in raw:
+    if _GROUPED.fullmatch(text):
         text = text.replace(" ", "")
     spoken = spoken_number(text)
     return _Reader(lenient).value(tokens(text)) if spoken is None else Quantity(number(spoken))
