@@ -12,6 +12,32 @@ def decision(gold, prediction, kind=None):
 
 
 WRONG = [
+    # sets, residues, parameters, named sums, figures, counts: near misses
+    (r"x=k\pi+\frac{\pi}{4}, k\in\mathbb{Z}", r"x=\frac{\pi}{4}+2n\pi\ (n\in\mathbb{Z})"),
+    (r"x=k\pi+\frac{\pi}{4}, k\in\mathbb{Z}", r"x=\frac{\pi}{4}+n\pi\ (n\in\mathbb{N})"),
+    (r"x=k\pi+\frac{\pi}{4}, k\in\mathbb{Z}", r"x=\frac{\pi}{4}+k\pi\ (n\in\mathbb{Z})"),
+    (r"x\equiv 3 \pmod 7", "3"),
+    (r"x\equiv 3 \pmod 7", r"x\equiv 4 \pmod 7"),
+    (r"x\equiv 3 \pmod 7", r"x\equiv 3 \pmod 5"),
+    ("x+y=3", "3"),
+    ("7", "2x=7"),
+    ("7", "x+2=7"),
+    ("7", "x+x=7"),
+    (r"30\pi", r"S=\pi r l=31\pi"),
+    ("5", "x=5=2a"),
+    ("5", "2a=5"),
+    ("40 N·m", r"40\text{ nm}"),
+    ("△ABE", "triangle ABD"),
+    ("12", r"\text{The number of ways is not } 12"),
+    ("45 people", "45 dogs"),
+    ("1:2", "x:2"),
+    (r"[1,2]\cup[3,4]", r"A\cup B=[1,2]\cup[3,5]"),
+    (r"\{(1,2),(3,4)\}", r"\{(4,3),(1,2)\}"),
+    ("3:45", "a quarter to five"),
+    ("7°6'", "7 degrees 6 seconds"),
+    (r"\emptyset", r"\{\emptyset\}"),
+    (r"\{1,2\}", r"\{\{1,2\}\}"),
+    (r"(0,\infty)", r"(0,\infty]"),
     # capitals are other variables than small letters
     ("r", "R"),
     (r"\frac{r}{R}", r"\frac{R}{r}"),
@@ -87,6 +113,38 @@ WRONG = [
     ("5:30", "1:6"),
 ]
 RIGHT = [
+    # sets, residues, parameters, named sums, figures, counts
+    (r"x=k\pi+\frac{\pi}{4}, k\in\mathbb{Z}", r"x=\frac{\pi}{4}+n\pi\ (n\in\mathbb{Z})"),
+    (r"x\equiv 3 \pmod 7", r"x \equiv 3 \ (\text{mod } 7)"),
+    (r"x\equiv 3 \pmod 7", "3 (mod 7)"),
+    ("7", "m+n=7"),
+    ("2047276", r"\dbinom{2024}{2}"),
+    ("135°C", r"135^\circ"),
+    ("25 °C", "25°"),
+    ("17", r"17\text{ integers}"),
+    ("13.6 eV", r"13.6\text{ electron volts}"),
+    ("40 N·m", r"40\text{ Nm}"),
+    ("△ABE", "triangle ABE"),
+    ("12", "The perimeter of the rhombus is 12 cm."),
+    ("12", r"\text{The number of ways is } 12"),
+    ("45 people", "45人"),
+    ("45 people", "45个人"),
+    ("AB", "BA"),
+    (r"\angle ABC", "angle CBA"),
+    ("60°", "angle ABC = 60°"),
+    ("(1,2)", r"\text{Vertex: }(1,2)"),
+    ("6", r"\det A=6"),
+    ("6", "E[X]=6"),
+    (r"[1,2]\cup[3,4]", r"A\cup B=[1,2]\cup[3,4]"),
+    (r"\{(1,2),(3,4)\}", r"\{(3,4),(1,2)\}"),
+    (r"\frac{a+b}{2}", r"{{a+b} \over {2}}"),
+    (r"30\pi", r"S=\pi r l=\pi \cdot 3 \cdot 10=30\pi"),
+    ("3:45", "a quarter to four"),
+    ("3:00", "three o'clock"),
+    ("0.24", r"P(\text{exactly two heads}) = 0.24"),
+    ("7°6'", "7 degrees 6 minutes"),
+    ("7°6'5''", "7 degrees, 6 minutes, 5 seconds"),
+    ("5:8", r"5\mathbin{:}8"),
     ("R", "R"),
     (r"\frac{R}{r}", r"\frac{2R}{2r}"),
     ("V_A", "V_{A}"),
@@ -158,7 +216,8 @@ def test_gold_is_right_for_itself_whatever_its_type(gold):
 @pytest.mark.parametrize(
     ("gold", "kind"),
     [
-        ("(1, 2)", "tuple"),
+        ("(2, 1)", "tuple"),
+        ("(1, 2)", "latex"),  # a point, or an open interval
         (r"(\frac12, a, 3)", "tuple"),
         ("[1,2)", "interval"),
         (r"(-\infty, 3)", "interval"),
@@ -226,3 +285,40 @@ def test_tolerance_of_more_digits_than_any_gold_has_is_an_error_of_the_gold():
     decision, rule = decide(gold, "3.14", numeric=True)
     assert decision == "error"
     assert "decimals up to 30" in rule
+
+
+@pytest.mark.parametrize("letter", "abcdfghkmnpqrstuvwxyz")
+def test_root_of_a_square_is_an_absolute_value_whatever_the_letter(letter):
+    assert decision(letter, rf"\sqrt{{{letter}^2}}", "latex") == "wrong"
+    assert decision(rf"|{letter}|", rf"\sqrt{{{letter}^2}}", "latex") == "correct"
+    other = "z" if letter != "z" else "y"
+    assert decision(rf"{letter}{other}", rf"\sqrt{{{letter}^2{other}^2}}", "latex") == "wrong"
+
+
+@pytest.mark.parametrize("space", [r"\quad", r"\qquad ", r"\hspace{1em}", "  ", r"\;\;\quad "])
+def test_wide_space_sets_digits_apart(space):
+    for kind in ("number", "latex", "text"):
+        assert decision("1234", f"1{space}234", kind) != "correct"
+
+
+def test_point_is_no_inequality_but_what_may_be_an_interval_is():
+    assert decision("(1,2)", "1<x<2", "tuple") == "wrong"
+    assert decision("(1,2)", "1<x<2") == "correct"
+
+
+NUMERALS = ("I", "II", "III", "IV")
+SPEEDS = ("5 m/s", "10 m/s", "15 m/s", "20 m/s")
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "right"),
+    [
+        (NUMERALS, "IV", True),
+        (NUMERALS, "VI", False),
+        (SPEEDS, "(d) 20 m/s", True),
+        (SPEEDS, "(c) 20 m/s", False),
+    ],
+)
+def test_numerals_are_words_and_small_letters_are_labels(options, answer, right):
+    decided = decide(Gold("D", "choice", options), answer, numeric=True)[0]
+    assert (decided == "correct") == right

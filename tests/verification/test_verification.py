@@ -123,7 +123,7 @@ def test_plain_numbers_are_read(text, value):
         ("listen", False, "text"),
         ("x", False, "latex"),
         (r"2\sqrt{3}", False, "latex"),
-        ("(1, 2)", False, "tuple"),
+        ("(2, 1)", False, "tuple"),
     ],
 )
 def test_missing_answer_type_is_inferred(answer, has_choices, expected):
@@ -214,7 +214,7 @@ def test_expressions_need_a_process():
         "2^{100000000}",
         "10000000!",
         "9!!",
-        r"\binom{10^7}{5}",
+        r"\binom{10^7}{5000000}",
         r"\int_0^{100} x^x dx",
         "(" * 100 + "5" + ")" * 100,
         "1 2",

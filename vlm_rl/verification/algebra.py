@@ -11,6 +11,7 @@ than 16,384 bits is refused. The bound is relative to the size of the terms, nev
 """
 
 import functools
+import itertools
 import random
 from collections.abc import Iterator
 from fractions import Fraction
@@ -23,11 +24,11 @@ from vlm_rl.verification.digits import same_value
 from vlm_rl.verification.gold import Unparsable
 from vlm_rl.verification.grammar import ONE, Node, number
 
-_RANGES = (
-    *((0, 4), (0, 4), (0, 50), (0, 50), (0, 900)),
-    *((-4, 4), (-4, 4), (-50, 50), (-900, 900), (-4, 4)),
-)
-"""Points for roots and logarithms first, then of all signs and sizes."""
+_SIZES = (4, 4, 50, 50, 900)
+"""How large the numbers put for names are, first all positive, for roots and logarithms."""
+_MAX_SIGNED = 7
+_ALL_SIGNED = 3
+"""Points of other signs: of up to three names every pattern, of more some."""
 _DENOMINATORS = (999983, 1000003, 1000033)
 _MAX_QUOTIENTS = 8
 """With more nested fractions the numerator grows exponentially."""
@@ -176,12 +177,25 @@ def _points(free: frozenset[str], *sides: Node) -> Iterator[Point]:
             yield {name: Fraction(integer if few else draw.randint(1, 12)) for name in sorted(free)}
         if ops & {"!", "binomial"}:
             return
-    for low, high in _RANGES if free else _RANGES[:1]:
+    if not free:
+        yield {}
+        return
+    signed = itertools.islice(itertools.cycle(_sign_patterns(len(free), draw)), _MAX_SIGNED)
+    positive = [(1,) * len(free)] * len(_SIZES)
+    for size, pattern in zip(itertools.cycle(_SIZES), [*positive, *signed], strict=False):
         point = {}
-        for name in sorted(free):
+        for name, sign in zip(sorted(free), pattern, strict=True):
             bottom = draw.choice(_DENOMINATORS)
-            point[name] = Fraction(draw.randint(low * bottom, high * bottom) or 1, bottom)
+            point[name] = Fraction(sign * draw.randint(1, size * bottom), bottom)
         yield point
+
+
+def _sign_patterns(count: int, draw: random.Random) -> list[tuple[int, ...]]:
+    """Return signs for so many names, not all positive: sqrt(x^2) is x only where x > 0."""
+    if count <= _ALL_SIGNED:
+        return [*itertools.product((-1, 1), repeat=count)][:-1]
+    drawn = [tuple(draw.choice((-1, 1)) for _ in range(count)) for _ in range(_MAX_SIGNED - 1)]
+    return [(-1,) * count, *drawn]
 
 
 def _same_at(point: Point, left: Node, right: Node, *, numeric: bool) -> bool | None:

@@ -130,11 +130,20 @@ def _count(value: Fraction) -> int:
     return int(value)
 
 
+def _binomial(n: Fraction, k: Fraction) -> int:
+    """Choose from any number if few are chosen, or few are left."""
+    if n.denominator != 1 or k.denominator != 1 or k < 0 or n < 0:
+        raise NotRational
+    if min(k, n - k) * n.numerator.bit_length() > _MAX_BITS:
+        raise Unparsable("refused: huge number")
+    return math.comb(int(n), int(k))
+
+
 _RULES = COMMON | {
     "^": _power,
     "root": _root,
     "!": lambda n: Fraction(math.factorial(_count(n))),
-    "binomial": lambda n, k: Fraction(math.comb(_count(n), _count(k))),
+    "binomial": lambda n, k: Fraction(_binomial(n, k)),
     "floor": lambda a: Fraction(math.floor(a)),
     "ceil": lambda a: Fraction(math.ceil(a)),
 }

@@ -19,6 +19,7 @@ _LETTER_FIRST = re.compile(
     re.DOTALL,
 )
 _WORD = re.compile("[a-z]{2,}")
+_NUMERAL = re.compile("[IVXLCDM]{2,}")
 _LETTER_LAST = re.compile(r"(?P<value>.*\S)\s*[\[(]\s*(?P<letter>[A-Z])\s*[\])]", re.DOTALL)
 
 
@@ -88,6 +89,7 @@ class _Options:
 
     def _labelled(self, text: str) -> tuple[list[str], str] | None:
         """Read a letter with a value. What has no mark between them is one only if they agree."""
+        text = re.sub(r"^\([a-z]\)(?=\s)", lambda small: small[0].upper(), text)
         if last := _LETTER_LAST.fullmatch(text):
             letter, values, sure = last["letter"], [last["value"]], True
         elif first := _LETTER_FIRST.fullmatch(text):
@@ -132,7 +134,7 @@ class _Options:
     def _same(self, choice: str, text: str) -> bool:
         if same_words(choice, text):
             return True
-        if _WORD.fullmatch(text) or negates(text):
+        if _WORD.fullmatch(text) or negates(text) or _NUMERAL.fullmatch(text):
             return False
         try:
             option = read(choice)

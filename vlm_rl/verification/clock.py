@@ -14,7 +14,12 @@ _FORMS = (
         r"(?:(?P<half>[上下]午|[早晚]上)|中午)?(?P<hour>\d{1,2})[时点](?:(?P<minute>\d{1,2}|半)分?|整)?"
     ),
 )
-_SPOKEN = re.compile(r"(half|quarter|[\w-]+ minutes?|[\w-]+) (past|to) (\w+)", re.I)
+_SPOKEN = re.compile(
+    r"(?:an? )?(half|quarter|[\w-]+ minutes?|[\w-]+) (past|after|to|before|of) (\w+)"
+    r"(?: o'? ?clock)?",
+    re.I,
+)
+_WHOLE_HOUR = re.compile(r"(\w+) o'? ?clock", re.I)
 _HALVES = {"上午": "a", "早上": "a", "下午": "p", "晚上": "p"}
 _MINUTES = {"half": 30, "quarter": 15, "半": 30}
 _HALF_DAY_S = 12 * 3600
@@ -52,14 +57,16 @@ def same_time(gold: TimeOfDay, given: TimeOfDay) -> bool:
 
 
 def _spoken(text: str) -> TimeOfDay | None:
+    if (whole := _WHOLE_HOUR.fullmatch(text)) and (hour := count(whole[1].lower())):
+        return TimeOfDay(3600 * hour, "") if hour <= 12 else None
     time = _SPOKEN.fullmatch(text)
     if not time:
         return None
     named = re.sub(" minutes?$", "", time[1].lower())
-    minutes, hours = _MINUTES.get(named) or count(named), count(time[3])
+    minutes, hours = _MINUTES.get(named) or count(named), count(time[3].lower())
     if minutes is None or hours is None or not (0 < minutes < 60 and 1 <= hours <= 12):
         return None
-    if time[2].lower() == "past":
+    if time[2].lower() in ("past", "after"):
         return TimeOfDay(3600 * hours + 60 * minutes, "")
     return TimeOfDay(3600 * (hours - 1 or 12) + 60 * (60 - minutes), "")  # quarter to one: 12:45
 

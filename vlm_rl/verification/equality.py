@@ -56,10 +56,12 @@ class Equality:
                 return all(self.same(side, given) for side in sides)
             case _, Chain():
                 return not _is_system(gold) and (
-                    all(self.same(gold, side) for side in given.sides)
+                    all(self.same(gold, side) for side in _results(gold, given))
                     or (given.rounded is not None and self.same(gold, given.rounded))
                 )
-            case (Region(), _) | (_, Region()) if self._type != "list":
+            case (Region(), Region()):
+                return self._same_region(gold, given)
+            case (Region(), _) | (_, Region()) if self._type not in ("list", "tuple"):
                 return self._same_region(as_region(gold), as_region(given))
             case Collection(), _:
                 return self._same_collection(gold, given)
@@ -186,11 +188,11 @@ class Equality:
         if isinstance(given, Collection) and _is_system(gold) and _variables(given):
             return False
         gold = _as_point(gold) if isinstance(given, Collection) else gold
-        ordered = gold.bracket in ("(", "[") or (not gold.bracket and self._type in _ORDERED)
+        ordered = gold.bracket in ("(", "[", "mod") or (not gold.bracket and self._type in _ORDERED)
         if not isinstance(given, Collection):
             return not ordered and self._same_members(_members(gold), [given])
         given = _as_point(given) if ordered else given
-        brackets = (gold.bracket or "([") if ordered else "{"
+        brackets = ((gold.bracket,) if gold.bracket else ("(", "[")) if ordered else ("{",)
         if given.bracket not in ("", *brackets):
             self.reason = "other brackets"
             return False
@@ -245,9 +247,47 @@ class Equality:
 def _alone(value: Value) -> Value:
     """Return the member of a set of one, and `\\pm a` as a set."""
     while isinstance(value, Collection) and value.bracket == "{" and len(value.items) == 1:
+        if _is_set(value.items[0]):
+            break  # the set of the empty set is not empty
         (value,) = value.items
     both = _signed(value)
     return Collection("{", tuple(both)) if len(both) > 1 else value
+
+
+def _results(gold: Value, given: Chain) -> tuple[Value, ...]:
+    """Return what a chain claims, without what only names the number that the gold is.
+
+    That is a sum of names, `m + n = 7`, or formulas that numbers are then put into,
+    `S = \\pi r l = \\pi \\cdot 3 \\cdot 10 = 30\\pi`.
+    """
+    sides = given.sides
+    if _is_formula(gold):
+        return sides
+    if given.name is None:
+        return sides[1:] if len(sides) > 1 and _is_sum_of_names(sides[0]) else sides
+    numbers = tuple(itertools.dropwhile(lambda side: _is_derivation(side, given.name), sides))
+    return numbers if len(numbers) > 1 else sides
+
+
+def _is_sum_of_names(value: Value) -> bool:
+    terms = value.tree.args if isinstance(value, Quantity) and value.tree.op == "+" else ()
+    return bool(terms) and all(term.op == "name" for term in terms) and len({*terms}) == len(terms)
+
+
+def _is_derivation(value: Value, name: str | None) -> bool:
+    """Return whether a value is a formula for what has this name, and not letters alone, which may
+    be a word: `x = -x = 5` and `x = not = 5` say nothing."""
+    if not isinstance(value, Quantity):
+        return False
+    ops = {part.op for part in value.tree.walk()} - {"name", "*"}
+    return bool(ops) and _is_formula(value) and name not in algebra.names(value.tree)
+
+
+def _is_set(value: Value) -> bool:
+    condition = isinstance(value, Region) and value.condition
+    return not condition and (
+        isinstance(value, Region) or (isinstance(value, Collection) and value.bracket == "{")
+    )
 
 
 def _signed(value: Value) -> list[Value]:

@@ -115,13 +115,24 @@ def _type_of(value: Value | None) -> str:
         case Proportion():
             return "ratio"
         case Collection(bracket, items) if not any(isinstance(item, Chain) for item in items):
-            square = "interval" if len(items) == 2 else "list"
+            pair = len(items) == 2
+            if bracket == "(" and pair and _increases(*items):
+                return "latex"  # a point or an open interval: who wrote the gold knows
+            square = "interval" if pair else "list"
             return {"(": "tuple", "[": square}.get(bracket, "set")
         case Quantity(_, Unit() as unit):
             return "percent" if is_percent(unit) else "number_unit"
         case Quantity(tree) if _is_rational(tree):
             return "number"
     return "latex"
+
+
+def _increases(low: Value, high: Value) -> bool:
+    """Return whether two values may be the ends of an interval."""
+    if not (isinstance(low, Quantity) and isinstance(high, Quantity)):
+        return False
+    a, b = low.size, high.size
+    return a is None or b is None or a < b
 
 
 def _is_rational(tree: Node) -> bool:
@@ -240,4 +251,4 @@ def _finding(right: bool, what: str) -> Finding:
 
 
 def _folded(text: str) -> str:
-    return re.sub(r"(?<![\w,])\s+|\s+(?!\w)", "", normalise(text))
+    return re.sub(r"(?<![\w,\s])\s+|\s+(?![\w\s])", "", normalise(text))

@@ -17,7 +17,7 @@ _BRACED = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _LETTER = rf"(?:[A-Za-z]|\\(?i:{_GREEK})(?![a-z])|\\(?:{_ACCENTS})(?:{_BRACED}|[A-Za-z]))"
 _INDEXED = rf"{_LETTER}(?:'|_(?:{_BRACED}|\w)|(?<=[A-Z])\^(?:\{{-1\}}|T\b))*"
 _FIGURE = rf"m?\\(?:angle|measuredangle|triangle|odot|square)(?:{_BRACED}|[A-Z]+|\d+|[a-z])'*"
-_CALL = rf"(?:{_INDEXED}|\\(?:{'|'.join(sorted(FUNCTIONS))})(?![a-z])){_ARGUMENT}"
+_CALL = rf"(?:{_INDEXED}(?:\^\{{-1\}})?|\\(?:{'|'.join(sorted(FUNCTIONS))})(?![a-z])){_ARGUMENT}"
 _OF_ANGLE = rf"\\(?:{'|'.join(sorted(FUNCTIONS))})(?![a-z])(?:\^\d)?(?:{_FIGURE}|{_INDEXED})"
 _SEGMENT = r"(?:[A-Z]'?){2,6}"
 _SIMPLE = rf"(?:{_CALL}|{_OF_ANGLE}|{_FIGURE}|{_INDEXED}|{_SEGMENT}|\[[A-Z]{{2,6}}\])"
@@ -25,9 +25,11 @@ _PART = rf"\{{(?:{_INDEXED})+\}}"
 _QUOTIENT = rf"\\frac{_PART}{_PART}|{_SEGMENT}/{_SEGMENT}"
 _LENGTH = rf"\|(?:\\(?:vec|overrightarrow|overline){_BRACED}|{_SEGMENT})\|"
 _SUM = rf"{_FIGURE}(?:[+-]{_FIGURE})+"
+_SETS = r"[A-Z]'?(?:\\(?:cap|cup|setminus)[A-Z]'?)+|\\complement_\{?[A-Z]\}?[A-Z]"
+_LIMIT = rf"\\lim_{_BRACED}(?:{_CALL}|{_INDEXED})|\\det(?:{_INDEXED}|{_ARGUMENT})|E\[{_LETTER}\]"
 _RATIO = rf"{_SIMPLE}(?::{_SIMPLE})+"
 _NAME = re.compile(
-    rf"(?:{_SIMPLE}|{_QUOTIENT}|{_LENGTH}|{_RATIO}|{_SUM}"
+    rf"(?:{_SIMPLE}|{_QUOTIENT}|{_LENGTH}|{_RATIO}|{_SUM}|{_SETS}|{_LIMIT}"
     rf"|(?:{_CHINESE})*+(?:{_SIMPLE})?(?:{_CHINESE})*+)"
 )
 _WORD = re.compile(rf"(?:{_WORDS})")
@@ -42,18 +44,25 @@ def name_of(parts: Sequence[Token]) -> str | None:
     """
     if not parts:
         return None
-    words = [token.text for token in parts if _is_word(token)]
-    rest = spelled([token for token in parts if not _is_word(token)])
+    judged = _without_events(parts)
+    words = [token.text for token in judged if _is_word(token)]
+    rest = spelled([token for token in judged if not _is_word(token)])
     known = all(_WORD.fullmatch(word) for word in words)
     named = known and (_NAME.fullmatch(rest) or (words and not rest))
     return spelled(parts) if named else None
+
+
+def _without_events(parts: Sequence[Token]) -> Sequence[Token]:
+    """Drop the words of `P(\\text{red})`, which name an event."""
+    called = len(parts) > 3 and parts[0].text in ("P", "E", "n") and enclosed(parts[1:])
+    return [*parts[:2], *parts[-1:]] if called and parts[2].upright else parts
 
 
 def _is_word(token: Token) -> bool:
     """Return whether letters are a word, not names: `of`, `area`, but not `AB`, `dy`."""
     return (
         token.kind == "letters"
-        and (token.upright or len(token.text) > 2)
+        and (token.upright or len(token.text) > 2 or token.text == "of")
         and (len(token.text) > 1 and not token.text.isupper())
     )
 
@@ -61,7 +70,9 @@ def _is_word(token: Token) -> bool:
 def without_point_name(parts: tuple[Token, ...]) -> tuple[str, tuple[Token, ...]]:
     """Return the name of a point and the point: `A(3,-4)`, `A'(3,-4)`, `point P_1(3,-4)`."""
     for opening in ("(", "{"):
-        start = next((index for index, token in enumerate(parts) if token.text == opening), 0)
+        start = next((i for i, token in enumerate(parts) if token.text == opening), None)
+        if start is None:
+            continue
         if _POINT.fullmatch(spelled(parts[:start])) and enclosed(parts[start:]):
             name = re.sub("(?:[Tt]he)?(?:[Pp]oint|点)", "", spelled(parts[:start]))
             return name, parts[start:] if opening == "(" else parts[start + 1 : -1]

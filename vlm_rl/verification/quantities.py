@@ -67,6 +67,10 @@ def total(values: Sequence[object]) -> Quantity | None:
     if not are_quantities(values):
         return None
     units = [value.unit for value in values if value.unit]
+    if units and dict(units[0].powers) == {"angle_degree": 1}:  # its minutes are no time
+        parts = {"minutes": "'", "seconds": "''"}
+        of_time = {unit_of(word): unit_of(mark) for word, mark in parts.items()}
+        units = [of_time.get(unit) or unit for unit in units]
     sizes = [size for value in values if (size := algebra.exact(value.tree)) is not None]
     factors = [unit.factor for unit in units]
     falling = sorted(set(factors), reverse=True) == factors
@@ -79,9 +83,7 @@ def total(values: Sequence[object]) -> Quantity | None:
 
 def _compound(parts: Sequence[Token]) -> Quantity | None:
     """Read `5 feet 7 inches`, `30°15'`, `2小时30分`."""
-    # minutes behind degrees or hours are parts of these, not points
-    angle = {r"\circ", "度"} & {token.text for token in parts}
-    parts = _respelled(parts, {"分": "'", "秒": "''"} if angle else {"分": "分钟"})
+    parts = _respelled(parts, {"分": "分钟"})  # behind degrees or hours it counts no points
     starts = [
         at
         for at, token in enumerate(parts)

@@ -67,6 +67,8 @@ _MAX_CONDITIONS = 6
 _NUMERAL = re.compile(r"-?\d+(?:\.\d+)?")
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}")
 _SCIENTIFIC = re.compile(r"^([+-]?\d+)e(-?\d)(?=$| |\\text)")
+_INTEGERS = re.compile(r"([a-z])\\in(?:\\mathbb)?\{?([ZN])\}?")
+_SYMBOLS = {"Z": "\N{DOUBLE-STRUCK CAPITAL Z}", "N": "\N{DOUBLE-STRUCK CAPITAL N}"}
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
 
 
@@ -78,11 +80,11 @@ def read(text: str, *, lenient: bool = False) -> Value:
     """
     if _NUMERAL.fullmatch(text):
         return Quantity(parse(tokens(text)))
-    raw, text = text, without_label(normalise(text))
+    text = without_label(normalise(text))
     text = _SCIENTIFIC.sub(r"\1E\2", text)  # `2e5` is a product with e only within a formula
     if _DATE.fullmatch(text):
         return Words(text)
-    if _GROUPED.fullmatch(text) and "quad" not in raw:
+    if _GROUPED.fullmatch(text):
         text = text.replace(" ", "")
     spoken = spoken_number(text)
     return _Reader(lenient).value(tokens(text)) if spoken is None else Quantity(number(spoken))
@@ -119,7 +121,7 @@ class _Reader:
             raise Unparsable("empty answer")
         if spelled(parts[:4]) == r"\begin{cases}" and spelled(parts[-4:]) == r"\end{cases}":
             return self._together([*map(self._line, _lines(parts[4:-4]))], frozenset())
-        pieces = [piece for piece in split(parts, *_SEPARATORS) if piece]
+        pieces = _of_integers([piece for piece in split(parts, *_SEPARATORS) if piece])
         if len(pieces) < 2:
             return self._one(pieces[0] if pieces else ())
         items = [*map(self._item, pieces)]
@@ -153,9 +155,12 @@ class _Reader:
     def _one(self, parts: tuple[Token, ...]) -> Value:
         """Read what is no list."""
         parts = _unwrapped(parts)
-        if len(sets := split(parts, r"\cup")) > 1:
+        if len(of := split(parts, r"\bmod")) == 2:
+            return Collection("mod", (self._one(of[0]), self._quantity(of[1])))
+        sides = split(parts, *_SIGNS)
+        if len(sets := split(parts, r"\cup")) > 1 and not name_of(sides[0]):
             return union([*map(self._region, sets)])
-        if len(sides := split(parts, *_SIGNS)) > 1:
+        if len(sides) > 1:
             return self._related(_signs_between(sides, parts), sides)
         if named := _SETS.get(_text(parts)):
             return named
@@ -309,6 +314,19 @@ def _met(regions: list[Region], *, listed: bool) -> Region:
     return met
 
 
+def _of_integers(pieces: list[tuple[Token, ...]]) -> list[tuple[Token, ...]]:
+    """Give `k` of `x = k\\pi, k \\in Z` the name of its set, whatever letter it is."""
+    *formulas, last = pieces or [()]
+    domain = _INTEGERS.fullmatch(spelled(last))
+    if not formulas or domain is None:
+        return pieces
+    name, integers = domain.groups()
+    return [
+        tuple(t._replace(text=_SYMBOLS[integers]) if t.text == name else t for t in formula)
+        for formula in formulas
+    ]
+
+
 def _lines(parts: Sequence[Token]) -> list[tuple[Token, ...]]:
     """Return the rows of a system; one that begins with a sign goes on from the one before."""
     lines: list[tuple[Token, ...]] = []
@@ -328,10 +346,15 @@ def _without_if(parts: tuple[Token, ...]) -> tuple[Token, ...]:
 
 
 def _without_title(parts: tuple[Token, ...]) -> tuple[Token, ...]:
-    """Drop the name of a line or a point: `l: 5x-y+2=0`, `C: (-2,5)`."""
+    """Drop the name before a colon: `l: 5x-y+2=0`, `C: (-2,5)`, `\\text{Vertex: } (1,2)`."""
     title, *rest = split(parts, ":")
-    named = len(title) == len(rest) == 1 and re.fullmatch("[A-Za-z]", title[0].text)
-    return rest[0] if named and (enclosed(rest[0]) or len(split(rest[0], "=")) > 1) else parts
+    if len(rest) != 1 or not title or not rest[0]:
+        return parts
+    if len(title) == 1 and re.fullmatch("[A-Za-z]", title[0].text):
+        named = enclosed(rest[0]) or len(split(rest[0], "=")) > 1
+    else:
+        named = is_phrase(_text(title)) and name_of(title) is not None
+    return rest[0] if named else parts
 
 
 def _is_infinite(value: Value) -> bool:

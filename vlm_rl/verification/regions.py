@@ -150,7 +150,7 @@ def _linear(
 
 
 def _end(quantity: Quantity, closed: bool) -> tuple[Quantity | None, bool]:
-    return (None, False) if quantity.infinite else (quantity, closed)
+    return (None if quantity.infinite else quantity, closed)
 
 
 def _cut(end: Quantity, behind: bool) -> Boundary:

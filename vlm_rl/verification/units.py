@@ -34,9 +34,8 @@ _NOUNS = {
     noun: forms.split()[0] for forms in _COUNTED["nouns"].split("·") for noun in forms.split()
 }
 _ADJECTIVES = frozenset(_COUNTED["adjectives"].split())
-_CHINESE_COUNT = re.compile(
-    f"[{_COUNTED['measure_words']}](?:{'|'.join(_COUNTED['chinese_nouns'].split())})?"
-)
+_CHINESE_NOUNS: dict[str, str] = _COUNTED["chinese_nouns"]
+_CHINESE_COUNT = re.compile(f"([{_COUNTED['measure_words']}])({'|'.join(_CHINESE_NOUNS)})?")
 _POWERS_BEFORE: dict[str, str] = _TABLE["powers_before"]
 _SYNTAX: dict[str, str] = _TABLE["syntax"]
 CURRENCIES = frozenset((r"\dollar", r"\yen", r"\pounds", r"\euro", r"\rupee"))
@@ -63,17 +62,17 @@ def conversion(gold: Unit | None, given: Unit | None) -> Fraction | None:
     if any("filler_unit" in kind for kind in kinds):
         lengths = [tuple(kind.values()) for kind in kinds if set(kind) <= {"filler_unit", "meter"}]
         return Fraction(1) if len(lengths) == 2 and lengths[0] == lengths[1] else None
-    kinds = _without_adjectives(kinds)
     if {"angle_degree"} in map(set, kinds) and {*kinds[0], *kinds[1]} & {"celsius", "fahrenheit"}:
         return Fraction(1)  # a degree sign alone stands for temperatures, too
-    return given.factor / gold.factor if kinds[0] == kinds[1] else None
+    same = kinds[0] == kinds[1] or _same_but_adjectives(*kinds)
+    return given.factor / gold.factor if same else None
 
 
-def _without_adjectives(kinds: list[dict[str, Fraction]]) -> list[dict[str, Fraction]]:
-    """Read `12 small cubes` as `12 cubes` beside a unit without adjectives."""
-    if all(any(" " in name for name in kind) for kind in kinds):
-        return kinds
-    return [{name.split(" ")[0]: power for name, power in kind.items()} for kind in kinds]
+def _same_but_adjectives(*kinds: dict[str, Fraction]) -> bool:
+    """Read `12 small cubes` as `12 cubes` beside these, and `4本书` as `4 books`."""
+    a, b = ({word for name in kind for word in name.split(" ")} for kind in kinds)
+    alike = [*map(len, kinds)] == [1, 1] and {*kinds[0].values()} == {*kinds[1].values()}
+    return alike and (a < b or b < a)
 
 
 def is_percent(unit: Unit | None) -> bool:
@@ -135,8 +134,8 @@ def _unit(parts: Sequence[Token], *, lenient: bool) -> Unit | None:
 
 def _counted(words: list[str]) -> str | None:
     """Return what is counted, with adjectives before it: `small cubes`, `本书`."""
-    if len(words) == 1 and _CHINESE_COUNT.fullmatch(words[0]):
-        return f"{words[0][0]} {words[0][1:]}".strip()
+    if len(words) == 1 and (counted := _CHINESE_COUNT.fullmatch(words[0])):
+        return " ".join(_CHINESE_NOUNS.get(part, part) for part in counted.groups() if part)
     noun = _NOUNS.get(words[-1].casefold())
     if noun is None or len(words) > 4 or not _ADJECTIVES.issuperset(words[:-1]):
         return None

@@ -93,4 +93,10 @@ def same_words(gold: str, given: str) -> bool:
 def _bare(text: str) -> str:
     """Fold a text; spaces stay between words, where they tell `P Q` from `PQ` apart."""
     text = re.sub(r",?\s+and\s+", ",", _ARTICLE.sub("", plain_text(text)))
-    return re.sub(r"\s*([^\w\s])\s*", r"\1", re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_]{2})", " ", text))
+    text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_]{2})|(?<=\d)\s+(?=[^\W\d_])", _apart, text)
+    return re.sub(r"\s*([^\w\s])\s*", r"\1", text)
+
+
+def _apart(between: re.Match[str]) -> str:
+    """Part words at a hyphen, and join a number with its unit: `well-known`, `6 m`."""
+    return " " if between[0] == "-" else ""
