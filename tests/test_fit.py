@@ -105,6 +105,10 @@ ELSEWHERE = {
         "training/test_updates.py::test_too_many_skipped_updates_in_a_row_stop_the_run"
     ),
     "optimizer.vision_lr": "training/test_updates.py::test_vision_lr_is_a_learning_rate_of_its_own",
+    **{
+        f"rollouts.{name}": "run/test_reports.py::test_rollout_files_have_bounds"
+        for name in ("every_n_steps", "keep_last", "compress")
+    },
     "hang_timeout_s": "run/test_survival.py::test_hang_names_itself_and_ends_the_run",
     "logging.wandb": "run/test_reports.py::test_wandb_run_is_written_offline",
     "logging.project": "run/test_reports.py::test_wandb_run_is_written_offline",

@@ -126,6 +126,7 @@ def build_parser() -> ArgumentParser:
     parser.add_class_arguments(ValidationSettings, "validation")
     parser.add_argument("--benchmarks", type=BenchmarkSettings | None, default=None)
     parser.add_class_arguments(Checkpoints, "checkpoint", skip={"run_dir"}, instantiate=False)
+    parser.add_class_arguments(RolloutFiles, "rollouts", skip={"run_dir"}, instantiate=False)
     parser.add_argument(
         "--hang_timeout_s",
         type=PositiveFloat,
@@ -176,6 +177,7 @@ def _fit(
         _check_consistency(config, parts)
         trainer = _trainer(config)
         checkpoints = Checkpoints(run_dir, **vars(config.checkpoint))
+        rollouts = RolloutFiles(run_dir, **vars(config.rollouts))
         _check_ranks(trainer, parts)
         check_checkpoint(config.policy.path)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
@@ -197,7 +199,7 @@ def _fit(
         run_dir, config.hang_timeout_s, rank=trainer.global_rank, num_ranks=trainer.world_size
     )
     trainer.callbacks[:0] = [  # type: ignore[attr-defined]
-        *_reports(run_dir),
+        *_reports(run_dir, rollouts),
         *benchmarks,  # after all that is written of a step, which a signal in here would leave out
         OwedWork(),  # as a validation comes after them
         checkpoints,  # says that all of the step is done
@@ -389,12 +391,12 @@ def _build_trainer(config: Namespace) -> L.Trainer:
     )
 
 
-def _reports(run_dir: Path) -> list[L.Callback]:
+def _reports(run_dir: Path, rollouts: RolloutFiles) -> list[L.Callback]:
     """List what shows and writes a step, in this order."""
     return [
         SameStep(),
         ProgressBars(),
-        RolloutFiles(run_dir),
+        rollouts,
         SampleTable(),
         LengthFairness(run_dir),
     ]

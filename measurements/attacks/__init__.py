@@ -1,1 +1,1 @@
-"""Attacks on a run, by kind. Each is tried on a folder of its own and says what broke, if anything."""
+"""Attacks on a run, by kind: each is tried in a folder of its own and says what broke, if any."""

@@ -51,7 +51,7 @@ def attacks(ground: Ground, count: int, seed: int) -> Iterator[Attack]:
     """Yield a start of a begun run with one file damaged in one way, drawn without repetition."""
     begun = ground.folder / "begun"
     files = [path.relative_to(begun) for path in sorted(begun.rglob("*")) if path.is_file()]
-    files = [path for path in files if not path.parts[0] == "plots"]
+    files = [path for path in files if path.parts[0] != "plots"]
     kinds = [(path, name) for path in files for name in DAMAGES]
     for path, name in random.Random(seed).sample(kinds, min(count, len(kinds))):
 

@@ -199,7 +199,7 @@ def _tried(ground: Ground, folder: Path, name: str) -> str:
     run, mark = ground.begun(folder), folder / MARK
     checkpoint = Path(shutil.copytree(ground.checkpoint, folder / "planted/checkpoint"))
     PLANTED[name](run, checkpoint, mark)
-    rows = [path for path in checkpoint.parent.glob("train.*")]
+    rows = list(checkpoint.parent.glob("train.*"))
     data = {"data.train": json.dumps([{"path": str(path)} for path in rows])} if rows else {}
     in_run = name.partition(",")[0] in ("trainer.ckpt", "config.yaml") or "run" in name
     if in_run or (name.endswith("pickled") and not rows):

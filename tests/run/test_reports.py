@@ -6,6 +6,7 @@ another name.
 """
 
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -158,6 +159,30 @@ def test_rollout_files_hold_every_completion(report: Report) -> None:
             text = tokenizer.decode(sample["token_ids"], skip_special_tokens=True)
             assert sample["completion"] == text
             assert not banned & set(sample["token_ids"])
+
+
+def test_rollout_files_have_bounds(
+    policy_folder: Path, data_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    few = {"steps": 5, "validation.every_n_steps": 9, "data.val_problems": 1}
+    bounds = {"rollouts.every_n_steps": 2, "rollouts.compress": "true"}
+    fit(command(policy_folder, data_folder, tmp_path / "all", **few))
+    fit(command(policy_folder, data_folder, tmp_path / "some", **few, **bounds))
+    newest = bounds | {"rollouts.keep_last": 1}
+    fit(command(policy_folder, data_folder, tmp_path / "one", **few, **newest))
+    names = {
+        name: sorted(path.name for path in (tmp_path / name / "rollouts").iterdir())
+        for name in ("all", "some", "one")
+    }
+    assert names["all"] == [f"step_00000{step}.jsonl" for step in range(1, 6)]
+    assert names["some"] == ["step_000002.jsonl.gz", "step_000004.jsonl.gz"]
+    assert names["one"] == ["step_000004.jsonl.gz"]
+    packed = (tmp_path / "one/rollouts/step_000004.jsonl.gz").read_bytes()
+    assert packed == (tmp_path / "some/rollouts/step_000004.jsonl.gz").read_bytes()
+    assert gzip.decompress(packed) == (tmp_path / "all/rollouts/step_000004.jsonl").read_bytes()
+    with pytest.raises(SystemExit):
+        fit(command(policy_folder, data_folder, tmp_path / "no", **{"rollouts.keep_last": 0}))
+    assert "rollouts.keep_last must be >= 1, got 0" in capfd.readouterr().err
 
 
 def test_plot_shows_curves(report: Report, tmp_path: Path) -> None:

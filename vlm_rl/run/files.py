@@ -55,8 +55,13 @@ def write_text(target: Path, text: str) -> None:
 
     Raises Unwritable.
     """
+    write_bytes(target, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write a file. Raises Unwritable."""
     with written_whole(target) as partial:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        partial.write_bytes(content)
 
 
 def read_text(path: Path) -> str:

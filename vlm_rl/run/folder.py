@@ -32,7 +32,7 @@ from vlm_rl.run.lock import LOCK, FolderLock
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
-RESUMABLE_KEYS = ("steps", "run_dir", "logging", "checkpoint", "hang_timeout_s")
+RESUMABLE_KEYS = ("steps", "run_dir", "logging", "checkpoint", "rollouts", "hang_timeout_s")
 """Keys that may change when a run resumes: none of them decides which numbers it computes."""
 
 RESUMABLE_DATA_KEYS = ("accept_changes",)

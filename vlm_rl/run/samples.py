@@ -1,5 +1,6 @@
 """Completions to read: every one in a file, some of the held-out ones in a W&B table."""
 
+import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from vlm_rl.records import Completion, Prompt, Rollout
-from vlm_rl.run.files import write_text
+from vlm_rl.run.files import write_bytes
 from vlm_rl.run.loggers import wandb_table
 from vlm_rl.show.json_text import json_text
 from vlm_rl.training.step import Step
@@ -50,18 +51,34 @@ class RolloutFiles(L.Callback):
     """Write every completion to `rollouts/step_N.jsonl`, one file per step (and rank).
 
     Completions of groups that dynamic sampling dropped come last, with `trained` false and no
-    advantage.
+    advantage. A long run bounds what this takes: `every_n_steps` writes those steps only,
+    `keep_last` deletes all but the newest files, `compress` makes them a `.jsonl.gz`.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        every_n_steps: int = 1,
+        keep_last: int | None = None,
+        compress: bool = False,
+    ) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("keep_last", keep_last)):
+            if value is not None and value < 1:
+                raise ValueError(f"rollouts.{name} must be >= 1, got {value}")
         self.folder = run_dir / "rollouts"
+        self.every_n_steps = every_n_steps
+        self.keep_last = keep_last
+        self.compress = compress
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if module.completed_steps % self.every_n_steps:
+            return
         step: Step = outputs["step"]
         rank = f"_rank_{trainer.global_rank}" if trainer.world_size > 1 else ""
-        target = self.folder / f"step_{module.completed_steps:06d}{rank}.jsonl"
+        suffix = ".jsonl.gz" if self.compress else ".jsonl"
+        target = self.folder / f"step_{module.completed_steps:06d}{rank}{suffix}"
         dropped = [(sample, None) for sample in _samples(step.dropped)]
         advantages = step.advantages.flatten().tolist()
         trained = zip(_samples(step.rollout), advantages, strict=True)
@@ -73,7 +90,12 @@ class RolloutFiles(L.Callback):
                 "token_ids": sample.completion.token_ids.tolist(),
             }
             lines.append(json_text(fields) + "\n")
-        write_text(target, "".join(lines))
+        text = "".join(lines).encode()
+        # without the time, so that a resumed run writes the same bytes
+        write_bytes(target, gzip.compress(text, mtime=0) if self.compress else text)
+        if self.keep_last is not None:
+            for old in sorted(self.folder.glob(f"step_*{rank}{suffix}"))[: -self.keep_last]:
+                old.unlink()
 
 
 class SampleTable(L.Callback):
