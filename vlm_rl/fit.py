@@ -406,9 +406,8 @@ def _loggers(config: Namespace, resume: Resume | None) -> list[Logger]:
     if not ranks.is_zero():
         return []
     run_dir = Path(config.run_dir)
-    kept = (resume.checkpoint.step, resume.metrics_rows) if resume else ()
     return [
-        MetricsCsv(run_dir, *kept),
+        MetricsCsv(run_dir, *(resume or ())),
         *wandb_loggers(
             run_dir, config.logging.wandb, config.logging.project, config.as_dict(), one_run=True
         ),

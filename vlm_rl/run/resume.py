@@ -15,10 +15,9 @@ from vlm_rl.training.module import RLModule
 
 
 class Resume(NamedTuple):
-    """A checkpoint that fits the run, and how many rows metrics.csv had when it was written; None
-    if an older version wrote it."""
+    """The step of a checkpoint, and how many rows metrics.csv had then; None if it does not say."""
 
-    checkpoint: run_folder.Checkpoint
+    step: int
     metrics_rows: int | None
 
 
@@ -47,7 +46,7 @@ def check_fits(checkpoint: run_folder.Checkpoint, module: RLModule, data: Proble
         data.load_state_dict(saved[type(data).__name__])
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    return Resume(checkpoint, saved.get(ROWS))
+    return Resume(checkpoint.step, saved.get(ROWS))
 
 
 def _check_kinds(file: Path, saved: Any, own: dict[str, Any]) -> None:
