@@ -12,6 +12,21 @@ def decision(gold, prediction, kind=None):
 
 
 WRONG = [
+    # Chinese numerals, words for signs, choices between words: near misses
+    ("3:4", "四比三"),
+    ("13", "三十"),
+    ("等边三角形", "三角形"),
+    ("90°", r"\pi\text{ rad}"),
+    (r"\angle DEF=62°", r"m\angle EFD = 62^\circ"),
+    (r"AB \perp CD", "AB is parallel to CD"),
+    ("5", "5 equals 6"),
+    ("Brown", "The colour is not brown."),
+    ("Mar", "May"),
+    ("mango and cherry", "mango or cherry"),
+    ("red, blue", "red or blue"),
+    ("三角形", "3角形"),
+    ("一样多", "1样多"),
+    (r"\frac17", "0.142857"),
     # sets, residues, parameters, named sums, figures, counts: near misses
     (r"x=k\pi+\frac{\pi}{4}, k\in\mathbb{Z}", r"x=\frac{\pi}{4}+2n\pi\ (n\in\mathbb{Z})"),
     (r"x=k\pi+\frac{\pi}{4}, k\in\mathbb{Z}", r"x=\frac{\pi}{4}+n\pi\ (n\in\mathbb{N})"),
@@ -113,6 +128,36 @@ WRONG = [
     ("5:30", "1:6"),
 ]
 RIGHT = [
+    # Chinese numerals, words for signs, months cut short
+    ("12平方米", "十二平方米"),
+    ("30000", "三万"),
+    ("-6", "负六"),
+    ("6天", "六天"),
+    ("22.5%", "百分之22.5"),
+    ("3:4", "三比四"),
+    ("105", "一百零五"),
+    ("1234", "一千二百三十四"),
+    ("20000000", "两千万"),
+    ("36", "three dozen"),
+    ("120°", r"\frac{2\pi}{3}\text{ rad}"),
+    ("90°", r"\frac{\pi}{2} rad"),
+    (r"\angle DEF=62°", r"m\angle FED = 62^\circ"),
+    (r"\binom{9}{4}", r"{9 \choose 5}"),
+    ("DG", "line segment DG"),
+    ("35%", "35 per cent"),
+    (r"AB \perp CD", "AB is perpendicular to CD"),
+    (r"AB \parallel CD", "AB is parallel to CD"),
+    ("62.5", r"\text{Area of triangle } AFK = 62.5"),
+    (r"4\sqrt{2}", r"|\vec{a}+\vec{b}| = 4\sqrt2"),
+    ("13.5", r"the shaded area equals 13\frac12"),
+    ("Brown", "The colour is brown."),
+    ("Aug", "August"),
+    ("June", "Jun"),
+    ("Monday", "Mon"),
+    ("78.5398", r"25\pi"),
+    ("x=1 or x=2", "1, 2"),
+    ("五", "5"),
+    ("60°", "六十度"),
     # sets, residues, parameters, named sums, figures, counts
     (r"x=k\pi+\frac{\pi}{4}, k\in\mathbb{Z}", r"x=\frac{\pi}{4}+n\pi\ (n\in\mathbb{Z})"),
     (r"x\equiv 3 \pmod 7", r"x \equiv 3 \ (\text{mod } 7)"),
@@ -315,6 +360,9 @@ SPEEDS = ("5 m/s", "10 m/s", "15 m/s", "20 m/s")
     [
         (NUMERALS, "IV", True),
         (NUMERALS, "VI", False),
+        (("I and III", "I and IV", "II", "II and III"), "II or III", False),
+        (("I and III", "I and IV", "II", "II and III"), "II and III", True),
+        (("red and tan", "tan", "red", "tan and blue"), "tan or blue", False),
         (SPEEDS, "(d) 20 m/s", True),
         (SPEEDS, "(c) 20 m/s", False),
     ],

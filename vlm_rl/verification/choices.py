@@ -134,7 +134,7 @@ class _Options:
     def _same(self, choice: str, text: str) -> bool:
         if same_words(choice, text):
             return True
-        if _WORD.fullmatch(text) or negates(text) or _NUMERAL.fullmatch(text):
+        if _WORD.fullmatch(text) or negates(text) or _NUMERAL.search(text):
             return False
         try:
             option = read(choice)

@@ -19,7 +19,8 @@ from vlm_rl.verification.units import Unit, conversion, is_percent, unit_of
 from vlm_rl.verification.values import Chain, Collection, Proportion, Relation, Value, as_region
 
 _DIGITS_OF_A_ROUNDING = 7
-"""A decimal of so many digits that is a rounding of an exact value is that value."""
+"""A decimal of so many digits that is a rounding of an exact value is that value; a gold has one
+less, since its author knew the exact value."""
 _GEOMETRIC = ("parallel", "perpendicular", "similar", "congruent")
 _TURNED = {
     **{sign: sign for sign in ("=", "!=", *_GEOMETRIC)},
@@ -28,6 +29,7 @@ _TURNED = {
 _ORDERED = ("list", "tuple", "choice")
 _NUMBERS = ("number", "number_unit", "percent")
 _PI = Node("constant", ("pi",))
+_RADIAN = (("radian", Fraction(1)),)
 _T = TypeVar("_T")
 
 
@@ -81,6 +83,7 @@ class Equality:
         return len(gold) == len(given) and all(map(self.same, gold, given))
 
     def _same_quantity(self, gold: Quantity, given: Quantity) -> bool:
+        gold, given = _in_one_angle(gold, given), _in_one_angle(given, gold)
         factors = self._factors(gold, given.unit)
         if (gold.unit is None) != (given.unit is None) and _PI in gold.tree.walk():
             angle = unit_of("°") in (gold.unit, given.unit)
@@ -122,9 +125,10 @@ class Equality:
         return all(_within(a, b, rule, size) for rule, size in self._tolerance)
 
     def _rounded(self, gold: Node, given: Node) -> bool | None:
-        """Compare a decimal of seven or more digits with what it may be a rounding of."""
+        """Compare a decimal of many digits with what it may be a rounding of."""
+        least = _DIGITS_OF_A_ROUNDING
         sides = [(_digits(a), a, b) for a, b in ((gold, given), (given, gold))]
-        decimals = [side for side in sides if side[0] >= _DIGITS_OF_A_ROUNDING]
+        decimals = [side for side in sides if side[0] >= least - (side[1] is gold)]
         if not decimals or algebra.names(gold) or algebra.names(given):
             return None
         digits, decimal, other = min(decimals, key=lambda side: side[0])
@@ -244,6 +248,14 @@ class Equality:
         return len(cells) == len(rows) and all(map(self._same_items, cells, rows))
 
 
+def _in_one_angle(angle: Quantity, other: Quantity) -> Quantity:
+    """Turn radians that are called so into degrees beside degrees."""
+    degree = unit_of("°")
+    if other.unit != degree or angle.unit is None or angle.unit.powers != _RADIAN:
+        return angle
+    return Quantity(Node("/", (_times(angle.tree, Fraction(180)), _PI)), degree)
+
+
 def _alone(value: Value) -> Value:
     """Return the member of a set of one, and `\\pm a` as a set."""
     while isinstance(value, Collection) and value.bracket == "{" and len(value.items) == 1:
@@ -353,6 +365,10 @@ def _same_name(gold: str, given: str | None) -> bool:
     """Return whether two names are of one thing, as `y`, `f(x)`; `x`, `x_1`; `Volume`, `V`."""
     if given is None or gold == given or {gold, given} == {"y", "f(x)"}:
         return given is not None
+    angles = [re.fullmatch(r"m?\\angle([A-Z]{3})", name) for name in (gold, given)]
+    if all(angles):
+        a, b = (angle[1] for angle in angles if angle)
+        return a in (b, b[::-1])
     word = gold.removeprefix("the").removeprefix("The")
     initial = word.isalpha() and len(word) > 3 and given.upper() == word[0].upper()
     shorter, longer = sorted((gold, given), key=len)

@@ -24,6 +24,7 @@ from vlm_rl.verification.gold import (
     reading_gold,
 )
 from vlm_rl.verification.grammar import Node, number
+from vlm_rl.verification.names import name_of
 from vlm_rl.verification.notation import normalise, open_text, tokens
 from vlm_rl.verification.quantities import Quantity
 from vlm_rl.verification.reading import read
@@ -192,7 +193,9 @@ def _compare_labels(gold: str, given: str) -> Finding | None:
 
 def _compare_words(gold: Gold, given: str) -> Finding | None:
     """Compare words; None for other words of geometry, which says the same in several ways."""
-    same = same_words(gold.answer, given)
+    subject, _, said = given.partition(" is ")
+    named = bool(said) and name_of(tokens(subject)) is not None
+    same = same_words(gold.answer, said if named else given)
     formal = gold.answer_type == "text" and _GEOMETRY.search(normalise(gold.answer))
     point = re.fullmatch(r"\(.*,.*\)", gold.answer.strip())
     return None if (formal or point) and not same else _finding(same, "words")

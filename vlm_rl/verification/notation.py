@@ -60,7 +60,7 @@ def normalise(text: str) -> str:
     `２√３` becomes `2\\sqrt{3}`; a form feed before `rac` becomes `\\frac` again; `\\mathbf{B}` is
     `B`, and every command that sets words upright is `\\text`.
     """
-    if not _SIMPLE.fullmatch(text) or "ngle " in text:
+    if not _SIMPLE.fullmatch(text) or "gle " in text or "ment " in text or " to " in text:
         text = _without_fences(_in_visible_characters(text))
         text = _COMMAND.sub(lambda command: _COMMANDS.get(command[0], command[0]), text)
         text = _rewritten(text, _LATEX_RULES)

@@ -54,7 +54,7 @@ def read_quantity(parts: Sequence[Token], *, lenient: bool) -> Quantity:
         if unit not in (None, unit_of(currency)):
             raise Unparsable("a currency beside another unit")
         unit = unit_of(currency)
-    spoken = spoken_number(" ".join(token.text for token in value)) if unit else None
+    spoken = spoken_number(" ".join(token.text for token in value)) if unit or factor != 1 else None
     try:
         tree = parse(value) if spoken is None else number(spoken)
     except Unparsable:

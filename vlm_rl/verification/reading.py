@@ -27,8 +27,8 @@ from vlm_rl.verification.names import name_of, without_point_name
 from vlm_rl.verification.notation import Token, enclosed, normalise, spelled, split, tokens
 from vlm_rl.verification.quantities import Quantity, read_quantity, total
 from vlm_rl.verification.regions import EMPTY, REALS, Region, interval, solved, union
-from vlm_rl.verification.spoken import spoken_number
-from vlm_rl.verification.units import is_percent, split_unit
+from vlm_rl.verification.spoken import in_digits, spoken_number
+from vlm_rl.verification.units import is_percent, split_unit, unit_of
 from vlm_rl.verification.values import (
     Chain,
     Collection,
@@ -48,7 +48,7 @@ _SIGNS = {
     **{"=": "=", r"\equiv": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\ne": "!="},
     **{r"\parallel": "parallel", r"\perp": "perpendicular", r"\bot": "perpendicular"},
     **{r"\sim": "similar", r"\cong": "congruent"},
-    **{r"\approx": "~", r"\in": "in", "is": "=", "等于": "="},
+    **{r"\approx": "~", r"\in": "in", "is": "=", "equals": "=", "等于": "="},
 }
 _REALS = (
     *("all real numbers", "all reals", "real numbers", "the set of all real numbers"),
@@ -82,6 +82,8 @@ def read(text: str, *, lenient: bool = False) -> Value:
         return Quantity(parse(tokens(text)))
     text = without_label(normalise(text))
     text = _SCIENTIFIC.sub(r"\1E\2", text)  # `2e5` is a product with e only within a formula
+    if not text.isascii():
+        text = in_digits(text, unit_of)
     if _DATE.fullmatch(text):
         return Words(text)
     if _GROUPED.fullmatch(text):
@@ -125,7 +127,10 @@ class _Reader:
         if len(pieces) < 2:
             return self._one(pieces[0] if pieces else ())
         items = [*map(self._item, pieces)]
-        return self._together(items, frozenset(token.text for token in parts))
+        written = frozenset(token.text for token in parts)
+        if written & _OR and any(isinstance(item, Words) for item in items):
+            raise Unparsable("one of several words")
+        return self._together(items, written)
 
     def _together(self, items: list[Value], written: frozenset[str]) -> Value:
         """Join items. Conditions on one name are one set; `5 feet, 7 inches` is one length."""

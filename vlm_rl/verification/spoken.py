@@ -1,6 +1,7 @@
 """Numbers in words, and the words that multiply a number."""
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 from vlm_rl.verification.notation import plain_text
@@ -36,8 +37,13 @@ _SPOKEN = re.compile(
     rf"(?:(?P<tens>{'|'.join(_TENS)})(?: (?P<ones>{_ONES}))?|(?P<small>{'|'.join(_SMALL)}))?"
 )
 _AND_PART = re.compile(r"(?:(?P<whole>.+?) and )?(?P<count>an?|one|two|three) (?P<part>\w+?)s?")
-_DIGITS = {character: value for value, character in enumerate("零一二三四五六七八九")}
-_CHINESE = re.compile("([二三四五六七八九]?)十([一二三四五六七八九]?)")
+_DIGITS = {character: value for value, character in enumerate("零一二三四五六七八九")} | {"两": 2}
+_POWERS = {"十": 10, "百": 100, "千": 1000}
+_DIGIT = "[一二两三四五六七八九]"
+_SECTION = f"(?:{_DIGIT}千)?零?(?:{_DIGIT}百)?零?(?:{_DIGIT}?十)?零?{_DIGIT}?"
+_CHINESE = f"负?(?=[{''.join(_DIGITS)}十])(?:{_SECTION}亿)?零?(?:{_SECTION}万)?零?{_SECTION}"
+_CHINESE_NUMBER = re.compile(_CHINESE)
+_CHINESE_QUANTITY = re.compile(f"({_CHINESE})([^{''.join(_DIGITS)}十百千万亿].*)?")
 
 
 def spoken_number(text: str) -> Fraction | None:
@@ -45,10 +51,10 @@ def spoken_number(text: str) -> Fraction | None:
 
     Reads `five`, `twenty-one`, `one hundred and five`, `negative 7`, `one half`, `4 and a half`.
     """
-    if chinese := _CHINESE.fullmatch(text):
-        return Fraction(10 * _DIGITS.get(chinese[1], 1) + _DIGITS.get(chinese[2], 0))
+    if _CHINESE_NUMBER.fullmatch(text):
+        return Fraction(_chinese(text))
     if not re.search("[a-z]{3}", text):
-        return Fraction(_DIGITS[text]) if text in _DIGITS else None
+        return None
     spoken = plain_text(text).replace("-", " ")
     if negated := re.fullmatch(r"(?:minus|negative) (\d+(?:\.\d+)?)", spoken):
         return -Fraction(negated[1])
@@ -58,6 +64,34 @@ def spoken_number(text: str) -> Fraction | None:
     written = number["whole"] or "0"
     whole = Fraction(written) if written.isdecimal() else _integer(written)
     return None if whole is None else whole + _VALUES[number["count"]] * _PARTS[number["part"]]
+
+
+def in_digits(text: str, is_tail: Callable[[str], object]) -> str:
+    """Write the Chinese number before a unit in digits: `12平方米` of `十二平方米`, `22%` of
+    `百分之二十二`, `3比4` of `三比四`; `is_tail` knows units. Any other text stays."""
+    if text.startswith("百分之"):
+        return f"{in_digits(text[3:], is_tail)}%"
+    parts = text.split("比")
+    if len(parts) > 1 and all(map(_CHINESE_NUMBER.fullmatch, parts)):
+        return "比".join(str(_chinese(part)) for part in parts)
+    found = _CHINESE_QUANTITY.fullmatch(text)
+    if found and (not found[2] or is_tail(found[2])):
+        return f"{_chinese(found[1])}{found[2] or ''}"
+    return text
+
+
+def _chinese(text: str) -> int:
+    total = section = digit = 0
+    for character in text.removeprefix("负"):
+        if character in _DIGITS:
+            digit = _DIGITS[character]
+        elif character in _POWERS:
+            section, digit = section + (digit or 1) * _POWERS[character], 0
+        else:
+            total = (total + section + digit) * int(MULTIPLIERS[character])
+            section = digit = 0
+    value = total + section + digit
+    return -value if text.startswith("负") else value
 
 
 def count(text: str) -> int | None:

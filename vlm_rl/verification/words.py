@@ -35,6 +35,14 @@ _SHORT = frozenset(
 _NO_WORDS = frozenset((*COMMAND_WORDS, "and"))
 _CIRCLED = re.compile(r"(?:\\textcircled\s*\{?\d+\}?(?:[\s,、]|\band\b|和)*)+")
 _CAPITALS = re.compile(r"[A-Z](?:(?:\s*[,、;]\s*|\s+and\s+|和|\s*)[A-Z])+")
+_ABBREVIATED = {
+    name[:3]: name
+    for name in (
+        *("january", "february", "march", "april", "may", "june", "july", "august", "september"),
+        *("october", "november", "december", "monday", "tuesday", "wednesday", "thursday"),
+        *("friday", "saturday", "sunday"),
+    )
+}
 _TOKEN = r"(?:[^\W\d_]+|\d+(?:st|nd|rd|th)?)"
 _PHRASE = re.compile(rf"{_TOKEN}(?:(?:[\s.'-]+|,\s+(?=\d)){_TOKEN})*")
 
@@ -85,14 +93,17 @@ def is_prose(text: str) -> bool:
 
 
 def same_words(gold: str, given: str) -> bool:
-    """Return whether texts are the same but for case, spacing, hyphens, articles and full stops."""
+    """Return whether texts are the same but for case, spacing, hyphens, articles, full stops, and
+    months and days cut short."""
     return _bare(gold) == _bare(given)
 
 
 @functools.lru_cache(maxsize=1 << 14)
 def _bare(text: str) -> str:
     """Fold a text; spaces stay between words, where they tell `P Q` from `PQ` apart."""
-    text = re.sub(r",?\s+and\s+", ",", _ARTICLE.sub("", plain_text(text)))
+    text = plain_text(text)
+    text = _ABBREVIATED.get(text, text)
+    text = re.sub(r",?\s+and\s+", ",", _ARTICLE.sub("", text))
     text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_]{2})|(?<=\d)\s+(?=[^\W\d_])", _apart, text)
     return re.sub(r"\s*([^\w\s])\s*", r"\1", text)
 
