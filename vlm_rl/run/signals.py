@@ -57,6 +57,7 @@ class Preemption(L.Callback):
                 signal.signal(number, signal.SIG_DFL)
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        module.clock.listen(self._begin)  # before the heartbeat tells others what has begun
         self._handle_signals()  # the process group exists
 
     @contextmanager
@@ -78,9 +79,6 @@ class Preemption(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         self._handle_signals()  # a resumed run has no sanity check
-
-    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
-        module.clock.listen(self._begin)
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
         self._stop_together()
