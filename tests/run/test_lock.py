@@ -218,6 +218,12 @@ def test_damaged_lock_is_nobodys(text: str, tmp_path: Path) -> None:
         assert _owner(tmp_path)["pid"] == os.getpid()
 
 
+def test_lock_of_wrong_types_is_nobodys(tmp_path: Path) -> None:
+    _plant(tmp_path, since=3)
+    with FolderLock(tmp_path, "run_dir"):
+        assert isinstance(_owner(tmp_path)["since"], str)
+
+
 PROGRAMS: dict[str, tuple[Callable[..., object], list[str]]] = {
     "vlm_rl.fit": (fit, ["--config", str(QUICKSTART), "--steps", "1", "--run_dir"]),
     "vlm_rl.evaluate": (evaluate, ["--model", "none", "--benchmark", "mathvision", "--output"]),

@@ -65,6 +65,7 @@ class Preemption(L.Callback):
         self._may_stop, self._is_alone = False, True
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        module.clock.listen(self._begin)  # before the heartbeat tells others what has begun
         self._handle_signals()  # the process group exists
 
     @contextmanager
@@ -86,9 +87,6 @@ class Preemption(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         self._handle_signals()  # a resumed run has no sanity check
-
-    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
-        module.clock.listen(self._begin)
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
         self._stop_together()
