@@ -12,8 +12,10 @@ STRINGS = {
     "null": "a\x00b",
     "separators": "a\u2028b\u2029c\x85d",
     "links": "![x](http://a/b) [x](javascript:y) [a]: b *em* _em_ **b** `c` ~~d~~ # e",
-    "formula": "$\\frac{1}{$ 100$ ^_{ \\alpha",
+    "formula": "$\\frac{1}{$ of 100 ^_{ \\alpha",
     "sheet": '=cmd|" /C calc"!A0 +1 -1 @SUM(A1)',
+    "list": "- a",
+    "numbered": "1. a",
     "emoji": ":smile: :warning:",
     "braces": "{0} {x} %s %(y)d {{ z }} {% raise %}",
 }

@@ -19,7 +19,6 @@ _MEANT = re.compile(
     r"|(?<!\w)_|_(?!\w)"  # inside a word it means nothing
     r"|<(?=[A-Za-z/!?])"
     r"|&(?=#?\w+;)"
-    r"|!(?=\[)"
     r"|(?<=\])[(\[:]"  # of a link, of its footnote
     r"|^[#>]|^[-+](?=\s)|(?<=^\d)[.)](?=\s)"
 )
