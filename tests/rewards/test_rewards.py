@@ -318,3 +318,9 @@ def test_reward_is_built_from_yaml(tmp_path):
         "accuracy": 0.9,
         "format": 0.1,
     }
+
+
+@pytest.mark.parametrize("name", ["[a]", "a/b", "a\nb", "", "=1", "a b", "\x1b"])
+def test_name_of_a_term_is_one_for_files_and_panels(name: str) -> None:
+    with pytest.raises(ValueError, match="names a metric, a column and panels; use letters"):
+        Reward({name: Accuracy()})
