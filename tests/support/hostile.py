@@ -14,6 +14,7 @@ STRINGS = {
     "links": "![x](http://a/b) [x](javascript:y) [a]: b *em* _em_ **b** `c` ~~d~~ # e",
     "formula": "$\\frac{1}{$ of 100 ^_{ \\alpha",
     "sheet": '=cmd|" /C calc"!A0 +1 -1 @SUM(A1)',
+    "target": "[a]: http://b",
     "list": "- a",
     "numbered": "1. a",
     "emoji": ":smile: :warning:",

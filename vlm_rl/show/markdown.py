@@ -19,7 +19,7 @@ _MEANT = re.compile(
     r"|(?<!\w)_|_(?!\w)"  # inside a word it means nothing
     r"|<(?=[A-Za-z/!?])"
     r"|&(?=#?\w+;)"
-    r"|(?<=\])[(\[:]"  # of a link, of its footnote
+    r"|(?<=\])[(\[]|^\[(?=[^\]]*\]:)"  # of a link, of its target
     r"|^[#>]|^[-+](?=\s)|(?<=^\d)[.)](?=\s)"
 )
 _BRACKET = re.compile(r"(?<!\\)[\[\]]")
