@@ -96,6 +96,8 @@ def test_study_reports_what_fails_and_resumes(config: Path, tmp_path: Path, capf
         ("--only_variants=[LUSPPO]", "only_variants names 'LUSPPO', which is not one; did you"),
         ("--seeds=[1,1]", "seeds must be different numbers"),
         ("--base=[nowhere.yaml]", "no file nowhere.yaml"),
+        ('--variants={"../x": {}}', "variants: '../x' cannot name a file"),
+        ('--conditions={"a\\nb": {}}', "conditions: 'a\\nb' cannot name a file"),
     ],
 )
 def test_study_refuses(config: Path, option: str, message: str, capsys) -> None:

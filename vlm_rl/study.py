@@ -25,6 +25,7 @@ from vlm_rl.config import one_line_errors, parse
 from vlm_rl.errors import nearest
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.study_report import read_outcome, write_report
+from vlm_rl.show.plain import one_line
 from vlm_rl.show.screen import Screen, bars, say, warn
 
 Settings = dict[str, dict[str, Any]]
@@ -108,6 +109,9 @@ def study(argv: Sequence[str] | None = None) -> None:
 
 
 def _chosen(settings: Settings, only: Sequence[str] | None, key: str) -> Settings:
+    for name in settings:
+        if Path(name).name != name or one_line(name) != name:
+            raise ValueError(f"{key.removeprefix('only_')}: {name!r} cannot name a file; rename it")
     for name in only or ():
         if name not in settings:
             raise ValueError(f"{key} names {name!r}, which is not one{nearest(name, settings)}")

@@ -336,3 +336,12 @@ def test_wrong_sources_are_one_clear_line(encoder: PromptEncoder):
         ProblemData(
             [DataSource("a")], [DataSource("b", weight=2)], encoder=encoder, prompts_per_step=1
         )
+
+
+def test_long_text_is_a_bad_row_by_its_setting(tmp_path: Path, encoder: PromptEncoder):
+    path = write(tmp_path, 12)  # the last two questions have eight characters
+    module = data(encoder, path, on_bad_row="skip", max_text_chars=7)
+    assert [problem.uid for problem in module.train_set] == [f"t{i}" for i in range(10)]
+    assert Counter(row.reason for row in module.skipped) == {"text too long": 2}
+    with pytest.raises(ValueError, match="above max_text_chars=7"):
+        data(encoder, path, max_text_chars=7)

@@ -82,6 +82,7 @@ BAD_ROWS = {
     ),
     "unknown_answer_style": ({**GOOD, "answer_style": "boxx"}, "wrong value", "did you mean box?"),
     "lone_surrogate": ({**GOOD, "problem": "<image>\ud800"}, "wrong value", "surrogate"),
+    "lone_surrogate_in_uid": ({**GOOD, "uid": "\ud800"}, "wrong value", "uid holds half"),
     "same_content_again": (GOOD, "duplicate uid", "row 1"),
     "question_of_a_megabyte": (
         {**GOOD, "problem": "<image>" + "a" * 10**6},

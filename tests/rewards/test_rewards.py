@@ -47,7 +47,8 @@ def test_five_verdicts(accuracy, caplog):
         bad_gold = problem(r"\frac{", answer_type="latex")
         row.append(verdict_of(accuracy, bad_gold, r"\boxed{\frac{1}{2}}"))
     assert row == list(Verdict)
-    assert [record.args[-2] for record in caplog.records] == [Verdict.TIMEOUT, Verdict.ERROR]
+    endings = [record.getMessage().partition(" ended in ")[2] for record in caplog.records]
+    assert [ending.split()[0] for ending in endings] == [Verdict.TIMEOUT, Verdict.ERROR]
 
 
 def test_accuracy_is_one_for_correct_and_zero_for_all_else(accuracy):
@@ -317,3 +318,9 @@ def test_reward_is_built_from_yaml(tmp_path):
         "accuracy": 0.9,
         "format": 0.1,
     }
+
+
+@pytest.mark.parametrize("name", ["[a]", "a/b", "a\nb", "", "=1", "a b", "\x1b"])
+def test_name_of_a_term_is_one_for_files_and_panels(name: str) -> None:
+    with pytest.raises(ValueError, match="names a metric, a column and panels; use letters"):
+        Reward({name: Accuracy()})

@@ -109,5 +109,4 @@ def test_half_a_character_in_a_text_does_not_end_the_run(
     fit(command(policy_folder, data_folder, tmp_path / "run", **keys))
     [file] = (tmp_path / "run/rollouts").iterdir()
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert rows
-    assert {row["completion"] for row in rows} == {"\ud800"}
+    assert "\ud800" in [row["completion"] for row in rows]

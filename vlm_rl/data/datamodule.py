@@ -381,4 +381,4 @@ def _refill_seed(seed: int) -> int:
 
 def _first(uids: Sequence[str]) -> str:
     more = f", ... (all in {SKIPPED_FILE})" if len(uids) > _SHOWN else ""
-    return ", ".join(uids[:_SHOWN]) + more
+    return ", ".join(f"{uid:.60}" for uid in uids[:_SHOWN]) + more

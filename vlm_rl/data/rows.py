@@ -246,6 +246,8 @@ def _optional(name: str, value: Any) -> Any:
     if not isinstance(value, expected):
         kinds = f"{type(value).__name__}, not {expected.__name__}"
         raise BadRow("wrong type", f"{name} is of type {kinds}")
+    if isinstance(value, str) and _SURROGATE.search(value):
+        raise BadRow("wrong value", f"{name} holds half a character (a lone surrogate)")
     if name == "choices":
         return tuple(_text(choice, "a choice", "wrong value", "user") for choice in value)
     if name == "tolerance":

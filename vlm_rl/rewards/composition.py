@@ -1,5 +1,6 @@
 """The reward: a weighted sum of named terms, one of them the accuracy."""
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,7 @@ from vlm_rl.rewards.term import RewardTerm
 
 SMALLEST_SAMPLE = 64
 """A call with fewer completions counts as this many: one failure in four says little."""
+_NAME = re.compile(r"\w[\w.-]*")
 LENGTH = "length"
 RESERVED = ("mean", "group_std", LENGTH, "kl")
 """Metrics beside `reward/<term>`, so no names of terms; nor is a name that ends in `_frac`."""
@@ -43,6 +45,11 @@ class Reward:
                 "it is the share of answers that may fail to be checked"
             )
         for name in terms:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"Reward.terms: {name!r:.60} names a metric, a column and panels; "
+                    "use letters, digits, '_', '-' and '.'"
+                )
             if name in RESERVED or name.endswith("_frac"):
                 raise ValueError(
                     f"Reward.terms: {name!r} is the name of a metric of its own; rename the term"

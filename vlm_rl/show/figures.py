@@ -1,5 +1,7 @@
 """Figures as PNG files: labels are text, not formulas."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,7 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FuncFormatter
 
 from vlm_rl.show.plain import visible
 
@@ -23,8 +25,8 @@ def save(figure: Figure, target: Path | BinaryIO, **options: Any) -> None:
     """Write `figure`, with every label as it can be shown, and let go of it."""
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         formatter = axis.get_major_formatter()
-        if isinstance(formatter, FixedFormatter):
-            formatter.seq = [visible(label) for label in formatter.seq]
+        if isinstance(formatter, FuncFormatter):  # ticks with given labels
+            axis.set_major_formatter(FuncFormatter(partial(_label, formatter.func)))
     for text in figure.findobj(Text):
         text.set_text(visible(text.get_text()))
     if isinstance(target, Path):
@@ -32,3 +34,7 @@ def save(figure: Figure, target: Path | BinaryIO, **options: Any) -> None:
     how: dict[str, Any] = {"dpi": 110, "format": "png"} | options
     figure.savefig(target, **how)
     plt.close(figure)
+
+
+def _label(make: Callable[[float, int | None], str], value: float, place: int | None) -> str:
+    return visible(make(value, place))

@@ -14,15 +14,15 @@ from markupsafe import Markup
 from vlm_rl.show.plain import visible
 
 _MEANT = re.compile(
-    r"\\(?=[!-/:-@\[-`{-~])"  # a backslash that would escape what follows
+    r"\\(?=[!-/:-@\[-`{-~]|$)"  # a backslash that would escape what follows
     r"|[`*|$~]"
     r"|(?<!\w)_|_(?!\w)"  # inside a word it means nothing
     r"|<(?=[A-Za-z/!?])"
     r"|&(?=#?\w+;)"
-    r"|!(?=\[)"
-    r"|(?<=\])[(\[:]"  # of a link, of its footnote
+    r"|(?<=\])[(\[]|^\[(?=[^\]]*\]:)"  # of a link, of its target
     r"|^[#>]|^[-+](?=\s)|(?<=^\d)[.)](?=\s)"
 )
+_BRACKET = re.compile(r"(?<!\\)[\[\]]")
 
 
 class Markdown(Markup):
@@ -46,7 +46,8 @@ def table(headings: Sequence[object], rows: Iterable[Sequence[object]]) -> Markd
 
 def image(path: str) -> Markdown:
     """Return the image of a file that lies beside the page."""
-    return Markdown("![{}]({})").format(path, Markdown(quote(path, errors="backslashreplace")))
+    name = _BRACKET.sub(r"\\\g<0>", Markdown.escape(path))
+    return Markdown("![{}]({})").format(Markdown(name), Markdown(quote(visible(path))))
 
 
 def _row(values: Sequence[object]) -> Markdown:
