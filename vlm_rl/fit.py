@@ -214,7 +214,6 @@ def _fit(
     # the line is printed before an engine is closed, which may take longer than a launcher waits
     with parts.reward, closing(parts.engine), exits.in_one_line(), heartbeat:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        preemption.over()
     return module
 
 

@@ -58,6 +58,7 @@ def test_broken_term_is_named_in_one_line(fault: str, monkeypatch: pytest.Monkey
     assert line.startswith("reward term own tests.support.broken_parts.BrokenReward")
     assert SAYS[fault] in line
     assert Path.cwd() == folder
+    os.fstat(1)
     print("still open", flush=True)
 
 

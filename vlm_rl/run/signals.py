@@ -60,10 +60,6 @@ class Preemption(L.Callback):
             for number in self._signals:
                 signal.signal(number, signal.SIG_DFL)
 
-    def over(self) -> None:
-        """Let the run end by itself: all of it is written."""
-        self._may_stop, self._is_alone = False, True
-
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         module.clock.listen(self._begin)  # before the heartbeat tells others what has begun
         self._handle_signals()  # the process group exists

@@ -6,6 +6,7 @@ before everything else.
 """
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -30,10 +31,10 @@ def listen() -> None:
 
 
 def _program() -> str | None:
-    """Return what follows `-m`, if that is of this package."""
+    """Return what follows `-m`, if that is an entry point; the checkers of answers are none."""
     words = sys.orig_argv
     names = [after for word, after in pairwise(words) if word == "-m"]
-    return next((name for name in names if name.startswith("vlm_rl.")), None)
+    return next(filter(re.compile(r"vlm_rl\.\w+").fullmatch, names), None)
 
 
 def _hear(number: int, frame: FrameType | None) -> Any:

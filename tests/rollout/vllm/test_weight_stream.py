@@ -1,10 +1,11 @@
 """The stream of weights is open to the engine's workers only.
 
 Broken on purpose, one at a time, each seen red: listening on every address; the challenge left out;
-strangers greeted one after the other; a lost worker waited for without limit.
+strangers greeted one after the other; the limit of a greeting kept for a worker.
 """
 
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import AuthenticationError
 
@@ -100,6 +101,20 @@ def test_missing_and_lost_workers_are_faults_in_time() -> None:
     with pytest.raises(OSError, match="temporarily unavailable"):
         stuck.send(torch.zeros(64 << 20, dtype=torch.uint8))  # more than the sockets hold
     sink.close()
+
+
+def test_slow_worker_is_not_held_to_the_limit_of_strangers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(weight_stream, "GREETING_S", 0.3)
+    source = WeightSource(HOST)
+    [sink] = joined(source, 1)
+    with ThreadPoolExecutor() as pool:
+        sent = pool.submit(source.send, torch.zeros(64 << 20, dtype=torch.uint8))
+        time.sleep(1.0)  # until the sockets are full, and then longer than the limit
+        assert not sent.done()
+        assert len(sink.receive()) == 64 << 20
+        sent.result()
 
 
 def test_every_launch_has_a_secret_of_its_own() -> None:
