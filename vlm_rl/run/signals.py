@@ -58,6 +58,8 @@ class Preemption(L.Callback):
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         self._handle_signals()  # the process group exists
+        # before the heartbeat listens: a signal sent for what a beat says must find it so
+        module.clock.listen(self._begin)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -78,9 +80,6 @@ class Preemption(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         self._handle_signals()  # a resumed run has no sanity check
-
-    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
-        module.clock.listen(self._begin)
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
         self._stop_together()
