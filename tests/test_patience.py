@@ -1,7 +1,8 @@
 """What ends a test: a hang or a spin; not a busy machine, nor a long wait for something that works.
 
 Each is a real run of pytest with small limits. Broken on purpose, each seen red: processes that are
-not ended -> hang; CPU time not looked at -> spin, works; waits for a core that count -> starved.
+not ended -> hang; work that is no progress -> works; waits for a core that count -> starved.
+Without a limit of CPU time the spin does not end.
 """
 
 import os

@@ -63,6 +63,8 @@ class Preemption(L.Callback):
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         module.clock.listen(self._begin)  # before the heartbeat tells others what has begun
         self._handle_signals()  # the process group exists
+        # before the heartbeat listens: a signal sent for what a beat says must find it so
+        module.clock.listen(self._begin)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
