@@ -36,9 +36,8 @@ SHELLS: dict[str, str] = {
     "umask 777": f"umask 777; {_FIT} ARGS",
     "small files only": f"ulimit -f 64; {_FIT} ARGS",
     "SIGPIPE and SIGHUP ignored": f"trap '' PIPE HUP; {_FIT} ARGS",
-    "working directory deleted": f"mkdir gone; cd gone; rmdir ../gone; {_FIT} ARGS",
     "hash seed and warnings": f"PYTHONHASHSEED=7 PYTHONWARNINGS=default {_FIT} ARGS",
-    "optimised": f"{_PYTHON} -OO -m vlm_rl.fit ARGS",
+    "optimised": f"{_PYTHON} -O -m vlm_rl.fit ARGS",
     "TMPDIR missing": f"TMPDIR=/nowhere {_FIT} ARGS",
     "debug of allocations": f"PYTHONMALLOC=debug {_FIT} ARGS",
 }

@@ -14,7 +14,7 @@ from tests.support.run_helpers import command
 from vlm_rl.distributed import strategies
 from vlm_rl.fit import fit
 from vlm_rl.model import safe_archives
-from vlm_rl.model.policy import Policy
+from vlm_rl.model.policy import Policy, check_checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
 UNSAFE = re.compile(
@@ -130,3 +130,30 @@ def _sources() -> list[Path]:
 def test_no_source_loads_what_could_run() -> None:
     found = {str(path): UNSAFE.findall(path.read_text()) for path in _sources()}
     assert {path: hits for path, hits in found.items() if hits} == {}
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../weights.safetensors", "missing.safetensors", ""])
+def test_index_that_leads_out_of_its_folder_is_refused(
+    policy_folder: Path, tmp_path: Path, name: str
+) -> None:
+    folder = Path(shutil.copytree(policy_folder, tmp_path / "checkpoint"))
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"index\.json names '.*', which is no file of"):
+        check_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": [1]}', "\x00"])
+def test_index_that_is_none_is_refused(policy_folder: Path, tmp_path: Path, text: str) -> None:
+    folder = Path(shutil.copytree(policy_folder, tmp_path / "checkpoint"))
+    (folder / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"index\.json is no index of weights: "):
+        check_checkpoint(str(folder))
+
+
+def test_adapter_of_an_adapter_is_refused(policy_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(policy_folder, tmp_path / "adapter"))
+    config = {"peft_type": "LORA", "base_model_name_or_path": str(folder)}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="is an adapter itself; merge that one"):
+        check_checkpoint(str(folder))

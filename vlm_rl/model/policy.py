@@ -190,6 +190,11 @@ def check_checkpoint(path: str) -> Any:
         raise ValueError(f"{path} is not a folder; give a checkpoint folder or a hub id")
     base = base_of(path)
     if base is not None:
+        if base_of(base) is not None:
+            raise ValueError(
+                f"{path} is an adapter of {base}, which is an adapter itself; merge that one into "
+                "its base first"
+            )
         try:
             return check_checkpoint(base)
         except ValueError as error:
@@ -198,6 +203,7 @@ def check_checkpoint(path: str) -> Any:
             ) from error
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ValueError(f"{path} has no config.json, so it is not a checkpoint")
+    safe_archives.check_index(folder)
     try:
         config = AutoConfig.from_pretrained(path)
     except _UNREADABLE as error:

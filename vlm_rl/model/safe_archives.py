@@ -1,5 +1,6 @@
-"""Read torch archives as tensors and plain values: nothing that is in a file runs."""
+"""Read weights so that nothing in a file runs: as tensors and plain values, from its own folder."""
 
+import json
 import pickle
 import re
 from collections.abc import Iterable
@@ -26,6 +27,28 @@ def load(file: Path, allowed: Iterable[type] = ()) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise ValueError(refusal(file, error)) from error
     return saved
+
+
+def check_index(folder: Path) -> None:
+    """Check that every index of weights names files of its own folder, and no device or pipe.
+
+    Raises ValueError.
+    """
+    for index in folder.glob("*.index.json"):
+        try:
+            names = {str(name) for name in json.loads(index.read_text())["weight_map"].values()}
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            raise ValueError(f"{index} is no index of weights: {error}") from error
+        for name in sorted(names):
+            if Path(name).name != name or not (folder / name).is_file():
+                raise ValueError(f"{index} names {name!r:.80}, which is no file of {folder}")
 
 
 def refusal(file: Path, error: pickle.UnpicklingError) -> str:
