@@ -91,10 +91,13 @@ PLACEHOLDER = [-1]
 
 
 class ShortOfMemory(LUSPO):
-    """Finds no memory for its loss."""
+    """Finds no memory for its loss after two calls, when there are steps that could be saved."""
+
+    left = 2
 
     def __call__(self, *batch: Any) -> Any:
-        return torch.empty(1 << 50)
+        self.left -= 1
+        return super().__call__(*batch) if self.left >= 0 else torch.empty(1 << 50)
 
 
 class KeepsAPath(Clipped, Stateful):
