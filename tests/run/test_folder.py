@@ -150,7 +150,7 @@ def test_checkpoint_of_another_data_set_is_refused(
 
 
 @pytest.mark.usefixtures("shorter_data")
-def test_changed_data_is_gone_on_with_if_it_is_accepted(
+def test_changed_data_is_accepted_by_its_setting(
     finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
