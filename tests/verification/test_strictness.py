@@ -12,6 +12,16 @@ def decision(gold, prediction, kind=None):
 
 
 WRONG = [
+    # temperatures, answers to several questions, Chinese layouts: near misses
+    ("45°", "45°F"),
+    ("27°", "27°C"),
+    ("3, 5, cylinder", "5, 3, cylinder"),
+    ("x=0, x=3/2", r"y\in\{1.5, 0\}"),
+    ("Solution B", "Solution A"),
+    ("increasing", "It is not increasing"),
+    ("80千米/时", "每分钟80千米"),
+    ("11:20 AM", "下午11:20"),
+    ("0.5", "三分之一"),
     # Chinese numerals, words for signs, choices between words: near misses
     ("3:4", "四比三"),
     ("13", "三十"),
@@ -128,6 +138,19 @@ WRONG = [
     ("5:30", "1:6"),
 ]
 RIGHT = [
+    # temperatures, answers to several questions, Chinese layouts
+    ("25°C", "25°"),
+    ("3, 5, cylinder", "3, 5, cylinder."),
+    ("x=0, x=3/2", r"x\in\{1.5, 0\}"),
+    ("Solution B", "solution B"),
+    ("increasing", "It is increasing"),
+    (r"\$1.8 million", r"\$1.8M"),
+    (r"\$15", "USD 15"),
+    ("对", "对！"),
+    (r"\sqrt{3}", "根号3"),
+    ("80千米/时", "每小时80千米"),
+    ("11:20 AM", "上午11:20"),
+    ("0.5", "二分之一"),
     # Chinese numerals, words for signs, months cut short
     ("12平方米", "十二平方米"),
     ("30000", "三万"),
@@ -363,6 +386,8 @@ SPEEDS = ("5 m/s", "10 m/s", "15 m/s", "20 m/s")
         (("I and III", "I and IV", "II", "II and III"), "II or III", False),
         (("I and III", "I and IV", "II", "II and III"), "II and III", True),
         (("red and tan", "tan", "red", "tan and blue"), "tan or blue", False),
+        (SPEEDS, "DD", False),
+        (SPEEDS, "D, D", True),
         (SPEEDS, "(d) 20 m/s", True),
         (SPEEDS, "(c) 20 m/s", False),
     ],

@@ -19,6 +19,7 @@ _LETTER_FIRST = re.compile(
     re.DOTALL,
 )
 _WORD = re.compile("[a-z]{2,}")
+_DOUBLED = re.compile(r"([A-Z])\1")
 _NUMERAL = re.compile("[IVXLCDM]{2,}")
 _LETTER_LAST = re.compile(r"(?P<value>.*\S)\s*[\[(]\s*(?P<letter>[A-Z])\s*[\])]", re.DOTALL)
 
@@ -70,7 +71,8 @@ class _Options:
         """Return the letters that an answer chooses, and what they were read from."""
         # a small letter alone chooses only if it is offered
         capital = text.upper() if re.fullmatch(r"\(?[a-z]\)?", text) else text
-        letters = _capitals(capital) if _LETTERS.fullmatch(capital) else []
+        listed = _LETTERS.fullmatch(capital) and not _DOUBLED.search(capital)
+        letters = _capitals(capital) if listed else []
         if len(letters) == 1 and letters[0] in self._offered:
             return letters, "letter"
         if written := self.written(text):

@@ -9,6 +9,7 @@ from vlm_rl.verification.spoken import count
 _HALF = r"(?P<half>[ap])\.?\s?m\.?"
 _FORMS = (
     re.compile(rf"(?P<hour>\d{{1,2}}):(?P<minute>\d\d)(?::(?P<second>\d\d))?\s*(?:{_HALF})?", re.I),
+    re.compile(r"(?P<half>[上下]午|[早晚]上)\s*(?P<hour>\d{1,2}):(?P<minute>\d\d)"),
     re.compile(rf"(?P<hour>\d{{1,2}})\s*(?:{_HALF}|o'? ?clock)", re.I),
     re.compile(
         r"(?:(?P<half>[上下]午|[早晚]上)|中午)?(?P<hour>\d{1,2})[时点](?:(?P<minute>\d{1,2}|半)分?|整)?"

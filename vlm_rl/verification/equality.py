@@ -16,7 +16,15 @@ from vlm_rl.verification.grammar import ONE, Node, number
 from vlm_rl.verification.quantities import Quantity
 from vlm_rl.verification.regions import RealInterval, Region
 from vlm_rl.verification.units import Unit, conversion, is_percent, unit_of
-from vlm_rl.verification.values import Chain, Collection, Proportion, Relation, Value, as_region
+from vlm_rl.verification.values import (
+    Chain,
+    Collection,
+    Proportion,
+    Relation,
+    Value,
+    Words,
+    as_region,
+)
 
 _DIGITS_OF_A_ROUNDING = 7
 """A decimal of so many digits that is a rounding of an exact value is that value; a gold has one
@@ -192,7 +200,9 @@ class Equality:
         if isinstance(given, Collection) and _is_system(gold) and _variables(given):
             return False
         gold = _as_point(gold) if isinstance(given, Collection) else gold
-        ordered = gold.bracket in ("(", "[", "mod") or (not gold.bracket and self._type in _ORDERED)
+        ordered = gold.bracket in ("(", "[", "mod") or (
+            not gold.bracket and (self._type in _ORDERED or _is_mixed(gold))
+        )
         if not isinstance(given, Collection):
             return not ordered and self._same_members(_members(gold), [given])
         given = _as_point(given) if ordered else given
@@ -355,6 +365,12 @@ def _sides(items: Iterable[Value]) -> tuple[Value, ...]:
         for item in items
         if isinstance(item, Chain)
     )
+
+
+def _is_mixed(value: Collection) -> bool:
+    """Return whether a list has words and numbers: the answers to several questions, in order."""
+    words = [isinstance(item, Words) for item in value.items]
+    return any(words) and not all(words)
 
 
 def _is_formula(value: Value) -> bool:

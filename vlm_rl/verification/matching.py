@@ -174,7 +174,7 @@ def _compare(gold: Gold, prediction: str, equality: Equality) -> Finding:
     return (
         (_compare_labels(gold.answer, given) if listed and inferred != "list" else None)
         or compare_bases(gold.answer, given)
-        or (_compare_words(gold, given) if inferred == "text" else None)
+        or (_compare_words(gold, given, prediction) if inferred == "text" else None)
         or (_compare_times(gold.answer, given, equality) if inferred == "time" else None)
         or _compare_values(gold, given, equality)
     )
@@ -191,11 +191,11 @@ def _compare_labels(gold: str, given: str) -> Finding | None:
     return _finding(expected == offered, "labels")
 
 
-def _compare_words(gold: Gold, given: str) -> Finding | None:
+def _compare_words(gold: Gold, given: str, whole: str) -> Finding | None:
     """Compare words; None for other words of geometry, which says the same in several ways."""
     subject, _, said = given.partition(" is ")
     named = bool(said) and name_of(tokens(subject)) is not None
-    same = same_words(gold.answer, said if named else given)
+    same = same_words(gold.answer, said if named else given) or same_words(gold.answer, whole)
     formal = gold.answer_type == "text" and _GEOMETRY.search(normalise(gold.answer))
     point = re.fullmatch(r"\(.*,.*\)", gold.answer.strip())
     return None if (formal or point) and not same else _finding(same, "words")

@@ -63,7 +63,7 @@ def _is_word(token: Token) -> bool:
     """Return whether letters are a word, not names: `of`, `area`, but not `AB`, `dy`."""
     return (
         token.kind == "letters"
-        and (token.upright or len(token.text) > 2 or token.text == "of")
+        and (token.upright or len(token.text) > 2 or token.text in ("of", "it", "It"))
         and (len(token.text) > 1 and not token.text.isupper())
     )
 

@@ -77,7 +77,7 @@ def open_text(text: str) -> str:
 def plain_text(text: str) -> str:
     """Open text commands, and fold case, spacing and outer punctuation."""
     text = " ".join(open_text(text).casefold().split()).strip(' .,;:"`“”')
-    return text.strip("!'") if re.search("[a-z]{2}", text) else text
+    return text.strip("!'") if re.search("[a-z]{2}|[\u4e00-\u9fff]", text) else text
 
 
 def _in_visible_characters(text: str) -> str:

@@ -13,7 +13,7 @@ from vlm_rl.verification.units import CURRENCIES, Unit, split_unit, unit_of
 
 _INFINITY = Node("constant", ("infinity",))
 _FACTORS = {**FRACTION_WORDS, **MULTIPLIERS}
-_THOUSANDS = dict.fromkeys(("k", "K"), "thousand")
+_THOUSANDS = {"k": "thousand", "K": "thousand", "M": "million", "B": "billion"}
 _NOT_BEFORE_A_PART = ("^", "{", "-", "/", "_", "}")
 
 

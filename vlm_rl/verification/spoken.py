@@ -43,6 +43,7 @@ _DIGIT = "[一二两三四五六七八九]"
 _SECTION = f"(?:{_DIGIT}千)?零?(?:{_DIGIT}百)?零?(?:{_DIGIT}?十)?零?{_DIGIT}?"
 _CHINESE = f"负?(?=[{''.join(_DIGITS)}十])(?:{_SECTION}亿)?零?(?:{_SECTION}万)?零?{_SECTION}"
 _CHINESE_NUMBER = re.compile(_CHINESE)
+_CHINESE_FRACTION = re.compile(f"({_CHINESE})分之({_CHINESE})")
 _CHINESE_QUANTITY = re.compile(f"({_CHINESE})([^{''.join(_DIGITS)}十百千万亿].*)?")
 
 
@@ -71,6 +72,8 @@ def in_digits(text: str, is_tail: Callable[[str], object]) -> str:
     `百分之二十二`, `3比4` of `三比四`; `is_tail` knows units. Any other text stays."""
     if text.startswith("百分之"):
         return f"{in_digits(text[3:], is_tail)}%"
+    if parted := _CHINESE_FRACTION.fullmatch(text):
+        return f"{_chinese(parted[2])}/{_chinese(parted[1])}"
     parts = text.split("比")
     if len(parts) > 1 and all(map(_CHINESE_NUMBER.fullmatch, parts)):
         return "比".join(str(_chinese(part)) for part in parts)

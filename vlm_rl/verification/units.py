@@ -62,8 +62,8 @@ def conversion(gold: Unit | None, given: Unit | None) -> Fraction | None:
     if any("filler_unit" in kind for kind in kinds):
         lengths = [tuple(kind.values()) for kind in kinds if set(kind) <= {"filler_unit", "meter"}]
         return Fraction(1) if len(lengths) == 2 and lengths[0] == lengths[1] else None
-    if {"angle_degree"} in map(set, kinds) and {*kinds[0], *kinds[1]} & {"celsius", "fahrenheit"}:
-        return Fraction(1)  # a degree sign alone stands for temperatures, too
+    if {*kinds[1]} == {"angle_degree"} and {*kinds[0]} <= {"celsius", "fahrenheit"}:
+        return Fraction(1)  # an answer's degree sign alone stands for the gold's temperature, too
     same = kinds[0] == kinds[1] or _same_but_adjectives(*kinds)
     return given.factor / gold.factor if same else None
 

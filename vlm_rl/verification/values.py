@@ -68,6 +68,12 @@ def as_region(value: Value) -> Region | None:
             return union([item for item in items if isinstance(item, Region)])._replace(
                 offered=True
             )
+        case Collection("", [Chain(str(name)), *_] as items):
+            sides = [i.sides[0] for i in items if isinstance(i, Chain) and i.name == name]
+            whole = len(sides) == len(items) and all(
+                len(i.sides) == 1 for i in items if isinstance(i, Chain)
+            )
+            return points(sides)._replace(name=name) if whole and are_quantities(sides) else None
         case Chain(str(name), _, (side,)):
             region = as_region(side)
             return region and region._replace(name=name)
