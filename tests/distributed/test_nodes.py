@@ -23,6 +23,7 @@ from vlm_rl.fit import fit
 LAUNCHED = """
 import json, os, sys
 import vlm_rl
+from lightning.pytorch.utilities import rank_zero_only
 from vlm_rl.fit import fit
 
 def status(rank, argv, port):
@@ -31,6 +32,7 @@ def status(rank, argv, port):
         "SLURM_NNODES": "2", "SLURM_PROCID": str(rank), "SLURM_LOCALID": "0",
         "SLURM_NODEID": str(rank), "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": str(port),
     }
+    rank_zero_only.rank = rank  # Lightning reads SLURM_PROCID when it is imported
     try:
         fit(argv)
     except SystemExit as end:
