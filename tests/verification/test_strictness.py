@@ -146,7 +146,7 @@ RIGHT = [
     ("increasing", "It is increasing"),
     (r"\$1.8 million", r"\$1.8M"),
     (r"\$15", "USD 15"),
-    ("对", "对！"),
+    ("对", "对\N{FULLWIDTH EXCLAMATION MARK}"),
     (r"\sqrt{3}", "根号3"),
     ("80千米/时", "每小时80千米"),
     ("11:20 AM", "上午11:20"),
