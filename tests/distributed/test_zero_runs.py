@@ -23,9 +23,8 @@ from tests.distributed.test_strategy_runs import Commands
 from tests.support.run_helpers import REWARD_TERMS, build_module, rollouts
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.model.policy import Policy
-from vlm_rl.run.folder import find_resume
+from vlm_rl.run.folder import Checkpoint, find_resume
 from vlm_rl.run.metrics_csv import read_metrics
-from vlm_rl.run.folder import Checkpoint
 from vlm_rl.run.resume import check_fits
 
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed")
