@@ -143,7 +143,7 @@ def test_server_whose_requests_drip_counts_as_silent(metrics: str) -> None:
     with false_server() as server:
         text = texts.get(metrics)
         server.answers["metrics"] = getattr(server, metrics) if text is None else raw(text)
-        silence = Silence(Http(server.url, 0.5, TOKEN), 0.2)
+        silence = Silence(Http(server.url, 0.5, TOKEN), 0.2, lambda: [])
         with pytest.raises(EngineFault, match=rf"{server.url} has done nothing for 0.2 s"):
             deque(silence.check() for _ in itertools.count())
 
