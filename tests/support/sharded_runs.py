@@ -28,6 +28,7 @@ import vlm_rl  # noqa: F401  (before anything that imports torchvision)
 # isort: split
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed.tensor import DTensor
 
 from tests.support.run_helpers import build_module
@@ -388,6 +389,7 @@ def forked(num_processes: int, work: Any, expected: int = 0) -> None:
             faulthandler.dump_traceback_later(SECONDS, exit=True)
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
             os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_processes)}
+            rank_zero_only.rank = rank  # Lightning reads LOCAL_RANK when it is imported
             os._exit(_status(work))
         children.append(child)
     left = set(children)
