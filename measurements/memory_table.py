@@ -14,11 +14,11 @@ import vlm_rl  # noqa: F401  (before anything that imports torchvision)
 # isort: split
 from transformers import Qwen2_5_VLConfig
 
-from vlm_rl.evaluation.markdown import table
 from vlm_rl.hardware import GB
 from vlm_rl.memory.estimate import PHASES, Setup, estimate
 from vlm_rl.memory.model_shape import ModelShape
 from vlm_rl.model.lora import LoraSettings
+from vlm_rl.show.markdown import Markdown, table
 
 SIZES = {
     # hidden, layers, heads, key heads, MLP, vocabulary, MLP of the tower, tied
@@ -65,12 +65,12 @@ def memory_table() -> str:
     return table(["", "", *map(str, NUM_GPUS)], rows)
 
 
-def _cell(model: ModelShape, gpus: int, offload: bool) -> str:
+def _cell(model: ModelShape, gpus: int, offload: bool) -> object:
     strategy = "fsdp2_offload" if offload else "fsdp2" if gpus > 1 else "auto"
     alone = estimate(model, Setup(gpus, strategy=strategy, engine="elsewhere"))
     shown = f"{max(map(alone.needed, PHASES)) / GB:.0f}"
     if estimate(model, Setup(gpus, strategy=strategy, cache_bytes=int(8 * GB))).fits(80 * GB):
-        return f"**{shown}**"
+        return Markdown("**{}**").format(shown)
     return shown if alone.fits(80 * GB) else f"({shown})"
 
 

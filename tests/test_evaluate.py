@@ -332,7 +332,7 @@ def test_wrong_command_is_one_line_before_a_model_is_loaded(
         ("limit", "holds an evaluation with other settings (limit: None -> 3; questions"),
         ("batch_problems", "other settings (batch_problems: 3 -> 2"),
         ("something else", "is not empty and holds no evaluation"),
-        ("file", "is a file; give a folder"),
+        ("file", "is a file, not a folder"),
     ],
 )
 def test_output_of_something_else_is_left_as_it_is(

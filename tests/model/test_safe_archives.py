@@ -151,9 +151,11 @@ def test_index_that_is_none_is_refused(policy_folder: Path, tmp_path: Path, text
         check_checkpoint(str(folder))
 
 
-def test_adapter_of_an_adapter_is_refused(policy_folder: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(policy_folder, tmp_path / "adapter"))
-    config = {"peft_type": "LORA", "base_model_name_or_path": str(folder)}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="is an adapter itself; merge that one"):
-        check_checkpoint(str(folder))
+def test_adapter_that_is_its_own_base_is_refused(policy_folder: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, base in ((first, second), (second, first)):
+        shutil.copytree(policy_folder, folder)
+        config = {"peft_type": "LORA", "base_model_name_or_path": str(base)}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="whose base is, in the end, itself"):
+        check_checkpoint(str(first))

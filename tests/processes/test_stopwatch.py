@@ -26,8 +26,9 @@ LOOK_S = 0.1
 @contextmanager
 def running(program: str, *, starved: bool = False) -> Iterator[subprocess.Popen[bytes]]:
     start = starve if starved else None
+    # a group and no session: the kernel shares cores between sessions first
     command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, preexec_fn=start, start_new_session=True) as process:
+    with subprocess.Popen(command, preexec_fn=start, process_group=0) as process:
         try:
             yield process
         finally:

@@ -104,7 +104,9 @@ def written(encoder: PromptEncoder, text: str) -> Completion:
     """Return the completion that vLLM's answer `text` becomes."""
     ids = encoder.tokenizer.encode(text + STOP_TOKENS[0])
     stop_ids = encoder.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))
-    vocabulary = Vocabulary(encoder.tokenizer, frozenset(stop_ids), frozenset())
+    vocabulary = Vocabulary(
+        encoder.tokenizer, frozenset(stop_ids), frozenset(), len(encoder.tokenizer)
+    )
     prompt = encoder.encode(ASKED)
     (request,) = vocabulary.requests(
         [prompt], group_size=1, sampling=Sampling(max_completion_tokens=len(ids) + 1), seed=0

@@ -36,7 +36,7 @@ def _plant(folder: Path, *, silent_s: float = 0.0, **changes: Any) -> Path:
     """Write a lock of this living process, with changes, as another start would have."""
     file = folder / LOCK
     file.write_text(json.dumps(Owner.here()._asdict() | changes))
-    last = time.time() - silent_s
+    last = file.stat().st_mtime - silent_s
     os.utime(file, (last, last))
     return file
 

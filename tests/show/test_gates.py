@@ -81,6 +81,7 @@ GATES: dict[str, tuple[Callable[[ast.AST], Iterator[ast.AST | str]], str]] = {
     "markup": (lambda tree: _not_constant(tree, "Markdown", "Markup"), "vlm_rl/show/markdown.py"),
 }
 ALLOWED = {
+    ("streams", "vlm_rl/run/terminal.py"): "replaces them, and prints nothing",
     ("logger", "vlm_rl/fit.py"): "sets the levels of Lightning's own",
     ("warning", OBJECTIVES + "regularizers.py"): "as in soundness, numbers of a configuration",
     ("pyplot", "data_prep/audit_page.py"): "formatters of ticks",

@@ -211,7 +211,7 @@ def test_stopped_process_is_given_up_at_the_deadline():
 
 def test_starved_process_is_not_given_up(monkeypatch):
     """It waits for a core longer than the limit on the clock."""
-    monkeypatch.setattr("vlm_rl.verification.pool._CLOCK_FACTOR", 1.0)
+    monkeypatch.setattr("vlm_rl.verification.pool.CLOCK_FACTOR", 1.0)
     with busy_core(), CheckerPool(timeout_s=2.0) as pool:
         verdicts(pool, [HALF])
         starve(pool.pids[0])

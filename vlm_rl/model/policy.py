@@ -6,6 +6,7 @@ sharding wrapper around the policy sees a single root call.
 """
 
 import copy
+import os
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -190,11 +191,7 @@ def check_checkpoint(path: str) -> Any:
         raise ValueError(f"{path} is not a folder; give a checkpoint folder or a hub id")
     base = base_of(path)
     if base is not None:
-        if base_of(base) is not None:
-            raise ValueError(
-                f"{path} is an adapter of {base}, which is an adapter itself; merge that one into "
-                "its base first"
-            )
+        _refuse_circle(path)
         try:
             return check_checkpoint(base)
         except ValueError as error:
@@ -210,6 +207,16 @@ def check_checkpoint(path: str) -> Any:
         raise ValueError(_unreadable(path, error)) from error
     family_of(config)
     return config
+
+
+def _refuse_circle(path: str) -> None:
+    """Refuse adapters that are, one on the other, their own base."""
+    below, seen = path, {os.path.realpath(path)}
+    while (base := base_of(below)) is not None:
+        if os.path.realpath(base) in seen:
+            raise ValueError(f"{path} is an adapter whose base is, in the end, itself: {base}")
+        seen.add(os.path.realpath(base))
+        below = base
 
 
 def empty_model(config: Any) -> Any:

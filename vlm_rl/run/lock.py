@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from vlm_rl.run.files import PARTIAL
+from vlm_rl.show.screen import warn
 
 LOCK = "lock"
 
@@ -168,7 +169,7 @@ class FolderLock:
             try:
                 self._claim()
             except FolderInUse as error:
-                print(f"{error}; this process ends", file=sys.stderr, flush=True)
+                warn(f"{error}; this process ends")
                 os._exit(1)  # whatever it writes now would be mixed with what the other writes
             except OSError:
                 pass  # a folder that cannot be reached is reported by what is written there

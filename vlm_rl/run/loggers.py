@@ -13,6 +13,7 @@ from vlm_rl import ranks
 from vlm_rl.run.files import Damaged, read_text, write_text
 from vlm_rl.run.steady_wandb import FINISH_S, SteadyWandb, check_login
 from vlm_rl.show.plain import one_line, visible_in
+from vlm_rl.show.screen import say
 
 WandbMode = Literal["offline", "online", "off"]
 _ID = re.compile(r"[0-9a-f]{8}")
@@ -77,7 +78,7 @@ def _run_id(folder: Path) -> str:
                 return kept
             raise Damaged(file, f"{kept!r:.40} is not an id")
         except Damaged as damage:
-            print(f"{damage}; the run gets a new id, so W&B shows what follows as another run")
+            say(f"{damage}; the run gets a new id, so W&B shows what follows as another run")
     drawn = secrets.token_hex(4)
     write_text(file, drawn)
     return drawn

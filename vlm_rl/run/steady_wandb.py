@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vlm_rl.errors import joined
+from vlm_rl.show.screen import say
 
 LOOK_S = 60.0
 """How often W&B is asked whether it is there."""
@@ -71,10 +72,9 @@ class SteadyWandb(WandbLogger):
                 self._watch = Watch(str(self.experiment.settings.base_url))
         except (wandb.Error, OSError) as error:
             self._is_gone = True
-            print(
+            say(
                 f"W&B no longer takes what is logged ({joined(str(error))}); the run goes on, "
-                "metrics.csv has it all",
-                flush=True,
+                "metrics.csv has it all"
             )
 
 
@@ -116,4 +116,4 @@ class Watch:
         return None
 
     def _say(self, line: str) -> None:
-        print(line, flush=True)
+        say(line)
