@@ -46,7 +46,7 @@ def table(headings: Sequence[object], rows: Iterable[Sequence[object]]) -> Markd
 
 def image(path: str) -> Markdown:
     """Return the image of a file that lies beside the page."""
-    name = _BRACKET.sub(r"\\\g<0>", Markdown.escape(path))
+    name = _BRACKET.sub(r"\\\g<0>", str(Markdown.escape(path)))
     return Markdown("![{}]({})").format(Markdown(name), Markdown(quote(visible(path))))
 
 
