@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+import wandb
 
 from data_prep.audit import audit
 from tests.evaluation.test_comparison import folder
@@ -59,6 +60,7 @@ def test_run_with_hostile_rows_in_a_hostile_folder(
     keys = {"steps": 1, "validation.every_n_steps": 1, "data.val_problems": 4}
     keys |= {"prompt.max_prompt_tokens": 500, "logging.wandb": "offline"}
     fit(command(policy_folder, tmp_path, run_dir, **keys))
+    wandb.finish()  # another run in this process would go on in it
     shown = capfd.readouterr()
     assert_clean(shown.out)
     assert_clean(shown.err.replace("\r", ""))  # the bar of loading weights is transformers' own
