@@ -79,7 +79,7 @@ def test_completion_refuses_tensors_that_disagree():
         {"token_ids": good.token_ids.int()},
         {"sampling_logprobs": good.sampling_logprobs.double()},
     ):
-        with pytest.raises(ValueError, match="token_ids|sampling_logprobs"):
+        with pytest.raises(ValueError, match=r"token_ids|sampling_logprobs"):
             replace(good, **wrong)
 
 
