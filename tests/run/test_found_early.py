@@ -134,10 +134,12 @@ def online(
 @pytest.fixture(autouse=True)
 def forget_the_server() -> Iterator[None]:
     import wandb
+    from wandb.sdk.lib import module
 
     yield
     with suppress(OSError):  # a test has killed W&B's process
         wandb.teardown()
+    module.unset_globals()  # else the next run in this process goes on in the dead one
 
 
 def test_loss_of_wandb_in_the_middle_is_said_once_and_the_run_goes_on(

@@ -217,7 +217,8 @@ def test_starved_process_is_not_given_up(monkeypatch):
         starve(pool.pids[0])
         began = time.monotonic()
         assert verdicts(pool, [SHORTER]) == [Verdict.CORRECT]
-        assert time.monotonic() - began > 2.0, "otherwise this shows nothing"
+        if time.monotonic() - began <= 2.0:
+            pytest.skip("the kernel has given it a core all the same, so this shows nothing")
 
 
 SCRIPT = """

@@ -33,8 +33,9 @@ def check_fits(checkpoint: run_folder.Checkpoint, module: RLModule, data: Proble
         raise ValueError(f"{file} is not a checkpoint of this run: {error}") from error
     own: dict[str, Any] = {"state_dict": dict(module.state_dict())}
     module.on_save_checkpoint(own)  # leaves out what such a run does not keep
-    _check_kinds(file, saved, {"vlm_rl": {}, type(data).__name__: {}})
+    _check_kinds(file, saved, {"vlm_rl": {}})
     _check_kinds(file, saved["vlm_rl"], own["vlm_rl"])
+    _check_kinds(file, saved, {type(data).__name__: {}})
     _check_kinds(file, saved[type(data).__name__], {"order": {}, "completed_steps": 0})
     _check_kinds(file, {ROWS: checkpoint.step} | saved, {ROWS: checkpoint.step})
     if "state_dict" in saved:
