@@ -6,10 +6,8 @@ never redirected, and is read by its kind in `replies`.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
 from json import loads
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
 import requests
 from urllib3.exceptions import HTTPError
@@ -17,6 +15,7 @@ from urllib3.exceptions import HTTPError
 from vlm_rl.processes.stopwatch import Stopwatch
 from vlm_rl.rollout.faults import WEIGHT_STREAM, EngineError, EngineFault, EngineMismatch, refusal
 from vlm_rl.rollout.vllm import gate
+from vlm_rl.rollout.vllm.background import Returned, begun
 from vlm_rl.rollout.vllm.replies import Answered, read, shown
 
 MOST_BYTES = 64 << 20
@@ -25,8 +24,6 @@ MOST_BYTES = 64 << 20
 PIECE = 1 << 16
 PROBE_S = 5.0
 """How long a question whether the server lives may take."""
-
-Returned = TypeVar("Returned")
 
 
 class Http:
@@ -210,16 +207,7 @@ def _within(limit_s: float, call: Callable[[], Returned]) -> Returned:
     A limit of the socket starts anew with every byte, so a server that sends one now and then would
     hold the run forever.
     """
-    result: Future[Returned] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(call())
-        except BaseException as error:  # whatever it is, the other thread waits for it
-            result.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return result.result(limit_s)
+    return begun(call).result(limit_s)
 
 
 def _refuse_redirect(where: str, response: requests.Response) -> None:

@@ -1,15 +1,14 @@
 """The sending end of the weight stream: chunk by chunk to an engine's workers."""
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
-from threading import Thread
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from vlm_rl.model.weights import chunks
 from vlm_rl.rollout.faults import EngineFault
+from vlm_rl.rollout.vllm.background import Returned, begun
 from vlm_rl.rollout.vllm.weight_stream import WeightSource, flatten
 
 
@@ -99,23 +98,12 @@ def _listening(host: str) -> WeightSource:
         raise EngineFault(f"the weight stream cannot listen on {host}: {error}") from error
 
 
-T = TypeVar("T")
-
-
-def _meanwhile(here: Callable[[], T], there: Callable[[], None]) -> T:
+def _meanwhile(here: Callable[[], Returned], there: Callable[[], None]) -> Returned:
     """Do `here` in a thread while `there` asks the engine for the other half of it.
 
     If `there` fails, its error is raised at once, and `here` is left to its own time limit.
     """
-    result: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(here())
-        except BaseException as error:  # whatever it is, the other thread waits for it
-            result.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
+    result = begun(here)
     there()
     try:
         return result.result()
