@@ -28,12 +28,9 @@ def update_flops(packed: Packed, config: Any) -> float:
 def visible_pairs(packed: Packed) -> int:
     """Count the pairs of query and key: prompts and completions are causal, and completions see
     their prompt."""
-    pairs = 0
-    for prompt in packed.prompt_of.unique():
-        lengths = packed.segment[packed.prompt_of == prompt].bincount().tolist()
-        pairs += sum(length * (length + 1) // 2 for length in lengths)
-        pairs += lengths[0] * sum(lengths[1:])
-    return pairs
+    pieces = [n for group in packed.groups for n in (group.prompt, *group.completions)]
+    seen = sum(group.prompt * sum(group.completions) for group in packed.groups)
+    return sum(n * (n + 1) // 2 for n in pieces) + seen
 
 
 def _tower_flops(height: int, width: int, vision: Any) -> float:

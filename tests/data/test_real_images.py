@@ -5,6 +5,7 @@ Shown red once: pixels that differ by 1e-6 between engine and trainer.
 """
 
 import json
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,8 +94,9 @@ def _assert_both_sides_read_the_same(engine: Listening, steps: list[Any]) -> Non
         for packed, owners in zip(engine.packed[4 * step : 4 * step + 4], shares, strict=True):
             assert torch.equal(packed.pixel_values, torch.cat([p.pixel_values for p in owners]))
             assert torch.equal(packed.grid_thw, torch.cat([p.grid_thw for p in owners]))
-            for index, prompt in enumerate(owners):
-                place = (packed.prompt_of == index) & (packed.segment == 0)
+            starts = (0, *accumulate(group.size for group in packed.groups))
+            for start, prompt in zip(starts, owners, strict=False):
+                place = slice(start, start + len(prompt))
                 assert torch.equal(packed.token_ids[0, place], prompt.token_ids)
                 assert torch.equal(packed.positions[:, 0, place], prompt.positions)
     # what arrived in the vision tower, in rollouts and in forwards of the trainer

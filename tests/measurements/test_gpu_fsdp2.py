@@ -27,28 +27,35 @@ from measurements.random_qwen import (
     build_prompts,
 )
 from measurements.update_flops import update_flops, visible_pairs
+from tests.support.oracles import dense_mask
 from tests.support.places import REPOSITORY
 from tests.support.tiny import completion_of
-from vlm_rl.model.packing import pack, shared_prefix_mask
+from vlm_rl.model import attention
+from vlm_rl.model.attention.plain import plain_attention
+from vlm_rl.model.packing import pack
 from vlm_rl.records import Rows
 
 TINY = SCALES["tiny"]
 
 
-def test_update_flops_are_those_that_torch_counts() -> None:
+def test_update_flops_are_those_that_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "attention_for", lambda *_: plain_attention)  # torch counts it
     config = build_config(TINY)
     policy = build_policy(config, TINY.num_parameters).eval()
     # an image of whole windows, and one whose last windows are cut
     prompts = build_prompts(build_encoder(64 * 28 * 28), ((224, 112), (300, 180)), 2)
     groups = [[completion_of(range(n)) for n in lengths] for lengths in ((5, 9), (3, 1))]
     packed = pack(Rows.build(prompts, groups, torch.ones(2, 2, dtype=torch.bool)))
-    positions = packed.token_ids.shape[1]
+    computed = sum(
+        group.prompt**2 + sum(n * (group.prompt + n) for n in group.completions)
+        for group in packed.groups
+    )
     pairs = visible_pairs(packed)
-    assert pairs == int(shared_prefix_mask(packed.prompt_of, packed.segment).sum())
+    assert pairs == int(dense_mask(packed.groups).sum())
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         policy(packed, 1.0, False)
     text = config.text_config  # its attention computes what is masked too
-    hidden_pairs = 4 * text.num_hidden_layers * text.hidden_size * (positions**2 - pairs)
+    hidden_pairs = 4 * text.num_hidden_layers * text.hidden_size * (computed - pairs)
     assert counter.get_total_flops() == update_flops(packed, config) / 3 + hidden_pairs
 
 

@@ -16,7 +16,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import vlm_rl.model.policy
 from tests.support.oracles import plain_logits, plain_logprobs
 from tests.support.tiny import (
     FAMILIES,
@@ -27,8 +26,9 @@ from tests.support.tiny import (
     sharp_policy,
 )
 from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.model.attention import Group
 from vlm_rl.model.logprobs import TokenStats
-from vlm_rl.model.packing import pack, shared_prefix_mask
+from vlm_rl.model.packing import pack
 from vlm_rl.model.policy import Policy
 from vlm_rl.records import Rows
 
@@ -117,39 +117,38 @@ def test_packed_forward_equals_plain_forward_in_float32(
 @pytest.mark.parametrize(
     "broken",
     [
-        lambda prompt_of, segment: torch.ones_like(shared_prefix_mask(prompt_of, segment)),
-        lambda prompt_of, segment: shared_prefix_mask(torch.zeros_like(prompt_of), segment),
-        lambda prompt_of, segment: shared_prefix_mask(prompt_of, torch.zeros_like(segment)),
+        lambda groups: (Group(sum(group.size for group in groups), ()),),
+        lambda groups: tuple(Group(g.prompt, (g.size - g.prompt,)) for g in groups),
+        lambda groups: tuple(Group(n, ()) for g in groups for n in (g.prompt, *g.completions)),
     ],
-    ids=["all true", "prompts see each other", "completions see each other"],
+    ids=["all see all before", "completions see each other", "completions see no prompt"],
 )
-def test_comparison_with_plain_forward_sees_a_broken_mask(
+def test_comparison_with_plain_forward_sees_broken_attention(
     family: str,
-    broken: Callable[[Tensor, Tensor], Tensor],
+    broken: Callable[[tuple[Group, ...]], tuple[Group, ...]],
     policies: dict[str, Policy],
     encoders: dict[str, PromptEncoder],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     policy = policies[family]
-    rows = random_rows(prompts_of(encoders[family], "mixed"), LENGTHS)
+    packed = pack(random_rows(prompts_of(encoders[family], "mixed"), LENGTHS))
     with torch.no_grad():
-        right = packed_values(policy, rows)[0]
-        monkeypatch.setattr(vlm_rl.model.policy, "shared_prefix_mask", broken)
-        assert (packed_values(policy, rows)[0] - right).abs().max() > 0.5
+        right = policy(packed, 1.0, False).logprobs
+        wrong = policy(replace(packed, groups=broken(packed.groups)), 1.0, False).logprobs
+    assert (wrong - right).abs().max() > 0.5
 
 
-def test_shared_prefix_mask_of_two_prompts_written_out() -> None:
-    prompt_of = torch.tensor([0, 0, 0, 0, 1, 1])
-    segment = torch.tensor([0, 0, 1, 2, 0, 1])
-    expected = [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0],
-        [1, 1, 0, 1, 0, 0],
-        [0, 0, 0, 0, 1, 0],
-        [0, 0, 0, 0, 1, 1],
-    ]
-    assert shared_prefix_mask(prompt_of, segment)[0, 0].int().tolist() == expected
+def test_layout_of_two_prompts_written_out(encoders: dict[str, PromptEncoder]) -> None:
+    prompts = prompts_of(encoders["qwen3_vl"], "no image") * 2
+    first, second = [[completion_of([7, 8]), completion_of([])], [completion_of([9, 5, 6])] * 2]
+    packed = pack(Rows.build(prompts, [first, second], torch.tensor([[1, 1], [0, 1]]) > 0))
+    ids = prompts[0].token_ids.tolist()
+    n, p = len(ids), prompts[0].next_position
+    assert packed.groups == (Group(n, (2,)), Group(n, (3,)))
+    assert packed.token_ids.tolist() == [[*ids, 7, 8, *ids, 9, 5, 6]]
+    expected = [*range(p), p, p + 1, *range(p), p, p + 1, p + 2]
+    assert packed.positions[:, 0].tolist() == [expected] * 3
+    assert packed.targets.tolist() == [7, 8, 9, 5, 6]
+    assert packed.predictors.tolist() == [n - 1, n, 2 * n + 1, 2 * n + 2, 2 * n + 3]
 
 
 @every_family

@@ -5,11 +5,13 @@ transformers computes rotary positions and attention, and the logits are built w
 uses `vlm_rl.model.packing`, `vlm_rl.model.logprobs` or the positions in the prompts.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from vlm_rl.model.attention import Group
 from vlm_rl.records import Rows
 
 
@@ -63,3 +65,19 @@ def plain_logits(model: Any, rows: Rows, *, padding: Literal["left", "right"] = 
     steps = torch.arange(rows.completion_mask.shape[1])
     columns = (torch.tensor(starts)[:, None] + steps).clamp(max=width - 1)
     return logits[torch.arange(len(prompts))[:, None], columns]
+
+
+def dense_mask(groups: Sequence[Group]) -> Tensor:
+    """Return [S, S] bool: whether a query (row) of a packed row attends to a key (column)."""
+    pieces = [
+        (owner, part, n)
+        for owner, group in enumerate(groups)
+        for part, n in enumerate((group.prompt, *group.completions))
+    ]
+    prompt_of = torch.tensor([owner for owner, _, n in pieces for _ in range(n)])
+    part_of = torch.tensor([part for _, part, n in pieces for _ in range(n)])
+    index = torch.arange(len(part_of))
+    earlier = index[:, None] >= index[None]
+    same_prompt = prompt_of[:, None] == prompt_of[None]
+    visible = (part_of[None] == 0) | (part_of[:, None] == part_of[None])
+    return earlier & same_prompt & visible

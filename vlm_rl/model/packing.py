@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vlm_rl.model.attention import Group
 from vlm_rl.records import Prompt, Rows
 
 
@@ -18,15 +19,14 @@ from vlm_rl.records import Prompt, Rows
 class Packed:
     """One forward. S token positions; N completion tokens in row-major order of the rows' mask.
 
-    `token_ids` [1, S]; `positions` [3, 1, S]; `prompt_of` [S] and `segment` [S] say to which
-    prompt and which part of it a token belongs (0 the prompt itself, k its k-th completion);
-    `predictors` [N] index the position whose hidden state predicts `targets` [N].
+    `token_ids` [1, S]; `positions` [3, 1, S]; `groups` say how long the prompts and completions
+    are that the row is made of; `predictors` [N] index the position whose hidden state predicts
+    `targets` [N].
     """
 
     token_ids: Tensor
     positions: Tensor
-    prompt_of: Tensor
-    segment: Tensor
+    groups: tuple[Group, ...]
     pixel_values: Tensor | None
     grid_thw: Tensor | None
     predictors: Tensor
@@ -39,61 +39,50 @@ def pack(rows: Rows) -> Packed:
     Rows must be ordered by prompt, as `Rows` keeps them. Only trainable tokens are laid out, so an
     empty row takes no position.
     """
-    token_ids: list[Tensor] = []
-    positions: list[Tensor] = []
-    prompt_of: list[Tensor] = []
-    segment: list[Tensor] = []
-    predictors = [torch.zeros(0, dtype=torch.int64)]  # there may be no completion
-    offset = 0
+    lengths = rows.lengths.cpu()
+    sizes = torch.tensor([len(prompt) for prompt in rows.prompts])
+    prompts_before, rows_before = sizes.cumsum(0) - sizes, lengths.cumsum(0) - lengths
+    answers = torch.zeros_like(sizes).index_add(0, rows.row_prompt, lengths)
+    prompt_start = prompts_before + answers.cumsum(0) - answers
+    row_start = (prompts_before + sizes)[rows.row_prompt] + rows_before
 
-    def lay(ids: Tensor, at: Tensor, prompt: int, part: int) -> None:
-        token_ids.append(ids)
-        positions.append(at)
-        prompt_of.append(torch.full((len(ids),), prompt))
-        segment.append(torch.full((len(ids),), part))
-
-    lengths = rows.lengths.tolist()
-    for index, prompt in enumerate(rows.prompts):
-        lay(prompt.token_ids, prompt.positions, index, 0)
-        last_of_prompt = offset + len(prompt) - 1
-        offset += len(prompt)
-        own = (rows.row_prompt == index).nonzero()[:, 0].tolist()
-        for part, row in enumerate(own, start=1):
-            length = lengths[row]
-            at = prompt.next_position + torch.arange(length)
-            lay(rows.completion_ids[row, :length].cpu(), at.expand(3, -1), index, part)
-            # the first token is predicted by the prompt's end, the others by the one before
-            before = torch.arange(offset - 1, offset + length - 1)
-            before[:1] = last_of_prompt
-            predictors.append(before)
-            offset += length
+    row, step = rows.completion_mask.cpu().nonzero(as_tuple=True)
+    owner = rows.row_prompt[row]
+    of_completions = row_start[row] + step
+    of_prompts = torch.arange(int(sizes.sum())) + (prompt_start - prompts_before).repeat_interleave(
+        sizes
+    )
+    next_position = torch.tensor([prompt.next_position for prompt in rows.prompts])
+    targets = rows.completion_ids.cpu()[row, step]
+    token_ids = torch.empty(len(of_prompts) + len(of_completions), dtype=torch.int64)
+    token_ids[of_prompts] = torch.cat([prompt.token_ids for prompt in rows.prompts])
+    token_ids[of_completions] = targets
+    positions = torch.empty(3, len(token_ids), dtype=torch.int64)
+    positions[:, of_prompts] = torch.cat([prompt.positions for prompt in rows.prompts], dim=1)
+    positions[:, of_completions] = next_position[owner] + step
     pixel_values, grid_thw = _vision(rows.prompts)
     return Packed(
-        token_ids=torch.cat(token_ids)[None],
-        positions=torch.cat(positions, dim=1)[:, None],
-        prompt_of=torch.cat(prompt_of),
-        segment=torch.cat(segment),
+        token_ids=token_ids[None],
+        positions=positions[:, None],
+        groups=_groups(sizes, rows.row_prompt, lengths),
         pixel_values=pixel_values,
         grid_thw=grid_thw,
-        predictors=torch.cat(predictors),
-        targets=rows.completion_ids[rows.completion_mask],
+        # the first token is predicted by the prompt's end, the others by the one before
+        predictors=torch.where(step == 0, (prompt_start + sizes - 1)[owner], of_completions - 1),
+        targets=targets,
     )
+
+
+def _groups(sizes: Tensor, row_prompt: Tensor, lengths: Tensor) -> tuple[Group, ...]:
+    completions: list[list[int]] = [[] for _ in sizes]
+    for owner, length in zip(row_prompt.tolist(), lengths.tolist(), strict=True):
+        if length:
+            completions[owner].append(length)
+    pairs = zip(sizes.tolist(), completions, strict=True)
+    return tuple(Group(size, tuple(own)) for size, own in pairs)
 
 
 def _vision(prompts: tuple[Prompt, ...]) -> tuple[Tensor | None, Tensor | None]:
     pixels = [p.pixel_values for p in prompts if p.pixel_values is not None]
     grids = [p.grid_thw for p in prompts if p.grid_thw is not None]
     return (torch.cat(pixels), torch.cat(grids)) if pixels else (None, None)
-
-
-def shared_prefix_mask(prompt_of: Tensor, segment: Tensor) -> Tensor:
-    """Return [1, 1, S, S] bool: whether a query (row) attends to a key (column).
-
-    Only this function knows who sees whom. A block-mask kernel needs the same three conditions on
-    (query, key) and nothing else.
-    """
-    index = torch.arange(len(segment), device=segment.device)
-    earlier = index[:, None] >= index[None]
-    same_prompt = prompt_of[:, None] == prompt_of[None]
-    visible = (segment[None] == 0) | (segment[:, None] == segment[None])
-    return (earlier & same_prompt & visible)[None, None]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlm_rl.model import safe_archives
+from vlm_rl.model.attention import Segments, use_segments
 from vlm_rl.model.families import PARTS, Part, family_of, placeholder_ids
 from vlm_rl.model.logprobs import TokenStats, linear_logprobs
 from vlm_rl.model.lora import (
@@ -31,7 +32,7 @@ from vlm_rl.model.lora import (
     merge_into,
     save_adapter,
 )
-from vlm_rl.model.packing import Packed, pack, shared_prefix_mask
+from vlm_rl.model.packing import Packed, pack
 from vlm_rl.model.shards import Shards
 from vlm_rl.records import Rows
 
@@ -47,6 +48,7 @@ class Policy(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model
+        use_segments(model)
         self.shards = Shards()
         banned_ids = torch.tensor(placeholder_ids(model.config))
         self.register_buffer("banned_ids", banned_ids, persistent=False)
@@ -100,7 +102,6 @@ class Policy(nn.Module):
     def forward(self, packed: Packed, temperature: float, with_entropy: bool) -> TokenStats:
         """Return log-probabilities (and entropies) of the N packed completion tokens, each [N]."""
         device = self.device
-        segment, prompt_of = packed.segment.to(device), packed.prompt_of.to(device)
         vision: dict[str, Tensor] = {}
         if packed.pixel_values is not None and packed.grid_thw is not None:
             vision["pixel_values"] = packed.pixel_values.to(device)
@@ -108,7 +109,9 @@ class Policy(nn.Module):
         hidden = self.model.model(
             input_ids=packed.token_ids.to(device),
             position_ids=packed.positions.to(device),
-            attention_mask=shared_prefix_mask(prompt_of, segment),
+            # transformers makes no mask where it is given one; nobody reads this
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
+            segments=Segments(packed.groups, device),
             use_cache=False,  # one pass needs none
             **vision,
         ).last_hidden_state[0]
