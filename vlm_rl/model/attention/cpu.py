@@ -23,22 +23,21 @@ class CpuKernel:
     ) -> Attended:
         out = torch.empty_like(query)
         lse = query.new_empty(query.shape[:2], dtype=_lse_dtype(query))
-        for places, is_real in segments.buckets:
-            beside = (x[:, places].transpose(0, 1) for x in (query, key, value))
+        for bucket in segments.buckets:
+            beside = (bucket.of(x) for x in (query, key, value))
             its_out, its_lse = _FORWARD(*beside, 0.0, True, scale=scale)
-            place = places[is_real]
-            out[:, place] = its_out.transpose(0, 1)[:, is_real]
-            lse[:, place] = its_lse.transpose(0, 1)[:, is_real]
+            bucket.put(out, its_out)
+            bucket.put(lse, its_lse)
         return Attended(out, lse)
 
     def to_itself_backward(self, saved: Saved, segments: Segments, scale: float) -> Gradients:
         gradients = tuple(torch.empty_like(x) for x in (saved.query, saved.key, saved.value))
-        for places, is_real in segments.buckets:
-            query, key, value, out, lse, grad = (x[:, places].transpose(0, 1) for x in saved)
-            grad = grad * is_real[:, None, :, None]  # nothing flows out of padding
+        for bucket in segments.buckets:
+            query, key, value, out, lse, grad = (bucket.of(x) for x in saved)
+            grad = bucket.without_padding(grad)  # nothing flows out of it
             of_bucket = _BACKWARD(grad, query, key, value, out, lse, 0.0, True, scale=scale)
             for whole, part in zip(gradients, of_bucket, strict=True):
-                whole[:, places[is_real]] = part.transpose(0, 1)[:, is_real]
+                bucket.put(whole, part)
         return gradients[0], gradients[1], gradients[2]
 
     def to_prompt(

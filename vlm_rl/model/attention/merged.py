@@ -85,13 +85,13 @@ class _Merged(Function):
     ) -> Tensor:
         out, lse = kernel.to_itself(query, key, value, segments, scale)
         if segments.answers:
-            asked, prompt = segments.completion_index, segments.prompt_index
-            own = Attended(out[:, asked], lse[:, asked])
+            asked, prompts = segments.completion_places, segments.prompt_places
             far = kernel.to_prompt(
-                query[:, asked], key[:, prompt], value[:, prompt], segments, scale
+                asked.of(query), prompts.of(key), prompts.of(value), segments, scale
             )
-            both = _merge(own, far)
-            out[:, asked], lse[:, asked] = both.out, both.lse
+            both = _merge(Attended(asked.of(out), asked.of(lse)), far)
+            asked.put(out, both.out)
+            asked.put(lse, both.lse)
         ctx.save_for_backward(query, key, value, out, lse)
         ctx.segments, ctx.scale, ctx.kernel = segments, scale, kernel
         return out
@@ -104,19 +104,19 @@ class _Merged(Function):
         saved = Saved(query, key, value, out, lse, grad_out)
         of_query, of_key, of_value = ctx.kernel.to_itself_backward(saved, segments, ctx.scale)
         if segments.answers:
-            asked, prompt = segments.completion_index, segments.prompt_index
+            asked, prompts = segments.completion_places, segments.prompt_places
             part = Saved(
-                query[:, asked],
-                key[:, prompt],
-                value[:, prompt],
-                out[:, asked],
-                lse[:, asked],
-                grad_out[:, asked],
+                asked.of(query),
+                prompts.of(key),
+                prompts.of(value),
+                asked.of(out),
+                asked.of(lse),
+                asked.of(grad_out),
             )
             shares = ctx.kernel.to_prompt_backward(part, segments, ctx.scale)
-            of_query.index_add_(1, asked, shares[0])
-            of_key.index_add_(1, prompt, shares[1])
-            of_value.index_add_(1, prompt, shares[2])
+            asked.add(of_query, shares[0])
+            prompts.add(of_key, shares[1])
+            prompts.add(of_value, shares[2])
         return of_query, of_key, of_value, None, None, None
 
 

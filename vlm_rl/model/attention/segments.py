@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,15 +30,62 @@ class Group:
         return self.prompt + sum(self.completions)
 
 
-class Bucket(NamedTuple):
-    """Pieces of nearly one length side by side.
+class Places:
+    """Places in the packed row, `index` [n] int64; those in a row are read without a copy."""
 
-    `places` [n, m] are those in the row; behind a shorter piece its last place is repeated,
-    and `is_real` [n, m] bool is False there.
-    """
+    def __init__(self, index: Tensor, device: torch.device) -> None:
+        self.index = index.to(device)
+        self._span: slice | None = None
+        if len(index) and bool((index.diff() == 1).all()):
+            self._span = slice(int(index[0]), int(index[-1]) + 1)
 
-    places: Tensor
-    is_real: Tensor
+    def of(self, row: Tensor) -> Tensor:
+        """Return the values of `row` [H, S, ...] at these places, [H, n, ...]."""
+        return row.index_select(1, self.index) if self._span is None else row[:, self._span]
+
+    def put(self, row: Tensor, values: Tensor) -> None:
+        """Write `values` [H, n, ...] into `row` [H, S, ...]."""
+        if self._span is None:
+            row.index_copy_(1, self.index, values)
+        else:
+            row[:, self._span] = values
+
+    def add(self, row: Tensor, values: Tensor) -> None:
+        """Add `values` [H, n, ...] to `row` [H, S, ...]."""
+        if self._span is None:
+            row.index_add_(1, self.index, values)
+        else:
+            row[:, self._span] += values
+
+
+class Bucket:
+    """n pieces of nearly one length side by side, each padded to m by repeating its last place."""
+
+    def __init__(self, starts: Tensor, lengths: Tensor, device: torch.device) -> None:
+        steps = torch.arange(int(lengths.max()))
+        is_real = steps < lengths[:, None]
+        places = starts[:, None] + steps.minimum(lengths[:, None] - 1)
+        self.shape = places.shape
+        self._all = Places(places.flatten(), device)
+        self._real = Places(places[is_real], device)
+        self._is_real = None if bool(is_real.all()) else is_real.to(device)
+
+    def of(self, row: Tensor) -> Tensor:
+        """Return [n, H, m, ...] of `row` [H, S, ...]."""
+        beside: Tensor = self._all.of(row).unflatten(1, self.shape).transpose(0, 1)
+        return beside
+
+    def put(self, row: Tensor, values: Tensor) -> None:
+        """Write `values` [n, H, m, ...] into `row` [H, S, ...], without what is padding."""
+        values = values.transpose(0, 1)
+        is_real = self._is_real
+        self._real.put(row, values.flatten(1, 2) if is_real is None else values[:, is_real])
+
+    def without_padding(self, gradient: Tensor) -> Tensor:
+        """Return `gradient` [n, H, m, D] with zeros in the padding."""
+        if self._is_real is None:
+            return gradient
+        return gradient * self._is_real[:, None, :, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,16 +116,16 @@ class Segments:
         return tuple(sum(group.completions) for group in self.groups if group.completions)
 
     @cached_property
-    def prompt_index(self) -> Tensor:
-        """[P] int64: the places of the tokens of those prompts."""
+    def prompt_places(self) -> Places:
+        """Where the tokens of those prompts are, [P]."""
         return self._places(lambda group: (0, group.prompt))
 
     @cached_property
-    def completion_index(self) -> Tensor:
-        """[C] int64: the places of all completion tokens."""
+    def completion_places(self) -> Places:
+        """Where the tokens of all completions are, [C]."""
         return self._places(lambda group: (group.prompt, group.size))
 
-    def _places(self, part: Callable[[Group], tuple[int, int]]) -> Tensor:
+    def _places(self, part: Callable[[Group], tuple[int, int]]) -> Places:
         """Collect a part of each group that has completions, from one place in it to another."""
         places = [torch.zeros(0, dtype=torch.int64)]
         start = 0
@@ -88,7 +134,7 @@ class Segments:
             if group.completions:
                 places.append(torch.arange(start + first, start + last))
             start += group.size
-        return torch.cat(places).to(self.device)
+        return Places(torch.cat(places), self.device)
 
     @cached_property
     def keys_of_pieces(self) -> tuple[Tensor, tuple[int, ...]]:
@@ -122,8 +168,6 @@ class Segments:
         return tuple(self._bucket(pieces) for pieces in buckets)
 
     def _bucket(self, pieces: Sequence[int]) -> Bucket:
-        lengths = torch.tensor([self.pieces[piece] for piece in pieces])[:, None]
-        starts = torch.tensor([self.starts[piece] for piece in pieces])[:, None]
-        steps = torch.arange(int(lengths.max()))
-        places = starts + steps.minimum(lengths - 1)
-        return Bucket(places.to(self.device), (steps < lengths).to(self.device))
+        starts = torch.tensor([self.starts[piece] for piece in pieces])
+        lengths = torch.tensor([self.pieces[piece] for piece in pieces])
+        return Bucket(starts, lengths, self.device)

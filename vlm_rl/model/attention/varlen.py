@@ -71,7 +71,7 @@ def varlen_attention(
     heads, _, width = query.shape
     key_heads = key.shape[0]
     copied = sum(g.prompt * len(g.completions) for g in segments.groups) * 2 * key_heads * width
-    second_outputs = len(segments.completion_index) * heads * width
+    second_outputs = sum(segments.answers) * heads * width
     if copied <= second_outputs:
         return gathered_attention(query, key, value, segments, scale)
     return merged_attention(query, key, value, segments, scale, VarlenKernel())
