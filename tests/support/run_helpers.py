@@ -20,14 +20,13 @@ from data_prep import synthetic
 from tests.support.places import REPOSITORY
 from vlm_rl.advantages import Centered
 from vlm_rl.data.prompts import PromptEncoder
-from vlm_rl.distributed.gather import Places
 from vlm_rl.model.policy import Policy
 from vlm_rl.objectives import LUSPO
-from vlm_rl.records import Batch, Completion, Groups, Problem, Prompt, Rollout, Rows, Verdict
+from vlm_rl.records import Batch, Completion, Groups, Problem, Prompt, Rows, Verdict
 from vlm_rl.rewards import Accuracy, Reward, RewardTerm
 from vlm_rl.rollout import Engine, Sampling, TransformersEngine
 from vlm_rl.training.module import OptimizerSettings, RLModule, UpdateSettings, ValidationSettings
-from vlm_rl.training.step import Step, StepBatch
+from vlm_rl.training.step import Step
 
 QUICKSTART = REPOSITORY / "configs" / "quickstart.yaml"
 
@@ -156,12 +155,6 @@ class Recorder(RLModule):
         self.gradients: list[dict[str, Tensor]] = []
         self.metrics: list[dict[str, float]] = []
 
-    def build_batch(self, rollout: Rollout, places: Places) -> StepBatch:
-        batch = super().build_batch(rollout, places)
-        if batch.rows.prompts:
-            self.batches.append(batch.rows)
-        return batch
-
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         grads = {n: p.grad for n, p in self.policy.named_parameters() if p.grad is not None}
         self.gradients.append({name: grad.clone() for name, grad in grads.items()})
@@ -169,6 +162,8 @@ class Recorder(RLModule):
     def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Step]:
         outputs = super().training_step(prompts, batch_idx)
         self.metrics.append(outputs["step"].metrics)
+        if outputs["step"].rows.prompts:
+            self.batches.append(outputs["step"].rows)
         return outputs
 
 

@@ -27,10 +27,9 @@ from tests.support.run_helpers import (
 from vlm_rl.advantages import Normalized
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed.weights import checksum
-from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.model.policy import Policy
-from vlm_rl.objectives import GRPO, GSPO, KL, LUSPO, Objective
-from vlm_rl.objectives.objective import Loss, Plan
+from vlm_rl.objectives import GRPO, GSPO, KL, LUSPO, AllSum, Objective
+from vlm_rl.objectives.objective import Plan
 from vlm_rl.records import Batch, Prompt
 from vlm_rl.rewards import Reward
 from vlm_rl.rollout import Sampling
@@ -84,25 +83,37 @@ def test_gradient_does_not_depend_on_micro_batches_or_order_of_prompts(
         _assert_close(other, gradients[10**6, 1])
 
 
-class _OldIsNow(LUSPO):
-    """Takes the current log-probabilities, detached, for the old ones."""
+class _LooksAhead(LUSPO):
+    """Asks for the old log-probabilities before the update, as a part with a `prepare` does."""
 
-    def __call__(self, stats: TokenStats, batch: Batch, plan: Plan) -> Loss:
-        old = stats.logprobs.detach()
-        fields = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
-        return super().__call__(stats, Batch(**fields | {"old_logprobs": old}), plan)
+    def prepare(self, minibatch: Batch, all_sum: AllSum) -> Plan:
+        assert minibatch.old_logprobs.isfinite().all()
+        return super().prepare(minibatch, all_sum)
 
 
-def test_old_logprobs_equal_detached_logprobs_in_a_single_update(
-    policy_folder: Path, encoder: PromptEncoder, prompts: list[Prompt]
+@pytest.mark.parametrize("num_minibatches", [1, 2])
+def test_single_update_needs_no_pass_for_old_logprobs(
+    policy_folder: Path, encoder: PromptEncoder, prompts: list[Prompt], num_minibatches: int
 ) -> None:
     engine = Memory()
-    runs = []
-    for objective in (LUSPO(), _OldIsNow()):
-        policy = Policy.from_pretrained(str(policy_folder)).double()
-        module = build_module(policy, encoder, engine=engine, objective=objective)
-        runs.append(run_module(module, prompts).gradients[0])
-    _assert_close(runs[1], runs[0])
+    runs, forwards = [], []
+    for objective in (_LooksAhead(), LUSPO()):
+        policy = Policy.from_pretrained(str(policy_folder))
+        calls: list[None] = []
+        policy.register_forward_pre_hook(lambda *_, calls=calls: calls.append(None))
+        updates = UpdateSettings(micro_batch_tokens=100, num_minibatches=num_minibatches)
+        parts = {"engine": engine, "objective": objective, "updates": updates}
+        runs.append(run_module(build_module(policy, encoder, **parts), prompts))
+        forwards.append(len(calls))
+    for name, gradient in runs[0].gradients[0].items():
+        assert torch.equal(runs[1].gradients[0][name], gradient), name
+    assert torch.equal(runs[1].batches[0].old_logprobs, runs[0].batches[0].old_logprobs)
+    kept = [
+        {name: value for name, value in run.metrics[0].items() if not name.startswith("time/")}
+        for run in runs
+    ]
+    assert kept[1] == kept[0]
+    assert forwards[0] == (2 * forwards[1] if num_minibatches == 1 else forwards[1])
 
 
 def test_groups_of_equal_rewards_give_exactly_no_gradient(

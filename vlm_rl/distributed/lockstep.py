@@ -48,6 +48,11 @@ class Cut:
         self._parts = parts
         self._filler = filler
 
+    @property
+    def num_updates(self) -> int:
+        """Return the number of updates, the same on all ranks."""
+        return len(self._parts)
+
     def minibatches(self, rows: R) -> list[Minibatch[R]]:
         """Cut `rows`, the same that the cut was made for, with any further fields."""
         return [

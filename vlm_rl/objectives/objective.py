@@ -96,6 +96,16 @@ class Objective:
         """Whether some term reads `Batch.ref_logprobs`."""
         return any(regularizer.needs_reference for regularizer in self.regularizers)
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether `prepare` reads log-probabilities of a minibatch before its first forward.
+
+        Every part with a `prepare` of its own counts, and an objective with one.
+        """
+        parts: Sequence[Regularizer | TokenWeight] = (*self.regularizers, *self.token_weights)
+        plain = {Regularizer.prepare, TokenWeight.prepare, Objective.prepare}
+        return any(type(part).prepare not in plain for part in (self, *parts))
+
     def prepare(self, minibatch: Batch, all_sum: AllSum) -> Plan:
         """Return what the parts need to know of the whole minibatch; call it once per update."""
         plan = {part.name: part.prepare(minibatch, all_sum) for part in self.regularizers}

@@ -6,6 +6,7 @@ own count of batches. Everything that is divided is divided in `update`.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -145,12 +146,15 @@ class RLModule(L.LightningModule):
             refill_position=self.refill_position,
         )
         batch = self.build_batch(sampled.kept, sampled.places)
-        measured = drift.measure(batch.rows, batch.places)
         with self.clock("update"):  # up to here a step changes nothing: a run may stop in it
             self.refill_position = sampled.refill_position
-            updates = [self.update(minibatch) for minibatch in batch.minibatches]
+            updates = [self.update(minibatch, batch.has_old) for minibatch in batch.minibatches]
             self._move_schedule(self.updates.num_minibatches - len(updates))
         self.sampler.policy_changed()
+        rows = batch.rows
+        if not batch.has_old:
+            rows = replace(rows, old_logprobs=updates[0].logprobs)
+        measured = drift.measure(rows, batch.places)
         self.completed_steps += 1
         self.trainer.should_stop = self.completed_steps >= self.steps
         step = Step(
@@ -159,6 +163,7 @@ class RLModule(L.LightningModule):
             dropped=sampled.dropped,
             any_dropped=sampled.any_dropped,
             advantages=batch.advantages,
+            rows=rows,
             sequences=[update.sequences for update in updates],
             metrics=self._step_metrics(sampled.statistics, batch, updates)
             | drift.metrics(measured),
@@ -191,8 +196,11 @@ class RLModule(L.LightningModule):
         log-probabilities, and an advantage may look at every group of the step."""
         rows = Rows.build(rollout.prompts, rollout.groups, trained=self._trainable(rollout))
         cut = self.lockstep.cut(rows, places)
+        has_old = self._needs_old(cut)
         with self.clock("logprobs"):
-            old = self.logprobs(self.policy, rows, cut)
+            old = torch.full(rows.completion_mask.shape, torch.nan)
+            if has_old:
+                old = self.logprobs(self.policy, rows, cut)
             ref = None if self.reference is None else self.logprobs(self.reference, rows, cut)
         if self.kl_in_reward is not None and ref is not None and rollout.prompts:
             rollout = self.kl_in_reward(rollout, old, ref)
@@ -203,7 +211,16 @@ class RLModule(L.LightningModule):
         batch = Batch.of(
             rows, old_logprobs=old, ref_logprobs=ref, advantages=advantages.float()
         ).to(self.policy.device)
-        return StepBatch(rollout, everyone, places.own, advantages, batch, cut.minibatches(batch))
+        return StepBatch(
+            rollout, everyone, places.own, advantages, batch, cut.minibatches(batch), has_old
+        )
+
+    def _needs_old(self, cut: Cut) -> bool:
+        """Whether the old log-probabilities must be known before the first update.
+
+        A single update takes them from its own forwards: the weights are those that sampled.
+        """
+        return cut.num_updates != 1 or self.objective.looks_ahead or self.kl_in_reward is not None
 
     def _advantages(self, everyone: Rollout) -> Tensor:
         with named(self.advantage, "advantage"):
@@ -232,19 +249,21 @@ class RLModule(L.LightningModule):
     def _stats(self, model: Policy | Reference, forward: Rows) -> Tensor:
         return model.logprobs(forward, temperature=self.sampling.temperature).logprobs
 
-    def update(self, minibatch: Minibatch[Batch]) -> Update:
+    def update(self, minibatch: Minibatch[Batch], has_old: bool) -> Update:
         """Do one optimizer update; the only place that divides by a count of the batch."""
         with named(self.objective, "objective", UpdateError):
             plan = self.objective.prepare(minibatch.rows, ranks.all_sum)
             normalizers = count_normalizers(self.objective, minibatch)
         total = torch.zeros((), dtype=torch.float64, device=self.policy.device)
         statistics: Statistics = {}
-        sequences = []
+        sequences, logprobs = [], []
         for forward in minibatch.forwards:
             with self.strategy.micro_batch(last=forward is minibatch.forwards[-1]):
                 stats = self.policy.logprobs(
                     forward, temperature=self.sampling.temperature, with_entropy=True
                 )
+                if not has_old:
+                    forward = replace(forward, old_logprobs=stats.logprobs.detach())
                 with named(self.objective, "objective", UpdateError):
                     loss = self.objective(stats, forward, plan)
                 value = divided(loss, normalizers)
@@ -253,12 +272,13 @@ class RLModule(L.LightningModule):
             total += value.detach()
             statistics = add_up(statistics, loss.statistics)
             sequences.append(loss.sequences)
+            logprobs.append(stats.logprobs.detach())
         statistics |= self._step_optimizer(minibatch, ranks.all_sum(total))
         if self.objective.stateful and "policy/loss" in statistics:
             with named(self.objective, "objective", UpdateError):
                 self.objective.observe(means(statistics))
         own = Sequences.joined(sequences).weighted(1 / normalizers[POLICY_TERM])
-        return Update(statistics, gather.sequences(own))
+        return Update(statistics, gather.sequences(own), torch.cat(logprobs))
 
     def _step_optimizer(self, minibatch: Minibatch[Batch], loss: Tensor) -> Statistics:
         """Clip and step; skip, count and name what is not finite."""

@@ -19,7 +19,8 @@ class StepBatch:
     `rollout` are this rank's groups with their final rewards, `everyone` those of all ranks without
     images, `advantages` [P, G] those of `rollout`. `rows` are the completions of `rollout`, cut
     once into `minibatches`, one per update. `places` [P] int64: where the groups of `rollout` stand
-    in `everyone`.
+    in `everyone`. Without `has_old`, `old_logprobs` are NaN: the only update takes them from its
+    own forwards.
     """
 
     rollout: Rollout
@@ -28,6 +29,7 @@ class StepBatch:
     advantages: Tensor
     rows: Batch
     minibatches: Sequence[Minibatch[Batch]]
+    has_old: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +37,8 @@ class Step:
     """What one step did, for callbacks.
 
     `dropped` are this rank's groups that a group filter left out, `any_dropped` says whether any
-    rank has some. `sequences` has an entry per update, of all ranks. `drift_alarm` is a line for a
+    rank has some. `rows` are this rank's completions as the updates saw them, `sequences` has an
+    entry per update, of all ranks. `drift_alarm` is a line for a
     person, or None.
     """
 
@@ -44,6 +47,7 @@ class Step:
     dropped: Rollout
     any_dropped: bool
     advantages: Tensor
+    rows: Batch
     sequences: Sequence[Sequences]
     metrics: Metrics
     drift_alarm: str | None

@@ -14,10 +14,14 @@ from vlm_rl.records import Batch
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """What one optimizer update did: statistics of this rank, sequences of all ranks."""
+    """What one optimizer update did.
+
+    `statistics` and `logprobs` [B, T], those of its forwards, are of this rank, `sequences` of all.
+    """
 
     statistics: Statistics
     sequences: Sequences
+    logprobs: Tensor
 
 
 def count_normalizers(objective: Objective, minibatch: Minibatch[Batch]) -> dict[str, Tensor]:
