@@ -21,7 +21,7 @@ def update_flops(packed: Packed, config: Any) -> float:
     forward = 2.0 * text.num_hidden_layers * layer * packed.token_ids.shape[1]
     forward += 4.0 * text.num_hidden_layers * text.hidden_size * visible_pairs(packed)
     forward += 2.0 * text.vocab_size * text.hidden_size * len(packed.targets)
-    grids = [] if packed.grid_thw is None else packed.grid_thw.tolist()
+    grids = [image.grid_thw[0].tolist() for image in packed.images.values()]
     return 3 * (forward + sum(_tower_flops(h, w, vision) for _, h, w in grids))
 
 

@@ -6,8 +6,10 @@ Each is frozen, built complete, and checks itself. Shape letters, here and every
 """
 
 import enum
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -113,6 +115,17 @@ class Prompt:
     @property
     def uid(self) -> str:
         return self.problem.uid
+
+    @cached_property
+    def image_keys(self) -> tuple[bytes, ...]:
+        """A digest of what the vision tower sees of each image; equal images have equal ones."""
+        if self.pixel_values is None or self.grid_thw is None:
+            return ()
+        parts = self.pixel_values.split(self.grid_thw.prod(-1).tolist())
+        return tuple(
+            hashlib.blake2b(grid.numpy().tobytes() + pixels.numpy().tobytes()).digest()
+            for grid, pixels in zip(self.grid_thw, parts, strict=True)
+        )
 
     @property
     def next_position(self) -> int:

@@ -92,8 +92,10 @@ def _assert_both_sides_read_the_same(engine: Listening, steps: list[Any]) -> Non
     for step, prompts in enumerate(steps):
         shares = (prompts[:2], prompts[2:]) * 2
         for packed, owners in zip(engine.packed[4 * step : 4 * step + 4], shares, strict=True):
-            assert torch.equal(packed.pixel_values, torch.cat([p.pixel_values for p in owners]))
-            assert torch.equal(packed.grid_thw, torch.cat([p.grid_thw for p in owners]))
+            images = packed.images.values()
+            pixels, grids = (torch.cat(parts) for parts in zip(*images, strict=True))
+            assert torch.equal(pixels, torch.cat([p.pixel_values for p in owners]))
+            assert torch.equal(grids, torch.cat([p.grid_thw for p in owners]))
             starts = (0, *accumulate(group.size for group in packed.groups))
             for start, prompt in zip(starts, owners, strict=False):
                 place = slice(start, start + len(prompt))

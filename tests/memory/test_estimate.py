@@ -114,7 +114,8 @@ def test_activations_are_near_what_autograd_saves(
         if strategy == "fsdp2":  # which gathers weights in bfloat16
             policy.to(torch.bfloat16)
         setup = Setup(strategy=strategy, half=half, checkpointing=checkpointing)
-        tokens, patches = packed.token_ids.shape[1], len(packed.pixel_values)
+        tokens = packed.token_ids.shape[1]
+        patches = sum(len(image.pixel_values) for image in packed.images.values())
         kept = activations(shape, setup, tokens, patches)
         estimated = sum(kept.values()) - kept["layer at work"] - kept["logits"]
         assert 1 < estimated / _saved(policy, packed, half=half) < 1.4

@@ -20,7 +20,9 @@ from data_prep import synthetic
 from tests.support.places import REPOSITORY
 from vlm_rl.advantages import Centered
 from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.model.packing import Packed
 from vlm_rl.model.policy import Policy
+from vlm_rl.model.vision import Images
 from vlm_rl.objectives import LUSPO
 from vlm_rl.records import Batch, Completion, Groups, Problem, Prompt, Rows, Verdict
 from vlm_rl.rewards import Accuracy, Reward, RewardTerm
@@ -132,10 +134,14 @@ class Listening(TransformersEngine):
     def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
         super().start(policy, encoder, sampling)
         self.calls, self.packed, self.pixels = [], [], {"engine": [], "trainer": []}
-        policy.register_forward_pre_hook(lambda _, args: self.packed.append(args[0]))
+        policy.register_forward_pre_hook(lambda _, args: self._packed(args[0]))
         policy.part("vision_tower").register_forward_pre_hook(
             lambda tower, args, kwargs: self._saw(tower, *args, **kwargs), with_kwargs=True
         )
+
+    def _packed(self, inputs: Packed | Images) -> None:
+        if isinstance(inputs, Packed):
+            self.packed.append(inputs)
 
     def _saw(self, tower: Any, hidden_states: Tensor, grid_thw: Tensor, **_: Any) -> None:
         side = "trainer" if tower.training else "engine"  # the engine decodes in evaluation mode

@@ -79,7 +79,7 @@ class Lockstep:
     def __init__(self, policy: Policy, *, num_minibatches: int, micro_batch_tokens: int) -> None:
         self.num_minibatches = num_minibatches
         self.micro_batch_tokens = micro_batch_tokens
-        self._filler = smallest_prompt(policy)
+        self.filler = smallest_prompt(policy)
 
     def cut(self, rows: Rows, places: Places) -> Cut:
         """Cut between groups into updates of as equal numbers of groups as possible.
@@ -97,11 +97,11 @@ class Lockstep:
             fillers = [torch.zeros(0, dtype=torch.int64)] * (most - len(part.forwards))
             has_images = any(images for _, images in of_ranks)
             parts.append(_Part(part.rows, [*part.forwards, *fillers], has_images))
-        return Cut(parts, self._filler)
+        return Cut(parts, self.filler)
 
     def empty_forward(self) -> Rows:
         """Return a forward of an image alone."""
-        return replace(Rows.build([], [], torch.zeros(0, 0)), prompts=(self._filler,))
+        return replace(Rows.build([], [], torch.zeros(0, 0)), prompts=(self.filler,))
 
     def _own(self, rows: Rows, is_here: Tensor) -> _Part:
         """Cut this rank's rows of one update; `is_here` [P] bool marks its prompts."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from vlm_rl.model.attention import Group
-from vlm_rl.records import Prompt, Rows
+from vlm_rl.model.vision import Images, images_of
+from vlm_rl.records import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,15 +21,16 @@ class Packed:
     """One forward. S token positions; N completion tokens in row-major order of the rows' mask.
 
     `token_ids` [1, S]; `positions` [3, 1, S]; `groups` say how long the prompts and completions
-    are that the row is made of; `predictors` [N] index the position whose hidden state predicts
-    `targets` [N].
+    are that the row is made of; `images` are those of the prompts, each content once, and
+    `image_keys` name the content of every one in the order of the row; `predictors` [N] index the
+    position whose hidden state predicts `targets` [N].
     """
 
     token_ids: Tensor
     positions: Tensor
     groups: tuple[Group, ...]
-    pixel_values: Tensor | None
-    grid_thw: Tensor | None
+    images: dict[bytes, Images]
+    image_keys: tuple[bytes, ...]
     predictors: Tensor
     targets: Tensor
 
@@ -60,13 +62,12 @@ def pack(rows: Rows) -> Packed:
     positions = torch.empty(3, len(token_ids), dtype=torch.int64)
     positions[:, of_prompts] = torch.cat([prompt.positions for prompt in rows.prompts], dim=1)
     positions[:, of_completions] = next_position[owner] + step
-    pixel_values, grid_thw = _vision(rows.prompts)
     return Packed(
         token_ids=token_ids[None],
         positions=positions[:, None],
         groups=_groups(sizes, rows.row_prompt, lengths),
-        pixel_values=pixel_values,
-        grid_thw=grid_thw,
+        images={key: image for p in rows.prompts for key, image in images_of(p).items()},
+        image_keys=tuple(key for prompt in rows.prompts for key in prompt.image_keys),
         # the first token is predicted by the prompt's end, the others by the one before
         predictors=torch.where(step == 0, (prompt_start + sizes - 1)[owner], of_completions - 1),
         targets=targets,
@@ -80,9 +81,3 @@ def _groups(sizes: Tensor, row_prompt: Tensor, lengths: Tensor) -> tuple[Group, 
             completions[owner].append(length)
     pairs = zip(sizes.tolist(), completions, strict=True)
     return tuple(Group(size, tuple(own)) for size, own in pairs)
-
-
-def _vision(prompts: tuple[Prompt, ...]) -> tuple[Tensor | None, Tensor | None]:
-    pixels = [p.pixel_values for p in prompts if p.pixel_values is not None]
-    grids = [p.grid_thw for p in prompts if p.grid_thw is not None]
-    return (torch.cat(pixels), torch.cat(grids)) if pixels else (None, None)

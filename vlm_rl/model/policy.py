@@ -11,6 +11,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from vlm_rl.model.lora import (
 )
 from vlm_rl.model.packing import Packed, pack
 from vlm_rl.model.shards import Shards
+from vlm_rl.model.vision import Features, Images, KeptFeatures, features_of
 from vlm_rl.records import Rows
 
 
@@ -99,13 +101,44 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return self.banned_ids.device
 
-    def forward(self, packed: Packed, temperature: float, with_entropy: bool) -> TokenStats:
-        """Return log-probabilities (and entropies) of the N packed completion tokens, each [N]."""
+    def forward(
+        self,
+        inputs: Packed | Images,
+        temperature: float = 1.0,
+        with_entropy: bool = False,
+        kept: KeptFeatures | None = None,
+    ) -> TokenStats | list[Features]:
+        """Run the whole policy, or its vision tower alone; see `token_stats` and `encode`.
+
+        One root call for both: a strategy that shards the weights gathers them around it.
+        """
+        if isinstance(inputs, Images):
+            return features_of(self.model, Images(*(part.to(self.device) for part in inputs)))
+        return self._token_stats(inputs, temperature, with_entropy, kept)
+
+    def encode(self, images: Images) -> list[Features]:
+        """Return what the vision tower makes of each image."""
+        features: list[Features] = self(images)
+        return features
+
+    def token_stats(
+        self,
+        packed: Packed,
+        temperature: float,
+        with_entropy: bool,
+        kept: KeptFeatures | None = None,
+    ) -> TokenStats:
+        """Return log-probabilities (and entropies) of the N packed completion tokens, each [N].
+
+        The features of images come from `kept`, or from the vision tower with their graph.
+        """
+        stats: TokenStats = self(packed, temperature, with_entropy, kept)
+        return stats
+
+    def _token_stats(
+        self, packed: Packed, temperature: float, with_entropy: bool, kept: KeptFeatures | None
+    ) -> TokenStats:
         device = self.device
-        vision: dict[str, Tensor] = {}
-        if packed.pixel_values is not None and packed.grid_thw is not None:
-            vision["pixel_values"] = packed.pixel_values.to(device)
-            vision["image_grid_thw"] = packed.grid_thw.to(device)
         hidden = self.model.model(
             input_ids=packed.token_ids.to(device),
             position_ids=packed.positions.to(device),
@@ -113,7 +146,7 @@ class Policy(nn.Module):
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
             segments=Segments(packed.groups, device),
             use_cache=False,  # one pass needs none
-            **vision,
+            mm_encoder_outputs=self._image_outputs(packed, kept),
         ).last_hidden_state[0]
         return linear_logprobs(
             hidden[packed.predictors.to(device)],
@@ -124,9 +157,31 @@ class Policy(nn.Module):
             with_entropy=with_entropy,
         )
 
-    def logprobs(self, rows: Rows, *, temperature: float, with_entropy: bool = False) -> TokenStats:
+    def _image_outputs(self, packed: Packed, kept: KeptFeatures | None) -> dict[str, Any]:
+        """Return the features of all images of a row, as transformers takes them."""
+        if not packed.images:
+            return {}
+        if kept is not None:
+            features = [image.to(self.device) for image in kept.of(packed.image_keys)]
+        else:
+            pixels, grids = zip(*packed.images.values(), strict=True)
+            images = Images(torch.cat(pixels).to(self.device), torch.cat(grids).to(self.device))
+            by_key = dict(zip(packed.images, features_of(self.model, images), strict=True))
+            features = [by_key[key] for key in packed.image_keys]
+        layers = [list(layer) for layer in zip(*(image.deep for image in features), strict=True)]
+        tokens = [image.tokens for image in features]
+        return {"image": SimpleNamespace(pooler_output=tokens, deepstack_features=layers)}
+
+    def logprobs(
+        self,
+        rows: Rows,
+        *,
+        temperature: float,
+        with_entropy: bool = False,
+        kept: KeptFeatures | None = None,
+    ) -> TokenStats:
         """Return statistics per completion token of `rows`, each [B, T], 0 in the padding."""
-        stats = self(pack(rows), temperature, with_entropy)
+        stats = self.token_stats(pack(rows), temperature, with_entropy, kept)
         mask = rows.completion_mask.to(self.device)
 
         def unpack(values: Tensor) -> Tensor:
@@ -134,6 +189,11 @@ class Policy(nn.Module):
 
         entropy = None if stats.entropy is None else unpack(stats.entropy)
         return TokenStats(unpack(stats.logprobs), entropy)
+
+    @property
+    def has_frozen_tower(self) -> bool:
+        """Return whether no weight of the vision tower is trained."""
+        return not any(p.requires_grad for p in self.part("vision_tower").parameters())
 
     @property
     def vocab_size(self) -> int:

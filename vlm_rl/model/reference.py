@@ -5,6 +5,7 @@ import torch
 from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.model.lora import adapters_off
 from vlm_rl.model.policy import Policy
+from vlm_rl.model.vision import KeptFeatures
 from vlm_rl.records import Rows
 
 
@@ -15,10 +16,12 @@ class Reference:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
-    def logprobs(self, rows: Rows, *, temperature: float) -> TokenStats:
+    def logprobs(
+        self, rows: Rows, *, temperature: float, kept: KeptFeatures | None = None
+    ) -> TokenStats:
         """Return per-token statistics of `rows`, each [B, T], without gradients."""
         with torch.no_grad():
-            return self.policy.logprobs(rows, temperature=temperature)
+            return self.policy.logprobs(rows, temperature=temperature, kept=kept)
 
     def to(self, device: torch.device) -> "Reference":
         """Move the weights to `device`."""
@@ -29,9 +32,11 @@ class Reference:
 class BaseModel(Reference):
     """The trained policy with its LoRA adapters switched off: no weight of its own."""
 
-    def logprobs(self, rows: Rows, *, temperature: float) -> TokenStats:
+    def logprobs(
+        self, rows: Rows, *, temperature: float, kept: KeptFeatures | None = None
+    ) -> TokenStats:
         with adapters_off(self.policy.model):
-            return super().logprobs(rows, temperature=temperature)
+            return super().logprobs(rows, temperature=temperature, kept=kept)
 
     def to(self, device: torch.device) -> Reference:
         return self  # the policy's own weights, which the strategy moves

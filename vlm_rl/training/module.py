@@ -27,6 +27,7 @@ from vlm_rl.metrics.statistic import Statistics, add_up, mean_of, means
 from vlm_rl.model.lora import check_base
 from vlm_rl.model.policy import Policy
 from vlm_rl.model.reference import Reference
+from vlm_rl.model.vision import KeptFeatures, images_of
 from vlm_rl.model.weights import is_adapter
 from vlm_rl.objectives import POLICY_TERM, Objective, Sequences
 from vlm_rl.parts import UpdateError, check_values, named
@@ -126,6 +127,13 @@ class RLModule(L.LightningModule):
             num_minibatches=self.updates.num_minibatches,
             micro_batch_tokens=self.updates.micro_batch_tokens,
         )
+        self.kept: KeptFeatures | None = None
+        if policy.has_frozen_tower:
+            self.kept = KeptFeatures(
+                policy.encode,
+                images_of(self.lockstep.filler).popitem()[1],
+                max_bytes=self.updates.vision_cache_mib * 2**20,
+            )
         self._is_spread = False
         self._validation: Statistics = {}
         self._resumed_base: str | None = None
@@ -196,6 +204,9 @@ class RLModule(L.LightningModule):
         log-probabilities, and an advantage may look at every group of the step."""
         rows = Rows.build(rollout.prompts, rollout.groups, trained=self._trainable(rollout))
         cut = self.lockstep.cut(rows, places)
+        if self.kept is not None:
+            with self.clock("vision"):
+                self.kept.prepare([*rows.prompts, self.lockstep.filler])
         has_old = self._needs_old(cut)
         with self.clock("logprobs"):
             old = torch.full(rows.completion_mask.shape, torch.nan)
@@ -247,7 +258,8 @@ class RLModule(L.LightningModule):
         return torch.cat(logprobs)
 
     def _stats(self, model: Policy | Reference, forward: Rows) -> Tensor:
-        return model.logprobs(forward, temperature=self.sampling.temperature).logprobs
+        temperature = self.sampling.temperature
+        return model.logprobs(forward, temperature=temperature, kept=self.kept).logprobs
 
     def update(self, minibatch: Minibatch[Batch], has_old: bool) -> Update:
         """Do one optimizer update; the only place that divides by a count of the batch."""
@@ -260,7 +272,10 @@ class RLModule(L.LightningModule):
         for forward in minibatch.forwards:
             with self.strategy.micro_batch(last=forward is minibatch.forwards[-1]):
                 stats = self.policy.logprobs(
-                    forward, temperature=self.sampling.temperature, with_entropy=True
+                    forward,
+                    temperature=self.sampling.temperature,
+                    with_entropy=True,
+                    kept=self.kept,
                 )
                 if not has_old:
                     forward = replace(forward, old_logprobs=stats.logprobs.detach())

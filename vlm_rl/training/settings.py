@@ -5,7 +5,12 @@ from typing import Literal
 
 from vlm_rl.rollout import Sampling
 
-_LEAST_COUNTS = {"num_minibatches": 1, "micro_batch_tokens": 1, "max_skipped_updates": 0}
+_LEAST_COUNTS = {
+    "num_minibatches": 1,
+    "micro_batch_tokens": 1,
+    "max_skipped_updates": 0,
+    "vision_cache_mib": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,8 @@ class UpdateSettings:
     switches clipping off. A loss or gradient that is not finite skips its update; more than
     `max_skipped_updates` in a row stop the run. Without `train_on_truncated` an answer cut off at
     the budget stays in its group's statistics but is not a sequence of the loss (the overlong
-    filtering of DAPO).
+    filtering of DAPO). What a frozen vision tower made of images is kept for later steps in at most
+    `vision_cache_mib` MiB of each rank's CPU memory; 0 keeps it for one step.
     """
 
     num_minibatches: int = 1
@@ -25,6 +31,7 @@ class UpdateSettings:
     max_grad_norm: float | None = 1.0
     max_skipped_updates: int = 5
     train_on_truncated: bool = True
+    vision_cache_mib: int = 512
 
     def __post_init__(self) -> None:
         for name, least in _LEAST_COUNTS.items():
