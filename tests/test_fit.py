@@ -69,6 +69,9 @@ ELSEWHERE = {
     "checkpoint.merge_adapter": (
         "run/test_lora_runs.py::test_merged_on_request_with_the_adapter_beside_it"
     ),
+    "updates.vision_cache_mib": (
+        "training/test_updates.py::test_a_frozen_tower_sees_an_image_once_in_a_step_or_in_the_run"
+    ),
     "prompt.max_prompt_tokens": (
         "data/test_datamodule.py::test_limit_is_met_by_a_prompt_of_exactly_that_length"
     ),

@@ -20,7 +20,7 @@ from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed.gather import Places
 from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.model.policy import Policy
-from vlm_rl.objectives import LUSPO
+from vlm_rl.objectives import GRPO, KL, LUSPO
 from vlm_rl.objectives.objective import Loss, Plan
 from vlm_rl.records import Batch, Completion, Prompt, Rows
 from vlm_rl.training.module import OptimizerSettings, UpdateSettings
@@ -105,6 +105,29 @@ def test_too_many_skipped_updates_in_a_row_stop_the_run(
     with pytest.raises(RuntimeError, match=rf"3 updates in a row.*{prompts[0].uid}.*optimizer\.lr"):
         run_module(module, prompts)
     assert len(module.skipped_updates) == 3
+
+
+@pytest.mark.parametrize(("mebibytes", "again"), [(512, 0), (0, 1)])
+def test_a_frozen_tower_sees_an_image_once_in_a_step_or_in_the_run(
+    policy_folder: Path, encoder: PromptEncoder, prompts: list[Prompt], mebibytes: int, again: int
+) -> None:
+    policy = Policy.from_pretrained(str(policy_folder), freeze=["vision_tower"])
+    seen: list[None] = []
+    policy.part("vision_tower").register_forward_pre_hook(
+        lambda tower, _: seen.append(None) if tower.training else None  # the engine's are not ours
+    )
+    parts = {
+        "objective": GRPO(regularizers=[KL(0.1)]),  # with a reference, and two updates
+        "updates": UpdateSettings(num_minibatches=2, vision_cache_mib=mebibytes),
+        "steps": 2,
+    }
+    module = run_module(build_module(policy, encoder, **parts), prompts)
+    assert len(module.gradients) == 4
+    assert len(seen) == len(prompts) == 3
+    assert module.kept is not None
+    module.kept.prepare(prompts[:1])
+    module.kept.prepare(prompts[1:])
+    assert len(seen) == 3 + 2 * again
 
 
 class _CutOff(Scripted):

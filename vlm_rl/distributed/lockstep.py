@@ -53,6 +53,10 @@ class Cut:
         """Return the number of updates, the same on all ranks."""
         return len(self._parts)
 
+    def prompts(self, rows: Rows) -> list[Prompt]:
+        """Return the prompts of all forwards; with several ranks the one of padding is among them."""
+        return [*rows.prompts, *([] if ranks.world_size() == 1 else [self._filler])]
+
     def minibatches(self, rows: R) -> list[Minibatch[R]]:
         """Cut `rows`, the same that the cut was made for, with any further fields."""
         return [

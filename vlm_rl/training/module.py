@@ -206,7 +206,7 @@ class RLModule(L.LightningModule):
         cut = self.lockstep.cut(rows, places)
         if self.kept is not None:
             with self.clock("vision"):
-                self.kept.prepare([*rows.prompts, self.lockstep.filler])
+                self.kept.prepare(cut.prompts(rows))
         has_old = self._needs_old(cut)
         with self.clock("logprobs"):
             old = torch.full(rows.completion_mask.shape, torch.nan)

@@ -30,8 +30,8 @@ class Group:
         return self.prompt + sum(self.completions)
 
 
-class Places:
-    """Places in the packed row, `index` [n] int64; those in a row are read without a copy."""
+class RowPlaces:
+    """RowPlaces in the packed row, `index` [n] int64; those in a row are read without a copy."""
 
     def __init__(self, index: Tensor, device: torch.device) -> None:
         self.index = index.to(device)
@@ -66,8 +66,8 @@ class Bucket:
         is_real = steps < lengths[:, None]
         places = starts[:, None] + steps.minimum(lengths[:, None] - 1)
         self.shape = places.shape
-        self._all = Places(places.flatten(), device)
-        self._real = Places(places[is_real], device)
+        self._all = RowPlaces(places.flatten(), device)
+        self._real = RowPlaces(places[is_real], device)
         self._is_real = None if bool(is_real.all()) else is_real.to(device)
 
     def of(self, row: Tensor) -> Tensor:
@@ -116,16 +116,16 @@ class Segments:
         return tuple(sum(group.completions) for group in self.groups if group.completions)
 
     @cached_property
-    def prompt_places(self) -> Places:
+    def prompt_places(self) -> RowPlaces:
         """Where the tokens of those prompts are, [P]."""
         return self._places(lambda group: (0, group.prompt))
 
     @cached_property
-    def completion_places(self) -> Places:
+    def completion_places(self) -> RowPlaces:
         """Where the tokens of all completions are, [C]."""
         return self._places(lambda group: (group.prompt, group.size))
 
-    def _places(self, part: Callable[[Group], tuple[int, int]]) -> Places:
+    def _places(self, part: Callable[[Group], tuple[int, int]]) -> RowPlaces:
         """Collect a part of each group that has completions, from one place in it to another."""
         places = [torch.zeros(0, dtype=torch.int64)]
         start = 0
@@ -134,7 +134,7 @@ class Segments:
             if group.completions:
                 places.append(torch.arange(start + first, start + last))
             start += group.size
-        return Places(torch.cat(places), self.device)
+        return RowPlaces(torch.cat(places), self.device)
 
     @cached_property
     def keys_of_pieces(self) -> tuple[Tensor, tuple[int, ...]]:
