@@ -54,7 +54,7 @@ class Cut:
         return len(self._parts)
 
     def prompts(self, rows: Rows) -> list[Prompt]:
-        """Return the prompts of all forwards; with several ranks the one of padding is among them."""
+        """Return the prompts of all forwards; with several ranks also the one that pads them."""
         return [*rows.prompts, *([] if ranks.world_size() == 1 else [self._filler])]
 
     def minibatches(self, rows: R) -> list[Minibatch[R]]:
