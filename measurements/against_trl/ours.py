@@ -17,7 +17,10 @@ CLIP = 0.2
 
 
 class Ours:
-    """The work of `vlm_rl` on one `batch`, as a forward of a single process does it."""
+    """The work of `vlm_rl` on one `batch`, as a forward of a single process does it.
+
+    On a GPU it computes in bfloat16 with float32 weights, as `trainer.precision=bf16-mixed`.
+    """
 
     def __init__(self, policy: Policy, batch: Batch) -> None:
         self.policy = policy.train()
@@ -32,7 +35,8 @@ class Ours:
         """
         self.policy.zero_grad(set_to_none=True)
         plan = self.objective.prepare(self.batch, lambda counts: counts)
-        stats = self.policy.logprobs(self.batch, temperature=1.0, with_entropy=True)
+        with self.precision():
+            stats = self.policy.logprobs(self.batch, temperature=1.0, with_entropy=True)
         loss = self.objective(stats, self.batch, plan)
         value = divided(loss, self.objective.normalizers(self.batch))
         value.backward()
@@ -40,7 +44,7 @@ class Ours:
 
     def logprobs(self) -> Tensor:
         """Return log-probabilities [B, T] without gradients."""
-        with torch.no_grad():
+        with torch.no_grad(), self.precision():
             return self.policy.logprobs(self.batch, temperature=1.0).logprobs
 
     def start_engine(self, encoder: PromptEncoder, max_tokens: int) -> None:
@@ -50,7 +54,15 @@ class Ours:
         self, prompts: list[Prompt], group_size: int, max_tokens: int, seed: int
     ) -> list[list[Completion]]:
         sampling = Sampling(1.0, max_tokens)
-        return self.engine.generate(prompts, group_size=group_size, sampling=sampling, seed=seed)
+        with self.precision():
+            return self.engine.generate(
+                prompts, group_size=group_size, sampling=sampling, seed=seed
+            )
+
+    def precision(self) -> torch.autocast:
+        """Compute as a run does on this device."""
+        device = self.policy.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
     @contextmanager
     def nothing_banned(self) -> Iterator[None]:

@@ -23,7 +23,6 @@ from measurements.against_trl.turns import Turns
 from measurements.rollout_engines import problems
 from vlm_rl import fit
 from vlm_rl.data.prompts import PromptEncoder
-from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Prompt
 from vlm_rl.rollout import TransformersEngine
 
@@ -62,9 +61,13 @@ class TurningCallback(TrainerCallback):
         use_head(SETTINGS[self.name])  # one switch for all trainers of the process
 
 
-def build_policy() -> tuple[Policy, PromptEncoder]:
-    """Return the shipped tiny policy, with which the steps are made."""
-    return Policy.from_pretrained(WARM_START), PromptEncoder(WARM_START, max_prompt_tokens=256)
+def build_model() -> Any:
+    """Return the shipped tiny model, with which the steps are made."""
+    return AutoModelForImageTextToText.from_pretrained(WARM_START)
+
+
+def build_encoder() -> PromptEncoder:
+    return PromptEncoder(WARM_START, max_prompt_tokens=256)
 
 
 def build_prompts(encoder: PromptEncoder) -> list[Prompt]:
@@ -134,7 +137,7 @@ def train_trl(point: Point, name: str, setting: Setting, turns: Turns, folder: P
         logging_steps=1,
     )
     trainer = GRPOTrainer(
-        AutoModelForImageTextToText.from_pretrained(WARM_START),
+        build_model(),
         odd_length,
         args=arguments,
         processing_class=AutoProcessor.from_pretrained(WARM_START),

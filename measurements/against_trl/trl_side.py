@@ -38,12 +38,12 @@ class Prepared(GRPOTrainer):
 
 
 class Theirs:
-    """The work of TRL on the rows of one `batch`, in `setting`."""
+    """The work of TRL on the rows of one `batch`; on a GPU in bfloat16 with float32 weights."""
 
     def __init__(
         self, model: Any, encoder: PromptEncoder, batch: Batch, *, on_gpu: bool = False
     ) -> None:
-        self.batch = batch
+        self._encoder = encoder
         self._folder = tempfile.TemporaryDirectory()
         group_size = len(batch) // len(batch.prompts)
         self.trainer = Prepared(
@@ -60,8 +60,13 @@ class Theirs:
             train_dataset=Dataset.from_dict({"prompt": ["a", "b"]}),
         )
         self.trainer.current_gradient_accumulation_steps = 1
-        self.trainer.given = moved(scored(batch, encoder), self.trainer.accelerator.device)
+        self.take(batch)
         self.use("best")
+
+    def take(self, batch: Batch) -> None:
+        """Work on these rows from now on."""
+        self.batch = batch
+        self.trainer.given = moved(scored(batch, self._encoder), self.trainer.accelerator.device)
 
     def use(self, setting: Setting) -> None:
         """Switch to `setting`, for all of TRL in this process and for this model."""
@@ -112,7 +117,8 @@ class Theirs:
         vision.pop("num_images", None)
         if vision:
             vision["mm_token_type_ids"] = [[int(token == image) for token in row] for row in ids]
-        completions, _ = trainer._generate_single_turn(ids, None, vision, group_size)
+        with trainer.accelerator.autocast():  # `train` would have put it around the forward
+            completions, _ = trainer._generate_single_turn(ids, None, vision, group_size)
         return completions
 
 

@@ -4,11 +4,11 @@ python -m measurements.against_trl.worker JSON_OF_POINT --pairs N --json FILE
 """
 
 import argparse
-import copy
 import json
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +33,18 @@ CPU = torch.device("cpu")
 def build(point: Point) -> tuple[Ours, Theirs, PromptEncoder, list[Prompt]]:
     """Return both sides with equal weights and rows, checked to agree."""
     if point.stage == "step":
-        policy, encoder = step.build_policy()
-        theirs_model = copy.deepcopy(policy.model)
+        encoder, model = step.build_encoder(), step.build_model
         prompts = step.build_prompts(encoder)
     else:
         encoder = shapes.encoder_of(point)
+        model = partial(shapes.build_model, point, encoder)
         prompts = shapes.build_prompts(point, encoder)
-        policy = Policy(shapes.build_model(point, encoder))
-        theirs_model = shapes.build_model(point, encoder)
+    policy = Policy(model())
     # of a long rollout a few tokens say as well whether the sides agree
     few = min(point.answer_tokens, 64)
     rows_point = point if point.stage in ("update", "old") else replace(point, answer_tokens=few)
     batch = build_batch(policy, rows_point, prompts)
-    ours, theirs = Ours(policy, batch), Theirs(theirs_model, encoder, batch)
+    ours, theirs = Ours(policy, batch), Theirs(model(), encoder, batch)
     check(ours, theirs)
     return ours, theirs, encoder, prompts
 
