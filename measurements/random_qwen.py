@@ -167,11 +167,15 @@ def build_prompts(
     prompts = []
     for index in range(number):
         width, height = sizes[index % len(sizes)]
-        pixels = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=generator)
-        file = io.BytesIO()
-        Image.fromarray(pixels.numpy()).save(file, "PNG", compress_level=0)
+        image = noise(width, height, generator)
         question = "<image>What is the largest value in the picture?"
-        prompts.append(
-            encoder.encode(Problem(str(index), question, "7", images=(file.getvalue(),)))
-        )
+        prompts.append(encoder.encode(Problem(str(index), question, "7", images=(image,))))
     return prompts
+
+
+def noise(width: int, height: int, generator: torch.Generator) -> bytes:
+    """Return a PNG file of random pixels."""
+    pixels = torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=generator)
+    file = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(file, "PNG", compress_level=0)
+    return file.getvalue()
