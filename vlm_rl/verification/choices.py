@@ -18,7 +18,7 @@ _LETTER_FIRST = re.compile(
     r"(?P<bracket>[\[(]\s*)?(?P<letter>[A-Z])(?(bracket)\s*[\])])(?P<mark>\s*[.:)、=-]|\s*)\s*(?P<value>\S.*)",
     re.DOTALL,
 )
-_WORD = re.compile("[a-z]{2,}")
+_WORD = re.compile("[a-z]{2,}|[A-Za-z]{3,}")
 _DOUBLED = re.compile(r"([A-Z])\1")
 _NUMERAL = re.compile("[IVXLCDM]{2,}")
 _LETTER_LAST = re.compile(r"(?P<value>.*\S)\s*[\[(]\s*(?P<letter>[A-Z])\s*[\])]", re.DOTALL)
@@ -98,15 +98,15 @@ class _Options:
             letter, mark, value = first["letter"], first["mark"].strip(), first["value"].strip()
             marked = mark in (*".:)、",) or (value.startswith("(") and first["mark"] != "")
             sure = marked or first["bracket"] is not None
-            values = [
-                value[1:-1] if value[0] + value[-1] == "()" and enclosed(tokens(value)) else value
-            ]
+            values = [value]
+            if value[0] + value[-1] == "()" and enclosed(tokens(value)):
+                values.append(value[1:-1])  # `A (5)`, but also `A (0, 5)`
             if mark == "-":
-                values.append(f"-{values[0]}")  # `(A) -1`, whose minus is not a mark
+                values.append(f"-{value}")  # `(A) -1`, whose minus is not a mark
         else:
             return None
         if not self._choices:
-            alone = sure and _is_value(values[0])
+            alone = sure and any(map(_is_value, values))
             return ([letter] if alone else [], "letter with value")
         if not any(letter in self._written_or_valued(v) for v in values):
             return ([], "letter that contradicts its value") if sure else None
@@ -139,8 +139,10 @@ class _Options:
         if _WORD.fullmatch(text) or negates(text) or _NUMERAL.search(text):
             return False
         try:
-            option = read(choice)
-            return self._equality.same(option, read(text, lenient=has_unit(option)))
+            option, given = read(choice), read(text)
+            if has_unit(option) != has_unit(given):  # `42 m` beside `42 metres`
+                option, given = read(choice, lenient=True), read(text, lenient=True)
+            return self._equality.same(option, given)
         except Unparsable:
             return False
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vlm_rl.verification.grammar import COMMANDS, FUNCTIONS
 from vlm_rl.verification.notation import Token, enclosed, spelled
+from vlm_rl.verification.words import negates
 
 _TABLE = tomllib.loads(Path(__file__).with_name("notation.toml").read_text(encoding="utf-8"))
 _WORDS = "|".join(_TABLE["names"]["words"].split())
@@ -24,13 +25,14 @@ _SIMPLE = rf"(?:{_CALL}|{_OF_ANGLE}|{_FIGURE}|{_INDEXED}|{_SEGMENT}|\[[A-Z]{{2,6
 _PART = rf"\{{(?:{_INDEXED})+\}}"
 _QUOTIENT = rf"\\frac{_PART}{_PART}|{_SEGMENT}/{_SEGMENT}"
 _VECTOR = rf"(?:\\(?:vec|overrightarrow|overline)(?:{_BRACED}|[A-Za-z])|{_SEGMENT})"
-_LENGTH = rf"\|{_VECTOR}(?:[+-]{_VECTOR})*\|"
+_LENGTH = rf"\|{_VECTOR}(?:(?:[+-]|\\times|\\cdot){_VECTOR})*\|"
+_DERIVATIVE = r"\\frac\{(d|\\partial)[A-Za-z]?\}\{\1[A-Za-z]\}"
 _SUM = rf"{_FIGURE}(?:[+-]{_FIGURE})+"
 _SETS = r"[A-Z]'?(?:\\(?:cap|cup|setminus)[A-Z]'?)+|\\complement_\{?[A-Z]\}?[A-Z]"
 _LIMIT = rf"\\lim_{_BRACED}(?:{_CALL}|{_INDEXED})|\\det(?:{_INDEXED}|{_ARGUMENT})|E\[{_LETTER}\]"
 _RATIO = rf"{_SIMPLE}(?::{_SIMPLE})+"
 _NAME = re.compile(
-    rf"(?:{_SIMPLE}|{_QUOTIENT}|{_LENGTH}|{_RATIO}|{_SUM}|{_SETS}|{_LIMIT}"
+    rf"(?:{_SIMPLE}|{_DERIVATIVE}|{_QUOTIENT}|{_LENGTH}|{_RATIO}|{_SUM}|{_SETS}|{_LIMIT}"
     rf"|(?:{_CHINESE})*+(?:{_SIMPLE})?(?:{_CHINESE})*+)"
 )
 _WORD = re.compile(rf"(?:{_WORDS})")
@@ -46,8 +48,9 @@ def name_of(parts: Sequence[Token]) -> str | None:
     if not parts:
         return None
     judged = _without_events(parts)
-    words = [token.text for token in judged if _is_word(token)]
-    rest = spelled([token for token in judged if not _is_word(token)])
+    is_word = [_is_word(token) and not _is_index(judged, i) for i, token in enumerate(judged)]
+    words = [token.text for token, is_one in zip(judged, is_word, strict=True) if is_one]
+    rest = spelled([token for token, is_one in zip(judged, is_word, strict=True) if not is_one])
     known = all(_WORD.fullmatch(word) for word in words)
     named = known and (_NAME.fullmatch(rest) or (words and not rest))
     return spelled(parts) if named else None
@@ -57,6 +60,12 @@ def _without_events(parts: Sequence[Token]) -> Sequence[Token]:
     """Drop the words of `P(\\text{red})`, which name an event."""
     called = len(parts) > 3 and parts[0].text in ("P", "E", "n") and enclosed(parts[1:])
     return [*parts[:2], *parts[-1:]] if called and parts[2].upright else parts
+
+
+def _is_index(parts: Sequence[Token], place: int) -> bool:
+    """Return whether a word is the index of `F_{net}`: any but one that takes the value back."""
+    before = [token.text for token in parts[max(place - 2, 0) : place]]
+    return before == ["_", "{"] and not negates(parts[place].text)
 
 
 def _is_word(token: Token) -> bool:

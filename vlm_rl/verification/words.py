@@ -98,10 +98,13 @@ def same_words(gold: str, given: str) -> bool:
     return _bare(gold) == _bare(given)
 
 
+_SUBSCRIPT = re.compile(r"_\{?(\d+)\}?(?!\d)")
+
+
 @functools.lru_cache(maxsize=1 << 14)
 def _bare(text: str) -> str:
     """Fold a text; spaces stay between words, where they tell `P Q` from `PQ` apart."""
-    text = plain_text(text)
+    text = _SUBSCRIPT.sub(r"\1", plain_text(text))  # `CO₂`, but x² is not x2
     text = _ABBREVIATED.get(text, text)
     text = re.sub(r",?\s+and\s+", ",", _ARTICLE.sub("", text))
     text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_]{2})|(?<=\d)\s+(?=[^\W\d_])", _apart, text)
