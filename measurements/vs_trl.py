@@ -13,7 +13,8 @@ memory, which is what its first update adds.
 TRL is at its best setting: no gradient checkpointing, no reference, a group in a forward, the head
 for completion tokens alone as on a GPU. In brackets is TRL as it comes on a CPU: checkpointing, and
 the head at all positions. An update is forward, loss and backward, without the optimizer. The model
-is a random Qwen2.5-VL with the proportions of the 3B.
+is a random Qwen2.5-VL with the proportions of the 3B. In halves of a group TRL's update takes 3 to
+6 % less time than whole, and less memory; a group is what both sides have here.
 
     update_L, old_L       a group of 8 answers of L tokens, a prompt of 324 image + 84 other tokens
     update_text_L         a prompt of 400 tokens without an image

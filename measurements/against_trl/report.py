@@ -10,7 +10,7 @@ from vlm_rl.show.screen import Screen, Table
 Entries = Mapping[str, Mapping[str, Any]]
 """What the JSON file holds, by the name of a point."""
 
-HEADINGS = ("point", "ours, CPU s", "TRL, CPU s", "TRL / ours", "(as it comes)", "memory, MiB", "")
+HEADINGS = ("point", "ours, s", "TRL, s", "TRL / ours", "as it comes", "memory, MiB", "ratio")
 CURVES = {
     "ours": lambda entry: entry["ours"]["seconds"],
     "TRL, best setting": lambda entry: entry["trl"]["seconds"],
@@ -29,7 +29,7 @@ def show(entries: Entries, screen: Screen) -> None:
     """Print all points and where TRL is faster."""
     table = Table()
     for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if number else "left")
+        table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
     for name, entry in entries.items():
         ours, theirs = entry["ours"], entry["trl"]
         memory = entry["memory_ratio"]

@@ -266,7 +266,6 @@ def test_command_writes_every_point_with_its_memory(tmp_path: Path) -> None:
             "measurements.vs_trl",
             "--scale=tiny",
             "--points=update_4,step_2",
-            "--growth=vocabulary",
             "--pairs=1",
             f"--json={target}",
         ],
@@ -277,8 +276,7 @@ def test_command_writes_every_point_with_its_memory(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     entries = json.loads(target.read_text())
-    assert list(entries) == ["update_4", "step_2", *(p.name for p in GROWTH["vocabulary"])]
+    assert list(entries) == ["update_4", "step_2"]
     assert entries["step_2"]["memory_ratio"] is None
     assert entries["update_4"]["memory_ratio"] > 0
-    assert target.with_suffix(".png").exists()
     assert "update_4" in done.stdout
