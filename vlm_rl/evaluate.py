@@ -352,7 +352,6 @@ def _evaluation(
         for each in task.problem_sets
     ]
     folder = output / task.name
-    folder.mkdir(parents=True, exist_ok=True)
     write_samples(judged, folder / SAMPLES)
     reasons = Counter(one.response.refused for one in judged if one.response.refused)
     commonest = reasons.most_common(1)[0][0] if reasons else ""

@@ -22,6 +22,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from vlm_rl.config import one_line_errors, parse
+from vlm_rl.disk.files import write_text
 from vlm_rl.errors import nearest
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.study_report import read_outcome, write_report
@@ -150,8 +151,7 @@ def _runs(
 
 
 def _write(target: Path, values: Mapping[str, Any]) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(yaml.safe_dump(dict(values), sort_keys=False))
+    write_text(target, yaml.safe_dump(dict(values), sort_keys=False))
     return target
 
 

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from vlm_rl import ranks
+from vlm_rl.disk.files import Unwritable
 from vlm_rl.errors import joined
 from vlm_rl.parts import PartError, is_out_of_memory
 from vlm_rl.rollout import EngineError
 from vlm_rl.run import folder as run_folder
-from vlm_rl.run.files import Unwritable
 from vlm_rl.run.heartbeat import OtherEnded
 from vlm_rl.run.out_of_memory import advice
 from vlm_rl.run.signals import Preempted
