@@ -28,6 +28,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,19 +94,22 @@ def start(
     log: Path,
     processes: int = 1,
     before: Callable[[], object] = lambda: None,
+    program: Callable[[Sequence[str]], object] = fit,
 ) -> list[int]:
-    """Start a training in processes of its own that write to `log`, each calling `before` first.
+    """Start a training, or another `program`, in processes of its own that write to `log`, each
+    calling `before` first.
 
     Returns their ids by rank.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [_start(argv, log, before, rank, processes, port) for rank in range(processes)]
+    run = partial(program, argv)
+    return [_start(run, log, before, rank, processes, port) for rank in range(processes)]
 
 
 def _start(
-    argv: Sequence[str],
+    run: Callable[[], object],
     log: Path,
     before: Callable[[], object],
     rank: int,
@@ -125,7 +129,7 @@ def _start(
     status = 1
     try:
         before()
-        fit(argv)
+        run()
         status = 0
     except SystemExit as end:
         status = int(end.code or 0)

@@ -20,7 +20,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,12 +30,15 @@ from measurements.kill_and_resume import differences, ended, settings, start, wr
 from rich.console import Console
 from rich.table import Table
 
+from vlm_rl.fit import fit
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.lock import LOCK
 from vlm_rl.training.clock import Clock
 
 LEFT_OUT = ("heartbeat", "wandb", LOCK)
 """Written by clocks, by W&B or by nobody's choice: they differ between two undisturbed runs too."""
+
+Program = Callable[[Sequence[str]], object]
 
 _PATHS = {"os.rename": 1, "os.remove": 0, "os.rmdir": 0, "os.mkdir": 0, "os.symlink": 1}
 """The events of Python's auditing that change a folder, and which of their arguments names what."""
@@ -89,7 +92,8 @@ class Watch:
         if event == "open":
             if isinstance(args[0], int) or not args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                 return
-            self._at_path("open", args[0])
+            if not os.path.isdir(args[0]):  # a file without a name in it
+                self._at_path("open", args[0])
         elif event in _PATHS:
             self._at_path(event, args[_PATHS[event]])
 
@@ -127,31 +131,39 @@ def points_of(record: Path) -> list[Point]:
     return [*points, *torn]
 
 
-def run_recorded(argv: Sequence[str], run_dir: Path) -> list[Point]:
-    """Train without a break and return all points."""
+def run_recorded(argv: Sequence[str], run_dir: Path, program: Program = fit) -> list[Point]:
+    """Run without a break and return all points."""
     record, log = run_dir.with_suffix(".points"), run_dir.with_suffix(".log")
-    ended(start(argv, log, before=Watch(run_dir, 0, None, record)), wait=True)
+    watch = Watch(run_dir, 0, None, record)
+    ended(start(argv, log, before=watch, program=program), wait=True)
     return points_of(record)
 
 
 def stop_at(
-    argv: Sequence[str], run_dir: Path, point: Point, number: int = signal.SIGKILL
+    argv: Sequence[str],
+    run_dir: Path,
+    point: Point,
+    number: int = signal.SIGKILL,
+    program: Program = fit,
 ) -> list[str]:
-    """Train until `point`, then to the end; return what the first start left half-written.
+    """Run until `point`, then to the end; return what the first start left half-written.
 
     Raises RuntimeError if the first start did not come to the point, or one of them failed.
     """
-    stop_once(argv, run_dir, point, number)
+    stop_once(argv, run_dir, point, number, program)
     left = [str(path.relative_to(run_dir)) for path in run_dir.rglob("*.partial")]
     if not run_folder.is_finished(run_dir):
-        ended(start(argv, run_dir.with_suffix(".log")), wait=True)
+        ended(start(argv, run_dir.with_suffix(".log"), program=program), wait=True)
     return left
 
 
-def stop_once(argv: Sequence[str], run_dir: Path, point: Point, number: int) -> None:
-    """Train until `point`. Raises RuntimeError if the run did not come to it."""
+def stop_once(
+    argv: Sequence[str], run_dir: Path, point: Point, number: int, program: Program = fit
+) -> None:
+    """Run until `point`. Raises RuntimeError if the run did not come to it."""
     log = run_dir.with_suffix(".log")
-    [process] = start(argv, log, before=Watch(run_dir, number, point, None))
+    watch = Watch(run_dir, number, point, None)
+    [process] = start(argv, log, before=watch, program=program)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     if status != (-number if number == signal.SIGKILL else 0):
         raise RuntimeError(f"{point.kind}: the run ended with status {status}, see {log}")
@@ -160,7 +172,12 @@ def stop_once(argv: Sequence[str], run_dir: Path, point: Point, number: int) -> 
 def all_differences(run_dir: Path, whole: Path, step: int) -> Iterator[str]:
     """Yield what differs in two runs of `step` steps, in state, rows, files and links."""
     yield from differences(run_dir, whole, step)
-    files = [dict(_files(folder)) for folder in (run_dir, whole)]
+    yield from file_differences(run_dir, whole)
+
+
+def file_differences(folder: Path, whole: Path) -> Iterator[str]:
+    """Yield the files and links that one of two folders does not have, or not so."""
+    files = [dict(_files(path)) for path in (folder, whole)]
     yield from (name for name in files[0] | files[1] if files[0].get(name) != files[1].get(name))
 
 

@@ -18,7 +18,10 @@ import pytest
 from tests.support.places import REPOSITORY
 
 LAYERS = [
-    {"torchvision_on_cpu", "show", "records", "config", "errors", "parts", "ranks", "processes"},
+    {
+        *("torchvision_on_cpu", "show", "disk", "records", "config", "errors", "parts", "ranks"),
+        "processes",
+    },
     {"verification", "model", "advantages"},
     {"data", "objectives", "distributed", "memory"},
     {"metrics", "rewards", "rollout"},

@@ -132,7 +132,7 @@ def test_malformed_line_is_named_in_one_line(tmp_path, capsys, line, message):
         ("\n\n", [], "has no lines to check"),
         ("\xff", [], "is not UTF-8 text"),
         ("{}", ["--output", "{file}"], "is the input itself"),
-        ('{"gold": "5", "prediction": "5"}', ["--output", "{file}/x"], "Not a directory"),
+        ('{"gold": "5", "prediction": "5"}', ["--output", "{file}/x"], "is not a folder"),
         ("{}", ["--workers", "0"], "workers"),
     ],
 )

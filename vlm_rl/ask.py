@@ -15,6 +15,7 @@ from vlm_rl.data.prompts import PromptEncoder, Style
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.records import Completion, Problem
 from vlm_rl.rollout import Sampling, TransformersEngine
+from vlm_rl.run.endings import one_line_endings
 from vlm_rl.show.screen import say, say_all
 
 
@@ -45,6 +46,11 @@ def ask(
 
 def main() -> None:
     """Print the answer and its log-probability."""
+    with one_line_endings("vlm_rl.ask"):
+        _ask()
+
+
+def _ask() -> None:
     with one_line_errors("vlm_rl.ask"):
         parser = ArgumentParser(
             prog="vlm_rl.ask", description=__doc__, exit_on_error=False, allow_abbrev=False

@@ -53,6 +53,7 @@ from vlm_rl.rollout import Engine, EngineError, Sampling
 from vlm_rl.rollout.contract import AllowedTokens
 from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
 from vlm_rl.run import folder as run_folder
+from vlm_rl.run.endings import ENGINE, Ending, one_line_endings
 from vlm_rl.run.loggers import WandbMode, check_wandb, wandb_loggers
 from vlm_rl.show.plain import one_line
 from vlm_rl.show.screen import say, warn
@@ -109,13 +110,14 @@ def build_parser() -> ArgumentParser:
 def evaluate(argv: Sequence[str] | None = None) -> None:
     """Evaluate as the command line says.
 
-    Raises SystemExit with one line if the command is wrong, with status 3 if the engine fails.
+    Raises SystemExit with one line if the command is wrong, with status 3 if the engine fails, and
+    as one_line_endings does.
     """
-    with ExitStack() as held:
-        _evaluate(argv, held)
+    with one_line_endings("vlm_rl.evaluate") as ending, ExitStack() as held:
+        _evaluate(argv, ending, held)
 
 
-def _evaluate(argv: Sequence[str] | None, held: ExitStack) -> None:
+def _evaluate(argv: Sequence[str] | None, ending: Ending, held: ExitStack) -> None:
     with one_line_errors("vlm_rl.evaluate"):
         parser = build_parser()
         config = parse(parser, argv)
@@ -136,6 +138,9 @@ def _evaluate(argv: Sequence[str] | None, held: ExitStack) -> None:
         if missing and isinstance(parts.engine, Engine):
             parts.engine.check(parts.sampling)
             check_checkpoint(config.model)
+        ending.left = f"the responses so far are kept in {output}, the same command resumes"
+        ending.place = str(output)
+        ending.lower = _less_memory(config)
         run_folder.save_config(output, settings)
         if missing:
             _answer_all(config, parts, tasks, output)
@@ -146,6 +151,7 @@ def _evaluate(argv: Sequence[str] | None, held: ExitStack) -> None:
             for task in tasks
         ]
     results = write_report(evaluations, output)
+    ending.left = f"the report is in {output}"
     _log(config, output, results)
     print_overview(results)
     say(f"report: {output / REPORT}")
@@ -174,6 +180,16 @@ def _check(config: Namespace) -> None:
     for name in config.data:
         if name not in asked:
             raise ValueError(f"data.{name} is for a benchmark that --benchmark does not name")
+
+
+def _less_memory(config: Namespace) -> str:
+    """Return the end of a message: what to halve."""
+    sampling, batch = config.sampling, config.batch_problems
+    return (
+        f"; try --batch_problems {max(1, batch // 2)} (now {batch}), or "
+        f"--sampling.max_completion_tokens {max(1, sampling.max_completion_tokens // 2)} "
+        f"(now {sampling.max_completion_tokens}), both with another --output"
+    )
 
 
 def _compare(config: Namespace, held: ExitStack) -> None:
@@ -288,7 +304,7 @@ def _answer_all(config: Namespace, parts: Namespace, tasks: Sequence[Task], outp
             f"vlm_rl.evaluate: {joined(str(error))}; the responses so far are kept in {output}, "
             "run the same command to resume"
         )
-        raise SystemExit(3) from error
+        raise SystemExit(ENGINE) from error
 
 
 @contextmanager
@@ -352,7 +368,6 @@ def _evaluation(
         for each in task.problem_sets
     ]
     folder = output / task.name
-    folder.mkdir(parents=True, exist_ok=True)
     write_samples(judged, folder / SAMPLES)
     reasons = Counter(one.response.refused for one in judged if one.response.refused)
     commonest = reasons.most_common(1)[0][0] if reasons else ""

@@ -9,7 +9,7 @@ secret in the environment variable VLM_RL_SERVER_TOKEN; the server refuses every
 """
 
 import argparse
-import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,12 +19,19 @@ from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.fit import build_parser
 from vlm_rl.model.policy import check_checkpoint
 from vlm_rl.rollout import VLLMServer
-from vlm_rl.rollout.vllm import gate
-from vlm_rl.show.screen import say
+from vlm_rl.rollout.vllm import die_with_parent, gate
+from vlm_rl.rollout.vllm.server import end_server
+from vlm_rl.run.endings import ENGINE, Ending, one_line_endings
+from vlm_rl.show.screen import say, warn
 
 
 def main() -> None:
-    """Replace this process by the server."""
+    """Serve until the server or this process is told to end."""
+    with one_line_endings("vlm_rl.serve") as ending:
+        _serve(ending)
+
+
+def _serve(ending: Ending) -> None:
     with one_line_errors("vlm_rl.serve"):
         own = argparse.ArgumentParser(
             "vlm_rl.serve",
@@ -48,12 +55,29 @@ def main() -> None:
         token = gate.shared_token()
         model_config = check_checkpoint(config.policy.path)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
-    folder = Path(tempfile.mkdtemp(prefix="vlm_rl_serve_"))
-    parts.engine.prepare(folder, model_config, encoder, parts.sampling)
-    command = parts.engine.command(place.host, place.port)
-    say(f"a vLLM server for {config.policy.path} at http://{place.host}:{place.port}")
-    sys.stdout.flush()
-    os.execve(command[0], command, parts.engine.environment(token))
+    with tempfile.TemporaryDirectory(prefix="vlm_rl_serve_") as folder:
+        parts.engine.prepare(Path(folder), model_config, encoder, parts.sampling)
+        command = parts.engine.command(place.host, place.port)
+        ending.left = "the server has ended"
+        say(f"a vLLM server for {config.policy.path} at http://{place.host}:{place.port}")
+        sys.stdout.flush()
+        status = _run(command, parts.engine.environment(token))
+    warn(f"vlm_rl.serve: the server has ended by itself with status {status}")
+    raise SystemExit(ENGINE)
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Return the status of a server that ends by itself; end it with this process."""
+    server = subprocess.Popen(
+        [sys.executable, die_with_parent.__file__, *command],
+        stdin=subprocess.PIPE,  # closes when this process ends, even if it is killed
+        env=environment,
+        start_new_session=True,  # Ctrl-C reaches this process only, which ends the server
+    )
+    try:
+        return server.wait()
+    finally:
+        end_server(server)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,11 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from vlm_rl.config import one_line_errors, parse
+from vlm_rl.disk.files import PARTIAL, write_text
 from vlm_rl.errors import nearest
+from vlm_rl.processes.children import ChildPool
 from vlm_rl.run import folder as run_folder
+from vlm_rl.run.endings import Ending, one_line_endings
 from vlm_rl.run.study_report import read_outcome, write_report
 from vlm_rl.show.plain import one_line
 from vlm_rl.show.screen import Screen, bars, say, warn
@@ -81,6 +84,11 @@ def study(argv: Sequence[str] | None = None) -> None:
     Raises SystemExit: with one line for a wrong configuration, with status 1 if runs failed; the
     others are reported.
     """
+    with one_line_endings("vlm_rl.study") as ending:
+        _study(argv, ending)
+
+
+def _study(argv: Sequence[str] | None, ending: Ending) -> None:
     with one_line_errors("vlm_rl.study"):
         config = parse(build_parser(), argv)
         folder = Path(config.output)
@@ -89,10 +97,10 @@ def study(argv: Sequence[str] | None = None) -> None:
         if not config.seeds or len(set(config.seeds)) < len(config.seeds):
             raise ValueError(f"seeds must be different numbers, at least one, got {config.seeds}")
         runs = _runs(folder, config.base, config.shared, conditions, variants, config.seeds)
+    ending.left = f"what is done is kept in {folder}, the same command goes on"
+    ending.place = str(folder)
     for path, arguments in config.prepare.items():
-        if not Path(path).exists():
-            say(f"python -m {arguments}")
-            subprocess.run([sys.executable, "-m", *shlex.split(arguments)], check=True)
+        _prepare(Path(path), arguments)
     failed = _run_all([run for run in runs if not run.finished], config.parallel)
     with one_line_errors("vlm_rl.study"):
         outcomes = [
@@ -106,6 +114,24 @@ def study(argv: Sequence[str] | None = None) -> None:
         warn(f"vlm_rl.study: {line}")
     if failed:
         raise SystemExit(1)
+
+
+def _prepare(path: Path, arguments: str) -> None:
+    """Make what runs need if it is missing, or if a start before this one was ended in the middle.
+
+    Raises SystemExit with status 1 if it cannot be made.
+    """
+    begun = path.with_name(path.name + PARTIAL)
+    if path.exists() and not begun.exists():
+        return
+    say(f"python -m {arguments}")
+    write_text(begun, "")
+    with ChildPool(1) as pool:
+        status = pool.submit(pool.run, [sys.executable, "-m", *shlex.split(arguments)]).result()
+    if status:
+        warn(f"vlm_rl.study: prepare.{path}: python -m {arguments} ended with status {status}")
+        raise SystemExit(1)
+    begun.unlink()
 
 
 def _chosen(settings: Settings, only: Sequence[str] | None, key: str) -> Settings:
@@ -150,39 +176,32 @@ def _runs(
 
 
 def _write(target: Path, values: Mapping[str, Any]) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(yaml.safe_dump(dict(values), sort_keys=False))
+    write_text(target, yaml.safe_dump(dict(values), sort_keys=False))
     return target
 
 
 def _run_all(runs: Sequence[Run], parallel: int) -> list[str]:
     """Return a line for each run that failed."""
     failed, screen = [], Screen()
-    with (
-        bars(screen) as bar,
-        ThreadPoolExecutor(parallel) as pool,
-    ):
+    with bars(screen) as bar, ChildPool(parallel) as pool:
         task = bar.add_task("runs", total=len(runs))
-        for run, status in zip(runs, pool.map(_start, runs), strict=True):
+        for run, status in zip(runs, pool.map(partial(_start, pool), runs), strict=True):
             bar.advance(task)
-            if status:
+            if status or not run.finished:  # a signal to one run saves it and has status 0
                 failed.append(f"{run.name} ended with {status}: {_last_line(_log(run))}")
             else:
                 screen.put(f"{run.name}: {run.folder}")
     return failed
 
 
-def _start(run: Run) -> int:
+def _start(pool: ChildPool, run: Run) -> int:
     """Run it to its end; return its exit status."""
     log = _log(run)
     log.parent.mkdir(parents=True, exist_ok=True)
     # several processes share the cores: with more than one thread each, all of them crawl
     environment = {"OMP_NUM_THREADS": "1"} | os.environ
     with log.open("a") as file:
-        done = subprocess.run(
-            run.command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False
-        )
-    return done.returncode
+        return pool.run(run.command, stdout=file, stderr=subprocess.STDOUT, env=environment)
 
 
 def _log(run: Run) -> Path:

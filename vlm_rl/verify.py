@@ -21,7 +21,9 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from vlm_rl.config import one_line_errors, parse
 from vlm_rl.data.json_rows import json_rows
+from vlm_rl.disk.files import write_text
 from vlm_rl.records import THINK, AnswerType, Verdict
+from vlm_rl.run.endings import one_line_endings
 from vlm_rl.show.json_text import json_text
 from vlm_rl.show.screen import say, track
 from vlm_rl.verification.explain import read_as
@@ -65,6 +67,8 @@ def verify(
     output = output or file.with_name(f"{file.name}.verdicts.jsonl")
     if output.resolve() == file.resolve():
         raise ValueError(f"--output {output} is the input itself; name another file")
+    if not output.parent.is_dir():
+        raise ValueError(f"--output {output}: {output.parent} is not a folder; name one that is")
     cases = read_cases(file)
     with CheckerPool(workers=workers, timeout_s=timeout_s) as pool:
         readings = _read(cases, pool)
@@ -74,10 +78,7 @@ def verify(
             record |= _trace(case, reading)
             say(json_text(record))
     lines = [json.dumps(record) for record in records]
-    try:
-        output.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"--output {output}: {error.strerror}") from error
+    write_text(output, "".join(f"{line}\n" for line in lines))
     counts = Counter(reading.verdict for reading in readings)
     say(", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict))
     _print_agreement(cases, readings)
@@ -213,7 +214,7 @@ def _disagreements(pairs: Sequence[tuple[Case, Reading]]) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Verify a file from the command line."""
-    with one_line_errors("vlm_rl.verify"):
+    with one_line_endings("vlm_rl.verify"), one_line_errors("vlm_rl.verify"):
         parser = ArgumentParser(
             prog="vlm_rl.verify", description=__doc__, exit_on_error=False, allow_abbrev=False
         )

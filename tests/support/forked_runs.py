@@ -20,6 +20,7 @@ import vlm_rl  # noqa: F401  (makes torchvision importable for what follows)
 from torch import Tensor
 
 from measurements.kill_and_resume import Moment, differences, kill_and_resume, start
+from measurements.kill_reports import PROGRAMS, differences_after, undisturbed
 from measurements.kill_while_writing import Point, all_differences, run_recorded, stop_at, stop_once
 from tests.support.run_helpers import EvenTokens
 from vlm_rl import ranks
@@ -148,6 +149,14 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         argv, Path(run_dir), Point(*point), number
     ),
     "compare_all": lambda a, b, step: list(all_differences(Path(a), Path(b), step)),
+    # in a group of its own, as a shell starts it
+    "start_program": lambda program, argv, log: start(
+        argv, Path(log), before=lambda: os.setpgid(0, 0), program=PROGRAMS[program]
+    ),
+    "undisturbed": lambda program, argv, whole: undisturbed(program, argv, Path(whole)),
+    "differences_after": lambda program, argv, whole, folder, point: list(
+        differences_after(program, argv, Path(whole), Path(folder), Point(*point))
+    ),
     "two_ranks": lambda folder: two_ranks(Path(folder)),
     "as_nobody": lambda argv, log: as_nobody(argv, Path(log)),
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from vlm_rl.disk.files import write_text
 from vlm_rl.evaluation.intervals import (
     Difference,
     IntervalEstimate,
@@ -118,10 +119,8 @@ def compare(first: Path, second: Path, *, common_only: bool = False) -> Comparis
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write comparison.md and comparison.json into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / COMPARISON).write_text(comparison_markdown(comparison), encoding="utf-8")
-    plain = json_text(comparison.plain(), indent=1)
-    (folder / RESULTS).write_text(plain + "\n", encoding="utf-8")
+    write_text(folder / COMPARISON, comparison_markdown(comparison))
+    write_text(folder / RESULTS, json_text(comparison.plain(), indent=1) + "\n")
 
 
 def comparison_markdown(comparison: Comparison) -> Markdown:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vlm_rl.disk.files import written_whole
 from vlm_rl.evaluation.benchmarks.benchmark import Judged
 from vlm_rl.evaluation.intervals import IntervalEstimate
 from vlm_rl.evaluation.results import AccuracyAtLength, BenchmarkResult
@@ -36,7 +37,8 @@ def plot_overview(results: Sequence[BenchmarkResult], target: Path) -> None:
     _percent_axis(axis)
     # beside the axes: inside it may hide a benchmark
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right center")
-    save(figure, target)
+    with written_whole(target) as partial:
+        save(figure, partial)
 
 
 def plot_responses(result: BenchmarkResult, judged: Sequence[Judged], target: Path) -> bool:
@@ -59,7 +61,8 @@ def plot_responses(result: BenchmarkResult, judged: Sequence[Judged], target: Pa
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(_title(result))
-    save(figure, target)
+    with written_whole(target) as partial:
+        save(figure, partial)
     return True
 
 
@@ -86,7 +89,8 @@ def plot_categories(result: BenchmarkResult, target: Path) -> bool:
         _plot_category(axis, name, values)
         axis.axvline(100 * result.accuracy.mean, color="0.3", linestyle="--", linewidth=1)
     figure.suptitle(f"{result.benchmark}, {result.model}: accuracy, 95 %; dashed: all questions")
-    save(figure, target)
+    with written_whole(target) as partial:
+        save(figure, partial)
     return True
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from vlm_rl.disk.files import write_text
 from vlm_rl.evaluation.benchmarks.benchmark import Judged, categories_of, cluster_of
 from vlm_rl.evaluation.markdown import markdown
 from vlm_rl.evaluation.plots import (
@@ -61,8 +62,8 @@ def write_report(evaluations: Sequence[Evaluation], folder: Path) -> list[Benchm
     }
     plot_overview(results, folder / OVERVIEW)
     text = markdown(results, overview=OVERVIEW, plots=plots)
-    (folder / REPORT).write_text(text, encoding="utf-8")
-    (folder / RESULTS).write_text(results_json(results), encoding="utf-8")
+    write_text(folder / REPORT, text)
+    write_text(folder / RESULTS, results_json(results))
     return results
 
 
@@ -75,7 +76,6 @@ def results_json(results: Sequence[BenchmarkResult]) -> str:
 def _write_benchmark(evaluation: Evaluation, result: BenchmarkResult, folder: Path) -> list[str]:
     """Write plots and disagreements; return the paths of the plots, relative to `folder`."""
     own = folder / evaluation.benchmark
-    own.mkdir(parents=True, exist_ok=True)
     drawn = {
         RESPONSES: plot_responses(result, evaluation.judged, own / RESPONSES),
         CATEGORIES: plot_categories(result, own / CATEGORIES),
@@ -93,9 +93,7 @@ def _disagree(one: Judged) -> bool:
 
 def write_samples(judged: Iterable[Judged], path: Path) -> None:
     """Write one JSON line per judged response."""
-    with path.open("w", encoding="utf-8") as file:
-        for one in judged:
-            file.write(json_text(sample_row(one)) + "\n")
+    write_text(path, "".join(json_text(sample_row(one)) + "\n" for one in judged))
 
 
 def sample_row(judged: Judged) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vlm_rl.data.json_rows import json_rows
+from vlm_rl.disk.files import write_text
 from vlm_rl.evaluation.benchmarks.benchmark import Response
 from vlm_rl.evaluation.provenance import check_same_questions
 from vlm_rl.evaluation.responders import Responder, legal
@@ -122,9 +123,7 @@ class ResponseLog:
     def _drop_partial_batches(self) -> None:
         """Rewrite the file if a kill has left part of a batch."""
         if self._whole is not None:
-            partial = self._path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in self._whole), encoding="utf-8")
-            partial.replace(self._path)
+            write_text(self._path, "".join(line + "\n" for line in self._whole))
             self._whole = None
 
 

@@ -1,5 +1,5 @@
-"""Whether other processes get on.
+"""Whether other processes get on, and how ours end with us.
 
 Imports the standard library only, so that every layer may ask. A new member is a file with one
-question about processes that are not ours to stop, such as how long they were kept waiting.
+question about processes, such as how long they were kept waiting.
 """

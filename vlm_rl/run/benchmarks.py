@@ -24,7 +24,6 @@ from vlm_rl.evaluation.results import metrics
 from vlm_rl.evaluation.summary import Evaluation, summarise
 from vlm_rl.evaluation.tasks import benchmark_and_split, evaluation_name
 from vlm_rl.rollout import Sampling
-from vlm_rl.run.files import written_whole
 from vlm_rl.show.log import Log
 from vlm_rl.show.screen import say
 from vlm_rl.training.module import RLModule
@@ -178,8 +177,7 @@ class BenchmarkRuns(L.Callback):
         values = metrics(summarise(evaluation))
         folder = self._folder(module, name)
         with module.clock("report"):  # both or neither
-            with written_whole(folder / SAMPLES) as partial:  # half of it would pass for done
-                write_samples(judged, partial)
+            write_samples(judged, folder / SAMPLES)
             module.log_metrics(values)
         accuracy = values[f"eval/{name}/accuracy"]
         say(f"step {module.completed_steps}  {name}: accuracy {accuracy:.1%}")

@@ -19,11 +19,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from safetensors import SafetensorError
 
 from vlm_rl import ranks
+from vlm_rl.disk.files import PARTIAL, Unwritable
 from vlm_rl.distributed import strategies
 from vlm_rl.distributed.weights import save_pretrained
 from vlm_rl.parts import PartError, is_out_of_memory
 from vlm_rl.run import folder as run_folder
-from vlm_rl.run.files import PARTIAL, Unwritable
 from vlm_rl.run.metrics_csv import MetricsCsv
 from vlm_rl.run.signals import Preempted
 from vlm_rl.training.module import RLModule

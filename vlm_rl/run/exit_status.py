@@ -16,7 +16,6 @@ several ranks meets a fault of the engine, memory or the disk, it ends with that
 others with 1. Such a fault of one rank is not saved, because saving takes all ranks.
 """
 
-import errno
 import signal
 import traceback
 from collections.abc import Iterator, Mapping
@@ -29,15 +28,14 @@ from vlm_rl.errors import joined
 from vlm_rl.parts import PartError, is_out_of_memory
 from vlm_rl.rollout import EngineError
 from vlm_rl.run import folder as run_folder
-from vlm_rl.run.files import Unwritable
+from vlm_rl.run.endings import CTRL_C, ENGINE, MEMORY, UNWRITABLE, cannot_write
 from vlm_rl.run.heartbeat import OtherEnded
 from vlm_rl.run.out_of_memory import advice
 from vlm_rl.run.signals import Preempted
 from vlm_rl.show.screen import warn
 from vlm_rl.training.clock import Clock
 
-OTHER, ENGINE, PART, MEMORY, UNWRITABLE, CTRL_C = 1, 3, 4, 71, 74, 130
-_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+OTHER, PART = 1, 4
 
 
 class Exits:
@@ -72,13 +70,9 @@ class Exits:
         except Exception as error:
             if is_out_of_memory(error):
                 raise self._exit(MEMORY, self._out_of_memory(error), error) from error
-            if isinstance(error, Unwritable):
-                raise self._exit(UNWRITABLE, joined(str(error))) from error
-            if not (isinstance(error, OSError) and error.errno in _NOT_WRITABLE):
-                raise
-            where = error.filename or self.run_dir or "a file"
-            reason = f"cannot write {where}: {error.strerror}"
-            raise self._exit(UNWRITABLE, reason) from error
+            if reason := cannot_write(error, str(self.run_dir or "a file")):
+                raise self._exit(UNWRITABLE, reason) from error
+            raise
 
     def _exit(
         self, status: int, line: str, stack_of: BaseException | None = None, mark: str = ";"

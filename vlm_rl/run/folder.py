@@ -26,8 +26,8 @@ from typing import Any
 import yaml
 
 from vlm_rl import ranks
+from vlm_rl.disk.files import PARTIAL, Damaged, read_json, read_text, read_yaml, write_text
 from vlm_rl.distributed import strategies
-from vlm_rl.run.files import PARTIAL, Damaged, read_json, read_text, read_yaml, write_text
 from vlm_rl.run.lock import LOCK, FolderLock
 
 CONFIG = "config.yaml"

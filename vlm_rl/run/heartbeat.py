@@ -22,10 +22,10 @@ import torch.distributed as dist
 
 from vlm_rl import ranks
 from vlm_rl.config import one_line_errors
+from vlm_rl.disk.files import Damaged, read_json
 from vlm_rl.errors import joined
 from vlm_rl.rollout import EngineError
 from vlm_rl.rollout.watchdog import Watchdog
-from vlm_rl.run.files import Damaged, read_json
 from vlm_rl.run.lock import process_start
 from vlm_rl.show.screen import warn, warn_all
 from vlm_rl.training.module import RLModule

@@ -10,9 +10,9 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from vlm_rl.disk.files import write_text, written_whole
 from vlm_rl.distributed import gather
 from vlm_rl.metrics.length import LengthBin, LengthReport, LengthWindow
-from vlm_rl.run.files import write_text, written_whole
 from vlm_rl.run.loggers import wandb_table
 from vlm_rl.show.figures import Axes, plt, save
 from vlm_rl.training.module import RLModule

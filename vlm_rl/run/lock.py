@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from vlm_rl.run.files import PARTIAL
+from vlm_rl.disk.files import PARTIAL
 from vlm_rl.show.screen import warn
 
 LOCK = "lock"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_only
 
 from vlm_rl import ranks
-from vlm_rl.run.files import Damaged, read_text, write_text
+from vlm_rl.disk.files import Damaged, read_text, write_text
 from vlm_rl.run.steady_wandb import FINISH_S, SteadyWandb, check_login
 from vlm_rl.show.plain import one_line, visible_in
 from vlm_rl.show.screen import say

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vlm_rl import ranks
-from vlm_rl.run.files import Damaged, read_text, written_whole
+from vlm_rl.disk.files import Damaged, read_text, written_whole
 from vlm_rl.training.step import Metrics
 
 METRICS = "metrics.csv"

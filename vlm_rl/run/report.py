@@ -11,8 +11,8 @@ from typing import Any
 import lightning as L
 
 from vlm_rl import ranks
+from vlm_rl.disk.files import write_text, written_whole
 from vlm_rl.run import folder as run_folder
-from vlm_rl.run.files import write_text, written_whole
 from vlm_rl.run.length_report import PLOT
 from vlm_rl.run.metrics_csv import METRICS, read_metrics
 from vlm_rl.show.figures import plt, save

@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
+from vlm_rl.disk.files import write_bytes
 from vlm_rl.records import Completion, Prompt, Rollout
-from vlm_rl.run.files import write_bytes
 from vlm_rl.run.loggers import wandb_table
 from vlm_rl.show.json_text import json_text
 from vlm_rl.training.step import Step

@@ -18,6 +18,7 @@ from typing import Any
 import lightning as L
 
 from vlm_rl import ranks
+from vlm_rl.run import starting
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 """`sbatch --signal=USR1@120` sends SIGUSR1 two minutes before the time is over. Under nohup SIGHUP
@@ -77,6 +78,7 @@ class Preemption(L.Callback):
         try:
             yield
         finally:
+            starting.over()
             for number, handler in before.items():
                 signal.signal(number, handler)
 

@@ -1,8 +1,9 @@
-"""A signal while a program still imports: one line and a status, not a traceback of an import.
+"""A signal before a program begins, or once it has ended: one line and a status, not a traceback.
 
 Importing takes seconds, and is when a mistyped command is stopped. Nothing has been read or written
-yet, so the process ends at once. This file imports the standard library only, and is installed
-before everything else.
+yet, so the process ends at once. While a program works, it has its own handlers. Leaving takes a
+moment too: by then all is written and said, so the first signal changes nothing, and a second ends
+what hangs. This file imports the standard library only, and is installed before everything else.
 """
 
 import os
@@ -17,6 +18,8 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 CTRL_C = 130
 
+_over = False
+
 
 def listen() -> None:
     """Handle signals until the program begins, if this process was started by `-m vlm_rl...`.
@@ -30,6 +33,12 @@ def listen() -> None:
             signal.signal(number, _hear)
 
 
+def over() -> None:
+    """Say that the program has ended, and only its process is left."""
+    global _over
+    _over = True
+
+
 def _program() -> str | None:
     """Return what follows `-m`, if that is an entry point; the checkers of answers are none."""
     words = sys.orig_argv
@@ -39,22 +48,9 @@ def _program() -> str | None:
 
 def _hear(number: int, frame: FrameType | None) -> Any:
     name = signal.Signals(number).name
-    if _is_importing(frame):
-        line = f"{_program()}: {name} in the start: stopped before it began, nothing was changed\n"
-        os.write(2, line.encode())
-        os._exit(CTRL_C if number == signal.SIGINT else 0)
-    if number == signal.SIGINT:
-        return signal.default_int_handler(number, frame)
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    return None
-
-
-def _is_importing(frame: FrameType | None) -> bool:
-    """Whether the program's own file is not there yet, or is at one of its imports."""
-    inner = None
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "__main__" and frame.f_code.co_name == "<module>":
-            return inner is None or "importlib" in inner.f_code.co_filename
-        inner, frame = frame, frame.f_back
-    return True
+    if _over:
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
+        return
+    line = f"{_program()}: {name} in the start: stopped before it began, nothing was changed\n"
+    os.write(2, line.encode())
+    os._exit(CTRL_C if number == signal.SIGINT else 0)

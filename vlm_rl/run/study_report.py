@@ -10,7 +10,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from vlm_rl.run.files import Damaged, read_json, write_text, written_whole
+from vlm_rl.disk.files import Damaged, read_json, write_text, written_whole
 from vlm_rl.run.length_report import REPORTS
 from vlm_rl.run.metrics_csv import METRICS, read_metrics
 from vlm_rl.show.figures import Axes, plt, save

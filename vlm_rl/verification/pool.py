@@ -213,6 +213,7 @@ class _Checker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(vlm_rl.__file__).parents[1],
+            process_group=0,  # Ctrl-C at the terminal is for the parent, which ends it
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None

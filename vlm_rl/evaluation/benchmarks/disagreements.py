@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_rl.data.tables import open_table
+from vlm_rl.disk.files import write_text
 from vlm_rl.evaluation.benchmarks import BENCHMARKS
 from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Ruling
 from vlm_rl.evaluation.benchmarks.loading import load
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     responses = list(rescored(benchmark, problems, rows))
     differing = [each for each in responses if not each.agrees]
     lines = (json_text(_line(each)) + "\n" for each in differing)
-    options.out.write_text("".join(lines), encoding="utf-8")
+    write_text(options.out, "".join(lines))
     stored = sum(bool(each.stored["correct"]) for each in responses)
     ours = sum(each.ruling is not None and each.ruling.correct for each in responses)
     count = len(responses)

@@ -22,7 +22,7 @@ def main(command: list[str]) -> int:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()  # nothing is ever written
+    os.read(0, 1)  # nothing is ever written; a buffered read would hold a lock at the end
     os.killpg(0, signal.SIGKILL)
 
 

@@ -57,6 +57,16 @@ TOKEN_BYTES = 4096
 """More than vLLM writes of a token: its id, its text, its bytes and its log-probability."""
 
 
+def end_server(process: subprocess.Popen[bytes]) -> None:
+    """End a server that leads a session of its own, and all its children."""
+    with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(5)
+    with suppress(ProcessLookupError):  # also children of a server that died
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 class VLLMServer(VLLMBase):
     """A vLLM server; with `url` one that runs already, which the run waits for and never stops.
 
@@ -221,12 +231,7 @@ class VLLMServer(VLLMBase):
         self._adapter = {}
         if process is None:
             return
-        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(5)
-        with suppress(ProcessLookupError):  # also children of a server that died
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        end_server(process)
 
     def _ask(self, requests: Sequence[Request]) -> list[Answer]:
         todo = deque(enumerate(requests))

@@ -1,4 +1,4 @@
-"""Files of a run: written whole or not at all, and not trusted when they are read.
+"""Files written whole or not at all, and not trusted when they are read.
 
 A kill leaves the old file, or none, beside a `.partial` that the next start deletes.
 """
