@@ -34,6 +34,7 @@ FIELDS = (
 _LEVELS: tuple[Acceptance, ...] = ("none", "validation", "added", "all")
 _SHOWN = 3
 _BYTES = 4
+_ENCODER = json.JSONEncoder(sort_keys=True, default=repr)  # made once: there are fields in millions
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,7 @@ def _digests(problem: Problem, images: ImageStore) -> list[int]:
 
 def _digest(value: Any) -> int:
     plain = dict(value) if isinstance(value, Mapping) else value
-    text = json.dumps(plain, sort_keys=True, default=repr)
-    content = hashlib.blake2b(text.encode(), digest_size=_BYTES).digest()
+    content = hashlib.blake2b(_ENCODER.encode(plain).encode(), digest_size=_BYTES).digest()
     return int.from_bytes(content, "big", signed=True)
 
 
