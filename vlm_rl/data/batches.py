@@ -52,7 +52,7 @@ class PromptDataset(Dataset[Prompt | Skipped]):
         return self._by_processes(indices, num_workers) if num_workers else self._by_thread(indices)
 
     def _by_thread(self, indices: Iterable[list[int]]) -> Iterator[list[Prompt | Skipped]]:
-        """Decoding and tokenising leave Python to other threads, and a thread shares all rows."""
+        # decoding and tokenising leave Python to other threads, and a thread shares all rows
         pool = ThreadPoolExecutor(1, "encoder")
         try:
             before = None
@@ -82,10 +82,10 @@ class PromptDataset(Dataset[Prompt | Skipped]):
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
+            reason = str(error).partition("\n")[0].rstrip(". ")
             raise WorkerLost(
-                f"data.num_workers={num_workers}: {str(error).partition(chr(10))[0].rstrip('. ')}; "
-                "it was killed, for example by a limit on memory: lower data.num_workers; 0 encodes "
-                "in a thread of the run"
+                f"data.num_workers={num_workers}: {reason}, perhaps by a limit on memory; lower "
+                "data.num_workers, 0 encodes in a thread of the run"
             ) from error
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,9 +51,10 @@ class Contents:
 
     @classmethod
     def of(cls, problems: Sequence[Problem], images: ImageStore) -> "Contents":
-        rows = [_digests(problem, images) for problem in problems]
-        digests = torch.tensor(rows, dtype=torch.int32).reshape(len(rows), len(FIELDS))
-        return cls([problem.uid for problem in problems], digests)
+        digests = np.empty((len(problems), len(FIELDS)), np.int32)
+        for row, problem in zip(digests, problems, strict=True):
+            row[:] = _digests(problem, images)
+        return cls([problem.uid for problem in problems], torch.from_numpy(digests))
 
 
 @dataclass(frozen=True)

@@ -316,8 +316,8 @@ def _most_in_text(tokenizer: Any) -> Callable[[str], float]:
     """Return what bounds the tokens of a text from above at no cost.
 
     Byte-level BPE, that of all Qwen, begins with a token a byte and then only merges. Of others
-    nothing is known. Its normalisation, NFC, leaves ASCII alone and makes at most three bytes of one
-    (Unicode Standard Annex 15).
+    nothing is known. Its normalisation, NFC, leaves ASCII alone and makes a text at most three
+    times as long (Unicode Standard Annex 15).
     """
     backend = tokenizer.backend_tokenizer
     by_bytes = (

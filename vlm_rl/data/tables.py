@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 _MOST_CHARS = 600
+_BUFFER = 2**20
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 Reason = Literal[
@@ -136,7 +136,8 @@ def parsed(line: bytes) -> object:
 
 def _parquet(path: Path, split: str | None) -> Table:
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        # a writer may put all rows into one group; unbuffered, it would be read as a whole
+        file = pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     rows = _numbered(file.iter_batches(batch_size=64), str(path))
@@ -145,6 +146,8 @@ def _parquet(path: Path, split: str | None) -> Table:
 
 
 def _hugging_face(name: str, folder: Path, split: str | None, config: str | None) -> Table:
+    import datasets  # takes long, and a file needs none of it
+
     saved = any(Path(name, file).exists() for file in ("dataset_dict.json", "state.json"))
     try:
         loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config)
