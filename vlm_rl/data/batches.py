@@ -64,7 +64,7 @@ class PromptDataset(Dataset[Prompt | Skipped]):
             if before is not None:
                 yield [one.result() for one in before]
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)  # the end waits for no image
 
     def _by_processes(
         self, indices: Iterable[list[int]], num_workers: int
