@@ -8,6 +8,12 @@ its first step, in a process of its own: set the data up, check the golds, encod
 CPU seconds include the processes that check golds. The parts are measured in another process, where
 each is called by itself. Memory is what the whole adds to a process that has imported everything,
 and its peak. Nothing is decoded but the images of the first batch.
+
+One core of a busy machine, images of 128 x 128, the tiny policy's tokenizer:
+
+       rows   form   whole  rows and images  lengths  contents  golds  MiB added  peak MiB
+    100,000  paths  20.1 s              8.3      0.4       0.6   11.0        210       862
+    300,000  paths  65.6 s             27.2      1.2       1.9   36.8        541     1,194
 """
 
 import argparse

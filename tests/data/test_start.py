@@ -13,14 +13,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from PIL import Image, ImageFile
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from measurements import start
 from tests.support.places import TINY_POLICY
@@ -140,14 +140,24 @@ def test_bound_is_never_below_the_tokens(encoder: PromptEncoder) -> None:
         assert len(encoder._ids(text)) <= most(text)
 
 
-def test_other_tokenizers_have_no_bound() -> None:
-    words = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
+BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
-    class Foreign:
-        backend_tokenizer = words
 
-    assert _most_in_text(Foreign())("a") == float("inf")
+@pytest.mark.parametrize(
+    ("model", "cut", "normalizer"),
+    [
+        (models.WordLevel({"a": 0}, unk_token="a"), BYTES, None),
+        (models.BPE(), pre_tokenizers.Whitespace(), None),
+        (models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=True), None),
+        (models.BPE(), BYTES, normalizers.NFKC()),
+    ],
+)
+def test_other_tokenizers_have_no_bound(model: Any, cut: Any, normalizer: Any) -> None:
+    foreign = Tokenizer(model)
+    foreign.pre_tokenizer = cut
+    if normalizer is not None:
+        foreign.normalizer = normalizer
+    assert _most_in_text(SimpleNamespace(backend_tokenizer=foreign))("a") == float("inf")
 
 
 def test_images_beyond_the_memory_lie_in_a_folder_that_goes_with_the_store(

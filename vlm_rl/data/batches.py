@@ -1,6 +1,8 @@
 """Batches of prompts: encoded while the batch before is used, and iterated again and again."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -77,8 +79,14 @@ class PromptDataset(Dataset[Prompt | Skipped]):
             worker_init_fn=_leave_group,
             generator=torch.Generator(),  # without it, each start draws a global random number
         )
+        # torch's handler would raise in whatever the run does when a worker dies; without it the
+        # death is found where its batch is waited for
+        on_death = signal.getsignal(signal.SIGCHLD)
+        batches = iter(loader)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, on_death)
         try:
-            yield from loader
+            yield from batches
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

@@ -77,6 +77,9 @@ class ProblemData(LightningDataModule):
     `accept_changes` it goes on: "validation" with other validation rows, "added" also with rows
     added to the training data, "all" with any.
 
+    Prompts are encoded ahead while a step trains: by a thread, which is one step ahead, or by
+    `num_workers` processes, each two steps. They come in the same order either way.
+
     `prompts_per_step` counts over all ranks, `val_batch_prompts` on each. `val_problems` limits the
     validation problems, evenly spaced. The run's module must hold its `completed_steps`, restored
     before training begins; the attribute here is what the checkpoint says.
