@@ -22,6 +22,7 @@ PROTOCOLS = {
     "vlm_rl/data/template_process.py": "answers over a pipe, in what transformers renders in",
     "vlm_rl/rollout/watchdog.py": "stacks by faulthandler",
     "vlm_rl/serve.py": "a flush",
+    "vlm_rl/show/help/__init__.py": "a flush, and what a pipe that has ended does not get",
 }
 """Files that use standard streams for something else than text for people."""
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,7 @@ FIELDS = (
 _LEVELS: tuple[Acceptance, ...] = ("none", "validation", "added", "all")
 _SHOWN = 3
 _BYTES = 4
+_ENCODER = json.JSONEncoder(sort_keys=True, default=repr)  # made once: there are fields in millions
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,10 @@ class Contents:
 
     @classmethod
     def of(cls, problems: Sequence[Problem], images: ImageStore) -> "Contents":
-        rows = [_digests(problem, images) for problem in problems]
-        digests = torch.tensor(rows, dtype=torch.int32).reshape(len(rows), len(FIELDS))
-        return cls([problem.uid for problem in problems], digests)
+        digests = np.empty((len(problems), len(FIELDS)), np.int32)
+        for row, problem in zip(digests, problems, strict=True):
+            row[:] = _digests(problem, images)
+        return cls([problem.uid for problem in problems], torch.from_numpy(digests))
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,7 @@ def _digests(problem: Problem, images: ImageStore) -> list[int]:
 
 def _digest(value: Any) -> int:
     plain = dict(value) if isinstance(value, Mapping) else value
-    text = json.dumps(plain, sort_keys=True, default=repr)
-    content = hashlib.blake2b(text.encode(), digest_size=_BYTES).digest()
+    content = hashlib.blake2b(_ENCODER.encode(plain).encode(), digest_size=_BYTES).digest()
     return int.from_bytes(content, "big", signed=True)
 
 

@@ -24,13 +24,15 @@ from vlm_rl.data.prompts import BadProblem, PromptEncoder
 from vlm_rl.data.rows import COLUMNS, MAX_TEXT_CHARS, Skipped, read_problems
 from vlm_rl.data.tables import BadRow
 from vlm_rl.errors import nearest
-from vlm_rl.ranks import print_once
+from vlm_rl.ranks import is_zero, print_once
 from vlm_rl.records import Problem, Prompt
 from vlm_rl.show.json_text import json_text
-from vlm_rl.show.screen import say
+from vlm_rl.show.screen import say, track
 
 SKIPPED_FILE = "skipped.jsonl"
 """In the run's folder: one line per row that is left out, with its reason."""
+IMAGES_IN_MEMORY = 512 * 2**20
+"""Bytes of images that rows hold themselves; those beyond lie in a temporary folder."""
 _SHOWN = 10
 
 
@@ -74,6 +76,9 @@ class ProblemData(LightningDataModule):
     A run that resumes refuses rows that were edited, added, removed or moved since. With
     `accept_changes` it goes on: "validation" with other validation rows, "added" also with rows
     added to the training data, "all" with any.
+
+    Prompts are encoded ahead while a step trains: by a thread, which is one step ahead, or by
+    `num_workers` processes, each two steps. They come in the same order either way.
 
     `prompts_per_step` counts over all ranks, `val_batch_prompts` on each. `val_problems` limits the
     validation problems, evenly spaced. The run's module must hold its `completed_steps`, restored
@@ -123,6 +128,7 @@ class ProblemData(LightningDataModule):
         self.train_set: list[Problem] = []
         self.val_set: list[Problem] = []
         self.skipped: list[Skipped] = []
+        self._images = ImageStore(IMAGES_IN_MEMORY)  # lives as long as the problems
         self._failed_here: list[Skipped] = []
         self._where: dict[str, str] = {}
         self._said: set[str] = set()
@@ -214,7 +220,7 @@ class ProblemData(LightningDataModule):
         return batch
 
     def _read_all(self) -> None:
-        images = ImageStore()
+        images = self._images
         by_source = [*self._read(self.train_sources, images)]
         val = [problem for part in self._read(self.val_sources, images) for problem in part]
         wanted = min(self.val_problems or len(val), len(val))
@@ -253,7 +259,16 @@ class ProblemData(LightningDataModule):
                 max_text_chars=self.max_text_chars,
             )
             self._where |= owners
-            unfit = {p.uid: reason for p in rows.problems if (reason := self._unfit(p))}
+            checked = track(
+                rows.problems,
+                f"checking {source.path}",
+                transient=True,
+                hidden=not is_zero(),
+            )
+            unfit = {
+                problem.uid: self._unfit(problem, what)
+                for problem, what in self.encoder.unfit(checked, images.size_of)
+            }
             problems = [problem for problem in rows.problems if problem.uid not in unfit]
             print_once(f"{rows.mapping}; {len(problems)} problems")
             self._leave_out([*rows.skipped, *unfit.values()])
@@ -261,15 +276,11 @@ class ProblemData(LightningDataModule):
                 raise ValueError(f"{source.path}: no row is a problem that can be used")
             yield problems
 
-    def _unfit(self, problem: Problem) -> Skipped | None:
+    def _unfit(self, problem: Problem, what: int | BadProblem) -> Skipped:
         where, limit = self._where[problem.uid], self.encoder.max_prompt_tokens
-        try:
-            tokens = self.encoder.count_tokens(problem)
-        except BadProblem as error:
-            return Skipped(where, problem.uid, "not encodable", f"{where}: {error}")
-        if tokens <= limit:
-            return None
-        message = f"{where}: a prompt of {tokens} tokens, above max_prompt_tokens={limit}"
+        if isinstance(what, BadProblem):
+            return Skipped(where, problem.uid, "not encodable", f"{where}: {what}")
+        message = f"{where}: a prompt of {what} tokens, above max_prompt_tokens={limit}"
         return Skipped(where, problem.uid, "prompt too long", message)
 
     def _leave_out(self, skipped: Sequence[Skipped]) -> None:

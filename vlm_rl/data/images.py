@@ -6,6 +6,10 @@ reads them. The exception is TIFF, which Pillow itself turns when it opens the f
 
 import hashlib
 import io
+import math
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,12 +30,22 @@ class BadImage(ValueError):
     """An image that cannot be used. The message starts with "image"."""
 
 
-class ImageStore:
-    """Images as problems hold them: each file is checked once, equal bytes are kept once."""
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
-    def __init__(self) -> None:
-        self._digests: dict[bytes | Path, str] = {}
-        self._kept: dict[str, bytes] = {}
+
+class ImageStore:
+    """Images as problems hold them: each file is opened once, equal bytes are kept once.
+
+    Images that come as bytes stay in memory up to `most_bytes` together. Those beyond are written
+    to a temporary folder, which is removed with the store.
+    """
+
+    def __init__(self, most_bytes: float = math.inf) -> None:
+        self._known: dict[bytes | Path, tuple[str, Size]] = {}
+        self._kept: dict[str, bytes | Path] = {}
+        self._bytes_left = most_bytes
+        self._folder: Path | None = None
 
     def add(self, item: object, folder: Path) -> tuple[bytes | Path, str]:
         """Return the image as a problem holds it, and the digest of its bytes.
@@ -42,25 +56,45 @@ class ImageStore:
         if isinstance(item, Mapping):
             item = item.get("path") if item.get("bytes") is None else item["bytes"]
         if isinstance(item, bytes):
-            checked = _checked_digest(item, item)
-            kept = self._kept.setdefault(checked, item)
-            self._digests[kept] = checked
-            return kept, checked
+            return self._add_bytes(item)
         if not isinstance(item, str):
             kind = type(item).__name__
             raise BadRow("wrong type", f"an image is of type {kind}, not a path or {{bytes, path}}")
         path = folder / item
-        if path not in self._digests:
+        if path not in self._known:
             try:
                 content = path.read_bytes()
             except (OSError, ValueError) as error:
                 raise BadRow("no image file", f"image {item!r}: {error}") from error
-            self._digests[path] = _checked_digest(content, path)
-        return path, self._digests[path]
+            self._known[path] = digest(content), _checked_size(content, path)
+        return path, self._known[path][0]
 
     def digest_of(self, image: bytes | Path) -> str:
         """Return the digest of the bytes of an image as `add` has returned it."""
-        return self._digests[image]
+        return self._known[image][0]
+
+    def size_of(self, image: bytes | Path) -> Size:
+        """Return the size that the header of an image says, as `add` has returned the image."""
+        return self._known[image][1]
+
+    def _add_bytes(self, content: bytes) -> tuple[bytes | Path, str]:
+        name = digest(content)
+        if name not in self._kept:
+            size = _checked_size(content, content)
+            kept = self._kept[name] = self._keep(name, content)
+            self._known[kept] = name, size
+        return self._kept[name], name
+
+    def _keep(self, name: str, content: bytes) -> bytes | Path:
+        if len(content) <= self._bytes_left:
+            self._bytes_left -= len(content)
+            return content
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="vlm_rl_images_"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        path = self._folder / name
+        path.write_bytes(content)
+        return path
 
 
 @dataclass(frozen=True)
@@ -92,15 +126,19 @@ class Resizer:
 
     def num_tokens(self, source: bytes | Path) -> int:
         """Return the number of visual tokens, from the header alone. Raises BadImage."""
-        factor = self.patch_size * self.merge_size
         with _opened(source) as image:
-            height, width = self._target_size(image)
+            return self.num_tokens_at(image.size)
+
+    def num_tokens_at(self, size: Size) -> int:
+        """Return the number of visual tokens of an image of `size`. Raises BadImage."""
+        factor = self.patch_size * self.merge_size
+        height, width = self._target_size(size)
         return (height // factor) * (width // factor)
 
     def resized(self, source: bytes | Path) -> Image.Image:
         """Return the decoded image in RGB, resized. Raises BadImage."""
         with _opened(source) as image:
-            self._target_size(image)
+            self._target_size(image.size)
             with _bad_image(source, "is broken"):
                 decoded = _eight_bit(image)
             limits = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
@@ -108,13 +146,12 @@ class Resizer:
         assert isinstance(resized, Image.Image)
         return resized
 
-    def _target_size(self, image: Image.Image) -> tuple[int, int]:
+    def _target_size(self, size: Size) -> tuple[int, int]:
+        """Return height and width, in this order."""
         factor = self.patch_size * self.merge_size
-        name = f"image of {image.width} x {image.height} pixels"
+        name = f"image of {size[0]} x {size[1]} pixels"
         try:
-            height, width = smart_resize(
-                image.height, image.width, factor, self.min_pixels, self.max_pixels
-            )
+            height, width = smart_resize(size[1], size[0], factor, self.min_pixels, self.max_pixels)
         except ValueError as error:
             raise BadImage(f"{name}: {error}") from error
         if not height or not width:
@@ -130,13 +167,13 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _checked_digest(content: bytes, source: bytes | Path) -> str:
+def _checked_size(content: bytes, source: bytes | Path) -> Size:
     try:
         with _bad_image(source, "cannot be read"), Image.open(io.BytesIO(content)) as image:
             image.verify()
+            return image.size
     except BadImage as error:
         raise BadRow("broken image", str(error)) from error
-    return digest(content)
 
 
 def _opened(source: bytes | Path) -> Image.Image:

@@ -10,18 +10,20 @@ question can never become a placeholder.
 """
 
 import copy
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
+from tokenizers import models, normalizers
 from torch import Tensor
 from transformers import AutoProcessor
 
-from vlm_rl.data.images import BadImage, Resizer
+from vlm_rl.data.images import BadImage, Resizer, Size
 from vlm_rl.data.template import STAND_IN, ChatTemplate
 from vlm_rl.model.families import IMAGE_TOKEN, rope_positions
 from vlm_rl.records import IMAGE_MARK, THINK, Problem, Prompt
@@ -118,6 +120,8 @@ class PromptEncoder:
         self.style: Style = style
         self.instruction = INSTRUCTIONS[style] if instruction is None else instruction
         self.system = system
+        self._most_in_text = _most_in_text(self.tokenizer)
+        self._fixed: dict[str, list[int]] = {}
         self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         specials = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         longest_first = sorted(map(re.escape, specials), key=len, reverse=True)
@@ -171,6 +175,33 @@ class PromptEncoder:
         text_ids = self._token_ids(self.template.rendered(len(texts)), texts)
         return len(text_ids) + sum(visual_tokens) - len(visual_tokens)
 
+    def unfit(
+        self, problems: Iterable[Problem], size_of: Callable[[bytes | Path], Size]
+    ) -> Iterator[tuple[Problem, int | BadProblem]]:
+        """Yield the problems that cannot be prompts, each with its tokens above the limit or why.
+
+        As `count_tokens` would say of each, but nothing is opened: `size_of` gives the size of an
+        image. Only a prompt that may be too long is tokenised; a token is never less than a byte.
+        """
+        for problem in problems:
+            try:
+                visual = sum(self.resizer.num_tokens_at(size_of(one)) for one in problem.images)
+                texts = text_parts(problem, self.instruction)
+            except BadImage as error:
+                yield problem, _of_problem(problem, error)
+                continue
+            except BadProblem as error:
+                yield problem, error
+                continue
+            rendered = self.template.rendered(len(texts))
+            given = texts if self.system is None else [*texts, self.system]
+            around = self._special.sub(" ", rendered)  # a special token is one token
+            if visual + sum(map(self._most_in_text, (around, *given))) <= self.max_prompt_tokens:
+                continue
+            tokens = visual + len(self._token_ids(rendered, texts)) - len(problem.images)
+            if tokens > self.max_prompt_tokens:
+                yield problem, tokens
+
     def _pixels(self, images: Sequence[Image.Image]) -> tuple[Tensor | None, Tensor | None]:
         if not images:
             return None, None
@@ -191,9 +222,19 @@ class PromptEncoder:
                 ids.append(self.tokenizer.convert_tokens_to_ids(piece))
             elif piece:
                 text = STAND_IN.sub(lambda match: filled[int(match[1])], piece)
-                ids += self.tokenizer.encode(
-                    text, add_special_tokens=False, split_special_tokens=True
-                )
+                ids += self._fixed_ids(text) if text == piece else self._ids(text)
+        return ids
+
+    def _fixed_ids(self, text: str) -> list[int]:
+        """Return the ids of what the template itself says, tokenised once."""
+        if text not in self._fixed:
+            self._fixed[text] = self._ids(text)
+        return self._fixed[text]
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=True
+        )
         return ids
 
     def _expand(self, ids: list[int], visual_tokens: list[int]) -> list[int]:
@@ -219,8 +260,9 @@ def _load_processor(path: str) -> Any:
         raise ValueError(f"{path}: tokenizer or image processor is broken: {reason}") from error
     if not hasattr(processor, "image_processor"):
         raise ValueError(f"{path} has no image processor; a Qwen-VL checkpoint is needed")
+    # `split_special_tokens` is a state of the tokenizer: set here, and by no thread later
     # without its files, transformers builds a tokenizer that reads every text as nothing
-    if not processor.tokenizer.encode("a", add_special_tokens=False):
+    if not processor.tokenizer.encode("a", add_special_tokens=False, split_special_tokens=True):
         raise ValueError(f"{path}: its tokenizer has no vocabulary; is tokenizer.json missing?")
     return processor
 
@@ -263,4 +305,32 @@ def _of_each_image(problem: Problem, read: Callable[[bytes | Path], Read]) -> tu
     try:
         return tuple(read(source) for source in problem.images)
     except BadImage as error:
-        raise BadProblem(f"problem {problem.uid}: {error}") from error
+        raise _of_problem(problem, error) from error
+
+
+def _of_problem(problem: Problem, error: BadImage) -> BadProblem:
+    return BadProblem(f"problem {problem.uid}: {error}")
+
+
+def _most_in_text(tokenizer: Any) -> Callable[[str], float]:
+    """Return what bounds the tokens of a text from above at no cost.
+
+    Byte-level BPE, that of all Qwen, begins with a token a byte and then only merges. Of others
+    nothing is known. Its normalisation, NFC, leaves ASCII alone and makes a text at most three
+    times as long (Unicode Standard Annex 15).
+    """
+    backend = tokenizer.backend_tokenizer
+    by_bytes = (
+        isinstance(backend.model, models.BPE)
+        and "ByteLevel(add_prefix_space=False" in str(backend.pre_tokenizer)
+        and (backend.normalizer is None or isinstance(backend.normalizer, normalizers.NFC))
+    )
+    return _most_of_bytes if by_bytes else _unbounded
+
+
+def _most_of_bytes(text: str) -> float:
+    return len(text) if text.isascii() else 3 * len(text.encode(errors="replace"))
+
+
+def _unbounded(_: str) -> float:
+    return math.inf

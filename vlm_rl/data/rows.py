@@ -10,16 +10,18 @@ A row that cannot be a problem becomes one `Skipped` line; the caller decides wh
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from vlm_rl import ranks
 from vlm_rl.data.images import ImageStore, digest
 from vlm_rl.data.tables import BadRow, Reason, Table, open_table, parsed
 from vlm_rl.errors import nearest
 from vlm_rl.records import IMAGE_MARK, AnswerType, Problem
+from vlm_rl.show.screen import track
 from vlm_rl.verification.extraction import ANSWER_STYLES, boxes
 
 OPTIONAL_COLUMNS = (
@@ -96,12 +98,20 @@ def read_problems(
     """
     table = open_table(path, split)
     mapping = _map_columns(table, columns or {})
+    known = _known_columns(mapping) if table.strict else None
     problems: list[Problem] = []
     skipped: list[Skipped] = []
-    for where, row in table.rows:
+    rows = track(
+        table.rows,
+        f"reading {table.label}",
+        total=table.num_rows,
+        transient=True,
+        hidden=not ranks.is_zero(),
+    )
+    for where, row in rows:
         uid = None
         try:
-            values = _values(row, mapping, table.strict)
+            values = _values(row, mapping, known)
             if table.split is not None and values.get("split") != table.split:
                 continue
             _check_lengths(values, max_text_chars)
@@ -119,22 +129,33 @@ def read_problems(
     return SourceRows(problems, skipped, _mapping_line(table, mapping))
 
 
-def _values(row: object, mapping: Mapping[str, str], strict: bool) -> dict[str, Any]:
-    """Return our columns of a row; an empty one counts as absent."""
+def _known_columns(mapping: Mapping[str, str]) -> frozenset[str]:
+    return frozenset((*COLUMNS, *map(_root, (*mapping.values(), *chain(*_ALIASES.values())))))
+
+
+def _values(
+    row: object, mapping: Mapping[str, str], known: frozenset[str] | None
+) -> dict[str, Any]:
+    """Return our columns of a row; an empty one counts as absent. Any may be there if `known` is
+    None. Raises BadRow."""
     if isinstance(row, BadRow):
         raise row
     if not isinstance(row, Mapping):
         raise BadRow("not an object", f"the row is of type {type(row).__name__}, not an object")
-    known = {*COLUMNS, *map(_root, (*mapping.values(), *chain(*_ALIASES.values())))}
-    for column in row if strict else ():
+    if known is not None:
+        _check_known(row, known)
+    values = {name: _lookup(row, column) for name, column in mapping.items()}
+    return {name: value for name, value in values.items() if not _empty(value)}
+
+
+def _check_known(row: Iterable[str], known: frozenset[str]) -> None:
+    for column in row:
         if column not in known:
             raise BadRow(
                 "unknown column",
                 f"unknown column {column!r}: rename it, map it by `columns`, or move it into "
                 f"'meta'{nearest(column, COLUMNS)}",
             )
-    values = {name: _lookup(row, column) for name, column in mapping.items()}
-    return {name: value for name, value in values.items() if not _empty(value)}
 
 
 def _check_lengths(values: Mapping[str, Any], limit: int) -> None:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets
 import pyarrow.parquet  # type: ignore[import-untyped]
 
 _MOST_CHARS = 600
+_BUFFER = 2**20
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 Reason = Literal[
@@ -51,6 +51,7 @@ class Table:
     """Raw rows, each with its place.
 
     `split` is the value of the rows' own `split` column to keep. `strict` tables are typed by hand.
+    `num_rows` is for a progress bar, None if only reading tells it.
     """
 
     label: str
@@ -59,6 +60,7 @@ class Table:
     rows: Iterable[tuple[str, object]]
     split: str | None = None
     strict: bool = False
+    num_rows: int | None = None
 
 
 def open_table(source: str, split: str | None = None, config: str | None = None) -> Table:
@@ -83,14 +85,22 @@ def open_table(source: str, split: str | None = None, config: str | None = None)
 
 
 def _jsonl(path: Path, split: str | None) -> Table:
+    # parsed twice: all rows as objects would be most of the memory that a start needs
     columns: dict[str, None] = {}
-    rows: list[tuple[str, object]] = []
+    num_rows = 0
+    for _, row in _json_lines(path):
+        num_rows += 1
+        if isinstance(row, dict):
+            columns.update(dict.fromkeys(row))
+    rows = _json_lines(path)
+    return Table(str(path), path.parent, list(columns), rows, split, strict=True, num_rows=num_rows)
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, object]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                rows.append((f"{path}, row {number}", row := parsed(line)))
-                columns |= dict.fromkeys(row if isinstance(row, dict) else ())
-    return Table(str(path), path.parent, list(columns), rows, split, strict=True)
+                yield f"{path}, row {number}", parsed(line)
 
 
 def _json(path: Path, split: str | None) -> Table:
@@ -105,14 +115,15 @@ def _json(path: Path, split: str | None) -> Table:
         raise ValueError(f"{path} cannot be read: {reason}")
     columns = dict.fromkeys(name for row in loaded if isinstance(row, dict) for name in row)
     rows = [(f"{path}, row {number}", row) for number, row in enumerate(loaded, 1)]
-    return Table(str(path), path.parent, list(columns), rows, split)
+    return Table(str(path), path.parent, list(columns), rows, split, num_rows=len(rows))
 
 
 def _csv(path: Path, split: str | None) -> Table:
     with path.open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines)
         rows = [(f"{path}, row {number}", row) for number, row in enumerate(reader, 1)]
-    return Table(str(path), path.parent, list(reader.fieldnames or ()), rows, split)
+    columns = list(reader.fieldnames or ())
+    return Table(str(path), path.parent, columns, rows, split, num_rows=len(rows))
 
 
 def parsed(line: bytes) -> object:
@@ -125,14 +136,18 @@ def parsed(line: bytes) -> object:
 
 def _parquet(path: Path, split: str | None) -> Table:
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        # a writer may put all rows into one group; unbuffered, it would be read as a whole
+        file = pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     rows = _numbered(file.iter_batches(batch_size=64), str(path))
-    return Table(str(path), path.parent, file.schema_arrow.names, rows, split)
+    columns, num_rows = file.schema_arrow.names, file.metadata.num_rows
+    return Table(str(path), path.parent, columns, rows, split, num_rows=num_rows)
 
 
 def _hugging_face(name: str, folder: Path, split: str | None, config: str | None) -> Table:
+    import datasets  # takes long, and a file needs none of it
+
     saved = any(Path(name, file).exists() for file in ("dataset_dict.json", "state.json"))
     try:
         loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config)
@@ -145,7 +160,8 @@ def _hugging_face(name: str, folder: Path, split: str | None, config: str | None
     loaded, name = splits[chosen], f"{name}:{chosen}"
     # as Arrow, images come as stored bytes and are not decoded
     batches = loaded.with_format("arrow").iter(batch_size=64)
-    return Table(name, folder, loaded.column_names, _numbered(batches, name))
+    rows = _numbered(batches, name)
+    return Table(name, folder, loaded.column_names, rows, num_rows=len(loaded))
 
 
 def _numbered(batches: Iterable[Any], label: str) -> Iterator[tuple[str, object]]:

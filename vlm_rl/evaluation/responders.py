@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import openai
 from PIL import Image
 
 from vlm_rl.data.prompts import BadProblem, PromptEncoder, PromptTooLong, text_parts
@@ -117,6 +116,8 @@ class ChatServer:
         max_retries: int = 3,
         key_variable: str = "OPENAI_API_KEY",
     ) -> None:
+        import openai  # takes long, and most runs ask no server
+
         for name, value in {"concurrent": concurrent, "timeout_s": timeout_s}.items():
             if not value > 0:
                 raise ValueError(f"ChatServer.{name}={value} must be above 0")
@@ -131,6 +132,8 @@ class ChatServer:
 
     def model_name(self) -> str:
         """Return the one model that it serves. Raises ValueError if none answers, or several."""
+        import openai
+
         try:
             names = [model.id for model in self._client.models.list()]
         except openai.OpenAIError as error:
@@ -175,6 +178,8 @@ class ChatResponder(Responder):
         return [flat[i : i + samples] for i in range(0, len(flat), samples)]
 
     def _response(self, problem: Problem, sample: int, seed: int) -> Response:
+        import openai
+
         try:
             completion = self._server.ask(self._request(problem, seed % 2**31))
         except (BadProblem, openai.BadRequestError) as error:  # the problem is at fault

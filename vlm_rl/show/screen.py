@@ -72,16 +72,20 @@ def bars(
     transient: bool = False,
     hidden: bool = False,
 ) -> Progress:
-    """Return bars that show the name of a task, its counts and its times."""
+    """Return bars that show the name of a task, its counts and its times.
+
+    Transient ones are for a terminal: elsewhere they would leave an empty line and nothing else.
+    """
+    screen = screen or Screen()
     return Progress(
         _Name(name_chars),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=screen or Screen(),
+        console=screen,
         transient=transient,
-        disable=hidden,
+        disable=hidden or (transient and not screen.is_terminal),
     )
 
 
