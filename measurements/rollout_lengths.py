@@ -9,6 +9,18 @@ Qwen2.5-VL of width 512 with 8 layers and a vocabulary of 4,096, so that the hea
 work as in a 3B. "early" makes so many tokens stop tokens that a completion ends at about 0.43 of
 the limit on average; in "full" none ends early. With `--way` only that one runs, and what it adds
 to the peak memory of the process is printed.
+
+Prompts of 134 tokens, groups of 8, one CPU thread beside other work, tokens per CPU second; one
+round each at 256 and 512, so without a spread, and other numbers of prompts (`--prompts`):
+
+    limit  ends   prompts  rounds  engine  generate  ratio
+       64  full         4       3     860       291   2.86
+       64  early        4       3     391       105   3.16
+      256  full         2       1     515       334   1.54
+      256  full        16       1    1229       504   2.44
+      512  full         8       1     852       502   1.70
+
+The fewer the rows, the more of the work is reading weights, which both do alike.
 """
 
 import argparse
