@@ -23,7 +23,7 @@ from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Groups, Prompt, Rows
 from vlm_rl.rollout import Sampling, TransformersEngine
-from vlm_rl.rollout.transformers_engine import COMPACT_BELOW
+from vlm_rl.rollout.decoding import COMPACT_BELOW
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 

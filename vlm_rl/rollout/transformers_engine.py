@@ -1,25 +1,23 @@
 """Rollouts with the policy's own transformers model: no second copy of the weights, any device.
 
-Each prompt is encoded once, and its key-value cache is then repeated for the completions of the
-group. Completions that have ended leave the batch.
+Each prompt is read once, and the completions of its group attend to the same keys and values
+(`shared_prefix`). Completions that have ended leave the batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Prompt
+from vlm_rl.rollout.decoding import Decoding
+from vlm_rl.rollout.draw import draw
 from vlm_rl.rollout.engine import STOP_TOKENS, Engine, decoded
 from vlm_rl.rollout.sampling import Sampling
-
-COMPACT_BELOW = 0.75
-"""Ended rows are dropped once the active share is below this: dropping copies the cache."""
+from vlm_rl.rollout.shared_prefix import attending
 
 
 class TransformersEngine(Engine):
@@ -49,7 +47,8 @@ class TransformersEngine(Engine):
         generator = torch.Generator(policy.device).manual_seed(seed)
         per_batch = max(1, self.max_rows // group_size)
         groups: list[list[Completion]] = []
-        with policy.evaluating(), policy.shards.gathered(policy):
+        language_model = policy.part("language_model")
+        with policy.evaluating(), policy.shards.gathered(policy), attending(language_model):
             for start in range(0, len(prompts), per_batch):
                 part = prompts[start : start + per_batch]
                 rows = self._decode(policy, part, group_size, sampling, generator)
@@ -64,130 +63,53 @@ class TransformersEngine(Engine):
         sampling: Sampling,
         generator: torch.Generator,
     ) -> list[Completion]:
-        state = _prefill(policy, prompts, group_size)
-        stop_ids = self._stop_ids.to(policy.device)
-        out = _Output(len(prompts) * group_size)
-        for _ in range(sampling.max_completion_tokens):
-            tokens, logprobs = _sample(state.logits, policy.banned_ids, sampling, generator)
-            ended = torch.isin(tokens, stop_ids)
-            out.append(state.rows, tokens, logprobs, ended)
-            if bool((ended | state.ended).all()):
-                break
-            state.advance(policy, tokens, ended)
         owners = [prompt for prompt in prompts for _ in range(group_size)]
-        return [out.completion(row, owner, self._tokenizer) for row, owner in enumerate(owners)]
+        decoding = Decoding(policy, prompts, group_size)
+        stop_ids = self._stop_ids.to(policy.device)
+        out = _Output(len(owners), policy.device)
+        for _ in range(sampling.max_completion_tokens):
+            # a number for every row, also for those that have left: no draw depends on which have
+            uniforms = torch.rand(
+                len(owners), dtype=torch.float64, device=policy.device, generator=generator
+            )
+            tokens, logprobs = draw(
+                decoding.logits, policy.banned_ids, sampling.temperature, uniforms[decoding.rows]
+            )
+            ended = torch.isin(tokens, stop_ids)
+            out.append(decoding.rows, tokens, logprobs, ended)
+            if not decoding.advance(tokens, ended):
+                break
+        return out.completions(owners, self._tokenizer)
 
 
 class _Output:
     """Tokens of each row as they are sampled; a row that has ended gets no more."""
 
-    def __init__(self, num_rows: int) -> None:
-        self.ended = [False] * num_rows
-        self.tokens: list[list[int]] = [[] for _ in range(num_rows)]
-        self.logprobs: list[list[float]] = [[] for _ in range(num_rows)]
+    def __init__(self, num_rows: int, device: torch.device) -> None:
+        self.steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.lengths = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self.ended = torch.zeros(num_rows, dtype=torch.bool, device=device)
 
     def append(self, rows: Tensor, tokens: Tensor, logprobs: Tensor, ended: Tensor) -> None:
-        columns = (rows.tolist(), tokens.tolist(), logprobs.tolist(), ended.tolist())
-        for row, token, logprob, end in zip(*columns, strict=True):
-            if not self.ended[row]:
-                self.tokens[row].append(token)
-                self.logprobs[row].append(logprob)
-                self.ended[row] = end
+        self.steps.append((rows, tokens, logprobs))
+        self.lengths[rows] += ~self.ended[rows]
+        self.ended[rows] |= ended
 
-    def completion(self, row: int, prompt: Prompt, tokenizer: Any) -> Completion:
-        return decoded(
-            prompt,
-            tokenizer,
-            token_ids=self.tokens[row],
-            logprobs=self.logprobs[row],
-            finish_reason="stop" if self.ended[row] else "length",
-        )
-
-
-@dataclass
-class _State:
-    """Decoding in progress: R rows, each with its index `rows` [R] in the output.
-
-    `logits` [R, V] are those of the next token, `positions` [R] are its rotary positions,
-    `attention` [R, C] marks the cached tokens that are not padding.
-    """
-
-    rows: Tensor
-    cache: DynamicCache
-    attention: Tensor
-    positions: Tensor
-    ended: Tensor
-    logits: Tensor
-
-    def advance(self, policy: Policy, tokens: Tensor, ended: Tensor) -> None:
-        """Feed `tokens` [R] and compute the logits of the next token."""
-        self.ended = self.ended | ended
-        active = (~self.ended).nonzero()[:, 0]
-        if len(active) < COMPACT_BELOW * len(self.rows):
-            tokens = tokens[active]
-            self.rows, self.ended = self.rows[active], self.ended[active]
-            self.attention, self.positions = self.attention[active], self.positions[active]
-            self.cache.batch_select_indices(active)
-        self.attention = torch.cat([self.attention, torch.ones_like(tokens[:, None])], dim=1)
-        hidden = policy.model.model(
-            input_ids=tokens[:, None],
-            attention_mask=self.attention,
-            position_ids=self.positions[None, :, None].expand(3, -1, -1),
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        self.logits = policy.model.lm_head(hidden)
-        self.positions = self.positions + 1
-
-
-def _prefill(policy: Policy, prompts: Sequence[Prompt], group_size: int) -> _State:
-    """Encode each prompt once, padded on the left, and repeat the result for its group."""
-    device = policy.device
-    width = max(len(prompt) for prompt in prompts)
-    token_ids = torch.zeros(len(prompts), width, dtype=torch.int64)
-    attention = torch.zeros_like(token_ids)
-    positions = torch.zeros(3, len(prompts), width, dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        token_ids[row, width - len(prompt) :] = prompt.token_ids
-        attention[row, width - len(prompt) :] = 1
-        positions[:, row, width - len(prompt) :] = prompt.positions
-    vision: dict[str, Tensor] = {}
-    pixels = [p.pixel_values for p in prompts if p.pixel_values is not None]
-    if pixels:
-        grids = [p.grid_thw for p in prompts if p.grid_thw is not None]
-        vision["pixel_values"] = torch.cat(pixels).to(device)
-        vision["image_grid_thw"] = torch.cat(grids).to(device)
-    cache = DynamicCache(config=policy.model.config.get_text_config())
-    hidden = policy.model.model(
-        input_ids=token_ids.to(device),
-        attention_mask=attention.to(device),
-        position_ids=positions.to(device),
-        past_key_values=cache,
-        use_cache=True,
-        **vision,
-    ).last_hidden_state[:, -1]
-    logits = policy.model.lm_head(hidden).repeat_interleave(group_size, 0)
-    cache.batch_repeat_interleave(group_size)
-    next_positions = torch.tensor([prompt.next_position for prompt in prompts], device=device)
-    rows = torch.arange(len(prompts) * group_size, device=device)
-    return _State(
-        rows=rows,
-        cache=cache,
-        attention=attention.to(device).repeat_interleave(group_size, 0),
-        positions=next_positions.repeat_interleave(group_size),
-        ended=torch.zeros_like(rows, dtype=torch.bool),
-        logits=logits,
-    )
-
-
-def _sample(
-    logits: Tensor, banned_ids: Tensor, sampling: Sampling, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Draw a token per row [R], and its log-probability [R] under the distribution drawn from."""
-    logits = logits.float() / sampling.softmax_temperature
-    logprobs = torch.log_softmax(logits.index_fill(1, banned_ids, float("-inf")), dim=-1)
-    if sampling.temperature == 0:
-        tokens = logprobs.argmax(-1)
-    else:
-        tokens = torch.multinomial(logprobs.exp(), 1, generator=generator)[:, 0]
-    return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+    def completions(self, owners: Sequence[Prompt], tokenizer: Any) -> list[Completion]:
+        """Return the completion of each row, given its prompt."""
+        tokens = torch.zeros(len(owners), len(self.steps), dtype=torch.int64)
+        logprobs = torch.zeros(tokens.shape)
+        for step, (rows, drawn, described) in enumerate(self.steps):
+            tokens[rows.cpu(), step] = drawn.cpu()
+            logprobs[rows.cpu(), step] = described.float().cpu()
+        ends = zip(owners, self.lengths.tolist(), self.ended.tolist(), strict=True)
+        return [
+            decoded(
+                owner,
+                tokenizer,
+                token_ids=tokens[row, :length].tolist(),
+                logprobs=logprobs[row, :length].tolist(),
+                finish_reason="stop" if ended else "length",
+            )
+            for row, (owner, length, ended) in enumerate(ends)
+        ]
