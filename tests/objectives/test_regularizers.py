@@ -6,6 +6,7 @@ Mutations, each seen red:
     the weight N / N_task left out -> loop of the band, invariances
     the threshold of KL-Cov one token too low -> loop
     the entropy detached, in a term or in the objective -> gradient in the entropy
+    the entropy times 0 added to the loss -> no gradient is asked of the entropy
     a bound left out of k3 or of the ratio of CorrectedKL -> extreme divergence
     the coefficient moved the wrong way, or not restored -> adaptive coefficient
 """
@@ -175,6 +176,18 @@ def test_entropy_terms_have_their_gradient_in_the_entropy(regularizer, slope):
     (gradient,) = torch.autograd.grad(loss, stats.entropy)
     for row, values in zip(rows, gradient, strict=True):
         assert values[: len(row)].tolist() == pytest.approx([slope(len(row), rows)] * len(row))
+
+
+@pytest.mark.parametrize("regularizer", [r for r in REGULARIZERS if r.name[:7] != "entropy"])
+def test_terms_without_entropy_ask_for_no_gradient_of_it(regularizer):
+    """The head's backward computes it as soon as a loss depends on it, be it times 0."""
+    stats, batch = stats_of(random_rows(3)), batch_of(random_rows(3))
+    assert stats.entropy is not None
+    entropy = stats.entropy.requires_grad_()
+    objective = GRPO(regularizers=[regularizer])
+    loss = objective(stats, batch, objective.prepare(batch, lambda tensor: tensor))
+    total = torch.stack([sums.sum() for sums in loss.terms.values()]).sum()
+    assert torch.autograd.grad(total, entropy, allow_unused=True) == (None,)
 
 
 @every_regularizer
