@@ -1,6 +1,15 @@
 """linear_logprobs against the log-softmax of the full logits in float64.
 
-MUTATIONS
+Broken on purpose, one at a time, each seen red:
+    the temperature left out, forward or backward, of either output -> naive float64
+    banned ids left out, or at minus infinity -> naive float64
+    sums not scaled when the maximum rises, in total or moment -> naive float64
+    the entropy's gradient with the other sign, or without the moment -> naive float64
+    the weight's gradient of the last tile only -> naive float64
+    the gradient of `hidden` summed in bfloat16 -> bfloat16 sums
+    gradients None made zeros -> entropy only where asked for
+    the mean weight never summed, or without gradients too -> products
+    the mean weight not divided, or not scaled -> gradient of each output
 """
 
 import weakref
