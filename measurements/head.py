@@ -13,7 +13,6 @@ V 152,000, float32, one CPU thread of a busy machine, one to three turns; "torch
      256     512   1.1 s      1.07         1.13              1.16           0.52   1.23
     1024     512   3.6 s      1.03         1.08              1.12           0.51
     4096     512  13.9 s      1.03         1.01
-     256    2048   4.2 s      1.02         1.02              1.03           0.45
 
 In bfloat16 the products are faster, so that what is added weighs more: 256 rows, hidden 512, bare
 0.31 s, 1.32, 1.39 and 1.53.

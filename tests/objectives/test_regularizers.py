@@ -6,7 +6,6 @@ Mutations, each seen red:
     the weight N / N_task left out -> loop of the band, invariances
     the threshold of KL-Cov one token too low -> loop
     the entropy detached, in a term or in the objective -> gradient in the entropy
-    the entropy times 0 added to the loss -> no gradient is asked of the entropy
     a bound left out of k3 or of the ratio of CorrectedKL -> extreme divergence
     the coefficient moved the wrong way, or not restored -> adaptive coefficient
 """
