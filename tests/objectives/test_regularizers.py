@@ -177,6 +177,18 @@ def test_entropy_terms_have_their_gradient_in_the_entropy(regularizer, slope):
         assert values[: len(row)].tolist() == pytest.approx([slope(len(row), rows)] * len(row))
 
 
+@pytest.mark.parametrize("regularizer", [r for r in REGULARIZERS if r.name[:7] != "entropy"])
+def test_terms_without_entropy_ask_for_no_gradient_of_it(regularizer):
+    """The head's backward computes it as soon as a loss depends on it, be it times 0."""
+    stats, batch = stats_of(random_rows(3)), batch_of(random_rows(3))
+    assert stats.entropy is not None
+    entropy = stats.entropy.requires_grad_()
+    objective = GRPO(regularizers=[regularizer])
+    loss = objective(stats, batch, objective.prepare(batch, lambda tensor: tensor))
+    total = torch.stack([sums.sum() for sums in loss.terms.values()]).sum()
+    assert torch.autograd.grad(total, entropy, allow_unused=True) == (None,)
+
+
 @every_regularizer
 @pytest.mark.parametrize("field", ["old", "ref"])
 @pytest.mark.parametrize("apart", [-1e4, 1e4])
