@@ -12,6 +12,7 @@ from typing import Literal
 
 from vlm_rl.distributed import strategies
 from vlm_rl.memory.model_shape import LayerShape, ModelShape, Weights, by_block, count
+from vlm_rl.model.tiles import MANY_ELEMENTS
 
 PHASES = ("update", "step", "exchange", "rollout")
 NODE_PHASES = ("start", "run")
@@ -34,9 +35,9 @@ ZERO_LIVE = 1_000_000_000
 """Numbers in DeepSpeed's bucket of gradients, and in weights that stage 3 keeps gathered: its
 defaults (reduce_bucket_size, stage3_max_live_parameters)."""
 
-LOGIT_ROWS = 5 * 256
-"""Rows of float32 [V] in the backward of a chunk of `vlm_rl.model.logprobs`, which has 256: log p,
-p, their gradient, and two products on the way to the entropy's."""
+LOGITS = 3
+"""Buffers of float32 for a tile of logits in a backward: they, their gradient for the entropy, and
+both in the precision of the product (`vlm_rl.model.tiles`)."""
 
 
 @dataclass
@@ -156,7 +157,7 @@ def _state(model: ModelShape, setup: Setup) -> dict[str, dict[str, int]]:
 def _update(model: ModelShape, setup: Setup) -> dict[str, dict[str, int]]:
     """Return what an update and its optimizer's step hold on the way, all tokens being of images.
 
-    The head's gradient is summed in float32 beside that of a chunk. Of FSDP2's blocks, one is
+    The head's gradient exists once more before it is added. Of FSDP2's blocks, one is
     fetched ahead of another, whose gradients are float32; the root stays gathered. AdamW takes the
     roots of all second moments at once, of FSDP2's one after the other.
     """
@@ -164,7 +165,7 @@ def _update(model: ModelShape, setup: Setup) -> dict[str, dict[str, int]]:
     update = activations(model, setup, tokens, tokens * model.patches)
     step, parts = {}, [model.trained]
     if model.head.requires_grad:
-        update["head's gradient"] = model.head.numel() * (FLOAT + setup.compute)
+        update["head's gradient"] = model.head.numel() * setup.stream
     if setup.fsdp:
         blocks, trained = by_block(model.weights), by_block(model.trained)
         root, block = blocks.pop(""), max(blocks.values())
@@ -186,9 +187,9 @@ def activations(model: ModelShape, setup: Setup, tokens: int, patches: int) -> d
     backward is done, in bytes by purpose. Nothing is kept of a frozen tower.
 
     The sums name what autograd saves in the layers that transformers has for Qwen-VL, with
-    PyTorch's own attention (SDPA). Under bf16-mixed the residual stream stays float32, except
-    under FSDP2, which gathers weights in bfloat16. With checkpointing only casts of the head and
-    of the tower outside its blocks wait for the backward.
+    attention by segments. Under bf16-mixed the residual stream stays float32, except
+    under FSDP2, which gathers weights in bfloat16. With checkpointing only casts of the tower
+    outside its blocks wait for the backward.
     """
     compute, text = setup.compute, model.text
     kept, at_work = _kept(text, tokens, setup)
@@ -199,18 +200,15 @@ def activations(model: ModelShape, setup: Setup, tokens: int, patches: int) -> d
         tower += model.mergers * patches * model.tower.hidden * (FLOAT + 3 * compute)
     blocks = by_block(model.weights)
     layers = [blocks.pop(name) for name in list(blocks) if name[-1:].isdigit()]
-    waiting = sum(blocks.values()) - blocks[""] + model.head.numel()
+    waiting = sum(blocks.values()) - blocks[""]
     waiting, casting = (waiting, max(layers)) if setup.checkpointing else (waiting + sum(layers), 0)
     cast = compute if compute != setup.stream else 0  # autocast's copies
-    masks = 1 if setup.checkpointing else text.count
     return {
         "language layers": kept + tokens * text.hidden * (FLOAT + setup.stream + compute),
         "vision tower": tower + patches * model.pixels * (FLOAT + compute),
         "layer at work": max(at_work, in_tower) + cast * casting,
-        # [1, 1, S, S] as bool, and as the numbers that SDPA makes of it in each layer
-        "attention mask": tokens**2 * (1 + masks * compute),
         "cast weights": cast * waiting,
-        "logits": LOGIT_ROWS * model.vocabulary * FLOAT,
+        "logits": LOGITS * MANY_ELEMENTS * FLOAT,
     }
 
 

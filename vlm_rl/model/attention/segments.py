@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 MOST_PADDING = 0.1
-"""The largest share of padding where pieces are computed side by side."""
+"""The largest share of padding of a piece that is computed beside a longer one."""
 
 
 @dataclass(frozen=True)
@@ -153,18 +153,15 @@ class Segments:
 
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
-        """All pieces, longest first, side by side as long as the padding stays under a tenth."""
+        """All pieces, longest first, those side by side that need little padding."""
         order = sorted(range(len(self.pieces)), key=self.pieces.__getitem__, reverse=True)
         buckets: list[list[int]] = []
-        tokens = 0
+        least = float("inf")
         for piece in order:
-            length = self.pieces[piece]
-            area = self.pieces[buckets[-1][0]] * (len(buckets[-1]) + 1) if buckets else 0
-            if tokens + length < (1 - MOST_PADDING) * area or not buckets:
+            if self.pieces[piece] < least:
                 buckets.append([])
-                tokens = 0
+                least = (1 - MOST_PADDING) * self.pieces[piece]
             buckets[-1].append(piece)
-            tokens += length
         return tuple(self._bucket(pieces) for pieces in buckets)
 
     def _bucket(self, pieces: Sequence[int]) -> Bucket:
