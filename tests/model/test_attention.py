@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.support.oracles import dense_mask
 from vlm_rl.model import attention
 from vlm_rl.model.attention import Attention, Group, Segments, attention_for
+from vlm_rl.model.attention.agreement import disagreement
 from vlm_rl.model.attention.cpu import CpuKernel
 from vlm_rl.model.attention.merged import merged_attention
 from vlm_rl.model.attention.plain import plain_attention
@@ -224,3 +225,19 @@ def test_a_gpu_takes_the_way_that_copies_less(monkeypatch: pytest.MonkeyPatch) -
 def test_every_device_and_precision_has_a_way() -> None:
     assert attention_for(torch.device("cuda"), torch.float32) is plain_attention
     assert attention_for(torch.device("mps"), torch.float32) is plain_attention
+
+
+def test_kernels_of_a_device_are_compared_before_they_are_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert disagreement(CPU, torch.float32) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(attention.varlen, "_CAUSAL", (-1, -1))
+        assert "is off by" in str(disagreement(CPU, torch.float32))
+    with monkeypatch.context() as patch:
+        patch.setattr(attention.varlen, "varlen_attn", _raise)
+        assert disagreement(CPU, torch.float32) == "fails: no kernel image is available"
+
+
+def _raise(*_: Any, **__: Any) -> None:
+    raise RuntimeError("no kernel image is available\nfor execution")

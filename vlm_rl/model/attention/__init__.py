@@ -1,6 +1,6 @@
 """How the tokens of a packed row attend to each other; an attention function of transformers.
 
-May import nothing of `vlm_rl` but itself.
+May import of `vlm_rl` itself and `show`.
 """
 
 import functools
@@ -13,11 +13,13 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from vlm_rl.model.attention.agreement import disagreement
 from vlm_rl.model.attention.cpu import CpuKernel
 from vlm_rl.model.attention.merged import merged_attention
 from vlm_rl.model.attention.plain import plain_attention
 from vlm_rl.model.attention.segments import Group, Segments
 from vlm_rl.model.attention.varlen import varlen_attention
+from vlm_rl.show.screen import warn
 
 NAME = "vlm_rl_segments"
 """The attention function that `attend` is registered as."""
@@ -66,7 +68,13 @@ def attention_for(device: torch.device, dtype: torch.dtype) -> Attention:
     if device.type == "cpu":
         return functools.partial(merged_attention, kernel=CpuKernel())
     if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
-        return varlen_attention
+        reason = disagreement(device, dtype)
+        if reason is None:
+            return varlen_attention
+        warn(
+            f"torch's variable-length attention {reason}, on {device} in {dtype}; plain attention "
+            "is used, which is slower: update torch or the driver"
+        )
     return plain_attention
 
 
