@@ -114,6 +114,32 @@ def test_packed_forward_equals_plain_forward_in_float32(
 
 
 @every_family
+def test_twenty_updates_end_with_the_weights_of_the_plain_forward(
+    family: str, checkpoints: dict[str, Path], encoders: dict[str, PromptEncoder]
+) -> None:
+    ends = []
+    for is_packed in (True, False):
+        policy = sharp_policy(checkpoints[family]).double()
+        optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4)
+        for step in range(20):
+            rows = random_rows(prompts_of(encoders[family], "mixed"), LENGTHS[step % 3 :], step)
+            if is_packed:
+                logprobs = policy.logprobs(rows, temperature=1.0).logprobs
+            else:
+                logprobs, _ = plain_logprobs(policy.model, rows, banned_ids=policy.banned_ids)
+            signs = torch.tensor([1, -1]).repeat(len(rows))[: len(rows), None]
+            (logprobs * signs).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        ends.append(policy.state_dict())
+    start = sharp_policy(checkpoints[family]).double().state_dict()
+    assert any((ends[0][name] - start[name]).abs().max() > 1e-3 for name in start)
+    for name, weight in ends[1].items():
+        # AdamW divides by the size of a gradient, also by one that is rounding
+        torch.testing.assert_close(ends[0][name], weight, rtol=0, atol=1e-5)
+
+
+@every_family
 @pytest.mark.parametrize(
     "broken",
     [
