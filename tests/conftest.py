@@ -4,6 +4,7 @@ No test has a limit on the clock: `patience` ends one that hangs or spins.
 """
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", WANDB_MODE="offline")
@@ -23,6 +24,13 @@ from tests.support.patience import (  # noqa: F401  (hooks of pytest)
 from tests.support.places import SHARED
 
 torch.set_num_threads(1)
+
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):  # a shell's `&` and nohup have them ignored, which the runs that tests start would inherit
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 LONGEST = ("tests/rollout/vllm", "tests/distributed", "tests/run", "tests/verification")
 """Folders whose files take longest. They begin first, or one worker would end alone with them."""

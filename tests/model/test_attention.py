@@ -5,8 +5,8 @@ documentation says of it, in the precision of its input.
 
 Broken on purpose, one at a time, each seen red: causal attention of a completion to its prompt;
 a merge without the weights of the parts; a share of the gradient with the part's own log-sum-exp;
-padding that gets a gradient; the place of one piece taken for the next; one completion less in a
-bucket than fits.
+padding that gets a gradient; the place of one piece taken for the next; pieces of half
+the length side by side.
 """
 
 from collections.abc import Callable, Iterator
