@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -207,7 +208,7 @@ def kill_and_resume(
 
 def _step_seconds(run_dir: Path) -> float:
     rows = read_metrics(run_dir / "metrics.csv")
-    seconds = [sum(v for k, v in row.items() if k.startswith("time/")) for row in rows]
+    seconds = [sum(v for k, v in row.items() if re.fullmatch(r"time/\w+_s", k)) for row in rows]
     return sum(seconds) / max(row["step"] for row in rows)
 
 

@@ -1,5 +1,6 @@
 """What a run prints as it trains: progress bars and one line of metrics per step."""
 
+import re
 from typing import Any
 
 import lightning as L
@@ -99,7 +100,7 @@ def training_line(step: int, steps: int, metrics: Metrics) -> str:
     ]
     if metrics.get("sampling/empty_step"):
         parts.append("no group to train on, no update")
-    seconds = sum(value for name, value in metrics.items() if name.startswith("time/"))
+    seconds = sum(metrics[name] for name in metrics if re.fullmatch(r"time/\w+_s", name))
     return f"step {step}/{steps}  {'  '.join(parts)}  {seconds:.1f} s"
 
 

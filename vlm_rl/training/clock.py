@@ -31,10 +31,15 @@ class Clock:
         """Measure `lap_metrics` from now on."""
         self._lap = dict(self.seconds)
 
-    def lap_metrics(self) -> dict[str, float]:
-        """Return `time/..._s` of each activity since the lap began."""
+    @property
+    def lap(self) -> dict[str, float]:
+        """Return the seconds of each activity since the lap began."""
         spent = {name: total - self._lap.get(name, 0.0) for name, total in self.seconds.items()}
-        return {f"time/{name}_s": value for name, value in spent.items() if value > 0}
+        return {name: value for name, value in spent.items() if value > 0}
+
+    def lap_metrics(self) -> dict[str, float]:
+        """Return them as `time/..._s`."""
+        return {f"time/{name}_s": value for name, value in self.lap.items()}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:

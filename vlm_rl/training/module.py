@@ -23,6 +23,7 @@ from vlm_rl.distributed.rank_strategy import RankStrategy
 from vlm_rl.distributed.weights import frozen_checksum
 from vlm_rl.metrics import drift
 from vlm_rl.metrics.rollout import answer_statistics, rollout_statistics, task_statistics
+from vlm_rl.metrics.speed import speed_statistics
 from vlm_rl.metrics.statistic import Statistics, add_up, mean_of, means
 from vlm_rl.model.lora import check_base
 from vlm_rl.model.policy import Policy
@@ -35,7 +36,13 @@ from vlm_rl.records import Batch, Groups, Prompt, Rollout, Rows, Statistic
 from vlm_rl.rewards import KLInReward, Reward
 from vlm_rl.rollout import Engine, EngineError, Sampling
 from vlm_rl.training.clock import Clock
-from vlm_rl.training.dynamic_sampling import GroupFilter, Refill, no_refill, sample_groups
+from vlm_rl.training.dynamic_sampling import (
+    GroupFilter,
+    Refill,
+    Sampled,
+    no_refill,
+    sample_groups,
+)
 from vlm_rl.training.optimizer import build_optimizer
 from vlm_rl.training.sampler import Sampler
 from vlm_rl.training.settings import (
@@ -173,8 +180,7 @@ class RLModule(L.LightningModule):
             advantages=batch.advantages,
             rows=rows,
             sequences=[update.sequences for update in updates],
-            metrics=self._step_metrics(sampled.statistics, batch, updates)
-            | drift.metrics(measured),
+            metrics=self._step_metrics(sampled, batch, updates) | drift.metrics(measured),
             drift_alarm=drift.alarm(measured.worst, self.drift_alarm),
         )
         self.log_metrics(step.metrics)
@@ -340,9 +346,9 @@ class RLModule(L.LightningModule):
             scheduler.step()
 
     def _step_metrics(
-        self, sampling: Statistics, batch: StepBatch, updates: Sequence[Update]
+        self, sampled: Sampled, batch: StepBatch, updates: Sequence[Update]
     ) -> Metrics:
-        statistics = sampling
+        statistics = sampled.statistics
         if batch.rollout.prompts:
             of_rollout = rollout_statistics(batch.rollout, batch.advantages)
             statistics = add_up(statistics, of_rollout)
@@ -351,6 +357,9 @@ class RLModule(L.LightningModule):
         # of all ranks, counted once: the mean is their sum
         restarts = Statistic(torch.tensor(self.engine.restarts), torch.tensor(ranks.rank() == 0))
         statistics = add_up(statistics, {"rollout/engine_restarts": restarts})
+        rollouts = [batch.rollout, sampled.dropped]
+        forwards = [forward for part in batch.minibatches for forward in part.forwards]
+        statistics = add_up(statistics, speed_statistics(rollouts, forwards, self.clock.lap))
         return means(statistics) | self.clock.lap_metrics()
 
     @property
