@@ -269,11 +269,19 @@ def test_server_that_is_lost_at_the_end(
     assert not (tmp_path / "run/lock").exists()
 
 
+@pytest.mark.parametrize("when", ["before", "while it sends"])
 def test_process_of_wandb_that_is_gone_at_the_end(
-    online_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    when: str, online_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it had not written is lost, so nothing is left to be sent."""
-    before_the_call(monkeypatch, SteadyWandb, "__exit__", kill_wandb)
+
+    def kill_as_it_asks() -> Iterator[bytes]:
+        kill_wandb()
+        yield b""
+
+    asked = lambda: setattr(online_run.server, "lost", kill_as_it_asks)  # noqa: E731
+    gone = kill_wandb if when == "before" else asked
+    before_the_call(monkeypatch, SteadyWandb, "__exit__", gone)
     status, [line] = online_run()
     assert line.startswith("W&B did not take the last of this run (")
     assert line.endswith(f"); {tmp_path / 'run'} has it all")
