@@ -417,10 +417,10 @@ def _log(config: Namespace, output: Path, results: Sequence[BenchmarkResult]) ->
     for logger in wandb_loggers(
         output, config.logging.wandb, config.logging.project, config.as_dict()
     ):
-        logger.log_metrics(values)
-        for plot in sorted(output.rglob("*.png")):
-            logger.log_image(one_line(f"eval/{plot.relative_to(output)}"), [str(plot)])
-        logger.finish()
+        with logger:
+            logger.log_metrics(values)
+            for plot in sorted(output.rglob("*.png")):
+                logger.log_image(one_line(f"eval/{plot.relative_to(output)}"), [str(plot)])
 
 
 if __name__ == "__main__":

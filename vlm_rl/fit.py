@@ -207,7 +207,7 @@ def _fit(
         preemption,
         heartbeat,
     ]
-    trainer.loggers = _loggers(config, resume)
+    trainer.loggers = _loggers(config, resume, held)
     preemption.join(trainer.world_size)
     output.go_on_in(run_dir)
     exits.run_dir, exits.clock = run_dir, module.clock
@@ -401,16 +401,15 @@ def _reports(run_dir: Path, rollouts: RolloutFiles) -> list[L.Callback]:
     ]
 
 
-def _loggers(config: Namespace, resume: Resume | None) -> list[Logger]:
+def _loggers(config: Namespace, resume: Resume | None, held: ExitStack) -> list[Logger]:
+    """Build the loggers. W&B sends its rest when `held` closes, once the last line is printed."""
     if not ranks.is_zero():
         return []
     run_dir = Path(config.run_dir)
-    return [
-        MetricsCsv(run_dir, *(resume or ())),
-        *wandb_loggers(
-            run_dir, config.logging.wandb, config.logging.project, config.as_dict(), one_run=True
-        ),
-    ]
+    wandb = wandb_loggers(
+        run_dir, config.logging.wandb, config.logging.project, config.as_dict(), one_run=True
+    )
+    return [MetricsCsv(run_dir, *(resume or ())), *map(held.enter_context, wandb)]
 
 
 if __name__ == "__main__":

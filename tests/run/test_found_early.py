@@ -2,26 +2,32 @@
 
 Broken on purpose, one at a time, each seen red: the folder not tried; a file in the path not
 looked for; the key checked after the data; the answer of W&B's server ignored; an error of W&B in
-the middle raised; no word of a server that is away.
+the middle raised; no word of a server that is away; W&B's run begun without a way offline, or ended
+when Python ends; what has not begun left in the folder; W&B's process not ended, so that its id is
+in use.
 """
 
+import itertools
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tests.run.test_endings import hear_before
 from tests.support.false_server import FalseServer, false_server, of_json, raw
+from tests.support.false_wandb import LOSSES, FalseWandb
 from tests.support.run_helpers import command
 from vlm_rl.data.datamodule import ProblemData
 from vlm_rl.fit import fit
 from vlm_rl.run.folder import find_resume
-from vlm_rl.run.steady_wandb import Watch
-from vlm_rl.training.clock import Clock
+from vlm_rl.run.steady_wandb import SteadyWandb, Watch
+from vlm_rl.training.module import RLModule
 
 KEY = "a" * 40
 
@@ -142,6 +148,23 @@ def forget_the_server() -> Iterator[None]:
     module.unset_globals()  # else the next run in this process goes on in the dead one
 
 
+def before_the_call(
+    monkeypatch: pytest.MonkeyPatch, owner: type, name: str, call: Callable[[], object]
+) -> None:
+    """Do something first whenever a function is called."""
+    real = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *a, **k: (call(), real(*a, **k))[1])
+
+
+def kill_wandb() -> None:
+    """Kill W&B's own process."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.ZombieProcess):  # one of an earlier run
+            if "wandb" in " ".join(child.cmdline()):
+                child.kill()
+                child.wait()
+
+
 def test_loss_of_wandb_in_the_middle_is_said_once_and_the_run_goes_on(
     policy_folder: Path,
     data_folder: Path,
@@ -150,23 +173,131 @@ def test_loss_of_wandb_in_the_middle_is_said_once_and_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its own process is killed in the first update, really."""
-    real = Clock.__call__
-
-    def heard(self: Clock, name: str) -> Any:
-        if name == "update":
-            for child in psutil.Process().children(recursive=True):
-                if "wandb" in " ".join(child.cmdline()):
-                    child.kill()
-                    child.wait()
-        return real(self, name)
-
-    monkeypatch.setattr(Clock, "__call__", heard)
+    before_the_call(monkeypatch, RLModule, "update", kill_wandb)
     keys = {"steps": 2, "data.val_problems": 1, "logging.wandb": "offline"}
     fit(command(policy_folder, data_folder, tmp_path / "run", **keys))
     out, err = capfd.readouterr()
     assert out.count("W&B no longer takes what is logged") == 1
     assert "Traceback" not in err
     assert (tmp_path / "run/summary.json").exists()
+
+
+@pytest.fixture
+def online_run(
+    policy_folder: Path,
+    data_folder: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[..., tuple[int, list[str]]]]:
+    """Return a function that trains online until its end; it returns status and W&B's lines."""
+    monkeypatch.setattr("vlm_rl.run.loggers.START_S", 2.0)
+    for module in ("loggers", "steady_wandb"):
+        monkeypatch.setattr(f"vlm_rl.run.{module}.FINISH_S", 2.0)
+    monkeypatch.setattr("wandb.apis.public.api.Api._HTTP_TIMEOUT", 1)
+    with closing(FalseWandb()) as server:
+        online(monkeypatch, tmp_path, server)
+
+        def run(**keys: object) -> tuple[int, list[str]]:
+            argv = command(
+                policy_folder,
+                data_folder,
+                tmp_path / "run",
+                **{"steps": 1, "data.val_problems": 1, "logging.wandb": "online"} | keys,
+            )
+            status: Any = 0
+            try:
+                fit(argv)
+            except SystemExit as end:
+                status = end.code
+            out, err = capfd.readouterr()
+            assert "Traceback" not in err
+            return status, re.findall(r"^W&B .*$", out, re.MULTILINE)
+
+        run.server = server  # type: ignore[attr-defined]
+        yield run
+
+
+def kept_run(folder: Path) -> str:
+    """Return the one run of W&B in a folder of ours, which has its records."""
+    [kept] = [path for path in (folder / "wandb").glob("*run-*") if not path.is_symlink()]
+    [records] = kept.glob("*.wandb")
+    assert records.stat().st_size > 1000
+    return str(kept)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_server_that_is_lost_before_the_run_begins(
+    loss: str, online_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the key was checked."""
+    before_the_call(monkeypatch, ProblemData, "setup", lambda: LOSSES[loss](online_run.server))
+    status, lines = online_run()
+    kept = kept_run(tmp_path / "run")
+    assert Path(kept).name.startswith("offline-run-")
+    [line] = lines
+    assert line.startswith("W&B cannot begin this run (")
+    assert line.endswith(f"the run goes on offline, send it later by `wandb sync {kept}`")
+    assert status == 0
+    assert (tmp_path / "run/summary.json").exists()
+
+
+SHORT = ("never answers", "done"), ("refuses", "SIGINT"), ("answers 500", "done")
+
+
+@pytest.mark.parametrize(
+    ("loss", "ending"),
+    [
+        pytest.param(*case, marks=[] if case in SHORT else pytest.mark.long)
+        for case in itertools.product(LOSSES, ("done", "SIGINT"))
+    ],
+)
+def test_server_that_is_lost_at_the_end(
+    loss: str, ending: str, online_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_the_call(monkeypatch, SteadyWandb, "__exit__", lambda: LOSSES[loss](online_run.server))
+    if ending == "SIGINT":
+        hear_before(monkeypatch, RLModule, "update", signal.SIGINT)
+    status, [line] = online_run()
+    kept = kept_run(tmp_path / "run")
+    assert line == (
+        "W&B did not take the last of this run within 2 s; it is kept, send it by "
+        f"`wandb sync {kept}`"
+    )
+    assert status == {"done": 0, "SIGINT": 130}[ending]
+    assert [path.name for path in (tmp_path / "run/checkpoints").glob("step_*")] == ["step_1"]
+    assert not (tmp_path / "run/lock").exists()
+
+
+@pytest.mark.parametrize("when", ["before", "while it sends"])
+def test_process_of_wandb_that_is_gone_at_the_end(
+    when: str, online_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had not written is lost, so nothing is left to be sent."""
+
+    def kill_as_it_asks() -> Iterator[bytes]:
+        kill_wandb()
+        yield b""
+
+    asked = lambda: setattr(online_run.server, "lost", kill_as_it_asks)  # noqa: E731
+    gone = kill_wandb if when == "before" else asked
+    before_the_call(monkeypatch, SteadyWandb, "__exit__", gone)
+    status, [line] = online_run()
+    assert line.startswith("W&B did not take the last of this run (")
+    assert line.endswith(f"); {tmp_path / 'run'} has it all")
+    assert status == 0
+
+
+def test_server_that_is_lost_in_the_middle_takes_the_rest_at_the_end(
+    online_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The samples are a table, for which W&B asks its server at once."""
+    before_the_call(
+        monkeypatch, RLModule, "update", lambda: LOSSES["answers 500"](online_run.server)
+    )
+    back = lambda: setattr(online_run.server, "lost", None)  # noqa: E731
+    before_the_call(monkeypatch, SteadyWandb, "__exit__", back)
+    assert online_run(validation__every_n_steps=1) == (0, [])
 
 
 def test_server_that_is_away_and_back_is_said_once_each(

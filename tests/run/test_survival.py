@@ -21,7 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,20 @@ class Run:
     """A training that has been started; `beat_when` waits for it to be somewhere."""
 
     def __init__(
-        self, forks: Forks, argv: list[str], run_dir: Path, num_ranks: int = 1, limit: int = 0
+        self,
+        forks: Forks,
+        argv: list[str],
+        run_dir: Path,
+        num_ranks: int = 1,
+        limit: int = 0,
+        told: Sequence[object] = (),
     ) -> None:
         self.forks, self.run_dir = forks, run_dir
         self.log = run_dir.with_suffix(".log")
         self.log.unlink(missing_ok=True)
-        if limit:
+        if told:
+            self.pids = forks("start_told", argv, self.log, *told)
+        elif limit:
             self.pids = forks("start_with_small_files", argv, self.log, num_ranks, limit)
         else:
             self.pids = forks("start", argv, self.log, num_ranks)

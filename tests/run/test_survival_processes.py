@@ -12,7 +12,7 @@ earlier start believed -> hang; half-written files left on the disk -> full disk
 import json
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shutil import copytree
 
@@ -34,7 +34,9 @@ class Runs:
         self.planted = root / "planted"
         self.forks = Forks()
 
-    def start(self, name: str, limit: int = 0, **overrides: object) -> Run:
+    def start(
+        self, name: str, limit: int = 0, told: Sequence[object] = (), **overrides: object
+    ) -> Run:
         even = {
             "class_path": "tests.support.forked_runs.Planted",
             "init_args": {"path": str(self.planted)},
@@ -51,7 +53,7 @@ class Runs:
         folder = self.root / name
         more = (*STATEFUL, "--reward.terms", json.dumps(terms))
         argv = command(self.policy, self.data, folder, *more, **values | overrides)
-        return Run(self.forks, argv, folder, num_ranks=2, limit=limit)
+        return Run(self.forks, argv, folder, num_ranks=2, limit=limit, told=told)
 
     def copy(self, run: Run, name: str) -> Path:
         return Path(copytree(run.run_dir, self.root / name, symlinks=True))

@@ -13,7 +13,8 @@ Answer = Callable[[], Iterable[bytes]]
 
 def raw(body: bytes, status: str = "200 OK", **headers: str) -> Answer:
     """Answer with a body."""
-    lines = {"content-length": str(len(body)), "content-type": "application/json", **headers}
+    lines = {"content-length": str(len(body)), "content-type": "application/json"}
+    lines |= {"connection": "close", **headers}
     head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in lines.items())
     return lambda: [f"HTTP/1.1 {status}\r\n{head}\r\n".encode(), body]
 
@@ -33,6 +34,10 @@ class FalseServer:
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._over = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start()
+
+    def answer(self, path: str, body: bytes) -> Answer:
+        """Choose the answer to a request."""
+        return self.answers.get(path, of_json({}))
 
     def drip(self) -> Iterator[bytes]:
         """Send a byte now and then until the test is over."""
@@ -61,18 +66,18 @@ class FalseServer:
 
     def _answer(self, guest: socket.socket) -> None:
         with guest:
-            head = self._received(guest)
+            head, body = self._received(guest)
             path = head.split()[1].lstrip("/").partition("?")[0]
             self.seen.append(head)
             try:
-                for piece in self.answers.get(path, of_json({}))():
+                for piece in self.answer(path, body)():
                     guest.sendall(piece)
                 guest.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # the other side has had enough
 
-    def _received(self, guest: socket.socket) -> str:
-        """Read a whole request, and return its head."""
+    def _received(self, guest: socket.socket) -> tuple[str, bytes]:
+        """Read a whole request, and return its head and body."""
         data = b""
         while b"\r\n\r\n" not in data:
             data += guest.recv(65536)
@@ -81,7 +86,7 @@ class FalseServer:
         sizes = [line for line in text.lower().splitlines() if line.startswith("content-length")]
         while len(body) < (int(sizes[0].split()[1]) if sizes else 0):
             body += guest.recv(65536)
-        return text
+        return text, body
 
     def close(self) -> None:
         """End all that goes on."""

@@ -4,7 +4,9 @@
 `[what, argument, ...]`, and answers in JSON. Also the parts that make such a training hang or wait.
 """
 
+import functools
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -24,10 +26,12 @@ from measurements.kill_reports import PROGRAMS, differences_after, undisturbed
 from measurements.kill_while_writing import Point, all_differences, run_recorded, stop_at, stop_once
 from tests.support.run_helpers import EvenTokens
 from vlm_rl import ranks
+from vlm_rl.model.policy import Policy
 from vlm_rl.objectives import LUSPO
 from vlm_rl.records import Completion, Groups, Problem, Prompt
 from vlm_rl.rollout import TransformersEngine
 from vlm_rl.run.heartbeat import Heartbeat
+from vlm_rl.training.clock import Clock
 
 NOBODY = 65534
 
@@ -135,8 +139,54 @@ def start_with_small_files(argv: list[str], log: Path, num_ranks: int, limit: in
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def start_told(argv: list[str], log: Path, place: str, number: int, to: str) -> list[int]:
+    """Start two ranks, in a process group of their own, of which `to` ("rank 0", "rank 1", "group")
+    gets a signal when it loads the model ("start"), or begins an activity after an update."""
+    sender = 1 if to == "rank 1" else 0
+
+    def tell() -> None:
+        if to == "group":
+            os.killpg(0, number)
+        else:
+            os.kill(os.getpid(), number)
+
+    def before() -> None:
+        with group.get_lock():
+            os.setpgid(0, group.value)  # 0 makes one
+            group.value = os.getpgrp()
+        joined.wait()  # the group is whole
+        if int(os.environ["LOCAL_RANK"]) == sender:
+            tell_at(place, tell)
+
+    group, joined = multiprocessing.Value("i", 0), multiprocessing.Barrier(2)
+    return start(argv, log, 2, before)
+
+
+def tell_at(place: str, tell: Callable[[], None]) -> None:
+    """Call `tell` once, when this process comes to a place."""
+    seen: list[str] = []
+    load, begin = Policy.from_pretrained, Clock.__call__
+
+    @functools.wraps(load)  # the parser reads signatures
+    def loading(*args: Any, **kwargs: Any) -> Any:
+        tell()
+        return load(*args, **kwargs)
+
+    def beginning(clock: Clock, name: str) -> Any:
+        due = name == place and "update" in seen and "told" not in seen
+        seen.extend([name, "told"] if due else [name])
+        if due:
+            tell()
+        return begin(clock, name)
+
+    if place == "start":
+        Policy.from_pretrained = staticmethod(loading)  # type: ignore[method-assign]
+    Clock.__call__ = beginning  # type: ignore[method-assign]
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "start": lambda argv, log, number: start(argv, Path(log), number),
+    "start_told": lambda argv, log, *how: start_told(argv, Path(log), *how),
     "start_with_small_files": lambda argv, log, *how: start_with_small_files(argv, Path(log), *how),
     "wait": wait,
     "compare": lambda a, b, step: list(differences(Path(a), Path(b), step)),

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vlm_rl import ranks
 from vlm_rl.disk.files import Damaged, read_text, write_text
-from vlm_rl.run.steady_wandb import FINISH_S, SteadyWandb, check_login
+from vlm_rl.run.steady_wandb import FINISH_S, START_S, SteadyWandb, check_login
 from vlm_rl.show.plain import one_line, visible_in
 from vlm_rl.show.screen import say
 
@@ -48,7 +48,9 @@ def wandb_loggers(
             id=_run_id(folder / "wandb") if one_run else None,
             resume="allow" if one_run and mode == "online" else None,
             config=visible_in(dict(config)),
-            settings=wandb.Settings(finish_timeout=FINISH_S),
+            settings=wandb.Settings(
+                init_timeout=START_S, finish_timeout=FINISH_S, finish_timeout_raises=True
+            ),
         )
     ]
 

@@ -1,10 +1,14 @@
 """W&B beside a run: a bad key is found at the start, and a lost connection ends nothing."""
 
+import shutil
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
 
 import requests
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -15,6 +19,9 @@ LOOK_S = 60.0
 """How often W&B is asked whether it is there."""
 
 ANSWER_S = 10.0
+
+START_S = 60.0
+"""How long W&B may take to begin a run, before it goes on offline."""
 
 FINISH_S = 60.0
 """How long the last of a run may take to be sent; W&B itself would try for days."""
@@ -35,7 +42,7 @@ def check_login() -> None:
 
 
 class SteadyWandb(WandbLogger):
-    """Says once that W&B cannot be reached, and lets the run go on.
+    """Says once that W&B cannot be reached, and lets the run go on; ends W&B's run with `with`.
 
     Without a network W&B's own process keeps what is logged and sends it later. If that process is
     gone, nothing more is logged there; metrics.csv has it all.
@@ -43,6 +50,29 @@ class SteadyWandb(WandbLogger):
 
     _is_gone = False
     _watch: "Watch | None" = None
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """Return W&B's run. It is begun at the first call, offline if W&B cannot be reached."""
+        from wandb.errors import CommError
+
+        folder = Path(str(self.save_dir)) / "wandb"
+        before = {*folder.glob("run-*")}
+        try:
+            return super().experiment
+        except CommError as error:
+            _end_process()  # it holds the id of the run that has not begun
+            for begun in {*folder.glob("run-*")} - before:
+                shutil.rmtree(begun)  # holds nothing
+            self._offline = True
+            self._wandb_init |= {"mode": "offline", "resume": None}
+            run = super().experiment
+            say(
+                f"W&B cannot begin this run ({joined(str(error))}); the run goes on offline, send "
+                f"it later by `wandb sync {_folder(run)}`"
+            )
+            return run
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -57,9 +87,34 @@ class SteadyWandb(WandbLogger):
         if self._watch is not None:
             self._watch.close()
 
-    def finish(self) -> None:
-        """Send the rest and end W&B's run."""
-        self._steadily(lambda: self.experiment.finish())
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Send the rest and end W&B's run, with the status with which the program ends."""
+        self.finalize("success")
+        if self._experiment is not None:
+            code = getattr(error, "code", 1) if error else 0
+            self._finish(code if isinstance(code, int) else 1)
+
+    def _finish(self, status: int) -> None:
+        import wandb
+        from wandb.sdk.mailbox import HandleAbandonedError
+
+        run: Any = self._experiment
+        try:
+            if not self._is_gone:
+                run.finish(exit_code=status)
+                return
+        except TimeoutError:
+            say(
+                f"W&B did not take the last of this run within {FINISH_S:g} s; it is kept, send it "
+                f"by `wandb sync {_folder(run)}`"
+            )
+        except (wandb.Error, OSError, HandleAbandonedError) as error:
+            reason = joined(str(error) or "its process is gone")
+            say(f"W&B did not take the last of this run ({reason}); {self.save_dir} has it all")
+        _end_process()  # if it is gone, W&B would try to end it at exit, with a traceback
 
     def _steadily(self, call: Callable[[], None]) -> None:
         import wandb
@@ -76,6 +131,19 @@ class SteadyWandb(WandbLogger):
                 f"W&B no longer takes what is logged ({joined(str(error))}); the run goes on, "
                 "metrics.csv has it all"
             )
+
+
+def _end_process() -> None:
+    """End W&B's own process; the next run begins another."""
+    import wandb
+
+    with suppress(wandb.Error, OSError, SystemExit):
+        wandb.teardown()
+
+
+def _folder(run: Any) -> Path:
+    """Return the folder of a run of W&B."""
+    return Path(run.dir).parent
 
 
 class Watch:
