@@ -26,11 +26,22 @@ def listen() -> None:
 
     A signal that is ignored, as SIGHUP is under nohup, stays so.
     """
+    _keep_standard_numbers()
     if _program() is None or threading.current_thread() is not threading.main_thread():
         return
     for number in SIGNALS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _hear)
+
+
+def _keep_standard_numbers() -> None:
+    """Open nothing in place of a standard stream that was closed (`>&-`): the next file of the run
+    would get its number, and what is printed to that number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def over() -> None:
