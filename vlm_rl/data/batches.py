@@ -15,6 +15,8 @@ from vlm_rl.data.rows import Skipped
 from vlm_rl.parts import PartError
 from vlm_rl.records import Problem, Prompt
 
+_WORKER = "DataLoader worker"
+
 
 class WorkerLost(PartError):
     """A worker process that encodes prompts has ended."""
@@ -87,10 +89,13 @@ class PromptDataset(Dataset[Prompt | Skipped]):
             signal.signal(signal.SIGCHLD, on_death)
         try:
             yield from batches
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
+        except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
             reason = str(error).partition("\n")[0].rstrip(". ")
+            raised_in_worker = reason.startswith("Caught")
+            if raised_in_worker or (isinstance(error, RuntimeError) and _WORKER not in reason):
+                raise
+            if _WORKER not in reason:  # its last batch came, and the memory that it was in is gone
+                reason = f"a {_WORKER} has ended"
             raise WorkerLost(
                 f"data.num_workers={num_workers}: {reason}, perhaps by a limit on memory; lower "
                 "data.num_workers, 0 encodes in a thread of the run"
