@@ -10,9 +10,9 @@ prompt and image once per completion, with whole logits.
 Plain over packed, groups of 8, width 256, 4 layers, one CPU thread:
 
     visual tokens  question  longest completion  time  peak memory
-               64        40                  32   3.1          3.8
-              256        80                  64   5.1          5.6
-              256        80                 256   1.8          2.9
+               64        40                  32   4.6          4.6
+              256        80                  64   6.1          5.9
+              256        80                 256   3.7          3.7
 """
 
 import argparse
