@@ -50,9 +50,7 @@ class Whole:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     forks = Forks()
     yield Whole(forks, tmp_path_factory.mktemp("reports"))
-    assert forks.process.stdin
-    forks.process.stdin.close()
-    forks.process.wait()
+    forks.close()
 
 
 @pytest.mark.parametrize("program", KILLED)

@@ -54,9 +54,7 @@ def whole(
     forks = Forks()
     points = [Point(*point) for point in forks("run_recorded", argv, folder)]
     yield Whole(forks, argv, folder, {point.kind: point for point in points})
-    assert forks.process.stdin
-    forks.process.stdin.close()
-    forks.process.wait()
+    forks.close()
 
 
 def test_every_file_of_a_run_is_written_whole(whole: Whole) -> None:

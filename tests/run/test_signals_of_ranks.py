@@ -49,9 +49,7 @@ def two(
 ) -> Iterator[Runs]:
     started = Runs(policy_folder, data_folder, tmp_path_factory.mktemp("two"))
     yield started
-    assert started.forks.process.stdin
-    started.forks.process.stdin.close()
-    started.forks.process.wait()
+    started.forks.close()
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,12 @@ class Forks:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
 
 class Run:
     """A training that has been started; `beat_when` waits for it to be somewhere."""
@@ -123,9 +129,7 @@ class Run:
 def forks() -> Iterator[Forks]:
     forks = Forks()
     yield forks
-    assert forks.process.stdin
-    forks.process.stdin.close()
-    forks.process.wait()
+    forks.close()
 
 
 @pytest.fixture(scope="module")

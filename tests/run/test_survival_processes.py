@@ -65,9 +65,7 @@ def two(
 ) -> Iterator[Runs]:
     runs = Runs(policy_folder, data_folder, tmp_path_factory.mktemp("two"))
     yield runs
-    assert runs.forks.process.stdin
-    runs.forks.process.stdin.close()
-    runs.forks.process.wait()
+    runs.forks.close()
 
 
 @pytest.fixture(scope="module")
