@@ -192,10 +192,7 @@ def online_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[..., tuple[int, list[str]]]]:
     """Return a function that trains online until its end; it returns status and W&B's lines."""
-    monkeypatch.setattr("vlm_rl.run.loggers.START_S", 2.0)
-    for module in ("loggers", "steady_wandb"):
-        monkeypatch.setattr(f"vlm_rl.run.{module}.FINISH_S", 2.0)
-    monkeypatch.setattr("wandb.apis.public.api.Api._HTTP_TIMEOUT", 1)
+    monkeypatch.setattr("wandb.apis.public.api.Api._HTTP_TIMEOUT", 5)
     with closing(FalseWandb()) as server:
         online(monkeypatch, tmp_path, server)
 
@@ -232,6 +229,7 @@ def test_server_that_is_lost_before_the_run_begins(
     loss: str, online_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the key was checked."""
+    monkeypatch.setattr("vlm_rl.run.loggers.START_S", 2.0)
     before_the_call(monkeypatch, ProblemData, "setup", lambda: LOSSES[loss](online_run.server))
     status, lines = online_run()
     kept = kept_run(tmp_path / "run")
@@ -256,6 +254,8 @@ SHORT = ("never answers", "done"), ("refuses", "SIGINT"), ("answers 500", "done"
 def test_server_that_is_lost_at_the_end(
     loss: str, ending: str, online_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for module in ("loggers", "steady_wandb"):
+        monkeypatch.setattr(f"vlm_rl.run.{module}.FINISH_S", 2.0)
     before_the_call(monkeypatch, SteadyWandb, "__exit__", lambda: LOSSES[loss](online_run.server))
     if ending == "SIGINT":
         hear_before(monkeypatch, RLModule, "update", signal.SIGINT)
