@@ -59,7 +59,10 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A row of a data set. `uid` is stable over runs, because it keys all per-problem state."""
+    """A row of a data set. `uid` is stable over runs, because it keys all per-problem state.
+
+    Any of `alternatives` counts as `answer` does. `system` replaces the run's own system message.
+    """
 
     uid: str
     question: str
@@ -74,6 +77,8 @@ class Problem:
     task: str = ""
     split: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    alternatives: tuple[str, ...] = ()
+    system: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("uid", "question", "answer"):

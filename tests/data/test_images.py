@@ -4,17 +4,20 @@ Broken on purpose, one at a time, each seen red:
 16-bit greys scaled by their brightest pixel only; floats up to 1 taken as 8 bits; transparency
 dropped; the checkpoint's patch size not handed on to resizing; images thinner than a token let
 through; the aspect ratio not looked at before decoding; images not decoded there; ValueError of
-decoders not caught, Pillow's own message for unknown formats; EXIF orientation applied.
+decoders not caught, Pillow's own message for unknown formats; EXIF orientation not applied, applied
+to pixels only, 5 and 7 exchanged.
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from qwen_vl_utils import process_vision_info
 
 from tests.support.tiny import FAMILIES, picture, png, png_header, problem
+from vlm_rl.data.images import ImageStore
 from vlm_rl.data.prompts import BadProblem, PromptEncoder
 from vlm_rl.records import Problem
 
@@ -140,19 +143,36 @@ def test_every_kind_of_image_shows_the_right_pixels(kind: str, encoder: PromptEn
     assert np.abs(difference).max() <= 1  # rounding
 
 
-@pytest.mark.parametrize(
-    ("file_format", "shown"), [("JPEG", (64, 48)), ("PNG", (64, 48)), ("TIFF", (48, 64))]
-)
-def test_exif_orientation_is_not_applied_but_by_pillow_to_tiff(
-    file_format: str, shown: tuple[int, int], encoder: PromptEncoder
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_images_are_shown_upright(
+    file_format: str, orientation: int, encoder: PromptEncoder
 ) -> None:
-    """Sizes are (width, height); orientation 6 asks for a quarter turn."""
+    """As Pillow turns a decoded image; 0 and 9 are no orientation. The header says the size."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = png(COLOURED, file_format, exif=exif)
+    asked = Problem("p", "What is it?", "a", (content,))
+    prompt = encoder.encode(asked)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    assert prompt.images[0].size == upright.size
+    assert upright.size == ((48, 64) if orientation in (5, 6, 7, 8) else (64, 48))
+    assert np.array_equal(np.asarray(prompt.images[0]), np.asarray(upright.convert("RGB")))
+    store = ImageStore()
+    image, _ = store.add(content, Path())
+    assert store.size_of(image) == upright.size
+    assert encoder.count_tokens(asked) == len(prompt)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_data_turns_nothing(encoder: PromptEncoder) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    asked = Problem("p", "What is it?", "a", (png(picture(48, 64), file_format, exif=exif),))
-    prompt = encoder.encode(asked)
-    assert prompt.images[0].size == shown
-    assert encoder.count_tokens(asked) == len(prompt)
+    written = exif.tobytes()
+    for cut in range(len(b"Exif\0\0"), len(written)):
+        content = png(COLOURED, "JPEG", exif=written[:cut])
+        prompt = encoder.encode(Problem("p", "What is it?", "a", (content,)))
+        assert prompt.images[0].size in ((64, 48), (48, 64))
 
 
 def test_limits_that_cross_are_refused(checkpoints: dict[str, Path]) -> None:

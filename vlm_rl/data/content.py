@@ -6,7 +6,7 @@ a message can name the rows and the fields that differ.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -128,17 +128,17 @@ def check_accepted(training: Changes, validation: Changes, accepted: Acceptance)
 
 
 def _digests(problem: Problem, images: ImageStore) -> list[int]:
-    values = [
-        [images.digest_of(image) for image in problem.images]
-        if name == "images"
-        else getattr(problem, name)
-        for name in FIELDS
-    ]
-    return [_digest(value) if value else 0 for value in values]
+    values = {name: getattr(problem, name) for name in FIELDS}
+    values["images"] = [images.digest_of(image) for image in problem.images]
+    if problem.alternatives:
+        values["answer"] = [problem.answer, *problem.alternatives]
+    if problem.system is not None:  # a part of what is asked
+        values["question"] = [problem.system, problem.question]
+    return [_digest(value) if value else 0 for value in values.values()]
 
 
 def _digest(value: Any) -> int:
-    plain = dict(value) if isinstance(value, Mapping) else value
+    plain = value if isinstance(value, str | list | tuple) else dict(value)
     content = hashlib.blake2b(_ENCODER.encode(plain).encode(), digest_size=_BYTES).digest()
     return int.from_bytes(content, "big", signed=True)
 

@@ -1,16 +1,17 @@
 """Images of problems: kept, checked, decoded and resized.
 
-The EXIF orientation of a file is not applied: pixels are read as they are stored, as qwen-vl-utils
-reads them. The exception is TIFF, which Pillow itself turns when it opens the file.
+Images are shown upright: the EXIF orientation of a file is applied, as viewers and chat servers
+apply it, so that boxes and the words left and right mean what the one who wrote the row saw.
 """
 
 import hashlib
 import io
 import math
 import shutil
+import struct
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from PIL import Image, UnidentifiedImageError
 from qwen_vl_utils import fetch_image
 from qwen_vl_utils.vision_process import smart_resize
 
+from vlm_rl.data.downloads import downloaded, not_allowed
+from vlm_rl.data.image_names import is_address, named
 from vlm_rl.data.tables import BadRow
 
 _IMAGE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
@@ -38,10 +41,13 @@ class ImageStore:
     """Images as problems hold them: each file is opened once, equal bytes are kept once.
 
     Images that come as bytes stay in memory up to `most_bytes` together. Those beyond are written
-    to a temporary folder, which is removed with the store.
+    to a temporary folder, which is removed with the store. Images on the web are fetched with
+    `allow_download` and refused without.
     """
 
-    def __init__(self, most_bytes: float = math.inf) -> None:
+    def __init__(self, most_bytes: float = math.inf, *, allow_download: bool = False) -> None:
+        self._allow_download = allow_download
+        self._addresses: dict[str, bytes | Path] = {}
         self._known: dict[bytes | Path, tuple[str, Size]] = {}
         self._kept: dict[str, bytes | Path] = {}
         self._bytes_left = most_bytes
@@ -50,22 +56,20 @@ class ImageStore:
     def add(self, item: object, folder: Path) -> tuple[bytes | Path, str]:
         """Return the image as a problem holds it, and the digest of its bytes.
 
-        `item` is bytes, a path relative to `folder`, or {"bytes": ..., "path": ...}. The header is
+        `item` is anything that `image_names` knows; a path is relative to `folder`. The header is
         checked, the pixels are not decoded. Raises BadRow.
         """
-        if isinstance(item, Mapping):
-            item = item.get("path") if item.get("bytes") is None else item["bytes"]
-        if isinstance(item, bytes):
-            return self._add_bytes(item)
-        if not isinstance(item, str):
-            kind = type(item).__name__
-            raise BadRow("wrong type", f"an image is of type {kind}, not a path or {{bytes, path}}")
-        path = folder / item
+        source = named(item)
+        if isinstance(source, bytes):
+            return self._add_bytes(source)
+        if is_address(source):
+            return self._add_address(source)
+        path = folder / source
         if path not in self._known:
             try:
                 content = path.read_bytes()
             except (OSError, ValueError) as error:
-                raise BadRow("no image file", f"image {item!r}: {error}") from error
+                raise BadRow("no image file", f"image {source!r}: {error}") from error
             self._known[path] = digest(content), _checked_size(content, path)
         return path, self._known[path][0]
 
@@ -76,6 +80,14 @@ class ImageStore:
     def size_of(self, image: bytes | Path) -> Size:
         """Return the size that the header of an image says, as `add` has returned the image."""
         return self._known[image][1]
+
+    def _add_address(self, address: str) -> tuple[bytes | Path, str]:
+        if not self._allow_download:
+            raise not_allowed(address)
+        if address not in self._addresses:
+            self._addresses[address], _ = self._add_bytes(downloaded(address))
+        image = self._addresses[address]
+        return image, self._known[image][0]
 
     def _add_bytes(self, content: bytes) -> tuple[bytes | Path, str]:
         name = digest(content)
@@ -127,7 +139,7 @@ class Resizer:
     def num_tokens(self, source: bytes | Path) -> int:
         """Return the number of visual tokens, from the header alone. Raises BadImage."""
         with _opened(source) as image:
-            return self.num_tokens_at(image.size)
+            return self.num_tokens_at(_upright_size(image))
 
     def num_tokens_at(self, size: Size) -> int:
         """Return the number of visual tokens of an image of `size`. Raises BadImage."""
@@ -138,9 +150,11 @@ class Resizer:
     def resized(self, source: bytes | Path) -> Image.Image:
         """Return the decoded image in RGB, resized. Raises BadImage."""
         with _opened(source) as image:
-            self._target_size(image.size)
+            self._target_size(_upright_size(image))
+            turn = _TURNS.get(_orientation(image))
             with _bad_image(source, "is broken"):
                 decoded = _eight_bit(image)
+                decoded = decoded if turn is None else decoded.transpose(turn)
             limits = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
             resized = fetch_image({"image": decoded, **limits}, image_patch_size=self.patch_size)
         assert isinstance(resized, Image.Image)
@@ -170,10 +184,42 @@ def digest(content: bytes) -> str:
 def _checked_size(content: bytes, source: bytes | Path) -> Size:
     try:
         with _bad_image(source, "cannot be read"), Image.open(io.BytesIO(content)) as image:
+            size = _upright_size(image)
             image.verify()
-            return image.size
+            return size
     except BadImage as error:
         raise BadRow("broken image", str(error)) from error
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by its EXIF orientation."""
+_FIRST_ON_ITS_SIDE = 5
+_ORIENTATION = 0x0112
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return what the header of an image says, 1 if that is nothing or damaged."""
+    # Pillow turns TIFF itself, and would decode a PNG to look for what stands behind its pixels
+    if "exif" not in image.info or image.format == "TIFF":
+        return 1
+    try:
+        said = image.getexif().get(_ORIENTATION, 1)
+    except (*_IMAGE_ERRORS, struct.error, LookupError, TypeError):
+        return 1
+    return said if said in _TURNS else 1
+
+
+def _upright_size(image: Image.Image) -> Size:
+    width, height = image.size
+    return (height, width) if _orientation(image) >= _FIRST_ON_ITS_SIDE else (width, height)
 
 
 def _opened(source: bytes | Path) -> Image.Image:

@@ -77,7 +77,8 @@ class PromptEncoder:
 
     `min_pixels` and `max_pixels` bound the area of each image after resizing (default: what the
     checkpoint's image processor says). `style` names the instruction that is appended to each
-    question; `instruction` replaces it by your own words. `system` is the system message.
+    question; `instruction` replaces it by your own words. `system` is the system message of
+    problems that have none of their own.
     """
 
     def __init__(
@@ -126,12 +127,9 @@ class PromptEncoder:
         specials = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         longest_first = sorted(map(re.escape, specials), key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(longest_first)})")
-        self.template = ChatTemplate(
-            path,
-            self.processor.chat_template,
-            self.tokenizer.special_tokens_map,
-            has_system=system is not None,
-        )
+        self._path = path
+        self._templates: dict[bool, ChatTemplate] = {}
+        self._template(system)
 
     def with_instruction(self, instruction: str) -> "PromptEncoder":
         """Return the same encoder with another instruction."""
@@ -147,8 +145,7 @@ class PromptEncoder:
         """
         images = _of_each_image(problem, self.resizer.resized)
         pixel_values, grid = self._pixels(images)
-        texts = text_parts(problem, self.instruction)
-        rendered = self.template.rendered(len(texts))
+        texts, rendered = self._rendered(problem)
         unexpanded = self._token_ids(rendered, texts)
         token_ids = self._expand(unexpanded, self._visual_tokens(grid))
         if len(token_ids) > self.max_prompt_tokens:
@@ -171,8 +168,8 @@ class PromptEncoder:
         Raises BadProblem like `encode`, but never PromptTooLong.
         """
         visual_tokens = _of_each_image(problem, self.resizer.num_tokens)
-        texts = text_parts(problem, self.instruction)
-        text_ids = self._token_ids(self.template.rendered(len(texts)), texts)
+        texts, rendered = self._rendered(problem)
+        text_ids = self._token_ids(rendered, texts)
         return len(text_ids) + sum(visual_tokens) - len(visual_tokens)
 
     def unfit(
@@ -186,17 +183,15 @@ class PromptEncoder:
         for problem in problems:
             try:
                 visual = sum(self.resizer.num_tokens_at(size_of(one)) for one in problem.images)
-                texts = text_parts(problem, self.instruction)
+                texts, rendered = self._rendered(problem)
             except BadImage as error:
                 yield problem, _of_problem(problem, error)
                 continue
             except BadProblem as error:
                 yield problem, error
                 continue
-            rendered = self.template.rendered(len(texts))
-            given = texts if self.system is None else [*texts, self.system]
             around = self._special.sub(" ", rendered)  # a special token is one token
-            if visual + sum(map(self._most_in_text, (around, *given))) <= self.max_prompt_tokens:
+            if visual + sum(map(self._most_in_text, (around, *texts))) <= self.max_prompt_tokens:
                 continue
             tokens = visual + len(self._token_ids(rendered, texts)) - len(problem.images)
             if tokens > self.max_prompt_tokens:
@@ -213,15 +208,34 @@ class PromptEncoder:
     def _visual_tokens(self, grid: Tensor | None) -> list[int]:
         return [] if grid is None else [int(n) // self.resizer.merge_size**2 for n in grid.prod(-1)]
 
+    def _rendered(self, problem: Problem) -> tuple[list[str], str]:
+        """Return the texts of a chat, those of the question and then the system message, and the
+        chat with stand-ins for them. Raises BadProblem."""
+        texts = text_parts(problem, self.instruction)
+        system = self.system if problem.system is None else problem.system
+        rendered = self._template(system).rendered(len(texts))
+        return texts if system is None else [*texts, system], rendered
+
+    def _template(self, system: str | None) -> ChatTemplate:
+        """Return the template for chats with or without a system message, checked on first use."""
+        has_system = system is not None
+        if has_system not in self._templates:
+            self._templates[has_system] = ChatTemplate(
+                self._path,
+                self.processor.chat_template,
+                self.tokenizer.special_tokens_map,
+                has_system=has_system,
+            )
+        return self._templates[has_system]
+
     def _token_ids(self, rendered: str, texts: Sequence[str]) -> list[int]:
         """Return the ids of a rendered chat and its texts, with one placeholder per image."""
-        filled = [*texts, *([] if self.system is None else [self.system])]
         ids: list[int] = []
         for piece in self._special.split(rendered):
             if self._special.fullmatch(piece):
                 ids.append(self.tokenizer.convert_tokens_to_ids(piece))
             elif piece:
-                text = STAND_IN.sub(lambda match: filled[int(match[1])], piece)
+                text = STAND_IN.sub(lambda match: texts[int(match[1])], piece)
                 ids += self._fixed_ids(text) if text == piece else self._ids(text)
         return ids
 

@@ -28,6 +28,9 @@ Reason = Literal[
     "no answer",
     "no image file",
     "broken image",
+    "image not loaded",
+    "options not shown",
+    "turn not used",
     "marks and images differ",
     "duplicate uid",
     "text too long",
@@ -37,13 +40,14 @@ Reason = Literal[
 
 
 class BadRow(ValueError):
-    """A row that cannot be a problem."""
+    """A row that cannot be a problem; `uid` is its name if it is known by then."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, uid: str | None = None) -> None:
         if len(message) > _MOST_CHARS:  # of a value in it; what to do stands at the end
             message = f"{message[: _MOST_CHARS // 2]} ... {message[-_MOST_CHARS // 2 :]}"
         super().__init__(message)
         self.reason = reason
+        self.uid = uid
 
 
 @dataclass(frozen=True)
