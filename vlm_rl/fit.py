@@ -37,6 +37,7 @@ from vlm_rl.run import folder as run_folder
 from vlm_rl.run.benchmarks import BenchmarkRuns, BenchmarkSettings
 from vlm_rl.run.checkpoints import Checkpoints
 from vlm_rl.run.exit_status import Exits
+from vlm_rl.run.first_problems import show_first_problems
 from vlm_rl.run.heartbeat import Heartbeat
 from vlm_rl.run.length_report import LengthFairness
 from vlm_rl.run.loggers import WandbMode, check_wandb, wandb_loggers
@@ -195,6 +196,7 @@ def _fit(
     checkpoint = newest.trainer_file if newest else None
     if ranks.is_zero():
         run_folder.save_config(run_dir, resolved)
+        show_first_problems(data, run_dir)
     heartbeat = Heartbeat(
         run_dir, config.hang_timeout_s, rank=trainer.global_rank, num_ranks=trainer.world_size
     )

@@ -18,6 +18,7 @@ from lightning import LightningDataModule
 
 from vlm_rl.data.batches import Batches, PromptDataset
 from vlm_rl.data.content import Acceptance, Changes, Contents, check_accepted
+from vlm_rl.data.forms import FORMS
 from vlm_rl.data.images import ImageStore
 from vlm_rl.data.order import Mixture
 from vlm_rl.data.prompts import BadProblem, PromptEncoder
@@ -34,16 +35,20 @@ SKIPPED_FILE = "skipped.jsonl"
 IMAGES_IN_MEMORY = 512 * 2**20
 """Bytes of images that rows hold themselves; those beyond lie in a temporary folder."""
 _SHOWN = 10
+_LOOKED_AT = 32
 
 
 @dataclass(frozen=True)
 class DataSource:
     """One data set of a mixture.
 
-    `path` is a `.jsonl` or `.parquet` file, a folder or a hub id `owner/name[:split]`; `split`
-    names a split of a folder or hub data set, or the value of the `split` column of a file.
-    `weight` is relative to the other sources. `columns` maps our column names to theirs
-    ({"answer": "gold"}; a dot reaches into a struct). The first `limit` good problems are used.
+    `path` is a file (`.jsonl`, `.json`, `.parquet`, `.arrow`, `.csv`, `.tsv`, `.tar`), a folder or
+    a hub id `owner/name[:split]`; `split` names a split of a folder or hub data set, or the value
+    of the `split` column of a file. `weight` is relative to the other sources. `columns` maps our
+    column names to theirs ({"answer": "gold"}; a dot reaches into a struct). The first `limit`
+    good problems are used. `form` names the form of the rows, which their columns tell if it is
+    left out. Columns in `ignore` are neither used nor kept. Paths of images begin in
+    `image_folder`, by default the folder of the file.
     """
 
     path: str
@@ -51,12 +56,20 @@ class DataSource:
     split: str | None = None
     columns: dict[str, str] | None = None
     limit: int | None = None
+    form: str | None = None
+    ignore: list[str] | None = None
+    image_folder: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
             raise ValueError(f"{self.path}: weight must be above 0, got {self.weight}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"{self.path}: limit must be at least 1, got {self.limit}")
+        if self.form is not None and self.form not in FORMS:
+            raise ValueError(
+                f"{self.path}: form must be one of {', '.join(FORMS)}, got {self.form!r}"
+                f"{nearest(self.form, FORMS)}"
+            )
         for name in self.columns or {}:
             if name not in COLUMNS:
                 close = nearest(name, COLUMNS)
@@ -71,7 +84,7 @@ class ProblemData(LightningDataModule):
     applies to a row that cannot be a problem, whether `setup` or decoding its image shows it:
     "stop" raises ValueError with its line, "skip" continues without it. A prompt that is too long
     never stops a run. A row with more than `max_text_chars` characters in one of its columns cannot
-    be a problem.
+    be a problem. Images on the web are fetched with `allow_download`, and bad without.
 
     A run that resumes refuses rows that were edited, added, removed or moved since. With
     `accept_changes` it goes on: "validation" with other validation rows, "added" also with rows
@@ -99,6 +112,7 @@ class ProblemData(LightningDataModule):
         max_text_chars: int = MAX_TEXT_CHARS,
         accept_changes: Acceptance = "none",
         num_workers: int = 0,
+        allow_download: bool = False,
     ) -> None:
         super().__init__()
         counts = {"prompts_per_step": prompts_per_step, "val_batch_prompts": val_batch_prompts}
@@ -127,8 +141,10 @@ class ProblemData(LightningDataModule):
         self.completed_steps = 0
         self.train_set: list[Problem] = []
         self.val_set: list[Problem] = []
+        self.looked_at: dict[str, list[Problem]] = {}
         self.skipped: list[Skipped] = []
-        self._images = ImageStore(IMAGES_IN_MEMORY)  # lives as long as the problems
+        # lives as long as the problems
+        self._images = ImageStore(IMAGES_IN_MEMORY, allow_download=allow_download)
         self._failed_here: list[Skipped] = []
         self._where: dict[str, str] = {}
         self._said: set[str] = set()
@@ -221,8 +237,8 @@ class ProblemData(LightningDataModule):
 
     def _read_all(self) -> None:
         images = self._images
-        by_source = [*self._read(self.train_sources, images)]
-        val = [problem for part in self._read(self.val_sources, images) for problem in part]
+        by_source = [*self._read("train", self.train_sources)]
+        val = [problem for part in self._read("val", self.val_sources) for problem in part]
         wanted = min(self.val_problems or len(val), len(val))
         self.val_set = [val[i * len(val) // wanted] for i in range(wanted)]
         sizes = [len(part) for part in by_source]
@@ -246,17 +262,20 @@ class ProblemData(LightningDataModule):
                 f"{len(shared)} validation problems are trained on too: {_first(sorted(shared))}"
             )
 
-    def _read(self, sources: Sequence[DataSource], images: ImageStore) -> Iterator[list[Problem]]:
+    def _read(self, part: str, sources: Sequence[DataSource]) -> Iterator[list[Problem]]:
         owners: dict[str, str] = {}
         for source in sources:
             rows = read_problems(
                 source.path,
-                images,
+                self._images,
                 owners=owners,
                 split=source.split,
                 columns=source.columns,
                 limit=source.limit,
                 max_text_chars=self.max_text_chars,
+                form=source.form,
+                ignore=source.ignore or (),
+                image_folder=source.image_folder,
             )
             self._where |= owners
             checked = track(
@@ -267,13 +286,19 @@ class ProblemData(LightningDataModule):
             )
             unfit = {
                 problem.uid: self._unfit(problem, what)
-                for problem, what in self.encoder.unfit(checked, images.size_of)
+                for problem, what in self.encoder.unfit(checked, self._images.size_of)
             }
             problems = [problem for problem in rows.problems if problem.uid not in unfit]
             print_once(f"{rows.mapping}; {len(problems)} problems")
+            for line in rows.lines:
+                print_once(f"  {line}")
             self._leave_out([*rows.skipped, *unfit.values()])
             if not problems:
                 raise ValueError(f"{source.path}: no row is a problem that can be used")
+            # some of each source, the first of them shown before training
+            shown = min(len(problems), _LOOKED_AT)
+            name = f"{part} {source.path}"
+            self.looked_at[name] = [problems[i * len(problems) // shown] for i in range(shown)]
             yield problems
 
     def _unfit(self, problem: Problem, what: int | BadProblem) -> Skipped:

@@ -1,7 +1,8 @@
 """Raw rows of a data set in any form that it may be stored in, each with its place.
 
-A `.jsonl`, `.json` (a list of rows, or an object of rows by id), `.csv` or `.parquet` file; a
-folder, saved by `datasets` or of parquet files; a hub id `owner/name[:split]`.
+A `.jsonl`, `.json` (a list of rows, or an object of rows by id), `.csv`, `.tsv`, `.parquet` or
+`.arrow` file; a WebDataset `.tar`, or a folder of them; a folder saved by `datasets`, or of parquet
+files; a hub id `owner/name[:split]`.
 """
 
 import csv
@@ -12,10 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow.ipc  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
+
+from vlm_rl.data.tar_samples import suffix, tar_samples, with_members
 
 _MOST_CHARS = 600
 _BUFFER = 2**20
+_LARGEST_CELL = 2**28
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 Reason = Literal[
@@ -75,10 +80,13 @@ def open_table(source: str, split: str | None = None, config: str | None = None)
     source does not exist or cannot be read.
     """
     path = Path(source).expanduser()
-    if path.suffix in _READERS:
+    kind = ".tgz" if path.name.endswith(".tar.gz") else path.suffix
+    if kind in _READERS:
         if not path.is_file():
             raise ValueError(f"no data file {path}")
-        return _READERS[path.suffix](path, split)
+        return _READERS[kind](path, split)
+    if path.is_dir() and (shards := sorted(path.glob("*.tar*"))):
+        return _shards(path, shards, split)
     if path.is_dir():
         return _hugging_face(str(path), path, split, config)
     name, _, suffix = source.partition(":")
@@ -123,8 +131,11 @@ def _json(path: Path, split: str | None) -> Table:
 
 
 def _csv(path: Path, split: str | None) -> Table:
+    # a cell may hold an image in base64
+    csv.field_size_limit(_LARGEST_CELL)
     with path.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        reader = csv.DictReader(lines, delimiter=delimiter, restkey="cells without a column")
         rows = [(f"{path}, row {number}", row) for number, row in enumerate(reader, 1)]
     columns = list(reader.fieldnames or ())
     return Table(str(path), path.parent, columns, rows, split, num_rows=len(rows))
@@ -147,6 +158,58 @@ def _parquet(path: Path, split: str | None) -> Table:
     rows = _numbered(file.iter_batches(batch_size=64), str(path))
     columns, num_rows = file.schema_arrow.names, file.metadata.num_rows
     return Table(str(path), path.parent, columns, rows, split, num_rows=num_rows)
+
+
+def _arrow(path: Path, split: str | None) -> Table:
+    """Open what `datasets` keeps in its cache and folders, a stream, or else a file of batches."""
+    source = pyarrow.memory_map(str(path))
+    try:
+        stream = pyarrow.ipc.open_stream(source)
+        schema, batches = stream.schema, iter(stream)
+    except pyarrow.ArrowInvalid:
+        try:
+            file = pyarrow.ipc.open_file(source)
+        except pyarrow.ArrowInvalid as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+        schema = file.schema
+        batches = (file.get_batch(number) for number in range(file.num_record_batches))
+    small = (
+        part for batch in batches for part in pyarrow.Table.from_batches([batch]).to_batches(64)
+    )
+    return Table(str(path), path.parent, schema.names, _numbered(small, str(path)), split)
+
+
+def _tar(path: Path, split: str | None) -> Table:
+    return _shards(path, [path], split)
+
+
+def _shards(source: Path, shards: Sequence[Path], split: str | None) -> Table:
+    """Open the samples of tars. Those of a split have its name in theirs."""
+    if split is not None and source.is_dir():
+        shards = [shard for shard in shards if split in shard.name]
+        if not shards:
+            raise ValueError(f"{source} has no tar with {split!r} in its name; got split={split}")
+        split = None
+    columns: dict[str, None] = {}
+    num_rows = 0
+    for _, row in _samples(shards, only_text=True):
+        num_rows += 1
+        if isinstance(row, dict):
+            columns.update(dict.fromkeys(row))
+    folder = source if source.is_dir() else source.parent
+    return Table(str(source), folder, list(columns), _samples(shards), split, num_rows=num_rows)
+
+
+def _samples(shards: Sequence[Path], *, only_text: bool = False) -> Iterator[tuple[str, object]]:
+    for shard in shards:
+        for number, (key, members) in enumerate(tar_samples(shard, only_text=only_text), 1):
+            rows = [one for name, one in members.items() if suffix(name) == "json"]
+            row = parsed(rows[0] or b"") if len(rows) == 1 else None
+            if row is None:
+                row = BadRow("not an object", f"the sample has {len(rows)} .json members, not one")
+            if isinstance(row, dict):
+                row = with_members(row, members)
+            yield f"{shard}, row {number} ({key})", row
 
 
 def _hugging_face(name: str, folder: Path, split: str | None, config: str | None) -> Table:
@@ -173,4 +236,14 @@ def _numbered(batches: Iterable[Any], label: str) -> Iterator[tuple[str, object]
     return ((f"{label}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
-_READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+_READERS = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+    ".tar": _tar,
+    ".tgz": _tar,
+}
