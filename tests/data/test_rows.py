@@ -6,6 +6,7 @@ Mutations that must go red: cut `_TAG` or `boxes` (worked solutions), drop the s
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,9 @@ def test_long_value_makes_no_long_line(tmp_path: Path, row: Any):
 
 BAD_IMAGES = {
     "missing_file": (None, "no image file", "No such file"),
-    "folder": (Path, "no image file", "directory"),
+    "folder": (Path.mkdir, "no image file", "not a regular file"),
+    "pipe": (os.mkfifo, "no image file", "not a regular file"),
+    "device": (lambda link: link.symlink_to("/dev/zero"), "no image file", "not a regular file"),
     "empty_file": (b"", "broken image", "unknown format"),
     "web_page": (b"<html>404 Not Found</html>", "broken image", "unknown format"),
     "truncated_png": (PHOTO[: len(PHOTO) // 2], "broken image", "bad.png"),
@@ -143,8 +146,8 @@ BAD_IMAGES = {
 
 @pytest.mark.parametrize(("content", "reason", "word"), BAD_IMAGES.values(), ids=BAD_IMAGES)
 def test_a_bad_image_file_gets_its_one_line(tmp_path: Path, content: Any, reason: str, word: str):
-    if content is Path:
-        (tmp_path / "bad.png").mkdir()
+    if callable(content):
+        content(tmp_path / "bad.png")
     elif content is not None:
         (tmp_path / "bad.png").write_bytes(content)
     row = {**GOOD, "images": ["bad.png"]}

@@ -1,8 +1,8 @@
 """Seconds count if the processes could have used them.
 
-Broken on purpose, each seen red: waits that count -> starved; those that have not ended -> not ended;
-children left out -> its child; pauses that count -> nobody looked; no second that counts -> does
-nothing.
+Broken on purpose, each seen red: waits that count -> starved; those that have not ended -> has not
+ended; children left out -> its child; pauses that count -> nobody looked; no second that counts ->
+does nothing.
 """
 
 import os
