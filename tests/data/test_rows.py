@@ -84,6 +84,20 @@ BAD_ROWS = {
     "unknown_answer_style": ({**GOOD, "answer_style": "boxx"}, "wrong value", "did you mean box?"),
     "lone_surrogate": ({**GOOD, "problem": "<image>\ud800"}, "wrong value", "surrogate"),
     "lone_surrogate_in_uid": ({**GOOD, "uid": "\ud800"}, "wrong value", "uid holds half"),
+    **{
+        f"lone_surrogate_in_{name}_{number}": (
+            {**GOOD, name: value},
+            "wrong value",
+            f"{name} holds",
+        )
+        for number, value in enumerate(("\ud800", ["a", "\ud800"], {"a": [{"\ud800": 1}]}))
+        for name in ("answer", "choices", "images", "meta", "tolerance", "answer_type")
+    },
+    "surrogate_in_json_of_meta": (
+        {**GOOD, "meta": '{"a": "\\ud800"}'},
+        "wrong value",
+        "meta holds",
+    ),
     "same_content_again": (GOOD, "duplicate uid", "row 1"),
     "question_of_a_megabyte": (
         {**GOOD, "problem": "<image>" + "a" * 10**6},

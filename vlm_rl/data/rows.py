@@ -10,7 +10,7 @@ A row that cannot be a problem becomes one `Skipped` line; the caller decides wh
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -114,7 +114,7 @@ def read_problems(
             values = _values(row, mapping, known)
             if table.split is not None and values.get("split") != table.split:
                 continue
-            _check_lengths(values, max_text_chars)
+            _check_texts(values, max_text_chars)
             problem = _problem(values, table.folder, images, path)
             uid = problem.uid
             if uid in owners:
@@ -158,10 +158,13 @@ def _check_known(row: Iterable[str], known: frozenset[str]) -> None:
             )
 
 
-def _check_lengths(values: Mapping[str, Any], limit: int) -> None:
-    """Refuse long texts before anything reads them. Raises BadRow."""
+def _check_texts(values: Mapping[str, Any], limit: float) -> None:
+    """Refuse long texts and halves of characters before anything reads them. Raises BadRow."""
     for name, value in values.items():
-        chars = 0 if name == "images" else _num_chars(value)
+        texts = [*_texts(value)]
+        if any(map(_SURROGATE.search, texts)):
+            raise BadRow("wrong value", f"{name} holds half a character (a lone surrogate)")
+        chars = 0 if name == "images" else sum(map(len, texts))
         if chars > limit:
             raise BadRow(
                 "text too long",
@@ -170,18 +173,17 @@ def _check_lengths(values: Mapping[str, Any], limit: int) -> None:
             )
 
 
-def _num_chars(value: object) -> int:
-    """Count the characters of a value and of all that is in it."""
-    total, stack = 0, [value]
+def _texts(value: object) -> Iterator[str]:
+    """Yield a value that is text, or all texts that are in it."""
+    stack = [value]
     while stack:
         item = stack.pop()
         if isinstance(item, str):
-            total += len(item)
+            yield item
         elif isinstance(item, Mapping):
             stack += [*item.keys(), *item.values()]
         elif isinstance(item, list):
             stack += item
-    return total
 
 
 def _problem(values: dict[str, Any], folder: Path, images: ImageStore, source: str) -> Problem:
@@ -215,8 +217,6 @@ def _text(value: object, name: str, absent: Reason, role: Literal["user", "assis
         raise BadRow(absent, f"{name} is missing or empty")
     if not isinstance(value, str):
         raise BadRow("wrong type", f"{name} is of type {type(value).__name__}, not text")
-    if _SURROGATE.search(value):
-        raise BadRow("wrong value", f"{name} holds half a character (a lone surrogate)")
     return value
 
 
@@ -261,14 +261,13 @@ def _optional(name: str, value: Any) -> Any:
         value = parsed(value.encode())
         if isinstance(value, BadRow):
             raise value
+        _check_texts({name: value}, math.inf)  # JSON in JSON may escape what it holds
     if name == "uid" and isinstance(value, int):
         value = str(value)
     expected: type[Any] = {"choices": list, "tolerance": dict, "meta": dict}.get(name, str)
     if not isinstance(value, expected):
         kinds = f"{type(value).__name__}, not {expected.__name__}"
         raise BadRow("wrong type", f"{name} is of type {kinds}")
-    if isinstance(value, str) and _SURROGATE.search(value):
-        raise BadRow("wrong value", f"{name} holds half a character (a lone surrogate)")
     if name == "choices":
         return tuple(_text(choice, "a choice", "wrong value", "user") for choice in value)
     if name == "tolerance":
