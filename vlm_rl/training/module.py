@@ -41,6 +41,7 @@ from vlm_rl.training.dynamic_sampling import (
     no_refill,
     sample_groups,
 )
+from vlm_rl.training.meter import Meter
 from vlm_rl.training.optimizer import build_optimizer
 from vlm_rl.training.sampler import Sampler
 from vlm_rl.training.settings import (
@@ -127,6 +128,7 @@ class RLModule(L.LightningModule):
         self.skipped_in_a_row = 0
         self.validation_history: list[Metrics] = []
         self.clock = Clock()
+        self.meter = Meter(policy, self.clock)
         self.sampler = Sampler(policy, self.engine, self.reward, self.clock)
         self.lockstep = Lockstep(
             policy,
@@ -151,7 +153,7 @@ class RLModule(L.LightningModule):
 
     def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Step]:
         """Do one step on this rank's share of its prompts."""
-        self.clock.begin_lap()
+        self.meter.begin_step()
         sampled = sample_groups(
             prompts,
             self._sample_round,
@@ -171,9 +173,7 @@ class RLModule(L.LightningModule):
         measured = drift.measure(rows, batch.places)
         self.completed_steps += 1
         self.trainer.should_stop = self.completed_steps >= self.steps
-        metrics = step_metrics(
-            sampled, batch, updates, engine_restarts=self.engine.restarts, clock=self.clock
-        )
+        metrics = step_metrics(sampled, batch, updates, engine=self.engine, meter=self.meter)
         step = Step(
             rollout=batch.rollout,
             everyone=batch.everyone,

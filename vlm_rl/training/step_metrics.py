@@ -1,4 +1,4 @@
-"""The metrics of a step: what its rollout, its updates and its clock say, reduced over ranks."""
+"""The metrics of a step: what its rollout, its updates and its meter say, reduced over ranks."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ import torch
 
 from vlm_rl import ranks
 from vlm_rl.metrics.rollout import rollout_statistics
-from vlm_rl.metrics.speed import speed_statistics
 from vlm_rl.metrics.statistic import add_up, means
 from vlm_rl.records import Statistic
-from vlm_rl.training.clock import Clock
+from vlm_rl.rollout import Engine
 from vlm_rl.training.dynamic_sampling import Sampled
+from vlm_rl.training.meter import Meter
 from vlm_rl.training.step import Metrics, StepBatch
 from vlm_rl.training.update import Update
 
@@ -20,8 +20,8 @@ def step_metrics(
     batch: StepBatch,
     updates: Sequence[Update],
     *,
-    engine_restarts: int,
-    clock: Clock,
+    engine: Engine,
+    meter: Meter,
 ) -> Metrics:
     """Return the metrics of a step over all ranks, and the seconds of this rank."""
     statistics = sampled.statistics
@@ -31,9 +31,8 @@ def step_metrics(
     for update in updates:
         statistics = add_up(statistics, update.statistics)
     # of all ranks, counted once: the mean is their sum
-    restarts = Statistic(torch.tensor(engine_restarts), torch.tensor(ranks.rank() == 0))
+    restarts = Statistic(torch.tensor(engine.restarts), torch.tensor(ranks.rank() == 0))
     statistics = add_up(statistics, {"rollout/engine_restarts": restarts})
     rollouts = [batch.rollout, sampled.dropped]
-    forwards = [forward for part in batch.minibatches for forward in part.forwards]
-    statistics = add_up(statistics, speed_statistics(rollouts, forwards, clock.lap))
-    return means(statistics) | clock.lap_metrics()
+    cost = meter.statistics(rollouts, batch, sampled_here=not engine.is_elsewhere)
+    return means(add_up(statistics, cost)) | meter.metrics()
