@@ -1,7 +1,6 @@
 """Peaks of devices by name, and of the memory of this process.
 
-Broken on purpose, each seen red: the first match instead of the longest; names by substring; a
-slice with the peak of the whole; the memory of now for that of its peak.
+Broken on purpose, each seen red: names by substring; a slice with the peak of the whole.
 """
 
 import resource

@@ -3,9 +3,10 @@
 The policy's attention and head are replaced by their formulas, which compute nothing twice and of
 which torch counts every product.
 
-Broken on purpose, each seen red: gradients of inputs that nothing trained comes before, and of frozen
-weights; a backward of attention as dear as its forward; windows cut off at the border of an image; a
-merger that reads every patch; prompts without completions; the tower of a frozen part.
+Broken on purpose, each seen red: gradients of inputs that nothing trained comes before, and of
+frozen weights; completions that do not see their prompt; a backward of attention as dear as its
+forward; windows cut off at the border of an image; a merger that reads every patch; prompts without
+completions; a frozen tower that is trained.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """Speeds are tokens over seconds; what the shared forward saves is counted in positions.
 
 Broken on purpose, each seen red: seconds of the rollout for those of the step, prompts of empty
-rows counted as repeated, the padding of a batch taken for tokens, padding that grows with the row;
-a rank that counts its own seconds, FLOPs of one rank for those of all.
+rows counted as repeated, the padding of a batch taken for tokens, a rank that counts its own
+seconds.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """What a real step says of its cost.
 
-Broken on purpose, each seen red: a rollout that is not counted, or an engine elsewhere that is; one pass for none and two;
-hooks that a copy of the tower does not have.
+Broken on purpose, each seen red: an engine elsewhere whose rollout is counted; one pass for
+log-probabilities where there is none.
 """
 
 from pathlib import Path
