@@ -21,6 +21,9 @@ class Engine(ABC):
     restarts: int = 0
     """How often the engine was restarted because it failed."""
 
+    is_elsewhere: bool = False
+    """Whether it computes on devices of its own, not on those that train."""
+
     def check(self, sampling: Sampling) -> None:
         """Refuse, before any model is loaded, what this engine cannot do. Raises ValueError."""
         if sampling.undescribed:

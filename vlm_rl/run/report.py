@@ -1,8 +1,6 @@
 """What a run leaves at its end: a plot of the training, summary.json and the last screen."""
 
 import json
-import resource
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +10,7 @@ import lightning as L
 
 from vlm_rl import ranks
 from vlm_rl.disk.files import write_text, written_whole
+from vlm_rl.metrics.devices import GB, peak_resident_bytes, peak_resident_bytes_of_children
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.length_report import PLOT
 from vlm_rl.run.metrics_csv import METRICS, read_metrics
@@ -109,9 +108,7 @@ def _summarise(run_dir: Path, module: RLModule, skipped: Mapping[str, int]) -> d
 
 def _peak_memory_gb() -> float:
     """Return the peak resident memory of this process, or of its largest child if that is more."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(who).ru_maxrss for who in whose) * unit / 1e9
+    return max(peak_resident_bytes(), peak_resident_bytes_of_children()) / GB
 
 
 ROWS = {

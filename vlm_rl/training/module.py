@@ -22,8 +22,7 @@ from vlm_rl.distributed.lockstep import Cut, Lockstep, Minibatch
 from vlm_rl.distributed.rank_strategy import RankStrategy
 from vlm_rl.distributed.weights import frozen_checksum
 from vlm_rl.metrics import drift
-from vlm_rl.metrics.rollout import answer_statistics, rollout_statistics, task_statistics
-from vlm_rl.metrics.speed import speed_statistics
+from vlm_rl.metrics.rollout import answer_statistics, task_statistics
 from vlm_rl.metrics.statistic import Statistics, add_up, mean_of, means
 from vlm_rl.model.lora import check_base
 from vlm_rl.model.policy import Policy
@@ -39,10 +38,10 @@ from vlm_rl.training.clock import Clock
 from vlm_rl.training.dynamic_sampling import (
     GroupFilter,
     Refill,
-    Sampled,
     no_refill,
     sample_groups,
 )
+from vlm_rl.training.meter import Meter
 from vlm_rl.training.optimizer import build_optimizer
 from vlm_rl.training.sampler import Sampler
 from vlm_rl.training.settings import (
@@ -52,6 +51,7 @@ from vlm_rl.training.settings import (
     check_groups,
 )
 from vlm_rl.training.step import Metrics, Step, StepBatch
+from vlm_rl.training.step_metrics import step_metrics
 from vlm_rl.training.streams import GREEDY, Stream
 from vlm_rl.training.update import Update, count_normalizers, divided
 
@@ -128,6 +128,7 @@ class RLModule(L.LightningModule):
         self.skipped_in_a_row = 0
         self.validation_history: list[Metrics] = []
         self.clock = Clock()
+        self.meter = Meter(policy, self.clock)
         self.sampler = Sampler(policy, self.engine, self.reward, self.clock)
         self.lockstep = Lockstep(
             policy,
@@ -152,7 +153,7 @@ class RLModule(L.LightningModule):
 
     def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Step]:
         """Do one step on this rank's share of its prompts."""
-        self.clock.begin_lap()
+        self.meter.begin_step()
         sampled = sample_groups(
             prompts,
             self._sample_round,
@@ -172,6 +173,7 @@ class RLModule(L.LightningModule):
         measured = drift.measure(rows, batch.places)
         self.completed_steps += 1
         self.trainer.should_stop = self.completed_steps >= self.steps
+        metrics = step_metrics(sampled, batch, updates, engine=self.engine, meter=self.meter)
         step = Step(
             rollout=batch.rollout,
             everyone=batch.everyone,
@@ -180,7 +182,7 @@ class RLModule(L.LightningModule):
             advantages=batch.advantages,
             rows=rows,
             sequences=[update.sequences for update in updates],
-            metrics=self._step_metrics(sampled, batch, updates) | drift.metrics(measured),
+            metrics=metrics | drift.metrics(measured),
             drift_alarm=drift.alarm(measured.worst, self.drift_alarm),
         )
         self.log_metrics(step.metrics)
@@ -344,23 +346,6 @@ class RLModule(L.LightningModule):
         scheduler: Any = self.lr_schedulers()
         for _ in range(updates):
             scheduler.step()
-
-    def _step_metrics(
-        self, sampled: Sampled, batch: StepBatch, updates: Sequence[Update]
-    ) -> Metrics:
-        statistics = sampled.statistics
-        if batch.rollout.prompts:
-            of_rollout = rollout_statistics(batch.rollout, batch.advantages)
-            statistics = add_up(statistics, of_rollout)
-        for update in updates:
-            statistics = add_up(statistics, update.statistics)
-        # of all ranks, counted once: the mean is their sum
-        restarts = Statistic(torch.tensor(self.engine.restarts), torch.tensor(ranks.rank() == 0))
-        statistics = add_up(statistics, {"rollout/engine_restarts": restarts})
-        rollouts = [batch.rollout, sampled.dropped]
-        forwards = [forward for part in batch.minibatches for forward in part.forwards]
-        statistics = add_up(statistics, speed_statistics(rollouts, forwards, self.clock.lap))
-        return means(statistics) | self.clock.lap_metrics()
 
     @property
     def validates_now(self) -> bool:

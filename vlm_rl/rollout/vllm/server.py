@@ -90,6 +90,7 @@ class VLLMServer(VLLMBase):
             )
         self.url = url
         self.devices = devices
+        self.is_elsewhere = url is not None or devices is not None
         if url is not None and self.adapter_rank:
             raise ValueError(
                 f"VLLMServer.adapter_rank={self.adapter_rank} needs a folder that both sides see, "
