@@ -162,9 +162,7 @@ def _computed(rows: Rows, updates: Sequence[Tensor], counts: Tensor | None) -> l
     has_images = torch.tensor(of_prompt, dtype=torch.bool)[rows.row_prompt]
     own = [has_images[is_here & counts].tolist() for is_here in updates]
     kinds = [set().union(*of_ranks) for of_ranks in zip(*ranks.gather(own), strict=True)]
-    return [
-        counts | torch.where(has_images, True not in kind, False not in kind) for kind in kinds
-    ]
+    return [counts | torch.where(has_images, True not in kind, False not in kind) for kind in kinds]
 
 
 def smallest_prompt(policy: Policy) -> Prompt:
