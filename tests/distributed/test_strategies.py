@@ -2,8 +2,9 @@
 gradient norm, every metric, and the weights.
 
 Real processes over gloo replay the same rollouts (`sharded_runs.CASES`): every aggregation, uneven
-lengths and numbers of images, a process without an image, one whose rows are all left out, steps
-without any image, more updates than prompts of a process, prompts that do not divide.
+lengths and numbers of images, a process without an image, one whose rows are all left out of the
+loss, or of the forwards, steps without any image, more updates than prompts of a process, prompts
+that do not divide.
 
 Tolerances, in float64: 1e-12 of a weight with two processes. With three 5e-6 (AdamW, lr 1e-3):
 gradients are scaled by the number of processes, and transformers' norms compute in float32, where
@@ -49,6 +50,8 @@ EXACT = (
     "text",
     "text_then_images",
     "frozen_tower",
+    "left_out",
+    "left_out_twice",
     "nobody_scored",
 )
 SOME = ("sequence_mean", "sequence_sum")

@@ -106,6 +106,23 @@ class Objective:
         plain = {Regularizer.prepare, TokenWeight.prepare, Objective.prepare}
         return any(type(part).prepare not in plain for part in (self, *parts))
 
+    @property
+    def needs_all_rows(self) -> bool:
+        """Whether a row whose advantages are 0 counts anywhere but in the normalizers.
+
+        Its policy term is 0, with its gradient, if the surrogate says so. Then it counts only in
+        regularizers, in what a part finds out about the minibatch, or learns from its metrics, and
+        in averages over a forward. A `__call__` of its own may do anything.
+        """
+        return (
+            type(self).__call__ is not Objective.__call__
+            or not self.surrogate.scales_with_advantage
+            or not self.aggregation.is_by_row
+            or bool(self.regularizers)
+            or self.looks_ahead
+            or self.observes
+        )
+
     def prepare(self, minibatch: Batch, all_sum: AllSum) -> Plan:
         """Return what the parts need to know of the whole minibatch; call it once per update."""
         plan = {part.name: part.prepare(minibatch, all_sum) for part in self.regularizers}
@@ -159,9 +176,9 @@ class Objective:
         return loss
 
     @property
-    def stateful(self) -> bool:
+    def observes(self) -> bool:
         """Whether some part learns from updates, so that `observe` must be called after each."""
-        return any(True for _ in self._stateful_parts())
+        return any(part.observes for _, part in self._stateful_parts())
 
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Tell the parts the metrics of an update: means over all ranks."""

@@ -53,7 +53,7 @@ from vlm_rl.training.settings import (
 from vlm_rl.training.step import Metrics, Step, StepBatch
 from vlm_rl.training.step_metrics import step_metrics
 from vlm_rl.training.streams import GREEDY, Stream
-from vlm_rl.training.update import Update, count_normalizers, divided
+from vlm_rl.training.update import Update, count_normalizers, divided, left_out
 
 STATE = (
     "completed_steps",
@@ -167,10 +167,8 @@ class RLModule(L.LightningModule):
             updates = [self.update(minibatch, batch.has_old) for minibatch in batch.minibatches]
             self._move_schedule(self.updates.num_minibatches - len(updates))
         self.sampler.policy_changed()
-        rows = batch.rows
-        if not batch.has_old:
-            rows = replace(rows, old_logprobs=updates[0].logprobs)
-        measured = drift.measure(rows, batch.places)
+        rows = batch.rows if batch.has_old else batch.rows_with_old(updates[0].logprobs)
+        measured = drift.measure(batch.cut.computed(rows), batch.places)
         self.completed_steps += 1
         self.trainer.should_stop = self.completed_steps >= self.steps
         metrics = step_metrics(sampled, batch, updates, engine=self.engine, meter=self.meter)
@@ -208,31 +206,46 @@ class RLModule(L.LightningModule):
         return stream.seed(seed=self.seed, step=self.completed_steps, rank=self.global_rank)
 
     def build_batch(self, rollout: Rollout, places: Places) -> StepBatch:
-        """Make all that the updates read. Advantages come last: a KL in the reward needs the
-        log-probabilities, and an advantage may look at every group of the step."""
+        """Make all that the updates read. An advantage may look at every group of the step; those
+        of 0 may leave rows out of all forwards. A KL in the reward needs the log-probabilities of
+        all rows before there are advantages."""
         rows = Rows.build(rollout.prompts, rollout.groups, trained=self._trainable(rollout))
-        cut = self.lockstep.cut(rows, places)
+        if self.kl_in_reward is None:
+            everyone, advantages = self._with_advantages(rollout, places)
+            cut = self.lockstep.cut(rows, places, self._counts(rows, advantages))
+        else:
+            cut = self.lockstep.cut(rows, places)
         if self.kept is not None:
             with self.clock("vision"):
                 self.kept.prepare(cut.prompts(rows))
         has_old = self._needs_old(cut)
         with self.clock("logprobs"):
-            old = torch.full(rows.completion_mask.shape, torch.nan)
-            if has_old:
-                old = self.logprobs(self.policy, rows, cut)
+            old = self.logprobs(self.policy, rows, cut) if has_old else cut.joined(rows)
             ref = None if self.reference is None else self.logprobs(self.reference, rows, cut)
-        if self.kl_in_reward is not None and ref is not None and rollout.prompts:
-            rollout = self.kl_in_reward(rollout, old, ref)
-        everyone = gather.rollout(rollout)
-        advantages = rollout.scores.total
-        if everyone.prompts:  # dynamic sampling may have kept none
-            advantages = self._advantages(everyone)[places.own]
+        if self.kl_in_reward is not None:
+            assert ref is not None
+            if rollout.prompts:
+                rollout = self.kl_in_reward(rollout, old, ref)
+            everyone, advantages = self._with_advantages(rollout, places)
         batch = Batch.of(
             rows, old_logprobs=old, ref_logprobs=ref, advantages=advantages.float()
         ).to(self.policy.device)
         return StepBatch(
-            rollout, everyone, places.own, advantages, batch, cut.minibatches(batch), has_old
+            rollout, everyone, places.own, advantages, batch, cut, cut.minibatches(batch), has_old
         )
+
+    def _with_advantages(self, rollout: Rollout, places: Places) -> tuple[Rollout, Tensor]:
+        """Return the groups of all ranks, and the advantages [P, G] of this rank's."""
+        everyone = gather.rollout(rollout)
+        if not everyone.prompts:  # dynamic sampling may have kept none
+            return everyone, rollout.scores.total
+        return everyone, self._advantages(everyone)[places.own]
+
+    def _counts(self, rows: Rows, advantages: Tensor) -> Tensor | None:
+        """Return which rows [B] the updates learn from; None if the objective needs all."""
+        if self.objective.needs_all_rows:
+            return None
+        return (advantages.float().flatten() != 0) & (rows.lengths > 0)
 
     def _needs_old(self, cut: Cut) -> bool:
         """Whether the old log-probabilities must be known before the first update.
@@ -254,16 +267,14 @@ class RLModule(L.LightningModule):
         return scored if self.updates.train_on_truncated else scored & ~rollout.truncated
 
     def logprobs(self, model: Policy | Reference, rows: Rows, cut: Cut) -> Tensor:
-        """Return log-probabilities [B, T] of `rows` without gradients.
+        """Return log-probabilities [B, T] of `rows` without gradients; NaN for those left out.
 
         Forwards are cut exactly as those of the updates will be: in bf16 another packing rounds
         otherwise, and GSPO's band of 3e-4 would be filled with that noise.
         """
-        logprobs = [torch.zeros(0, rows.completion_mask.shape[1], device=self.policy.device)]
+        forwards = [forward for part in cut.minibatches(rows) for forward in part.forwards]
         with torch.no_grad():
-            for minibatch in cut.minibatches(rows):
-                logprobs += [self._stats(model, forward) for forward in minibatch.forwards]
-        return torch.cat(logprobs)
+            return cut.joined(rows, [self._stats(model, forward) for forward in forwards])
 
     def _stats(self, model: Policy | Reference, forward: Rows) -> Tensor:
         temperature = self.sampling.temperature
@@ -275,7 +286,7 @@ class RLModule(L.LightningModule):
             plan = self.objective.prepare(minibatch.rows, ranks.all_sum)
             normalizers = count_normalizers(self.objective, minibatch)
         total = torch.zeros((), dtype=torch.float64, device=self.policy.device)
-        statistics: Statistics = {}
+        statistics = {"policy/left_out_frac": left_out(minibatch)}
         sequences, logprobs = [], []
         for forward in minibatch.forwards:
             with self.strategy.micro_batch(last=forward is minibatch.forwards[-1]):
@@ -297,11 +308,11 @@ class RLModule(L.LightningModule):
             sequences.append(loss.sequences)
             logprobs.append(stats.logprobs.detach())
         statistics |= self._step_optimizer(minibatch, ranks.all_sum(total))
-        if self.objective.stateful and "policy/loss" in statistics:
+        if self.objective.observes and "policy/loss" in statistics:
             with named(self.objective, "objective", UpdateError):
                 self.objective.observe(means(statistics))
         own = Sequences.joined(sequences).weighted(1 / normalizers[POLICY_TERM])
-        return Update(statistics, gather.sequences(own), torch.cat(logprobs))
+        return Update(statistics, gather.sequences(own), logprobs)
 
     def _step_optimizer(self, minibatch: Minibatch[Batch], loss: Tensor) -> Statistics:
         """Clip and step; skip, count and name what is not finite."""
