@@ -115,6 +115,7 @@ ELSEWHERE = {
         for name in ("every_n_steps", "keep_last", "compress")
     },
     "hang_timeout_s": "run/test_survival.py::test_hang_names_itself_and_ends_the_run",
+    "profile": "run/test_trace.py::test_trace_holds_the_steps_asked_for_with_their_stages",
     "logging.wandb": "run/test_reports.py::test_wandb_run_is_written_offline",
     "logging.project": "run/test_reports.py::test_wandb_run_is_written_offline",
 }
@@ -179,8 +180,10 @@ def test_prompts_are_as_configured(changed: Changed) -> None:
 
 
 def test_every_forward_is_within_the_token_budget(changed: Changed) -> None:
-    # one completion a forward, for the old log-probabilities and in the update
-    assert len(changed.engine.packed) == 4 * 9 * 2
+    # one completion a forward, for the old log-probabilities and in the update; some may be in none
+    packed = changed.engine.packed
+    assert 4 * 9 < len(packed) <= 4 * 9 * 2
+    assert all(sum(len(group.completions) for group in forward.groups) == 1 for forward in packed)
 
 
 def test_parts_are_the_named_classes(changed: Changed) -> None:

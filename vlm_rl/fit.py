@@ -16,7 +16,7 @@ from typing import Any
 import lightning as L
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from transformers.utils.logging import disable_progress_bar
@@ -47,6 +47,7 @@ from vlm_rl.run.resume import OwedWork, Resume, SameStep, check_fits
 from vlm_rl.run.samples import RolloutFiles, SampleTable
 from vlm_rl.run.signals import Preemption
 from vlm_rl.run.terminal import LastingOutput
+from vlm_rl.run.trace import Trace
 from vlm_rl.training.dynamic_sampling import GroupFilter
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.settings import (
@@ -133,6 +134,9 @@ def build_parser() -> ArgumentParser:
         default=1800.0,
         help="without a sign of life for so long the run ends with status 75",
     )
+    parser.add_argument(
+        "--profile", type=NonNegativeInt, default=0, help="steps, after the first, to trace"
+    )
     parser.add_argument("--logging.wandb", type=WandbMode, default="offline")
     parser.add_argument("--logging.project", type=str, default="vlm_rl")
     parser.add_class_arguments(L.Trainer, "trainer", skip=set(OURS), instantiate=False)
@@ -203,6 +207,7 @@ def _fit(
         *benchmarks,  # after all that is written of a step, which a signal in here would leave out
         OwedWork(),  # as a validation comes after them
         checkpoints,  # says that all of the step is done
+        Trace(run_dir, config.profile),
         Summary(run_dir),
         preemption,
         heartbeat,

@@ -56,6 +56,19 @@ def plot_training(metrics: list[Metrics], target: Path) -> None:
         save(figure, partial)
 
 
+def plot_stages(seconds: Mapping[str, float], target: Path) -> None:
+    """Draw where the time went, the longest stage first, into one PNG."""
+    ordered = dict(sorted(seconds.items(), key=lambda item: -item[1]))
+    figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
+    total = sum(ordered.values())
+    wedges, *_ = axis.pie([*ordered.values()], startangle=90, counterclock=False)
+    labels = [f"{name}  {spent:.3g} s  {spent / total:.1%}" for name, spent in ordered.items()]
+    axis.legend(wedges, labels, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axis.set_title(f"{total:.3g} s by stage")
+    with written_whole(target) as partial:
+        save(figure, partial)
+
+
 class Summary(L.Callback):
     """Write the plot and summary.json when training ends, and print the last screen."""
 
@@ -74,8 +87,11 @@ class Summary(L.Callback):
         metrics = read_metrics(self.run_dir / METRICS)
         plot = self.run_dir / "plots" / "training.png"
         plot_training(metrics, plot)
+        stages = self.run_dir / "plots" / "stages.png"
+        plot_stages(module.clock.seconds, stages)
         summary = _summarise(self.run_dir, module, skipped)
         summary["files"]["plots"] = str(plot)
+        summary["files"]["stages"] = str(stages)
         lengths = self.run_dir / "plots" / f"step_{module.completed_steps}" / PLOT
         if lengths.exists():
             summary["files"]["lengths"] = str(lengths)
