@@ -63,7 +63,7 @@ def plot_stages(seconds: Mapping[str, float], target: Path) -> None:
     total = sum(ordered.values())
     wedges, *_ = axis.pie([*ordered.values()], startangle=90, counterclock=False)
     labels = [f"{name}  {spent:.3g} s  {spent / total:.1%}" for name, spent in ordered.items()]
-    axis.legend(wedges, labels, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    figure.legend(wedges, labels, loc="outside right center", frameon=False)
     axis.set_title(f"{total:.3g} s by stage")
     with written_whole(target) as partial:
         save(figure, partial)
