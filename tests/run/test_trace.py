@@ -1,4 +1,8 @@
-"""`--profile` records the steps that it names, with their stages and what ran in them."""
+"""`--profile` records the steps that it names, with their stages and what ran in them.
+
+Broken on purpose, each seen red: the first step recorded too; stages not marked; nothing written by
+a run that ends before.
+"""
 
 import json
 from pathlib import Path
