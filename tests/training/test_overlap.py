@@ -4,7 +4,7 @@ The engine is a second transformers model (`copied_engine`), which needs no vLLM
 in tests/rollout/vllm/test_overlap_with_server.py.
 """
 
-import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -33,20 +33,29 @@ from tests.support.run_helpers import (
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.fit import fit
 from vlm_rl.model.policy import Policy
-from vlm_rl.objectives import LUSPO, SequenceTIS, TokenTIS
+from vlm_rl.objectives import (
+    LUSPO,
+    VESPO,
+    GeometricRejection,
+    OffPolicyMask,
+    SequenceMIS,
+    SequenceTIS,
+    TokenTIS,
+)
+from vlm_rl.objectives.token_weights import TokenWeight
 from vlm_rl.records import Batch
 from vlm_rl.run.metrics_csv import read_metrics
-from vlm_rl.training.overlap import Overlap
+from vlm_rl.training.overlap import PENDING, Overlap
 from vlm_rl.training.settings import UpdateSettings
 
 
-def _module(folder: Path, engine: Copied, **changes: Any) -> tuple[OverlappedRecorder, Any]:
+def _module(folder: Path, copied: Copied, **changes: Any) -> tuple[OverlappedRecorder, Any]:
     encoder = PromptEncoder(str(folder), max_prompt_tokens=256)
     prompts = [encoder.encode(problem) for problem in problems(2)]
     corrected = LUSPO(token_weights=[SequenceTIS(2.0)])
     parts = {
         "steps": 4,
-        "engine": engine,
+        "engine": copied,
         "objective": corrected,
         "overlap": Overlap(),
         "following": lambda step: prompts,
@@ -121,6 +130,13 @@ def _assert_equal(run_dir: Path, whole: Path, step: int = 6) -> None:
     assert _metrics(run_dir) == _metrics(whole)
 
 
+REFILLED = (
+    "--dynamic_sampling=vlm_rl.training.MixedVerdicts",
+    "--dynamic_sampling.init_args.max_rounds=3",
+)
+JUDGED = REWARD_TERMS | {"accuracy": {"class_path": "tests.support.run_helpers.FirstTokenEven"}}
+
+
 @pytest.fixture(scope="module")
 def synchronous(
     policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory
@@ -135,6 +151,16 @@ def whole(policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempP
     """Train six overlapped steps without a break."""
     run_dir = tmp_path_factory.mktemp("whole") / "run"
     fit(overlapped(policy_folder, data_folder, run_dir))
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def refilled(
+    policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Train the same with dynamic sampling."""
+    run_dir = tmp_path_factory.mktemp("refilled") / "run"
+    fit(overlapped(policy_folder, data_folder, run_dir, *REFILLED, terms=JUDGED))
     return run_dir
 
 
@@ -156,3 +182,134 @@ def test_problems_are_those_of_the_synchronous_run(synchronous: Path, whole: Pat
     ours, theirs = by_step(whole, "token_ids"), by_step(synchronous, "token_ids")
     assert ours[0] == theirs[0]
     assert ours[1] != theirs[1]
+
+
+def test_further_rounds_of_dynamic_sampling_have_the_weights_of_now(refilled: Path) -> None:
+    rows = [row for row in read_metrics(refilled / "metrics.csv") if "sampling/rounds" in row]
+    spent = [row["sampling/prompts_spent"] for row in rows]
+    assert max(spent) > 2, "some step had further rounds"
+    assert _ages(refilled) == [0.0, *(2 / number for number in spent[1:])]
+
+
+def _stopped(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the line that a run ends with."""
+    with pytest.raises(SystemExit):
+        fit(argv)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "vlm_rl.fit:" in line]
+    return line
+
+
+@pytest.mark.parametrize("more", [(), REFILLED], ids=["one round", "dynamic sampling"])
+def test_run_goes_on_bit_for_bit_from_a_signal_and_from_a_checkpoint(
+    more: tuple[str, ...],
+    policy_folder: Path,
+    data_folder: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The signal comes in step 4, after its rollout has ended and the next has begun. A checkpoint
+    of step 2 was due, while the rollout of step 3 was running."""
+    undisturbed = request.getfixturevalue("refilled" if more else "whole")
+    how = {"marker": str(tmp_path / "told"), "at": 7 if more else 6}
+    even = {"class_path": "tests.support.overlapping.SignalsOnce", "init_args": how}
+    terms = (JUDGED if more else REWARD_TERMS) | {"even": even}
+
+    def argv(name: str) -> list[str]:
+        return overlapped(policy_folder, data_folder, tmp_path / name, *more, terms=terms)
+
+    line = _stopped(argv("run"), capsys)
+    step = int(line.partition("stopped after step ")[2].split()[0])
+    assert step in (3, 4, 5)
+    assert trainer_checkpoint(tmp_path / "run", step)["vlm_rl"][PENDING]["weights_step"] == step - 1
+    shutil.copytree(tmp_path / "run", tmp_path / "earlier")
+    shutil.rmtree(tmp_path / "earlier" / "checkpoints" / f"step_{step}")
+    for name in ("run", "earlier"):
+        fit(argv(name))
+        _assert_equal(tmp_path / name, undisturbed)
+        assert _ages(tmp_path / name) == _ages(undisturbed)
+
+
+def test_rollout_whose_engine_fails_is_sampled_again_with_the_weights_of_now(
+    policy_folder: Path,
+    data_folder: Path,
+    tmp_path: Path,
+    whole: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Those of step 1, of step 2, and of step 3, for which a checkpoint waits."""
+    faulty = engine(policy_folder, "overlapping.Faulty", faults=[0, 2, 4])
+    fit(overlapped(policy_folder, data_folder, tmp_path / "run", engine=faulty))
+    assert _ages(tmp_path / "run") == [0, 0, 0, 1, 1, 1]
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    restarts = [row["rollout/engine_restarts"] for row in rows if "policy/loss" in row]
+    assert restarts == [1, 2, 2, 2, 2, 2]
+    out = capsys.readouterr().out
+    assert "rollout engine: broken on purpose; step 3 is sampled again" in out
+    ours, theirs = rollouts(tmp_path / "run"), rollouts(whole)
+    uids = [[[row["uid"] for row in rows] for rows in run.values()] for run in (ours, theirs)]
+    assert uids[0] == uids[1]
+
+
+def test_engine_beyond_its_ceiling_ends_the_run_with_a_checkpoint(
+    policy_folder: Path,
+    data_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    faulty = engine(policy_folder, "overlapping.Faulty", faults=[3], max_restarts=0)
+    argv = overlapped(policy_folder, data_folder, tmp_path / "run", engine=faulty)
+    line = _stopped(argv, capsys)
+    assert "failed 1 times in a row, last: broken on purpose" in line
+    assert "stopped after step 3 with a checkpoint" in line
+    assert trainer_checkpoint(tmp_path / "run", 3)["vlm_rl"][PENDING] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"engine": "vlm_rl.rollout.TransformersEngine"},
+            "overlap.staleness=1 needs an engine with weights of its own .*TransformersEngine has "
+            "not; take vlm_rl.rollout.VLLMServer",
+        ),
+        ({"engine": "vlm_rl.rollout.VLLMEngine"}, "VLLMEngine has not; take"),
+        (
+            {"objective": "vlm_rl.objectives.LUSPO"},
+            "no part of LUSPO corrects for; add vlm_rl.objectives.TokenTIS ",
+        ),
+        ({"overlap.staleness": 2}, "overlap"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value.values())),
+)
+def test_what_cannot_overlap_is_refused_in_one_line_before_a_model_is_loaded(
+    options: dict[str, object],
+    words: str,
+    data_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nowhere = tmp_path / "no policy"
+    line = _stopped(overlapped(nowhere, data_folder, tmp_path / "run", **options), capsys)
+    assert re.search(words, line)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("weight", "corrects"),
+    [
+        (TokenTIS(), True),
+        (SequenceMIS(), True),
+        (GeometricRejection(), False),
+        (OffPolicyMask(), False),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_only_importance_weights_correct(weight: TokenWeight, corrects: bool) -> None:
+    """What rejects rows leaves those it keeps as they are."""
+    assert LUSPO(token_weights=[weight]).corrects == corrects
+
+
+def test_ratio_against_the_engines_probabilities_corrects_by_itself() -> None:
+    assert VESPO(behaviour="engine").corrects
+    assert not VESPO(behaviour="old").corrects

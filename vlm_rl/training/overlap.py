@@ -149,8 +149,9 @@ class OverlappedModule(RLModule):
                 try:
                     return self._wait(self._ahead[step])
                 except EngineFault as fault:
+                    lost = self._ahead.pop(step)
                     self.sampler.recover(fault)
-            self._ahead[step] = self._begin_rollout(step, self._ahead[step].prompts)
+            self._ahead[step] = self._begin_rollout(step, lost.prompts)
 
     def _wait(self, ahead: _Ahead) -> Groups:
         if ahead.groups is None:
@@ -192,9 +193,12 @@ class OverlappedModule(RLModule):
             return self._resumed
         try:
             groups = self._wait(ahead)  # not as an activity: a checkpoint is not interrupted
-        except EngineError:
+        except EngineError as error:
             # no restart now, the run may be ending: the next step samples again, and restarts it
             del self._ahead[self.completed_steps]
+            ranks.print_once(
+                f"rollout engine: {error}; step {self.completed_steps + 1} is sampled again"
+            )
             return None
         own = [
             {"of": _key(prompt), "completions": [dict(vars(completion)) for completion in group]}
