@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.support.copied_engine import Copied
 from tests.support.run_helpers import REWARD_TERMS, EvenTokens, Recorder, command, weights
+from vlm_rl import ranks
 from vlm_rl.model.policy import Policy
 from vlm_rl.objectives import LUSPO
 from vlm_rl.records import Completion, Groups, Problem, Prompt
@@ -38,7 +39,8 @@ class OverlappedRecorder(Recorder, OverlappedModule):
 
 
 class Watched(Copied):
-    """Says in `places` which thread sampled, and whether for a rollout that was begun."""
+    """Says in `places` which thread sampled, and whether for a rollout that was begun. Refuses
+    whatever else is asked of it while one runs."""
 
     def start(self, *how: Any) -> None:
         self.places: list[tuple[bool, bool]] = []
@@ -57,6 +59,10 @@ class Watched(Copied):
     def update_weights(self, policy: Policy) -> None:
         assert not self._runs, "weights in the middle of a rollout"
         super().update_weights(policy)
+
+    def generate(self, prompts: Sequence[Prompt], **how: Any) -> list[list[Completion]]:
+        assert not self._runs, "another rollout in the middle of one"
+        return super().generate(prompts, **how)
 
     def _sample(
         self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, seed: int
@@ -90,7 +96,7 @@ class SaysUpdate(LUSPO):
 
 
 class Faulty(Copied):
-    """Fails in those rollouts that are begun whose numbers, from 0, are in `faults`."""
+    """Fails on `rank` in those rollouts that are begun whose numbers, from 0, are in `faults`."""
 
     def __init__(self, faults: list[int], **how: Any) -> None:
         super().__init__(**how)
@@ -104,14 +110,15 @@ class Faulty(Copied):
     def _sample(
         self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, seed: int
     ) -> list[list[Completion]]:
-        if group_size > 1 and self.num_begun in self.faults:
+        mine = self.rank == ranks.rank()
+        if mine and group_size > 1 and self.num_begun in self.faults:
             self.faults.remove(self.num_begun)
             raise EngineFault("broken on purpose")
         return super()._sample(prompts, group_size, sampling, seed)
 
 
 class SignalsOnce(EvenTokens):
-    """Sends SIGTERM in its `at`th call, unless `marker` exists, and creates it."""
+    """Sends SIGTERM to the last rank in its `at`th call, unless `marker` exists; creates it."""
 
     def __init__(self, marker: str, at: int) -> None:
         super().__init__()
@@ -120,13 +127,13 @@ class SignalsOnce(EvenTokens):
 
     def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
         self.left -= 1
-        if self.left == 0 and not self.marker.exists():
+        if self.left == 0 and ranks.rank() == ranks.world_size() - 1 and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGTERM)
         return super().__call__(problems, groups)
 
 
-def engine(policy: Path, class_name: str = "copied_engine.Copied", **how: Any) -> str:
+def engine(policy: Path, class_name: str = "overlapping.Watched", **how: Any) -> str:
     """Return the option for an engine of this folder."""
     arguments = {"checkpoint": str(policy), "rank": 0, "breaks_after": []} | how
     return json.dumps({"class_path": f"tests.support.{class_name}", "init_args": arguments})

@@ -46,7 +46,7 @@ from vlm_rl.objectives.token_weights import TokenWeight
 from vlm_rl.records import Batch
 from vlm_rl.run.metrics_csv import read_metrics
 from vlm_rl.training.overlap import PENDING, Overlap
-from vlm_rl.training.settings import UpdateSettings
+from vlm_rl.training.settings import OptimizerSettings, UpdateSettings
 
 
 def _module(folder: Path, copied: Copied, **changes: Any) -> tuple[OverlappedRecorder, Any]:
@@ -182,6 +182,19 @@ def test_problems_are_those_of_the_synchronous_run(synchronous: Path, whole: Pat
     ours, theirs = by_step(whole, "token_ids"), by_step(synchronous, "token_ids")
     assert ours[0] == theirs[0]
     assert ours[1] != theirs[1]
+
+
+def test_weights_that_do_not_move_make_the_age_of_completions_irrelevant(
+    policy_folder: Path,
+) -> None:
+    """Each step has the random numbers of the synchronous run."""
+    still = OptimizerSettings(lr=0.0, weight_decay=0.0)
+    copied = [_copied(policy_folder) for _ in range(2)]
+    overlapped, _ = _module(policy_folder, copied[0], optimizer=still)
+    synchronous, _ = _module(policy_folder, copied[1], optimizer=still, overlap=Overlap(0))
+    for ours, theirs in zip(overlapped.batches, synchronous.batches, strict=True):
+        assert torch.equal(ours.completion_ids, theirs.completion_ids)
+        assert torch.equal(ours.advantages, theirs.advantages)
 
 
 def test_further_rounds_of_dynamic_sampling_have_the_weights_of_now(refilled: Path) -> None:
