@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tests.support.copied_engine import Copied
@@ -16,9 +17,10 @@ from tests.support.run_helpers import REWARD_TERMS, EvenTokens, Recorder, comman
 from vlm_rl import ranks
 from vlm_rl.model.policy import Policy
 from vlm_rl.objectives import LUSPO
-from vlm_rl.records import Completion, Groups, Problem, Prompt
+from vlm_rl.records import Completion, Groups, Problem, Prompt, Rollout
 from vlm_rl.rollout import Sampling
 from vlm_rl.rollout.faults import EngineFault
+from vlm_rl.training.dynamic_sampling import GroupFilter
 from vlm_rl.training.overlap import OverlappedModule
 from vlm_rl.training.step import Step
 
@@ -93,6 +95,13 @@ class SaysUpdate(LUSPO):
     def __call__(self, *batch: Any) -> Any:
         WaitsForUpdate.in_update.set()
         return super().__call__(*batch)
+
+
+class DropsFirst(GroupFilter):
+    """Drops the first of several groups."""
+
+    def keep(self, rollout: Rollout) -> Tensor:
+        return torch.arange(len(rollout.prompts)) >= min(1, len(rollout.prompts) - 1)
 
 
 class Faulty(Copied):

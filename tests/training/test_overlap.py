@@ -14,6 +14,7 @@ import torch
 
 from tests.support.copied_engine import Copied
 from tests.support.overlapping import (
+    DropsFirst,
     OverlappedRecorder,
     SaysUpdate,
     WaitsForUpdate,
@@ -45,12 +46,18 @@ from vlm_rl.objectives import (
 from vlm_rl.objectives.token_weights import TokenWeight
 from vlm_rl.records import Batch
 from vlm_rl.run.metrics_csv import read_metrics
+from vlm_rl.training.dynamic_sampling import GroupFilter
 from vlm_rl.training.overlap import PENDING, Overlap
 from vlm_rl.training.settings import OptimizerSettings, UpdateSettings
 
 
+@pytest.fixture(scope="module")
+def encoder(policy_folder: Path) -> PromptEncoder:
+    return PromptEncoder(str(policy_folder))
+
+
 def _module(folder: Path, copied: Copied, **changes: Any) -> tuple[OverlappedRecorder, Any]:
-    encoder = PromptEncoder(str(folder), max_prompt_tokens=256)
+    encoder = PromptEncoder(str(folder))
     prompts = [encoder.encode(problem) for problem in problems(2)]
     corrected = LUSPO(token_weights=[SequenceTIS(2.0)])
     parts = {
@@ -99,11 +106,22 @@ def test_step_trains_on_completions_of_the_weights_before_it(
     assert begun == [False] * 4, "one for each step and none after the last, in a thread"
 
 
-def test_rollout_runs_while_the_step_before_it_is_in_its_update(policy_folder: Path) -> None:
-    """Would wait forever otherwise."""
-    objective = SaysUpdate(token_weights=[TokenTIS()])
-    module, _ = _module(policy_folder, _copied(policy_folder, WaitsForUpdate), objective=objective)
+@pytest.mark.parametrize("group_filter", [None, DropsFirst(2)], ids=["", "dynamic sampling"])
+def test_rollout_runs_while_the_step_before_it_is_in_its_update(
+    policy_folder: Path, encoder: PromptEncoder, group_filter: GroupFilter | None
+) -> None:
+    """Would wait forever otherwise, also in a further round of dynamic sampling."""
+    further = encoder.encode(problems(3)[2])
+    module, _ = _module(
+        policy_folder,
+        _copied(policy_folder, WaitsForUpdate),
+        objective=SaysUpdate(token_weights=[TokenTIS()]),
+        dynamic_sampling=group_filter,
+        refill=lambda position, used: None if further.uid in used else (further, position + 1),
+    )
     assert module.completed_steps == module.engine.num_begun == 4  # type: ignore[attr-defined]
+    rounds = {metrics.get("sampling/rounds", 1) for metrics in module.metrics}
+    assert rounds == {1 if group_filter is None else 2}
 
 
 def _metrics(run_dir: Path) -> list[dict[str, float]]:
@@ -241,6 +259,22 @@ def test_run_goes_on_bit_for_bit_from_a_signal_and_from_a_checkpoint(
         fit(argv(name))
         _assert_equal(tmp_path / name, undisturbed)
         assert _ages(tmp_path / name) == _ages(undisturbed)
+
+
+def test_rollout_of_problems_that_have_changed_since_is_sampled_anew(
+    policy_folder: Path, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checkpoint's completions answer other questions."""
+    shutil.copytree(data_folder, tmp_path / "data")
+    even = {"class_path": "tests.support.overlapping.SignalsOnce"}
+    how = {"marker": str(tmp_path / "told"), "at": 4}
+    terms = REWARD_TERMS | {"even": even | {"init_args": how}}
+    argv = overlapped(policy_folder, tmp_path / "data", tmp_path / "run", terms=terms)
+    assert "stopped after step 2 with a checkpoint" in _stopped(argv, capsys)
+    rows = tmp_path / "data" / "train.jsonl"
+    rows.write_text(rows.read_text().replace("<image>", "<image> Look. "))
+    fit([*argv, "--data.accept_changes=all"])
+    assert _ages(tmp_path / "run") == [0, 1, 0, 1, 1, 1]
 
 
 def test_rollout_whose_engine_fails_is_sampled_again_with_the_weights_of_now(
