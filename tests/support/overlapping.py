@@ -80,6 +80,10 @@ class WaitsForUpdate(Copied):
     in_update = threading.Event()
     num_begun = 0
 
+    def start(self, *how: Any) -> None:
+        self.in_update.clear()
+        super().start(*how)
+
     def _sample(
         self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, seed: int
     ) -> list[list[Completion]]:
