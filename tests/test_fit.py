@@ -79,6 +79,9 @@ ELSEWHERE = {
         "training/test_dynamic_sampling.py::"
         "test_rollout_files_hold_every_sampled_group_and_say_which_was_trained_on"
     ),
+    "overlap": (
+        "training/test_overlap.py::test_staleness_of_zero_equals_the_synchronous_run_bit_for_bit"
+    ),
     "kl_in_reward": "rewards/test_kl.py::test_kl_in_reward_golden",
     "updates.train_on_truncated": (
         "training/test_updates.py::test_truncated_completions_can_be_left_out_of_the_loss"

@@ -8,8 +8,9 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ from vlm_rl.run.terminal import LastingOutput
 from vlm_rl.run.trace import Trace
 from vlm_rl.training.dynamic_sampling import GroupFilter
 from vlm_rl.training.module import RLModule
+from vlm_rl.training.overlap import Overlap, OverlappedModule
 from vlm_rl.training.settings import (
     OptimizerSettings,
     UpdateSettings,
@@ -119,6 +121,7 @@ def build_parser() -> ArgumentParser:
     parser.add_subclass_arguments(Objective, "objective", required=True)
     parser.add_argument("--kl_in_reward", type=KLInReward | None, default=None)
     parser.add_argument("--dynamic_sampling", type=GroupFilter | None, default=None)
+    parser.add_argument("--overlap", type=Overlap | None, default=None)
     parser.add_argument(
         "--drift_alarm", type=PositiveFloat, default=0.1, help="engine against policy, nats a token"
     )
@@ -260,6 +263,8 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
         )
     check_groups(config.group_size, parts.sampling)
     parts.engine.check(parts.sampling)
+    if parts.overlap is not None:
+        parts.overlap.check(parts.engine, parts.objective)
     lora = parts.policy.lora
     check_lora(lora, config.policy.freeze)
     if config.checkpoint.merge_adapter and lora is None:
@@ -317,7 +322,10 @@ def _module(
     strategy: RankStrategy,
 ) -> RLModule:
     empty = not strategy.loads_weights
-    return RLModule(
+    schedule: Callable[..., RLModule] = RLModule
+    if parts.overlap is not None:
+        schedule = partial(OverlappedModule, overlap=parts.overlap, following=data.following)
+    return schedule(
         policy=Policy.from_pretrained(**vars(parts.policy), seed=config.seed, empty=empty),
         encoder=encoder,
         engine=parts.engine,

@@ -204,7 +204,9 @@ def problems(count: int, **changes: str) -> list[Problem]:
     return made
 
 
-def build_module(policy: Policy, encoder: PromptEncoder, **changes: Any) -> Recorder:
+def build_module(
+    policy: Policy, encoder: PromptEncoder, kind: type[Recorder] = Recorder, **changes: Any
+) -> Recorder:
     """Build a module of 12-token completions in groups of 4; `changes` replace its parts."""
     accuracy = UntestedAccuracy(weight=0.5)
     parts: dict[str, Any] = {
@@ -222,7 +224,7 @@ def build_module(policy: Policy, encoder: PromptEncoder, **changes: Any) -> Reco
         "steps": 1,
         "seed": 0,
     }
-    return Recorder(**parts | changes)
+    return kind(**parts | changes)
 
 
 def run_module(module: Recorder, prompts: Sequence[Prompt], *callbacks: L.Callback) -> Recorder:

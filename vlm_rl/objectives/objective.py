@@ -97,6 +97,12 @@ class Objective:
         return any(regularizer.needs_reference for regularizer in self.regularizers)
 
     @property
+    def corrects(self) -> bool:
+        """Whether it allows for completions that were sampled with other weights than the policy's:
+        by a token weight, or by a ratio against the probabilities that sampled."""
+        return self.ratio.corrects or any(weight.corrects for weight in self.token_weights)
+
+    @property
     def looks_ahead(self) -> bool:
         """Whether `prepare` reads log-probabilities of a minibatch before its first forward.
 

@@ -154,13 +154,7 @@ class RLModule(L.LightningModule):
     def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Step]:
         """Do one step on this rank's share of its prompts."""
         self.meter.begin_step()
-        sampled = sample_groups(
-            prompts,
-            self._sample_round,
-            group_filter=self.dynamic_sampling,
-            refill=self.refill,
-            refill_position=self.refill_position,
-        )
+        sampled = self._sample_groups(prompts)
         batch = self.build_batch(sampled.kept, sampled.places)
         with self.clock("update"):  # up to here a step changes nothing: a run may stop in it
             self.refill_position = sampled.refill_position
@@ -185,6 +179,15 @@ class RLModule(L.LightningModule):
         )
         self.log_metrics(step.metrics)
         return {"step": step}  # Lightning takes no other type in manual optimisation
+
+    def _sample_groups(self, prompts: Sequence[Prompt]) -> Sampled:
+        return sample_groups(
+            prompts,
+            self._sample_round,
+            group_filter=self.dynamic_sampling,
+            refill=self.refill,
+            refill_position=self.refill_position,
+        )
 
     def _sample_round(self, prompts: Sequence[Prompt], number: int) -> Rollout:
         return self._rollout(prompts, self.group_size, self.sampling, Stream.training(number))
@@ -250,7 +253,7 @@ class RLModule(L.LightningModule):
     def _needs_old(self, cut: Cut) -> bool:
         """Whether the old log-probabilities must be known before the first update.
 
-        A single update takes them from its own forwards: the weights are those that sampled.
+        A single update takes them from its own forwards: the weights are still those of the start.
         """
         return cut.num_updates != 1 or self.objective.looks_ahead or self.kl_in_reward is not None
 
