@@ -9,9 +9,8 @@ random images of real sizes, and completions are random and of one length: nothi
 nothing is downloaded. Needs torch, transformers and lightning, but neither vLLM nor weights.
 
 A parameter takes 16 bytes (float32 weight, gradient and AdamW's two moments): 60 GB for 3.75e9 on
-one GPU, besides what the forward keeps. MFU counts what the mathematics of a step needs: 6 FLOPs
-per weight and token, attention over the pairs that see each other, the vision tower, the head for
-completion tokens only. It counts neither what gradient checkpointing computes again nor the forward
+one GPU, besides what the forward keeps. MFU counts what the mathematics of a step needs, by
+`vlm_rl.metrics.flops`. It counts neither what gradient checkpointing computes again nor the forward
 of the old log-probabilities, which is timed separately.
 
 `--compare` first runs the same steps on one device without FSDP2, where weights stay float32 and

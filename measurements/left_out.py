@@ -23,6 +23,7 @@ from tests.support.run_helpers import Scripted, build_module, problems, run_modu
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.model.policy import Policy
 from vlm_rl.objectives import Objective
+from vlm_rl.rollout import Sampling
 from vlm_rl.training.module import UpdateSettings
 
 GROUPS, GROUP_SIZE = 8, 8
@@ -59,6 +60,7 @@ def step(folder: str, minibatches: int, all_rows: bool) -> float:
         encoder,
         engine=Scripted(texts),
         group_size=GROUP_SIZE,
+        sampling=Sampling(1.0, 64),
         updates=UpdateSettings(num_minibatches=minibatches),
     )
     seconds: list[float] = []

@@ -216,7 +216,7 @@ def _fit(
         heartbeat,
     ]
     trainer.loggers = _loggers(config, resume, held)
-    preemption.join(trainer.world_size)
+    preemption.join(trainer.world_size, exits.at_once)
     output.go_on_in(run_dir)
     exits.run_dir, exits.clock = run_dir, module.clock
     # the line is printed before an engine is closed, which may take longer than a launcher waits

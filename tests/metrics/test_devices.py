@@ -21,7 +21,8 @@ from vlm_rl.metrics.devices import (
     ("name", "peak"),
     [
         ("NVIDIA H100 80GB HBM3", 989.5),
-        ("NVIDIA H100 PCIe", 756.5),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 NVL", None),
         ("NVIDIA H200", 989.5),
         ("NVIDIA A100-SXM4-80GB", 312.0),
         ("NVIDIA A10", 125.0),

@@ -15,34 +15,28 @@ DENSE_BF16_TFLOPS = {
     "A10": 125.0,
     "A40": 149.7,
     "A100": 312.0,
-    "A800": 312.0,
-    "L4": 121.0,
     "L40": 181.0,
     "L40S": 362.0,
-    "H100 PCIe": 756.5,
-    "H100 NVL": 835.5,
     "H100": 989.5,
     "H800": 989.5,
-    "H200 NVL": 835.5,
     "H200": 989.5,
     "B200": 2250.0,
 }
-"""Tensor cores in bfloat16 without sparsity, by the words of the device's name, from NVIDIA's data
+"""Tensor cores in bfloat16 without sparsity, by the word in the device's name, from NVIDIA's data
 sheet of each (www.nvidia.com/en-us/data-center); where that gives the rate with sparsity alone, as
-of H100, H200 and B200, half of it. Lightning has such a table too, but with the peak of a pair of
-cards for the H100 NVL, and without tensor cores for some others."""
+of H100, H200 and B200, half of it. Lightning has such a table too, but without tensor cores for
+some of these."""
+
+_OTHER_PEAK = {"MIG", "NVL", "PCIe"}
+"""Words of a slice, which has a share that its name does not tell, and of cards with a lower peak
+than the module of their name."""
 
 
 def peak_tflops(device_name: str) -> float | None:
-    """Return the peak of a device, by its name from torch, in dense bfloat16; None if not known.
-
-    A slice of a GPU has a share of its peak that its name does not tell.
-    """
+    """Return the peak of a device, by its name from torch, in dense bfloat16; None if not known."""
     words = set(re.split(r"[ -]", device_name))
-    if "MIG" in words:
-        return None
-    known = [name for name in DENSE_BF16_TFLOPS if words >= set(name.split())]
-    return DENSE_BF16_TFLOPS[max(known, key=len)] if known else None
+    known = words & DENSE_BF16_TFLOPS.keys()
+    return DENSE_BF16_TFLOPS[known.pop()] if known and not words & _OTHER_PEAK else None
 
 
 def peak_tflops_here() -> float | None:

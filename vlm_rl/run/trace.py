@@ -46,6 +46,7 @@ class Trace(L.Callback):
     def on_exception(self, *_: Any) -> None:
         if self._profile is not None:
             self._profile.stop()
+            self._profile = None
 
     def _write(self, last: int) -> None:
         if self._profile is None:
