@@ -287,11 +287,12 @@ def trainer_checkpoint(run_dir: Path, step: int) -> dict[str, Any]:
 
 
 def same(a: object, b: object) -> bool:
-    """Whether nested containers of tensors are equal to the last bit."""
+    """Whether nested containers of tensors are equal to the last bit, a tuple as its list: some
+    formats of checkpoints know no tuples."""
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, Mapping):
         return isinstance(b, Mapping) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
-        return isinstance(b, type(a)) and len(a) == len(b) and all(map(same, a, b))
+        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(same, a, b))
     return a == b

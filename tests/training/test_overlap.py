@@ -33,6 +33,7 @@ from tests.support.run_helpers import (
 )
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.fit import fit
+from vlm_rl.metrics.statistic import add_up, means
 from vlm_rl.model.policy import Policy
 from vlm_rl.objectives import (
     LUSPO,
@@ -44,10 +45,10 @@ from vlm_rl.objectives import (
     TokenTIS,
 )
 from vlm_rl.objectives.token_weights import TokenWeight
-from vlm_rl.records import Batch
+from vlm_rl.records import Batch, Statistic
 from vlm_rl.run.metrics_csv import read_metrics
 from vlm_rl.training.dynamic_sampling import GroupFilter
-from vlm_rl.training.overlap import PENDING, Overlap
+from vlm_rl.training.overlap import PENDING, Overlap, _Ahead, _statistics
 from vlm_rl.training.settings import OptimizerSettings, UpdateSettings
 
 
@@ -80,7 +81,7 @@ def _copied(folder: Path, kind: type[Copied] = Copied) -> Copied:
 def _logprobs(policy: Policy, state: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
     policy.load_state_dict(state)
     with policy.evaluating(), torch.no_grad():
-        return policy.logprobs(batch, temperature=1.0).logprobs[batch.completion_mask]
+        return policy.logprobs(batch, temperature=1.0).logprobs
 
 
 @pytest.mark.parametrize("num_minibatches", [1, 2])
@@ -93,17 +94,35 @@ def test_step_trains_on_completions_of_the_weights_before_it(
     states, policy = module.began_with, module.policy
     assert len(states) == len(module.batches) == 4
     for step, batch in enumerate(module.batches):
-        mask = batch.completion_mask
-        sampled, old = batch.sampling_logprobs[mask], batch.old_logprobs[mask]
-        sampled_with = _logprobs(policy, states[max(step - 1, 0)], batch)
+        computed = batch.completion_mask & batch.old_logprobs.isfinite()  # others are left out
+        assert computed.any()
+        sampled, old = batch.sampling_logprobs[computed], batch.old_logprobs[computed]
+        sampled_with = _logprobs(policy, states[max(step - 1, 0)], batch)[computed]
         assert (sampled - sampled_with).abs().max() < 1e-5
-        assert (old - _logprobs(policy, states[step], batch)).abs().max() < 1e-5
+        assert (old - _logprobs(policy, states[step], batch)[computed]).abs().max() < 1e-5
         if step:
             assert (sampled - old).abs().max() > 1e-3
     ages = [metrics["rollout/staleness_steps"] for metrics in module.metrics]
     assert ages == [0, 1, 1, 1]
+    hidden = [metrics["time/rollout_hidden_frac"] for metrics in module.metrics]
+    assert all(0 <= share <= 1 for share in hidden)
     begun = [on_main for on_main, runs in module.engine.places if runs]  # type: ignore[attr-defined]
     assert begun == [False] * 4, "one for each step and none after the last, in a thread"
+
+
+def test_seconds_in_which_somebody_waits_for_a_rollout_are_not_hidden(
+    encoder: PromptEncoder,
+) -> None:
+    """Of a rollout of 8 s a checkpoint waits for 1 s and its step for 2 s. Of three groups one is
+    of a further round, with the weights of now."""
+    prompts = [encoder.encode(problem) for problem in problems(2)]
+    ahead = _Ahead(prompts, weights_step=6, ran_s=8.0, waited_s=3.0)
+    own = _statistics(ahead, 7, num_groups=3, waited_s=1.0)
+    rate = Statistic(torch.tensor(800.0), torch.tensor(2.0))  # of the clock: tokens, seconds
+    values = means(add_up({"time/sampled_tokens_per_second": rate}, own))
+    assert values["rollout/staleness_steps"] == pytest.approx(2 / 3)
+    assert values["time/rollout_hidden_frac"] == 5 / 8
+    assert values["time/sampled_tokens_per_second"] == 800 / 8
 
 
 @pytest.mark.parametrize("group_filter", [None, DropsFirst(2)], ids=["", "dynamic sampling"])

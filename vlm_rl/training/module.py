@@ -38,6 +38,7 @@ from vlm_rl.training.clock import Clock
 from vlm_rl.training.dynamic_sampling import (
     GroupFilter,
     Refill,
+    Sampled,
     no_refill,
     sample_groups,
 )

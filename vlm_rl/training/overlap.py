@@ -74,8 +74,9 @@ class Overlap:
 class _Ahead:
     """The first rollout of a step: its prompts, and the step whose weights sample.
 
-    `began` is the time when `rollout` began, `ran_s` its seconds once it has ended. `groups` are
-    the completions once somebody has waited for them; those of a checkpoint have no `rollout`.
+    `began` is the time when `rollout` began, `ran_s` its seconds once it has ended, `waited_s`
+    those in which somebody waited for it. `groups` are the completions from then on; those of a
+    checkpoint have no `rollout`.
     """
 
     prompts: Sequence[Prompt]
@@ -83,6 +84,7 @@ class _Ahead:
     rollout: Future[list[list[Completion]]] | None = None
     began: float = 0.0
     ran_s: float = 0.0
+    waited_s: float = 0.0
     groups: Groups | None = None
 
     def ended(self, _: object) -> None:
@@ -110,10 +112,11 @@ class OverlappedModule(RLModule):
         self._ahead = {number: ahead for number, ahead in self._ahead.items() if number >= step}
         if step not in self._ahead:
             self._ahead[step] = self._take_up(prompts) or self._begin_rollout(step, prompts)
-        asked = time.perf_counter()
+        before = self._ahead[step].waited_s
         sampled = super()._sample_groups(prompts)
         self._begin_next()
-        own = _statistics(self._ahead[step], step, sampled, asked)
+        num_groups = len(sampled.kept.prompts) + len(sampled.dropped.prompts)
+        own = _statistics(self._ahead[step], step, num_groups, before)
         return replace(sampled, statistics=add_up(sampled.statistics, own))
 
     def _sample_round(self, prompts: Sequence[Prompt], number: int) -> Rollout:
@@ -156,6 +159,7 @@ class OverlappedModule(RLModule):
     def _wait(self, ahead: _Ahead) -> Groups:
         if ahead.groups is None:
             assert ahead.rollout is not None, "a rollout that nothing has begun"
+            asked = time.perf_counter()
             ahead.groups = self.sampler.wait(
                 ahead.rollout,
                 ahead.prompts,
@@ -164,6 +168,7 @@ class OverlappedModule(RLModule):
             )
             if not ahead.ran_s:  # it has ended just now
                 ahead.ended(None)
+            ahead.waited_s = min(time.perf_counter() - asked, ahead.ran_s)
         return ahead.groups
 
     def _rollout(
@@ -206,7 +211,7 @@ class OverlappedModule(RLModule):
         ]
         return {
             "weights_step": ahead.weights_step,
-            "ran_s": ranks.gather(ahead.ran_s)[0],
+            "seconds": ranks.gather({"ran_s": ahead.ran_s, "waited_s": ahead.waited_s})[0],
             "groups": ranks.round_robin(ranks.gather(own)),
         }
 
@@ -225,7 +230,7 @@ class OverlappedModule(RLModule):
         if not all(ranks.gather(is_same)):
             return None
         groups = [[Completion(**fields) for fields in group["completions"]] for group in own]
-        return _Ahead(prompts, saved["weights_step"], ran_s=saved["ran_s"], groups=groups)
+        return _Ahead(prompts, saved["weights_step"], groups=groups, **saved["seconds"])
 
 
 def _key(prompt: Prompt) -> str:
@@ -237,17 +242,15 @@ def _key(prompt: Prompt) -> str:
     return digest.hexdigest()
 
 
-def _statistics(ahead: _Ahead, step: int, sampled: Sampled, asked: float) -> Statistics:
-    """Measure the age of a step's completions, and how much of their rollout cost it no time.
+def _statistics(ahead: _Ahead, step: int, num_groups: int, waited_s: float) -> Statistics:
+    """Measure the age of a step's completions, and how much of their rollout cost no time.
 
-    Rounds after the first are of the weights of now. Seconds are those of rank 0.
+    `waited_s` were waited for before the step: by a checkpoint or a validation. Groups of further
+    rounds are of the weights of now. Seconds are those of rank 0.
     """
-    num_groups = len(sampled.kept.prompts) + len(sampled.dropped.prompts)
     age = (step - ahead.weights_step) * len(ahead.prompts)
-    hidden_s = ahead.ran_s
-    if ahead.rollout is not None:
-        hidden_s = max(0.0, min(ahead.ran_s, asked - ahead.began))
     of_zero = float(ranks.is_zero())
+    hidden_s = ahead.ran_s - ahead.waited_s
 
     def statistic(total: float, count: float) -> Statistic:
         return Statistic(torch.tensor(total), torch.tensor(count))
@@ -255,6 +258,6 @@ def _statistics(ahead: _Ahead, step: int, sampled: Sampled, asked: float) -> Sta
     return {
         "rollout/staleness_steps": statistic(age, num_groups),
         "time/rollout_hidden_frac": statistic(of_zero * hidden_s, of_zero * ahead.ran_s),
-        # adds the seconds that `time/rollout_s` leaves out
-        "time/sampled_tokens_per_second": statistic(0.0, of_zero * hidden_s),
+        # adds the seconds of the rollout that `time/rollout_s` of the step leaves out
+        "time/sampled_tokens_per_second": statistic(0.0, of_zero * (hidden_s + waited_s)),
     }
