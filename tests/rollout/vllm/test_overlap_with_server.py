@@ -40,6 +40,7 @@ class AttackedBeside(Attacked):
         return VLLMServer.generate(self, prompts, **how)
 
 
+@pytest.mark.long
 def test_run_loses_its_server_in_a_rollout_and_leaves_none_behind_when_it_is_told_to_stop(
     policy_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
