@@ -10,8 +10,8 @@ optimizer. A rollout samples with the trainer's own model: `TransformersEngine`,
 TRL calls it.
 
 Tokens are those of the answers, the same for both, and so is the work that MFU counts, by
-`measurements.update_flops`: what the mathematics needs, neither what checkpointing computes again
-nor a prompt computed for every answer. Memory stands beside the arithmetic of `vlm_rl.memory`.
+`vlm_rl.metrics.flops`: what the mathematics needs, neither what checkpointing computes again nor a
+prompt computed for every answer. Memory stands beside the arithmetic of `vlm_rl.memory`.
 Before anything is timed the log-probs of a group must agree, in bfloat16 to 0.05 on average.
 
 TRL is as it comes on a GPU: checkpointing, the head for completion tokens only, a group in a
@@ -39,7 +39,6 @@ from measurements.against_trl.ours import Ours
 from measurements.against_trl.points import Point
 from measurements.against_trl.shapes import build_rows, random_advantages
 from measurements.against_trl.timing import timed
-from measurements.gpu_fsdp2 import peak_tflops
 from measurements.random_qwen import (
     SCALES,
     build_config,
@@ -47,11 +46,12 @@ from measurements.random_qwen import (
     build_policy,
     build_prompts,
 )
-from measurements.update_flops import update_flops
 from vlm_rl.hardware import GB
 from vlm_rl.memory.estimate import Setup, estimate
 from vlm_rl.memory.model_shape import ModelShape
-from vlm_rl.model.packing import pack
+from vlm_rl.metrics.devices import peak_tflops_here
+from vlm_rl.metrics.flops import ModelFlops
+from vlm_rl.metrics.flops import Work as Counted
 from vlm_rl.records import Batch, Rows
 from vlm_rl.show.json_text import json_text
 from vlm_rl.show.screen import Screen
@@ -75,7 +75,9 @@ class Work:
         self.prompts = build_prompts(self.encoder, scale.sizes, options.prompts)
         point = Point("gpu", "update", options.tokens, group_size=options.group_size)
         self.rows = build_rows(point, self.prompts)
-        self.flops = sum(update_flops(pack(forward), self.config) for forward in self.forwards())
+        with torch.device("meta"):
+            count = ModelFlops(build_policy(self.config, self.num_parameters))
+        self.flops = count.training(Counted.of_rows(self.rows))
 
     def forwards(self) -> Iterator[Rows]:
         return self.rows.micro_batches(self.options.micro_batch_tokens)
@@ -91,7 +93,7 @@ class Work:
 
     def speed(self, seconds: float) -> dict[str, float | None]:
         """Return the numbers of an update of all groups in so many seconds."""
-        peak = peak_tflops(self.options.peak_tflops)
+        peak = self.options.peak_tflops or peak_tflops_here()
         return {
             "seconds": seconds,
             "answer_tokens_per_s": int(self.rows.completion_mask.sum()) / seconds,

@@ -9,9 +9,8 @@ random images of real sizes, and completions are random and of one length: nothi
 nothing is downloaded. Needs torch, transformers and lightning, but neither vLLM nor weights.
 
 A parameter takes 16 bytes (float32 weight, gradient and AdamW's two moments): 60 GB for 3.75e9 on
-one GPU, besides what the forward keeps. MFU counts what the mathematics of a step needs: 6 FLOPs
-per weight and token, attention over the pairs that see each other, the vision tower, the head for
-completion tokens only. It counts neither what gradient checkpointing computes again nor the forward
+one GPU, besides what the forward keeps. MFU counts what the mathematics of a step needs, by
+`vlm_rl.metrics.flops`. It counts neither what gradient checkpointing computes again nor the forward
 of the old log-probabilities, which is timed separately.
 
 `--compare` first runs the same steps on one device without FSDP2, where weights stay float32 and
@@ -45,11 +44,12 @@ from measurements.random_qwen import (
     build_policy,
     build_prompts,
 )
-from measurements.update_flops import update_flops
 from vlm_rl import ranks
 from vlm_rl.advantages import Centered
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed import strategies
+from vlm_rl.metrics.devices import peak_tflops_here
+from vlm_rl.metrics.flops import ModelFlops, Work
 from vlm_rl.model.packing import Packed
 from vlm_rl.model.policy import Policy
 from vlm_rl.objectives import LUSPO, EntropyBonus
@@ -57,9 +57,6 @@ from vlm_rl.records import Completion, Groups, Problem, Prompt, Scores, Verdict
 from vlm_rl.rollout import Engine, Sampling
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.settings import OptimizerSettings, UpdateSettings, ValidationSettings
-
-DENSE_BF16_TFLOPS = {"H100 80GB HBM3": 989.0, "H200": 989.0, "A100": 312.0}
-"""Peaks by part of the device's name, without sparsity, from NVIDIA's data sheets."""
 
 
 class Replayed(Engine):
@@ -123,9 +120,9 @@ class Step:
 class Meter(L.Callback):
     """Record steps with their clock, which waits for the device at the start of each phase."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, flops: ModelFlops) -> None:
         self.steps: list[Step] = []
-        self._config = config
+        self._flops = flops
         self._stage, self._since = "", 0.0
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
@@ -156,7 +153,9 @@ class Meter(L.Callback):
             step = self.steps[-1]
             step.positions += packed.token_ids.shape[1]
             step.completion_tokens += len(packed.targets)
-            step.flops += update_flops(packed, self._config)
+            grids = [image.grid_thw[0].tolist() for image in packed.images.values()]
+            work = Work(tuple(packed.groups), tuple((height, width) for _, height, width in grids))
+            step.flops += self._flops.training(work)
 
 
 def train(
@@ -165,8 +164,10 @@ def train(
     """Train three steps under `strategy`, from the same weights each time."""
     scale = SCALES[arguments.scale]
     config = build_config(scale)
+    policy = build_policy(config, scale.num_parameters)
+    meter = Meter(ModelFlops(policy))
     module = RLModule(
-        policy=build_policy(config, scale.num_parameters),
+        policy=policy,
         encoder=encoder,
         engine=Replayed(),
         reward=coins,
@@ -181,7 +182,6 @@ def train(
         steps=arguments.steps,
         seed=0,
     )
-    meter = Meter(config)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     trainer = L.Trainer(
         accelerator="auto",
@@ -210,13 +210,6 @@ def peak_memory_gb() -> dict[str, float]:
     own = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
     largest = [max(column) / 1e9 for column in zip(*ranks.gather(own), strict=True)]
     return dict(zip(("allocated", "reserved"), largest, strict=True))
-
-
-def peak_tflops(given: float | None) -> float | None:
-    if given is not None or not torch.cuda.is_available():
-        return given
-    name = torch.cuda.get_device_name()
-    return next((peak for part, peak in DENSE_BF16_TFLOPS.items() if part in name), None)
 
 
 def summarize(meter: Meter, peak: float | None) -> dict[str, Any]:
@@ -313,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     scale = SCALES[arguments.scale]
     encoder = build_encoder(arguments.max_pixels)
     prompts = build_prompts(encoder, scale.sizes, arguments.prompts)
-    peak = peak_tflops(arguments.peak_tflops)
+    peak = arguments.peak_tflops or peak_tflops_here()
     plain = None
     if arguments.compare:
         plain = summarize(train(arguments, "auto", encoder, prompts), peak)

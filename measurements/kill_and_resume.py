@@ -137,8 +137,10 @@ def _start(
     except BaseException:  # a forked child must not return into its parent's code
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        os._exit(status)
+        try:
+            sys.stdout.flush()
+        finally:  # what ran may have closed it
+            os._exit(status)
 
 
 def ended(processes: Sequence[int], *, wait: bool) -> bool:

@@ -79,6 +79,9 @@ ELSEWHERE = {
         "training/test_dynamic_sampling.py::"
         "test_rollout_files_hold_every_sampled_group_and_say_which_was_trained_on"
     ),
+    "overlap": (
+        "training/test_overlap.py::test_staleness_of_zero_equals_the_synchronous_run_bit_for_bit"
+    ),
     "kl_in_reward": "rewards/test_kl.py::test_kl_in_reward_golden",
     "updates.train_on_truncated": (
         "training/test_updates.py::test_truncated_completions_can_be_left_out_of_the_loss"
@@ -115,6 +118,7 @@ ELSEWHERE = {
         for name in ("every_n_steps", "keep_last", "compress")
     },
     "hang_timeout_s": "run/test_survival.py::test_hang_names_itself_and_ends_the_run",
+    "profile": "run/test_trace.py::test_trace_holds_the_steps_asked_for_with_their_stages",
     "logging.wandb": "run/test_reports.py::test_wandb_run_is_written_offline",
     "logging.project": "run/test_reports.py::test_wandb_run_is_written_offline",
 }
@@ -179,8 +183,10 @@ def test_prompts_are_as_configured(changed: Changed) -> None:
 
 
 def test_every_forward_is_within_the_token_budget(changed: Changed) -> None:
-    # one completion a forward, for the old log-probabilities and in the update
-    assert len(changed.engine.packed) == 4 * 9 * 2
+    # one completion a forward, for the old log-probabilities and in the update; some may be in none
+    packed = changed.engine.packed
+    assert 4 * 9 < len(packed) <= 4 * 9 * 2
+    assert all(sum(len(group.completions) for group in forward.groups) == 1 for forward in packed)
 
 
 def test_parts_are_the_named_classes(changed: Changed) -> None:

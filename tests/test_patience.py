@@ -110,7 +110,8 @@ def test_waiting_for_a_condition_ends_when_nothing_moves(monkeypatch: pytest.Mon
 
 def test_cpu_time_of_all_processes_counts() -> None:
     before = cpu_s()
-    spin = "import time\nwhile time.process_time() < 0.5: pass"
+    # the kernel counts in hundredths, of each process for itself
+    spin = "import time\nwhile time.process_time() < 0.6: pass"
     with pytest.raises(AssertionError), at_most_cpu_s(0.4):
         subprocess.run([sys.executable, "-c", spin])
     assert cpu_s() - before >= 0.5

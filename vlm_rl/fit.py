@@ -8,15 +8,16 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveFloat, PositiveInt, restricted_number_type
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from transformers.utils.logging import disable_progress_bar
@@ -48,8 +49,10 @@ from vlm_rl.run.resume import OwedWork, Resume, SameStep, check_fits
 from vlm_rl.run.samples import RolloutFiles, SampleTable
 from vlm_rl.run.signals import Preemption
 from vlm_rl.run.terminal import LastingOutput
+from vlm_rl.run.trace import Trace
 from vlm_rl.training.dynamic_sampling import GroupFilter
 from vlm_rl.training.module import RLModule
+from vlm_rl.training.overlap import Overlap, OverlappedModule
 from vlm_rl.training.settings import (
     OptimizerSettings,
     UpdateSettings,
@@ -119,6 +122,7 @@ def build_parser() -> ArgumentParser:
     parser.add_subclass_arguments(Objective, "objective", required=True)
     parser.add_argument("--kl_in_reward", type=KLInReward | None, default=None)
     parser.add_argument("--dynamic_sampling", type=GroupFilter | None, default=None)
+    parser.add_argument("--overlap", type=Overlap | None, default=None)
     parser.add_argument(
         "--drift_alarm", type=PositiveFloat, default=0.1, help="engine against policy, nats a token"
     )
@@ -133,6 +137,9 @@ def build_parser() -> ArgumentParser:
         type=PositiveFloat,
         default=1800.0,
         help="without a sign of life for so long the run ends with status 75",
+    )
+    parser.add_argument(
+        "--profile", type=NonNegativeInt, default=0, help="steps, after the first, to trace"
     )
     parser.add_argument("--logging.wandb", type=WandbMode, default="offline")
     parser.add_argument("--logging.project", type=str, default="vlm_rl")
@@ -205,12 +212,13 @@ def _fit(
         *benchmarks,  # after all that is written of a step, which a signal in here would leave out
         OwedWork(),  # as a validation comes after them
         checkpoints,  # says that all of the step is done
+        Trace(run_dir, config.profile),
         Summary(run_dir),
         preemption,
         heartbeat,
     ]
     trainer.loggers = _loggers(config, resume, held)
-    preemption.join(trainer.world_size)
+    preemption.join(trainer.world_size, exits.at_once)
     output.go_on_in(run_dir)
     exits.run_dir, exits.clock = run_dir, module.clock
     # the line is printed before an engine is closed, which may take longer than a launcher waits
@@ -257,6 +265,8 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
         )
     check_groups(config.group_size, parts.sampling)
     parts.engine.check(parts.sampling)
+    if parts.overlap is not None:
+        parts.overlap.check(parts.engine, parts.objective)
     lora = parts.policy.lora
     check_lora(lora, config.policy.freeze)
     if config.checkpoint.merge_adapter and lora is None:
@@ -314,7 +324,10 @@ def _module(
     strategy: RankStrategy,
 ) -> RLModule:
     empty = not strategy.loads_weights
-    return RLModule(
+    schedule: Callable[..., RLModule] = RLModule
+    if parts.overlap is not None:
+        schedule = partial(OverlappedModule, overlap=parts.overlap, following=data.following)
+    return schedule(
         policy=Policy.from_pretrained(**vars(parts.policy), seed=config.seed, empty=empty),
         encoder=encoder,
         engine=parts.engine,

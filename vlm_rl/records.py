@@ -379,9 +379,9 @@ class Rows:
 class Batch(Rows):
     """Rows of one update, with all that an objective reads; everything per token is [B, T].
 
-    `sampling_logprobs` are the engine's, `old_logprobs` the policy's at the weights that sampled,
-    `ref_logprobs` the frozen reference's (None if no term needs them). `advantages` are constant
-    along a row unless an estimator says otherwise.
+    `sampling_logprobs` are the engine's, `old_logprobs` the policy's before the step's first
+    update, `ref_logprobs` the frozen reference's (None if no term needs them). `advantages` are
+    constant along a row unless an estimator says otherwise.
     """
 
     old_logprobs: Tensor

@@ -9,6 +9,7 @@ to pixels only, 5 and 7 exchanged.
 """
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,9 @@ BAD_IMAGES: dict[str, tuple[bytes | str, str]] = {
     "missing file": ("absent.png", "absent.png cannot be read: [Errno 2] No such file"),
     "empty file": ("empty.png", f"empty.png {UNKNOWN}"),
     "text file": ("text.png", f"text.png {UNKNOWN}"),
-    "folder": ("folder", "folder cannot be read: [Errno 21] Is a directory"),
+    "folder": ("folder", "folder cannot be read: not a regular file"),
+    "pipe": ("pipe", "pipe cannot be read: not a regular file"),
+    "device": ("/dev/zero", "/dev/zero cannot be read: not a regular file"),
     "no file name": ("a\0b", "cannot be read: embedded null byte"),
 }
 
@@ -80,6 +83,7 @@ def test_bad_image_is_answered_by_one_line_with_uid_and_reason(
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     content, reason = BAD_IMAGES[kind]
     source = tmp_path / content if isinstance(content, str) else content
     encoder = PromptEncoder(str(checkpoints["qwen3_vl"]), max_pixels=16384)

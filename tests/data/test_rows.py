@@ -6,6 +6,7 @@ Mutations that must go red: cut `_TAG` or `boxes` (worked solutions), drop the s
 
 import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,20 @@ BAD_ROWS = {
     "unknown_answer_style": ({**GOOD, "answer_style": "boxx"}, "wrong value", "did you mean box?"),
     "lone_surrogate": ({**GOOD, "problem": "<image>\ud800"}, "wrong value", "surrogate"),
     "lone_surrogate_in_uid": ({**GOOD, "uid": "\ud800"}, "wrong value", "uid holds half"),
+    **{
+        f"lone_surrogate_in_{name}_{number}": (
+            {**GOOD, name: value},
+            "wrong value",
+            f"{name} holds",
+        )
+        for number, value in enumerate(("\ud800", ["a", "\ud800"], {"a": [{"\ud800": 1}]}))
+        for name in ("answer", "choices", "images", "meta", "tolerance", "answer_type")
+    },
+    "surrogate_in_json_of_meta": (
+        {**GOOD, "meta": '{"a": "\\ud800"}'},
+        "wrong value",
+        "meta holds",
+    ),
     "same_content_again": (GOOD, "duplicate uid", "row 1"),
     "question_of_a_megabyte": (
         {**GOOD, "problem": "<image>" + "a" * 10**6},
@@ -126,7 +141,9 @@ def test_long_value_makes_no_long_line(tmp_path: Path, row: Any):
 
 BAD_IMAGES = {
     "missing_file": (None, "no image file", "No such file"),
-    "folder": (Path, "no image file", "directory"),
+    "folder": (Path.mkdir, "no image file", "not a regular file"),
+    "pipe": (os.mkfifo, "no image file", "not a regular file"),
+    "device": (lambda link: link.symlink_to("/dev/zero"), "no image file", "not a regular file"),
     "empty_file": (b"", "broken image", "unknown format"),
     "web_page": (b"<html>404 Not Found</html>", "broken image", "unknown format"),
     "truncated_png": (PHOTO[: len(PHOTO) // 2], "broken image", "bad.png"),
@@ -143,8 +160,8 @@ BAD_IMAGES = {
 
 @pytest.mark.parametrize(("content", "reason", "word"), BAD_IMAGES.values(), ids=BAD_IMAGES)
 def test_a_bad_image_file_gets_its_one_line(tmp_path: Path, content: Any, reason: str, word: str):
-    if content is Path:
-        (tmp_path / "bad.png").mkdir()
+    if callable(content):
+        content(tmp_path / "bad.png")
     elif content is not None:
         (tmp_path / "bad.png").write_bytes(content)
     row = {**GOOD, "images": ["bad.png"]}

@@ -2,8 +2,9 @@
 gradient norm, every metric, and the weights.
 
 Real processes over gloo replay the same rollouts (`sharded_runs.CASES`): every aggregation, uneven
-lengths and numbers of images, a process without an image, one whose rows are all left out, steps
-without any image, more updates than prompts of a process, prompts that do not divide.
+lengths and numbers of images, a process without an image, one whose rows are all left out of the
+loss, or of the forwards, steps without any image, more updates than prompts of a process, prompts
+that do not divide.
 
 Tolerances, in float64: 1e-12 of a weight with two processes. With three 5e-6 (AdamW, lr 1e-3):
 gradients are scaled by the number of processes, and transformers' norms compute in float32, where
@@ -49,6 +50,8 @@ EXACT = (
     "text",
     "text_then_images",
     "frozen_tower",
+    "left_out",
+    "left_out_twice",
     "nobody_scored",
 )
 SOME = ("sequence_mean", "sequence_sum")
@@ -124,9 +127,9 @@ def test_several_processes_equal_one(runs: Runs, strategy: str, num_processes: i
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_few_pickled_objects_are_exchanged_in_a_step(runs: Runs, strategy: str) -> None:
-    """At most 6 a step and 2 a minibatch; what is a tensor travels as one."""
+    """At most 7 a step and 2 a minibatch; what is a tensor travels as one."""
     for name, result in runs(strategy, 2).items():
-        limit = 6 + 2 * result["minibatches"]
+        limit = 7 + 2 * result["minibatches"]
         assert max(result["exchanges"]) <= limit, name
         assert min(result["exchanges"]) >= 4, name  # rollouts, cuts, drift and metrics
 

@@ -1,7 +1,8 @@
 """Speeds are tokens over seconds; what the shared forward saves is counted in positions.
 
 Broken on purpose, each seen red: seconds of the rollout for those of the step, prompts of empty
-rows counted as repeated, the padding of a batch taken for tokens.
+rows counted as repeated, the padding of a batch taken for tokens, a rank that counts its own
+seconds.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from tests.support.tiny import completion_of, prompts_of
 from vlm_rl.data.prompts import PromptEncoder
-from vlm_rl.metrics.speed import speed_statistics
+from vlm_rl.metrics.speed import speed_statistics, use_statistics
 from vlm_rl.metrics.statistic import means
 from vlm_rl.records import Rollout, Rows, Scores, Verdict
 
@@ -44,3 +45,34 @@ def test_speeds_and_positions_of_a_step_written_out(encoder: PromptEncoder) -> N
 
 def test_nothing_sampled_and_nothing_trained_has_no_speed() -> None:
     assert means(speed_statistics([Rollout.empty(3)], [], {})) == {}
+
+
+def test_padding_is_what_pieces_of_nearly_one_length_lack(encoder: PromptEncoder) -> None:
+    (prompt,) = prompts_of(encoder, "no image")
+    lengths = (100, 95, 90, 89, 7)
+    assert all(len(prompt) < 0.9 * n or len(prompt) > n / 0.9 for n in lengths)
+    rows = Rows.build(
+        [prompt],
+        [[completion_of([5] * n) for n in lengths]],
+        torch.ones(1, 5, dtype=torch.bool),
+    )
+    measured = means(speed_statistics([], [rows], {}))
+    # 95 and 90 beside 100; 89 is below nine tenths of it
+    computed = len(prompt) + sum(lengths)
+    assert measured["time/padding_frac"] == pytest.approx(15 / (computed + 15))
+
+
+def test_use_of_a_device_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"rollout": 2.0, "update": 3.0, "reward": 5.0}
+    measured = means(use_statistics(40 * 10**12, 30 * 10**12, seconds, 100.0))
+    assert measured == {
+        "time/model_tflop_per_second": pytest.approx(4.0),
+        "time/mfu": pytest.approx(0.04),
+        "time/update_mfu": pytest.approx(0.1),
+    }
+    monkeypatch.setattr("vlm_rl.ranks.world_size", lambda: 4)
+    of_one = means(use_statistics(40 * 10**12, 30 * 10**12, seconds, None))
+    assert of_one == {"time/model_tflop_per_second": pytest.approx(1.0)}
+    monkeypatch.setattr("vlm_rl.ranks.rank", lambda: 1)
+    (of_other,) = use_statistics(40 * 10**12, 30 * 10**12, seconds, None).values()
+    assert (float(of_other.sum), float(of_other.count)) == (40, 0)

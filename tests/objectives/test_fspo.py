@@ -125,7 +125,8 @@ def test_state_resumes_where_it_stopped(drift):
     whole, first, second = fresh(), fresh(), fresh()
     expected = [observed(whole, rows) for rows in minibatches]
     before = [observed(first, rows) for rows in minibatches[:3]]
-    assert first.stateful
+    assert first.observes
+    assert not FSPO(0.05, 0.05, 0.5).observes
     second.load_state_dict(first.state_dict())
     assert before + [observed(second, rows) for rows in minibatches[3:]] == expected
     stateless = fresh()

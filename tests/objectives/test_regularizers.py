@@ -234,8 +234,8 @@ def test_adaptive_coefficient_follows_the_divergence_and_is_restored():
     again = GRPO(regularizers=[AdaptiveKL(0.1, target=0.05)])
     again.load_state_dict(objective.state_dict())
     assert again.state_dict() == {"kl": {"kl_coef": regularizer.coef}}
-    assert again.stateful
-    assert not GRPO(regularizers=[KL(0.1)]).stateful
+    assert again.observes
+    assert not GRPO(regularizers=[KL(0.1)]).observes
 
 
 def test_k1_as_a_loss_warns():

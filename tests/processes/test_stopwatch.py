@@ -1,7 +1,8 @@
 """Seconds count if the processes could have used them.
 
-Broken on purpose, each seen red: waits that count -> starved; children left out -> its child;
-pauses that count -> nobody looked; no second that counts -> does nothing.
+Broken on purpose, each seen red: waits that count -> starved; those that have not ended -> has not
+ended; children left out -> its child; pauses that count -> nobody looked; no second that counts ->
+does nothing.
 """
 
 import os
@@ -50,6 +51,13 @@ def share(pid: int) -> float:
 def test_seconds_of_a_starved_process_do_not_count(program: str) -> None:
     with busy_core(), running(program, starved=True) as process:
         assert share(process.pid) < 0.4
+
+
+def test_wait_that_has_not_ended_does_not_count() -> None:
+    with busy_core(), running(SPIN, starved=True) as process:
+        watch = Stopwatch(lambda: [process.pid], every_s=LOOK_S)
+        time.sleep(LOOK_S)
+        assert watch.look() < LOOK_S / 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGCONT, signal.SIGSTOP], ids=["asleep", "stopped"])

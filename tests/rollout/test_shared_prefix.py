@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from tests.support.oracles import plain_logits
 from tests.support.tiny import FAMILIES, PROBLEMS, completion_of, prompts_of, sharp_policy
@@ -20,7 +21,13 @@ from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Prompt, Rows
 from vlm_rl.rollout import Sampling, TransformersEngine
 from vlm_rl.rollout.decoding import Decoding
-from vlm_rl.rollout.shared_prefix import BLOCK, SharedPrefixLayer, attending
+from vlm_rl.rollout.shared_prefix import (
+    BLOCK,
+    SharedPrefixCache,
+    SharedPrefixLayer,
+    attend,
+    attending,
+)
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -78,6 +85,44 @@ def test_logits_equal_the_plain_forward_in_float64(
         follow(policy, prompts, groups), plain(policy, prompts, groups), strict=True
     ):
         torch.testing.assert_close(ours.log_softmax(-1), theirs.log_softmax(-1), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("heads", [(1, 1), (1, 3), (3, 1), (2, 3)], ids=lambda heads: str(heads))
+@pytest.mark.parametrize("num_prompts", [1, 2, 3])
+@pytest.mark.parametrize("group_size", [1, 2, 4])
+def test_attention_is_the_softmax_over_prompt_and_own_for_every_number_of_heads(
+    heads: tuple[int, int], num_prompts: int, group_size: int
+) -> None:
+    """With every row, then with fewer and fewer, down to one prompt and to one row."""
+    torch.manual_seed(num_prompts * 10 + group_size)
+    (key_heads, shared_by), width, size = heads, 5, 8
+    prefix, values = torch.randn(2, num_prompts, key_heads, width, size).double()
+    padding = torch.arange(width) < torch.arange(num_prompts)[:, None]
+    prefill = DynamicCache()
+    prefill.update(prefix, values, 0)
+    cache = SharedPrefixCache(prefill, (~padding).long(), group_size)
+    layer = torch.nn.Module()
+    layer.layer_idx = 0
+    alive = torch.arange(num_prompts * group_size)
+    own = torch.zeros(2, len(alive), key_heads, 0, size).double()
+    while len(alive):
+        rows = len(alive)
+        query = torch.randn(rows, 1, key_heads * shared_by, size).double().transpose(1, 2)
+        new = torch.randn(2, rows, key_heads, 1, size).double()
+        own = torch.cat([own, new], 3)
+        keys, own_values = cache.update(*new, 0)
+        out, _ = attend(layer, query, keys, own_values, None, shared=cache)
+        of = alive // group_size
+        every_key, every_value = torch.cat([torch.stack([prefix, values])[:, of], own], 3)
+        mask = torch.cat([~padding[of], torch.ones(rows, own.shape[3], dtype=torch.bool)], 1)
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            query, every_key, every_value, mask[:, None, None], enable_gqa=True
+        )
+        torch.testing.assert_close(out, expected.transpose(1, 2), rtol=0, atol=1e-12)
+        kept = torch.randperm(rows)[: rows - max(1, rows // 3)].sort().values
+        if len(kept):
+            cache.keep(kept)
+        alive, own = alive[kept], own[:, kept]
 
 
 def test_logits_do_not_depend_on_the_other_rows(checkpoints: dict[str, Path]) -> None:

@@ -1,7 +1,7 @@
 """A process that hangs is ended, and no other.
 
 Broken on purpose, each seen red: a watchdog that is never touched, never fires or never closes, or
-that counts the waits for a core.
+that counts the waits for a core, or is touched by any thread.
 """
 
 import os
@@ -10,9 +10,10 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 
 from tests.support.starving import busy_core, starve
-from vlm_rl.rollout.watchdog import Watchdog
+from vlm_rl.rollout.watchdog import Watchdog, touch_all
 
 
 def ended(work: Callable[[], None], folder: Path) -> tuple[int, str, str]:
@@ -46,6 +47,18 @@ def wait_inside(seconds: float) -> None:
     print("over")
 
 
+def another_thread_moves() -> None:
+    with Watchdog(0.5, "the engine"):
+        Thread(target=keep_touching, daemon=True).start()
+        time.sleep(1000)
+
+
+def keep_touching() -> None:
+    while True:
+        touch_all()
+        time.sleep(0.05)
+
+
 def work_inside() -> None:
     starve()
     used = time.thread_time()
@@ -64,6 +77,12 @@ def test_watchdog_ends_a_process_that_is_silent_and_no_other(tmp_path: Path) -> 
     assert "the engine has been silent for 0.5 s" in errors
     assert "resumes from the last checkpoint" in errors
     assert "in wait_inside" in errors  # where it hung
+
+
+def test_thread_that_moves_does_not_hide_that_another_hangs(tmp_path: Path) -> None:
+    status, _, errors = ended(another_thread_moves, tmp_path)
+    assert status == 75
+    assert "in another_thread_moves" in errors
 
 
 def test_starved_process_is_not_silent(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -33,12 +34,15 @@ def _owner(folder: Path) -> dict[str, Any]:
 
 
 def _plant(folder: Path, *, silent_s: float = 0.0, **changes: Any) -> Path:
-    """Write a lock of this living process, with changes, as another start would have."""
-    file = folder / LOCK
-    file.write_text(json.dumps(Owner.here()._asdict() | changes))
-    last = file.stat().st_mtime - silent_s
-    os.utime(file, (last, last))
-    return file
+    """Put a lock of this living process there, with changes, as another start would have.
+
+    It comes whole: an owner that looks at half a lock takes it for one that a kill has cut short.
+    """
+    file, whole = folder / LOCK, folder / "lock.whole"
+    whole.write_text(json.dumps(Owner.here()._asdict() | changes))
+    last = whole.stat().st_mtime - silent_s
+    os.utime(whole, (last, last))
+    return whole.replace(file)
 
 
 def _in_child(call: Callable[[], object]) -> int:
@@ -47,7 +51,8 @@ def _in_child(call: Callable[[], object]) -> int:
     if child == 0:
         try:
             call()
-        except BaseException:
+        except BaseException:  # a forked child must not return into its parent's code
+            traceback.print_exc()
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

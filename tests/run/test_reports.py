@@ -219,6 +219,7 @@ def test_summary_tells_how_it_went_and_where_everything_is(report: Report) -> No
         "metrics",
         "rollouts",
         "plots",
+        "stages",
         "lengths",
         "wandb",
     }

@@ -2,10 +2,11 @@
 line, the status of the table in docs/runs.md on both, no process left, and the same command goes on
 to the weights, metrics and rollouts of a run that nobody has disturbed.
 
-In the start both are told: one that is told alone ends alone, see docs/runs.md.
+In the start both are told: one that is told alone ends alone, see docs/runs.md. In the "meeting"
+rank 1 already waits for rank 0, in foreign code.
 
 Broken on purpose, each seen red: every rank prints the line; the own rank named in place of the one
-that was told.
+that was told; signals at their default action while a rank waits for the others.
 """
 
 import itertools
@@ -26,7 +27,7 @@ from tests.support.patience import runs
 
 STEPS = 3
 KEYS = {"steps": STEPS, "checkpoint.every_n_steps": 2}
-PHASES = ("start", "rollout", "reward", "update", "checkpoint")
+PHASES = ("start", "meeting", "rollout", "reward", "update", "checkpoint")
 WAYS = (
     (signal.SIGTERM, "rank 0"),
     (signal.SIGTERM, "rank 1"),
@@ -35,11 +36,18 @@ WAYS = (
     (signal.SIGINT, "group"),
     (signal.SIGTERM, "group"),
 )
-SHORT = {("start", *WAYS[4]), ("rollout", *WAYS[4]), ("update", *WAYS[3]), ("checkpoint", *WAYS[0])}
+GROUP_ONLY = ("start", "meeting")
+SHORT = {
+    ("start", *WAYS[4]),
+    ("meeting", *WAYS[5]),
+    ("rollout", *WAYS[4]),
+    ("update", *WAYS[3]),
+    ("checkpoint", *WAYS[0]),
+}
 CASES = [
     (phase, *way)
     for phase, way in itertools.product(PHASES, WAYS)
-    if phase != "start" or way[1] == "group"
+    if phase not in GROUP_ONLY or way[1] == "group"
 ]
 
 
@@ -78,9 +86,9 @@ def test_signal_in_a_phase(
     run.end()
     text = run.log.read_text()
     assert run.statuses == [SIGNALS[number]] * 2, text
-    if phase == "start":
+    if phase in GROUP_ONLY:
         assert f"{number.name} in the start: stopped before training, nothing was ch" in run.line
-        assert not run.run_dir.exists()
+        assert run.run_dir.exists() == (phase == "meeting"), "rank 1 waits, so it beats"
     else:
         told = "rank [01]" if to == "group" else to
         assert re.search(rf"{number.name} in the .+ of {told}: stopped after step", run.line)

@@ -24,6 +24,8 @@ class Copied(VLLMBase):
     """Fails at those weights that `rank` sends whose count is in `breaks_after`. `checkpoint` is
     that of the policy."""
 
+    overlaps = True
+
     def __init__(self, checkpoint: str, rank: int, breaks_after: list[int], **how: Any) -> None:
         super().__init__(**how)
         self.checkpoint = checkpoint

@@ -141,10 +141,15 @@ def start_with_small_files(argv: list[str], log: Path, num_ranks: int, limit: in
 
 def start_told(argv: list[str], log: Path, place: str, number: int, to: str) -> list[int]:
     """Start two ranks, in a process group of their own, of which `to` ("rank 0", "rank 1", "group")
-    gets a signal when it loads the model ("start"), or begins an activity after an update."""
+    gets a signal when it loads the model ("start"), when rank 0 does and rank 1 waits for it
+    ("meeting"), or begins an activity after an update."""
+    [run_dir] = [word.removeprefix("--run_dir=") for word in argv if word.startswith("--run_dir=")]
+    beat = Path(run_dir) / "heartbeat/rank_1.json"
     sender = 1 if to == "rank 1" else 0
 
     def tell() -> None:
+        while place == "meeting" and not beat.exists():
+            time.sleep(0.01)
         if to == "group":
             os.killpg(0, number)
         else:
@@ -179,7 +184,7 @@ def tell_at(place: str, tell: Callable[[], None]) -> None:
             tell()
         return begin(clock, name)
 
-    if place == "start":
+    if place in ("start", "meeting"):
         Policy.from_pretrained = staticmethod(loading)  # type: ignore[method-assign]
     Clock.__call__ = beginning  # type: ignore[method-assign]
 

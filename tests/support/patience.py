@@ -163,11 +163,18 @@ class Watcher:
             for child in own:
                 with suppress(psutil.Error):
                     child.send_signal(ending)
-            _, own = psutil.wait_procs(own, timeout=self._look_s)
+            own = self._left_of(own)
         time.sleep(self._look_s)  # the main thread may go on now, and say more than we can
         with self._lock:
             if self._inside == began:
                 signal.pthread_kill(threading.main_thread().ident or 0, INTERRUPT)
+
+    def _left_of(self, processes: list[psutil.Process]) -> list[psutil.Process]:
+        """Return those that do not end soon. Takes no status from whoever waits for it."""
+        until = time.monotonic() + self._look_s
+        while (left := [one for one in processes if runs(one.pid)]) and time.monotonic() < until:
+            time.sleep(0.01)
+        return left
 
 
 def _started(process: psutil.Process) -> float:

@@ -204,7 +204,9 @@ def problems(count: int, **changes: str) -> list[Problem]:
     return made
 
 
-def build_module(policy: Policy, encoder: PromptEncoder, **changes: Any) -> Recorder:
+def build_module(
+    policy: Policy, encoder: PromptEncoder, kind: type[Recorder] = Recorder, **changes: Any
+) -> Recorder:
     """Build a module of 12-token completions in groups of 4; `changes` replace its parts."""
     accuracy = UntestedAccuracy(weight=0.5)
     parts: dict[str, Any] = {
@@ -222,7 +224,7 @@ def build_module(policy: Policy, encoder: PromptEncoder, **changes: Any) -> Reco
         "steps": 1,
         "seed": 0,
     }
-    return Recorder(**parts | changes)
+    return kind(**parts | changes)
 
 
 def run_module(module: Recorder, prompts: Sequence[Prompt], *callbacks: L.Callback) -> Recorder:
@@ -285,11 +287,12 @@ def trainer_checkpoint(run_dir: Path, step: int) -> dict[str, Any]:
 
 
 def same(a: object, b: object) -> bool:
-    """Whether nested containers of tensors are equal to the last bit."""
+    """Whether nested containers of tensors are equal to the last bit, a tuple as its list: some
+    formats of checkpoints know no tuples."""
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, Mapping):
         return isinstance(b, Mapping) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, list | tuple):
-        return isinstance(b, type(a)) and len(a) == len(b) and all(map(same, a, b))
+        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(same, a, b))
     return a == b

@@ -67,6 +67,7 @@ class Case:
     family: str = "qwen2_5_vl"
     uids: str = "012345"
     unscored: str = ""
+    equal: str = ""
     steps: int = 3
     minibatches: int = 1
     micro_tokens: int = 60
@@ -99,6 +100,8 @@ CASES = {
     "text": lambda: Case(objectives.LUSPO(), uids="1355", steps=2),
     "text_then_images": lambda: Case(objectives.LUSPO(), uids="513024", minibatches=3, steps=2),
     "frozen_tower": lambda: Case(objectives.LUSPO(), freeze=("vision_tower",), checkpointing=True),
+    "left_out": lambda: Case(objectives.LUSPO(), equal="1234", steps=3),
+    "left_out_twice": lambda: Case(objectives.LUSPO(), equal="0345", minibatches=2),
     "nobody_scored": lambda: Case(objectives.LUSPO(), unscored="012345", steps=1),
     "lora": lambda: Case(
         objectives.GRPO(regularizers=[objectives.KL(0.1)]),
@@ -180,14 +183,16 @@ class Frozen(Replayed):
 
 
 class Judge:
-    """Rewards even token ids; those of the problems in `unscored` could not be checked."""
+    """Rewards even token ids, all completions of the problems in `equal` alike; those of the
+    problems in `unscored` could not be checked."""
 
-    def __init__(self, unscored: str) -> None:
-        self.unscored = unscored
+    def __init__(self, unscored: str, equal: str) -> None:
+        self.unscored, self.equal = unscored, equal
 
     def __call__(self, problems: Sequence[Problem], groups: Groups) -> Scores:
         even = [[float((c.token_ids % 2 == 0).double().mean()) for c in group] for group in groups]
         reward = torch.tensor(even, dtype=torch.float64)
+        reward[[problem.uid in self.equal for problem in problems]] = 0.5
         verdicts = [
             [
                 Verdict.ERROR
@@ -301,7 +306,7 @@ def train(
         policy,
         encoder,
         engine=Replayed(),
-        reward=Judge(case.unscored),
+        reward=Judge(case.unscored, case.equal),
         objective=case.objective,
         advantage=case.advantage,
         sampling=Sampling(1.0, 14),

@@ -13,7 +13,7 @@ from vlm_rl.data.tables import BadRow, Reason
 from vlm_rl.verification.extraction import boxes
 
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold one, UTF-8 and tokenizers cannot
+_HALF = re.compile("[\ud800-\udfff]")  # JSON can hold one, UTF-8 and tokenizers cannot
 
 
 def answers_of(value: object) -> tuple[str, ...]:
@@ -35,9 +35,14 @@ def checked_text(value: object, name: str, absent: Reason) -> str:
         raise BadRow(absent, f"{name} is missing or empty")
     if not isinstance(value, str):
         raise BadRow("wrong type", f"{name} is of type {type(value).__name__}, not text")
-    if _SURROGATE.search(value):
-        raise BadRow("wrong value", f"{name} holds half a character (a lone surrogate)")
+    check_whole(value, name)
     return value
+
+
+def check_whole(text: str, name: str) -> None:
+    """Refuse half a character, which would stop whatever writes or encodes it. Raises BadRow."""
+    if _HALF.search(text):
+        raise BadRow("wrong value", f"{name:.60} holds half a character (a lone surrogate)")
 
 
 def _answer(value: object) -> str:

@@ -148,6 +148,7 @@ class ProblemData(LightningDataModule):
         self._failed_here: list[Skipped] = []
         self._where: dict[str, str] = {}
         self._said: set[str] = set()
+        self._handed_out: dict[int, list[Prompt]] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Read all sources, once; with a trainer, check its ranks and write what is left out.
@@ -200,6 +201,13 @@ class ProblemData(LightningDataModule):
     def train_dataloader(self) -> Iterable[list[Prompt]]:
         """Return this rank's prompts of each step, without end, from the first step to do."""
         return Batches(self._train_batches)
+
+    def following(self, step: int) -> list[Prompt]:
+        """Return this rank's prompts of the step after the one that is being trained.
+
+        The Trainer has fetched them already, because it fetches a batch ahead.
+        """
+        return self._handed_out[step]
 
     def refill(self, position: int, used: Collection[str]) -> tuple[Prompt, int] | None:
         """Return the next prompt of a second endless order, and the position after it.
@@ -368,10 +376,12 @@ class ProblemData(LightningDataModule):
         indices = ([self.mixture.batch(step)[slot] for slot in slots] for step in count(start))
         encoded = PromptDataset(self.train_set, self.encoder, self._where)
         for step, batch in enumerate(encoded.batches(indices, self.num_workers), start):
-            yield [
+            prompts = [
                 self._sound_prompt(item, encoded, step, slot)
                 for item, slot in zip(batch, slots, strict=True)
             ]
+            self._handed_out = {step: prompts}
+            yield prompts
 
     def _sound_prompt(
         self, item: Prompt | Skipped, encoded: PromptDataset, step: int, slot: int

@@ -8,6 +8,7 @@ import hashlib
 import io
 import math
 import shutil
+import stat
 import struct
 import tempfile
 import weakref
@@ -67,7 +68,7 @@ class ImageStore:
         path = folder / source
         if path not in self._known:
             try:
-                content = path.read_bytes()
+                content = _regular(path).read_bytes()
             except (OSError, ValueError) as error:
                 raise BadRow("no image file", f"image {source!r}: {error}") from error
             self._known[path] = digest(content), _checked_size(content, path)
@@ -181,6 +182,13 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def _regular(path: Path) -> Path:
+    """Return the path of a file. Raises OSError; reading a pipe may wait, a device may not end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("not a regular file")
+    return path
+
+
 def _checked_size(content: bytes, source: bytes | Path) -> Size:
     try:
         with _bad_image(source, "cannot be read"), Image.open(io.BytesIO(content)) as image:
@@ -224,7 +232,7 @@ def _upright_size(image: Image.Image) -> Size:
 
 def _opened(source: bytes | Path) -> Image.Image:
     with _bad_image(source, "cannot be read"):
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else _regular(source))
 
 
 @contextmanager

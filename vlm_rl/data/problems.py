@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from vlm_rl.data.answers import answers_of, checked_text
+from vlm_rl.data.answers import answers_of, check_whole, checked_text
 from vlm_rl.data.chat import PLACE, Chat, assembled, chat_of, is_chat
 from vlm_rl.data.forms.form import root
 from vlm_rl.data.forms.plan import OPTIONAL_COLUMNS, Plan
@@ -66,7 +66,7 @@ def problem_of(
     """
     values = values_of(row, plan)
     kept = _kept(row, plan) if plan.kept else {}
-    _check_lengths(values, kept, max_text_chars)
+    _check_texts(row, values, plan, max_text_chars)
     chat = _chat(values.get("problem"), plan)
     question, named = _question(chat, _column_images(row, plan), row, plan)
     golds = _golds(values, chat, plan, notes)
@@ -260,19 +260,21 @@ def _check_left_over(kept: Mapping[str, Any], plan: Plan, has_images: bool, note
             notes.counts[f"{column} names an image too and is not loaded, {used} is"] += 1
 
 
-def _check_lengths(values: Mapping[str, Any], kept: Mapping[str, Any], limit: int) -> None:
-    """Refuse long texts before anything reads them. Raises BadRow."""
+def _check_texts(row: Mapping[str, Any], values: Mapping[str, Any], plan: Plan, limit: int) -> None:
+    """Refuse long texts and halves of characters before anything reads them. Raises BadRow."""
     for name, value in values.items():
-        chars = len(value) if isinstance(value, str) else _num_chars(value)
+        chars = _num_chars(name, value)
         if chars > limit and isinstance(value, str) and is_chat(value):
             loaded = parsed(value.encode())  # the images may be in it
-            chars = chars if isinstance(loaded, BadRow) else _num_chars(loaded)
+            chars = chars if isinstance(loaded, BadRow) else _num_chars(name, loaded)
         if chars > limit:
             raise _too_long(name, chars, limit)
-    for name, value in kept.items():
-        chars = len(name) + (len(value) if isinstance(value, str) else _num_chars(value))
-        if chars > limit and not image_in(name, value):
+    for name in plan.kept:
+        chars = len(name) + _num_chars(f"column {name!r}", row.get(name))
+        if chars > limit and not image_in(name, row[name]):
             raise _too_long(f"column {name!r:.60}", chars, limit)
+    for name in plan.images:
+        _num_chars(name, row.get(root(name)))
 
 
 def _too_long(name: str, chars: int, limit: int) -> BadRow:
@@ -282,13 +284,14 @@ def _too_long(name: str, chars: int, limit: int) -> BadRow:
     )
 
 
-def _num_chars(value: object) -> int:
-    """Count the characters of a value and of all that is in it, but for images."""
+def _num_chars(name: str, value: object) -> int:
+    """Count the characters of a value and of all that is in it, but for images, and check them."""
     total, stack = 0, [value]
     while stack:
         item = stack.pop()
         if isinstance(item, str):
-            total += 0 if looks_encoded(item) else len(item)
+            check_whole(item, name)
+            total += 0 if item is not value and looks_encoded(item) else len(item)
         elif isinstance(item, dict):
             stack += [*item.keys(), *item.values()]
         elif isinstance(item, list):
@@ -301,6 +304,7 @@ def _optional(name: str, value: Any) -> Any:
         value = parsed(value.encode())
         if isinstance(value, BadRow):
             raise value
+        _num_chars(name, value)  # JSON in JSON may escape what it holds
     if name == "uid" and isinstance(value, int):
         value = str(value)
     if name == "choices" and isinstance(value, dict):

@@ -1,10 +1,10 @@
 """How far the rollout engine's log-probabilities are from the policy's own at the same weights.
 
-d = `old_logprobs` - `sampling_logprobs`, float64, on the trained tokens. Both describe the same
-weights, so d is how far off-policy an update is before the policy has moved: rounding, and every
-fault of the engine. The measures are `drift/<measure>` for all rows, `drift/image/...` and
-`drift/text/...` for prompts with and without images, and `drift/length_decile_01/...` to `_10` from
-the shortest completions to the longest:
+d = `old_logprobs` - `sampling_logprobs`, float64, on the trained tokens that updates compute. Both
+describe the same weights, so d is how far off-policy an update is before the policy has moved:
+rounding, and every fault of the engine. The measures are `drift/<measure>` for all rows,
+`drift/image/...` and `drift/text/...` for prompts with and without images, and
+`drift/length_decile_01/...` to `_10` from the shortest completions to the longest:
 
     abs_mean          mean of |d| over tokens, nats
     abs_max           largest |d| of a token, nats

@@ -1,10 +1,11 @@
 """Length fairness: does an objective treat long and short completions alike?
 
 Acceptance q(L) is the share of a sequence's tokens that keep their gradient, as a function of its
-length. Theory and training differ, so there are two definitions. `inside`: the ratio is within the
-band, whatever the sign of the advantage. `accepted`: no gradient is cut off, among sequences whose
-advantage is not 0. If a rollout has several updates, only those after the first count: in the first
-the weights have not moved and nothing can be clipped.
+length, among the sequences that updates compute. Theory and training differ, so there are two
+definitions. `inside`: the ratio is within the band, whatever the sign of the advantage. `accepted`:
+no gradient is cut off, among sequences whose advantage is not 0. If a rollout has several updates,
+only those after the first count: in the first the weights have not moved and nothing can be
+clipped.
 
 LRE, the length rate error of FSPO (arXiv:2509.09177), is 1/2 E|q(L) / E q - 1|. It is 0 if
 acceptance does not depend on length. The paper does not give its bins. Here they hold equally many

@@ -65,7 +65,7 @@ def pack(rows: Rows) -> Packed:
     return Packed(
         token_ids=token_ids[None],
         positions=positions[:, None],
-        groups=_groups(sizes, rows.row_prompt, lengths),
+        groups=groups_of(rows),
         images={key: image for p in rows.prompts for key, image in images_of(p).items()},
         image_keys=tuple(key for prompt in rows.prompts for key in prompt.image_keys),
         # the first token is predicted by the prompt's end, the others by the one before
@@ -74,10 +74,11 @@ def pack(rows: Rows) -> Packed:
     )
 
 
-def _groups(sizes: Tensor, row_prompt: Tensor, lengths: Tensor) -> tuple[Group, ...]:
-    completions: list[list[int]] = [[] for _ in sizes]
-    for owner, length in zip(row_prompt.tolist(), lengths.tolist(), strict=True):
+def groups_of(rows: Rows) -> tuple[Group, ...]:
+    """Return the lengths of the prompts of `rows` and of their completions that are not empty."""
+    completions: list[list[int]] = [[] for _ in rows.prompts]
+    for owner, length in zip(rows.row_prompt.tolist(), rows.lengths.tolist(), strict=True):
         if length:
             completions[owner].append(length)
-    pairs = zip(sizes.tolist(), completions, strict=True)
-    return tuple(Group(size, tuple(own)) for size, own in pairs)
+    pairs = zip(rows.prompts, completions, strict=True)
+    return tuple(Group(len(prompt), tuple(own)) for prompt, own in pairs)

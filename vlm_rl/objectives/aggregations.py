@@ -6,6 +6,7 @@ batch can change the objective. `LocalTokenMean` is the exception, by definition
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,12 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
 
 
 class Aggregation(ABC):
-    """`values` and `mask` are [B, T]; a row without a True is not a sequence."""
+    """`values` and `mask` are [B, T]; a row without a True is not a sequence.
+
+    `is_by_row`: what a row adds to numerator and denominator depends on that row alone.
+    """
+
+    is_by_row: ClassVar[bool] = False
 
     @abstractmethod
     def sums(self, values: Tensor, mask: Tensor) -> Tensor:
@@ -35,6 +41,8 @@ def _num_sequences(mask: Tensor) -> Tensor:
 
 class TokenMean(Aggregation):
     """sum_it x_it / sum_i L_i: every token of the update weighs the same (DAPO)."""
+
+    is_by_row = True
 
     def sums(self, values: Tensor, mask: Tensor) -> Tensor:
         return masked_sum(values, mask)
@@ -61,6 +69,8 @@ class LocalTokenMean(Aggregation):
 class SequenceMeanOfTokenMeans(Aggregation):
     """(1/N) sum_i (1/L_i) sum_t x_it: every sequence weighs the same, a token 1/L (GRPO, GSPO)."""
 
+    is_by_row = True
+
     def sums(self, values: Tensor, mask: Tensor) -> Tensor:
         return masked_sum(values, mask) / mask.sum(-1).clamp(min=1)
 
@@ -71,6 +81,8 @@ class SequenceMeanOfTokenMeans(Aggregation):
 class SequenceMeanOfTokenSums(Aggregation):
     """(1/N) sum_i sum_t x_it: a sequence weighs as much as it is long (LUSPO)."""
 
+    is_by_row = True
+
     def sums(self, values: Tensor, mask: Tensor) -> Tensor:
         return masked_sum(values, mask)
 
@@ -80,6 +92,8 @@ class SequenceMeanOfTokenSums(Aggregation):
 
 class SequenceMeanOfScaledSums(Aggregation):
     """(1/N) sum_i (1/C) sum_t x_it with a constant C, the generation budget (Dr.GRPO)."""
+
+    is_by_row = True
 
     def __init__(self, constant_tokens: int) -> None:
         if constant_tokens < 1:

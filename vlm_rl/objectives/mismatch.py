@@ -29,7 +29,9 @@ def _of_sequence(tokens: Tokens) -> Tensor:
 
 
 class _Mismatch(TokenWeight):
-    """A function of log rho alone."""
+    """A function of log rho alone, an importance weight."""
+
+    corrects = True
 
     def __call__(self, tokens: Tokens, batch: Batch, scalars: Scalars) -> Tensor:
         return self.of_log_ratio(_of_sequence(tokens) if self.per_sequence else _mismatch(tokens))

@@ -97,6 +97,12 @@ class Objective:
         return any(regularizer.needs_reference for regularizer in self.regularizers)
 
     @property
+    def corrects(self) -> bool:
+        """Whether it allows for completions that were sampled with other weights than the policy's:
+        by a token weight, or by a ratio against the probabilities that sampled."""
+        return self.ratio.corrects or any(weight.corrects for weight in self.token_weights)
+
+    @property
     def looks_ahead(self) -> bool:
         """Whether `prepare` reads log-probabilities of a minibatch before its first forward.
 
@@ -105,6 +111,23 @@ class Objective:
         parts: Sequence[Regularizer | TokenWeight] = (*self.regularizers, *self.token_weights)
         plain = {Regularizer.prepare, TokenWeight.prepare, Objective.prepare}
         return any(type(part).prepare not in plain for part in (self, *parts))
+
+    @property
+    def needs_all_rows(self) -> bool:
+        """Whether a row whose advantages are 0 counts anywhere but in the normalizers.
+
+        Its policy term is 0, with its gradient, if the surrogate says so. Then it counts only in
+        regularizers, in what a part finds out about the minibatch, or learns from its metrics, and
+        in averages over a forward. A `__call__` of its own may do anything.
+        """
+        return (
+            type(self).__call__ is not Objective.__call__
+            or not self.surrogate.scales_with_advantage
+            or not self.aggregation.is_by_row
+            or bool(self.regularizers)
+            or self.looks_ahead
+            or self.observes
+        )
 
     def prepare(self, minibatch: Batch, all_sum: AllSum) -> Plan:
         """Return what the parts need to know of the whole minibatch; call it once per update."""
@@ -159,9 +182,9 @@ class Objective:
         return loss
 
     @property
-    def stateful(self) -> bool:
+    def observes(self) -> bool:
         """Whether some part learns from updates, so that `observe` must be called after each."""
-        return any(True for _ in self._stateful_parts())
+        return any(part.observes for _, part in self._stateful_parts())
 
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Tell the parts the metrics of an update: means over all ranks."""

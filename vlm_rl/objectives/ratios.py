@@ -6,6 +6,7 @@ never weigh in sums, masks and per-token terms.
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from vlm_rl.objectives.tokens import Tokens
 
 class Ratio(ABC):
     """The level of the ratio: token, sequence or prefix. Values in the padding are arbitrary."""
+
+    corrects: ClassVar[bool] = False
+    """Whether it is against the probabilities that sampled, whoever's they are."""
 
     @abstractmethod
     def __call__(self, tokens: Tokens) -> Tensor:
@@ -62,6 +66,8 @@ class SequenceSumRatio(Ratio):
 class EngineSequenceSumRatio(SequenceSumRatio):
     """exp(sum_t (log pi - log pi_engine)): against the probabilities that the engine sampled with,
     so the mismatch of engine and trainer is in the ratio and needs no token weight."""
+
+    corrects = True
 
     def __call__(self, tokens: Tokens) -> Tensor:
         return _row_sum(tokens.logprobs - tokens.sampling_logprobs, tokens)

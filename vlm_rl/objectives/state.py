@@ -8,6 +8,11 @@ from typing import Any
 class Stateful(ABC):
     """A part of an objective whose state goes into the checkpoint."""
 
+    @property
+    def observes(self) -> bool:
+        """Whether it is told the metrics of updates, means over all their rows."""
+        return True
+
     @abstractmethod
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Learn from an applied update; `metrics` are means over all ranks."""

@@ -42,11 +42,14 @@ class Surrogate(ABC):
     Three facts decide whether a composition is sound. `only_ratios`: the ratios that it is defined
     for, empty for any. `through_ratio`: its gradient goes through the ratio, and not only through
     each token's own log-probability. `reduces_sequence`: it gives a whole sequence one loss.
+
+    `scales_with_advantage`: loss and gradient of a row are 0 where its advantages are 0.
     """
 
     only_ratios: ClassVar[tuple[type[Ratio], ...]] = ()
     through_ratio: ClassVar[bool] = True
     reduces_sequence: ClassVar[bool] = False
+    scales_with_advantage: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, log_ratio: Tensor, tokens: Tokens) -> SurrogateLoss:
@@ -64,6 +67,8 @@ class Clipped(Surrogate):
     min(r, delta) before all else (arXiv:2505.07291, 4 there), is the same function: for A > 0 the
     band has already cut off such a ratio.
     """
+
+    scales_with_advantage = True
 
     def __init__(self, clip_low: float, clip_high: float, dual_clip: float | None = None) -> None:
         if not 0 < clip_low < 1:
@@ -106,6 +111,7 @@ class Reinforce(Surrogate):
 
     only_ratios = (TokenRatio,)  # it reads none; this one costs nothing and is logged
     through_ratio = False
+    scales_with_advantage = True
 
     def __call__(self, log_ratio: Tensor, tokens: Tokens) -> SurrogateLoss:
         return SurrogateLoss.unclipped(-tokens.advantages * tokens.logprobs)

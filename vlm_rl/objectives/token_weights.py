@@ -25,6 +25,8 @@ class TokenWeight(ABC):
 
     name: ClassVar[str]
     per_sequence: ClassVar[bool] = False
+    corrects: ClassVar[bool] = False
+    """Whether it turns an expectation over what the engine sampled into one over `old_logprobs`."""
 
     def prepare(self, batch: Batch, all_sum: AllSum) -> Scalars:
         """Count over the whole minibatch, before it is cut into forwards.

@@ -11,8 +11,9 @@ from vlm_rl.records import Batch
 class Tokens(NamedTuple):
     """All [B, T], with exact zeros in the padding.
 
-    `logprobs` are the policy's now, the only ones with a gradient. `old_logprobs` are those at the
-    weights that sampled, `sampling_logprobs` the engine's. `mask` (bool) marks the trained tokens.
+    `logprobs` are the policy's now, the only ones with a gradient. `old_logprobs` are those
+    before the step's first update, `sampling_logprobs` the engine's. `mask` (bool) marks the
+    trained tokens.
     """
 
     logprobs: Tensor

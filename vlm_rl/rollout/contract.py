@@ -38,6 +38,19 @@ def sample(
     """Return what `engine` generates, checked. Raises EngineError for all that goes wrong in it."""
     with named(engine, "engine", EngineError):
         groups = engine.generate(prompts, group_size=group_size, sampling=sampling, seed=seed)
+    return checked(engine, allowed, prompts, groups, group_size=group_size, sampling=sampling)
+
+
+def checked(
+    engine: Engine,
+    allowed: AllowedTokens,
+    prompts: Sequence[Prompt],
+    groups: Groups,
+    *,
+    group_size: int,
+    sampling: Sampling,
+) -> Groups:
+    """Return `groups` if they are what `engine` must return for `prompts`. Raises EngineError."""
     who = f"engine {path_of(engine)}"
     _check_count(groups, len(prompts), f"{who} must return a list of groups, one per prompt")
     for prompt, group in zip(prompts, groups, strict=True):

@@ -2,13 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, ClassVar
 
 import torch
 
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, FinishReason, Prompt
+from vlm_rl.rollout.background import begun
+from vlm_rl.rollout.faults import EngineFault
 from vlm_rl.rollout.sampling import Sampling
 
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
@@ -18,8 +21,14 @@ STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 class Engine(ABC):
     """Samples completions. Built from the config, then started with the policy it samples from."""
 
+    overlaps: ClassVar[bool] = False
+    """Whether it can sample while the policy trains: it has weights of its own, elsewhere."""
+
     restarts: int = 0
     """How often the engine was restarted because it failed."""
+
+    is_elsewhere: bool = False
+    """Whether it computes on devices of its own, not on those that train."""
 
     def check(self, sampling: Sampling) -> None:
         """Refuse, before any model is loaded, what this engine cannot do. Raises ValueError."""
@@ -68,6 +77,31 @@ class Engine(ABC):
 
         Raises EngineError if the engine cannot continue, or does not compute what the policy does.
         """
+
+    def begin(
+        self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
+    ) -> Future[list[list[Completion]]]:
+        """Begin `generate` in a thread, with the weights that the engine has now.
+
+        Only for an engine that `overlaps`. What runs in the thread reads no policy and calls no
+        collective. Until `wait` has returned or raised, no other method but `close` is called.
+        """
+        how: dict[str, Any] = {"group_size": group_size, "sampling": sampling, "seed": seed}
+        return begun(lambda: self.generate(prompts, **how))
+
+    def wait(self, rollout: Future[list[list[Completion]]]) -> list[list[Completion]]:
+        """Return what `begin` has begun; a second call gives the same again.
+
+        Raises EngineError, an EngineFault if `recover` may help.
+        """
+        return rollout.result()
+
+    def recover(self, fault: EngineFault) -> None:
+        """Restart after a fault that `wait` has raised, and load the policy's weights of now.
+
+        Raises EngineError if the engine cannot continue; one that cannot restart raises `fault`.
+        """
+        raise fault
 
     def close(self) -> None:  # noqa: B027  (most engines hold nothing)
         """Free processes and memory; called when training ends, also after an error."""

@@ -197,7 +197,7 @@ def attend(
         prompt_share, own_share = (prompt_peak - peak).exp_(), (own_peak - peak).exp_()
         out = prompt_share * prompt_out + own_share * own_out
         out = (out / (prompt_share * prompt_total + own_share * own_total)).to(value.dtype)
-    return out.view(rows, 1, heads, size), None
+    return out.reshape(rows, 1, heads, size), None
 
 
 def _part(

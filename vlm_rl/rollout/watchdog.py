@@ -36,6 +36,7 @@ class Watchdog:
 
     def __enter__(self) -> Self:
         self.touch()
+        self._opened_by = threading.get_ident()
         self._heard = self._touched
         self._silence = Stopwatch(self._waited_for, every_s=self._look_s)
         self._open.append(self)
@@ -85,6 +86,8 @@ class Watchdog:
 
 
 def touch_all() -> None:
-    """Touch every open watchdog: called when something foreign is seen to live."""
+    """Touch every watchdog that this thread has opened: called when something foreign is seen to
+    live. That another thread moves says nothing of this one."""
     for watchdog in Watchdog._open:
-        watchdog.touch()
+        if watchdog._opened_by == threading.get_ident():
+            watchdog.touch()

@@ -16,6 +16,7 @@ several ranks meets a fault of the engine, memory or the disk, it ends with that
 others with 1. Such a fault of one rank is not saved, because saving takes all ranks.
 """
 
+import os
 import signal
 import traceback
 from collections.abc import Iterator, Mapping
@@ -73,6 +74,14 @@ class Exits:
             if reason := cannot_write(error, str(self.run_dir or "a file")):
                 raise self._exit(UNWRITABLE, reason) from error
             raise
+
+    def at_once(self, stop: Preempted) -> None:
+        """End the process, with the line and the status that `stop` has in the main thread."""
+        try:
+            with self.in_one_line():
+                raise stop
+        except SystemExit as end:
+            os._exit(int(end.code or 0))
 
     def _exit(
         self, status: int, line: str, stack_of: BaseException | None = None, mark: str = ";"

@@ -32,7 +32,15 @@ from vlm_rl.run.lock import LOCK, FolderLock
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
-RESUMABLE_KEYS = ("steps", "run_dir", "logging", "checkpoint", "rollouts", "hang_timeout_s")
+RESUMABLE_KEYS = (
+    "steps",
+    "run_dir",
+    "logging",
+    "checkpoint",
+    "rollouts",
+    "hang_timeout_s",
+    "profile",
+)
 """Keys that may change when a run resumes: none of them decides which numbers it computes."""
 
 RESUMABLE_DATA_KEYS = ("accept_changes",)
@@ -51,7 +59,7 @@ _SUM = re.compile(r"([0-9a-f]{64})  ([^/].*)")
 _SHOWN = 200
 
 _FILES = (CONFIG, SUMMARY, "metrics.csv", "length_fairness.json", "skipped.jsonl")
-_FOLDERS = ("checkpoints", "rollouts", "heartbeat", "plots", "evaluations", "wandb")
+_FOLDERS = ("checkpoints", "rollouts", "heartbeat", "plots", "evaluations", "trace", "wandb")
 
 
 @dataclass(frozen=True)
@@ -228,7 +236,7 @@ def _refuse_unwritable(folder: Path, key: str) -> None:
 def _written_folders(existing: Path) -> Iterator[Path]:
     """Yield a folder, and those in it that a run writes into."""
     yield existing
-    for name in ("checkpoints", "heartbeat", "plots", "rollouts", "wandb"):
+    for name in ("checkpoints", "heartbeat", "plots", "rollouts", "trace", "wandb"):
         if (existing / name).is_dir():
             yield existing / name
 

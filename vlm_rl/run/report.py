@@ -1,8 +1,6 @@
 """What a run leaves at its end: a plot of the training, summary.json and the last screen."""
 
 import json
-import resource
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +10,7 @@ import lightning as L
 
 from vlm_rl import ranks
 from vlm_rl.disk.files import write_text, written_whole
+from vlm_rl.metrics.devices import GB, peak_resident_bytes, peak_resident_bytes_of_children
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.length_report import PLOT
 from vlm_rl.run.metrics_csv import METRICS, read_metrics
@@ -57,6 +56,19 @@ def plot_training(metrics: list[Metrics], target: Path) -> None:
         save(figure, partial)
 
 
+def plot_stages(seconds: Mapping[str, float], target: Path) -> None:
+    """Draw where the time went, the longest stage first, into one PNG."""
+    ordered = dict(sorted(seconds.items(), key=lambda item: -item[1]))
+    figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
+    total = sum(ordered.values())
+    wedges, *_ = axis.pie([*ordered.values()], startangle=90, counterclock=False)
+    labels = [f"{name}  {spent:.3g} s  {spent / total:.1%}" for name, spent in ordered.items()]
+    figure.legend(wedges, labels, loc="outside right center", frameon=False)
+    axis.set_title(f"{total:.3g} s by stage")
+    with written_whole(target) as partial:
+        save(figure, partial)
+
+
 class Summary(L.Callback):
     """Write the plot and summary.json when training ends, and print the last screen."""
 
@@ -75,8 +87,11 @@ class Summary(L.Callback):
         metrics = read_metrics(self.run_dir / METRICS)
         plot = self.run_dir / "plots" / "training.png"
         plot_training(metrics, plot)
+        stages = self.run_dir / "plots" / "stages.png"
+        plot_stages(module.clock.seconds, stages)
         summary = _summarise(self.run_dir, module, skipped)
         summary["files"]["plots"] = str(plot)
+        summary["files"]["stages"] = str(stages)
         lengths = self.run_dir / "plots" / f"step_{module.completed_steps}" / PLOT
         if lengths.exists():
             summary["files"]["lengths"] = str(lengths)
@@ -109,9 +124,7 @@ def _summarise(run_dir: Path, module: RLModule, skipped: Mapping[str, int]) -> d
 
 def _peak_memory_gb() -> float:
     """Return the peak resident memory of this process, or of its largest child if that is more."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(who).ru_maxrss for who in whose) * unit / 1e9
+    return max(peak_resident_bytes(), peak_resident_bytes_of_children()) / GB
 
 
 ROWS = {

@@ -10,8 +10,9 @@ send when a terminal closes.
 
 import os
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,24 +49,28 @@ class Preemption(L.Callback):
         self._is_alone = True
         ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._signals = SIGNALS[:-1] if ignores_hangup else SIGNALS
+        self._waiting: _Waiting | None = None
 
-    def join(self, num_ranks: int) -> None:
+    def join(self, num_ranks: int, end: Callable[[Preempted], object]) -> None:
         """Stop only together with the other ranks from now on.
 
-        Signals keep their default action until the process group exists: the process waits for it
-        in foreign code, where Python runs no handler.
+        Until the process group exists, a signal makes a thread call `end`, which must end the
+        process.
         """
         self._is_alone = num_ranks == 1
         self._may_stop = self._is_alone
         if not self._is_alone and threading.current_thread() is threading.main_thread():
-            for number in self._signals:
-                signal.signal(number, signal.SIG_DFL)
+            self._waiting = _Waiting(self._signals, end)
 
     def setup(self, trainer: L.Trainer, module: Any, stage: str) -> None:
-        module.clock.listen(self._begin)  # before the heartbeat tells others what has begun
-        self._handle_signals()  # the process group exists
         # before the heartbeat listens: a signal sent for what a beat says must find it so
         module.clock.listen(self._begin)
+        self._met()
+
+    def _met(self) -> None:
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -79,6 +84,7 @@ class Preemption(L.Callback):
             yield
         finally:
             starting.over()
+            self._met()
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -138,6 +144,30 @@ class Preemption(L.Callback):
         else:
             self._signal, self._heard_in = signal.Signals(number), self._phase
             self._stop()
+
+
+class _Waiting:
+    """Calls `end` at a signal, in a thread, while the main thread waits for the other ranks.
+
+    It waits in foreign code, where Python runs no handler; but the C part of one rings a bell.
+    """
+
+    def __init__(self, signals: tuple[signal.Signals, ...], end: Callable[[Preempted], object]):
+        self._signals, self._end = signals, end
+        self._bell, self._ear = socket.socketpair()
+        self._bell.setblocking(False)
+        signal.set_wakeup_fd(self._bell.fileno())
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        with self._ear:
+            while heard := self._ear.recv(1):
+                if heard[0] in self._signals:
+                    self._end(Preempted(signal.Signals(heard[0]), "the start"))
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._bell.close()
 
 
 def _hear_in_child(number: int) -> None:

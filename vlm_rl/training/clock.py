@@ -4,6 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
+from torch.profiler import record_function
+
 Listener = Callable[[str], None]
 
 
@@ -53,8 +56,10 @@ class Clock:
         self._inside = True
         start = time.perf_counter()
         try:
-            with self._noticing_errors(name):
+            with self._noticing_errors(name), record_function(f"vlm_rl: {name}"):
                 yield
+                if torch.cuda.is_initialized():  # or the next activity pays for what is queued
+                    torch.cuda.synchronize()
         finally:
             self._inside = False
             elapsed = time.perf_counter() - start

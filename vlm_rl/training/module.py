@@ -22,8 +22,7 @@ from vlm_rl.distributed.lockstep import Cut, Lockstep, Minibatch
 from vlm_rl.distributed.rank_strategy import RankStrategy
 from vlm_rl.distributed.weights import frozen_checksum
 from vlm_rl.metrics import drift
-from vlm_rl.metrics.rollout import answer_statistics, rollout_statistics, task_statistics
-from vlm_rl.metrics.speed import speed_statistics
+from vlm_rl.metrics.rollout import answer_statistics, task_statistics
 from vlm_rl.metrics.statistic import Statistics, add_up, mean_of, means
 from vlm_rl.model.lora import check_base
 from vlm_rl.model.policy import Policy
@@ -43,6 +42,7 @@ from vlm_rl.training.dynamic_sampling import (
     no_refill,
     sample_groups,
 )
+from vlm_rl.training.meter import Meter
 from vlm_rl.training.optimizer import build_optimizer
 from vlm_rl.training.sampler import Sampler
 from vlm_rl.training.settings import (
@@ -52,8 +52,9 @@ from vlm_rl.training.settings import (
     check_groups,
 )
 from vlm_rl.training.step import Metrics, Step, StepBatch
+from vlm_rl.training.step_metrics import step_metrics
 from vlm_rl.training.streams import GREEDY, Stream
-from vlm_rl.training.update import Update, count_normalizers, divided
+from vlm_rl.training.update import Update, count_normalizers, divided, left_out
 
 STATE = (
     "completed_steps",
@@ -128,6 +129,7 @@ class RLModule(L.LightningModule):
         self.skipped_in_a_row = 0
         self.validation_history: list[Metrics] = []
         self.clock = Clock()
+        self.meter = Meter(policy, self.clock)
         self.sampler = Sampler(policy, self.engine, self.reward, self.clock)
         self.lockstep = Lockstep(
             policy,
@@ -152,26 +154,19 @@ class RLModule(L.LightningModule):
 
     def training_step(self, prompts: Sequence[Prompt], batch_idx: int) -> dict[str, Step]:
         """Do one step on this rank's share of its prompts."""
-        self.clock.begin_lap()
-        sampled = sample_groups(
-            prompts,
-            self._sample_round,
-            group_filter=self.dynamic_sampling,
-            refill=self.refill,
-            refill_position=self.refill_position,
-        )
+        self.meter.begin_step()
+        sampled = self._sample_groups(prompts)
         batch = self.build_batch(sampled.kept, sampled.places)
         with self.clock("update"):  # up to here a step changes nothing: a run may stop in it
             self.refill_position = sampled.refill_position
             updates = [self.update(minibatch, batch.has_old) for minibatch in batch.minibatches]
             self._move_schedule(self.updates.num_minibatches - len(updates))
         self.sampler.policy_changed()
-        rows = batch.rows
-        if not batch.has_old:
-            rows = replace(rows, old_logprobs=updates[0].logprobs)
-        measured = drift.measure(rows, batch.places)
+        rows = batch.rows if batch.has_old else batch.rows_with_old(updates[0].logprobs)
+        measured = drift.measure(batch.cut.computed(rows), batch.places)
         self.completed_steps += 1
         self.trainer.should_stop = self.completed_steps >= self.steps
+        metrics = step_metrics(sampled, batch, updates, engine=self.engine, meter=self.meter)
         step = Step(
             rollout=batch.rollout,
             everyone=batch.everyone,
@@ -180,11 +175,20 @@ class RLModule(L.LightningModule):
             advantages=batch.advantages,
             rows=rows,
             sequences=[update.sequences for update in updates],
-            metrics=self._step_metrics(sampled, batch, updates) | drift.metrics(measured),
+            metrics=metrics | drift.metrics(measured),
             drift_alarm=drift.alarm(measured.worst, self.drift_alarm),
         )
         self.log_metrics(step.metrics)
         return {"step": step}  # Lightning takes no other type in manual optimisation
+
+    def _sample_groups(self, prompts: Sequence[Prompt]) -> Sampled:
+        return sample_groups(
+            prompts,
+            self._sample_round,
+            group_filter=self.dynamic_sampling,
+            refill=self.refill,
+            refill_position=self.refill_position,
+        )
 
     def _sample_round(self, prompts: Sequence[Prompt], number: int) -> Rollout:
         return self._rollout(prompts, self.group_size, self.sampling, Stream.training(number))
@@ -206,36 +210,51 @@ class RLModule(L.LightningModule):
         return stream.seed(seed=self.seed, step=self.completed_steps, rank=self.global_rank)
 
     def build_batch(self, rollout: Rollout, places: Places) -> StepBatch:
-        """Make all that the updates read. Advantages come last: a KL in the reward needs the
-        log-probabilities, and an advantage may look at every group of the step."""
+        """Make all that the updates read. An advantage may look at every group of the step; those
+        of 0 may leave rows out of all forwards. A KL in the reward needs the log-probabilities of
+        all rows before there are advantages."""
         rows = Rows.build(rollout.prompts, rollout.groups, trained=self._trainable(rollout))
-        cut = self.lockstep.cut(rows, places)
+        if self.kl_in_reward is None:
+            everyone, advantages = self._with_advantages(rollout, places)
+            cut = self.lockstep.cut(rows, places, self._counts(rows, advantages))
+        else:
+            cut = self.lockstep.cut(rows, places)
         if self.kept is not None:
             with self.clock("vision"):
                 self.kept.prepare(cut.prompts(rows))
         has_old = self._needs_old(cut)
         with self.clock("logprobs"):
-            old = torch.full(rows.completion_mask.shape, torch.nan)
-            if has_old:
-                old = self.logprobs(self.policy, rows, cut)
+            old = self.logprobs(self.policy, rows, cut) if has_old else cut.joined(rows)
             ref = None if self.reference is None else self.logprobs(self.reference, rows, cut)
-        if self.kl_in_reward is not None and ref is not None and rollout.prompts:
-            rollout = self.kl_in_reward(rollout, old, ref)
-        everyone = gather.rollout(rollout)
-        advantages = rollout.scores.total
-        if everyone.prompts:  # dynamic sampling may have kept none
-            advantages = self._advantages(everyone)[places.own]
+        if self.kl_in_reward is not None:
+            assert ref is not None
+            if rollout.prompts:
+                rollout = self.kl_in_reward(rollout, old, ref)
+            everyone, advantages = self._with_advantages(rollout, places)
         batch = Batch.of(
             rows, old_logprobs=old, ref_logprobs=ref, advantages=advantages.float()
         ).to(self.policy.device)
         return StepBatch(
-            rollout, everyone, places.own, advantages, batch, cut.minibatches(batch), has_old
+            rollout, everyone, places.own, advantages, batch, cut, cut.minibatches(batch), has_old
         )
+
+    def _with_advantages(self, rollout: Rollout, places: Places) -> tuple[Rollout, Tensor]:
+        """Return the groups of all ranks, and the advantages [P, G] of this rank's."""
+        everyone = gather.rollout(rollout)
+        if not everyone.prompts:  # dynamic sampling may have kept none
+            return everyone, rollout.scores.total
+        return everyone, self._advantages(everyone)[places.own]
+
+    def _counts(self, rows: Rows, advantages: Tensor) -> Tensor | None:
+        """Return which rows [B] the updates learn from; None if the objective needs all."""
+        if self.objective.needs_all_rows:
+            return None
+        return (advantages.float().flatten() != 0) & (rows.lengths > 0)
 
     def _needs_old(self, cut: Cut) -> bool:
         """Whether the old log-probabilities must be known before the first update.
 
-        A single update takes them from its own forwards: the weights are those that sampled.
+        A single update takes them from its own forwards: the weights are still those of the start.
         """
         return cut.num_updates != 1 or self.objective.looks_ahead or self.kl_in_reward is not None
 
@@ -252,16 +271,14 @@ class RLModule(L.LightningModule):
         return scored if self.updates.train_on_truncated else scored & ~rollout.truncated
 
     def logprobs(self, model: Policy | Reference, rows: Rows, cut: Cut) -> Tensor:
-        """Return log-probabilities [B, T] of `rows` without gradients.
+        """Return log-probabilities [B, T] of `rows` without gradients; NaN for those left out.
 
         Forwards are cut exactly as those of the updates will be: in bf16 another packing rounds
         otherwise, and GSPO's band of 3e-4 would be filled with that noise.
         """
-        logprobs = [torch.zeros(0, rows.completion_mask.shape[1], device=self.policy.device)]
+        forwards = [forward for part in cut.minibatches(rows) for forward in part.forwards]
         with torch.no_grad():
-            for minibatch in cut.minibatches(rows):
-                logprobs += [self._stats(model, forward) for forward in minibatch.forwards]
-        return torch.cat(logprobs)
+            return cut.joined(rows, [self._stats(model, forward) for forward in forwards])
 
     def _stats(self, model: Policy | Reference, forward: Rows) -> Tensor:
         temperature = self.sampling.temperature
@@ -273,7 +290,7 @@ class RLModule(L.LightningModule):
             plan = self.objective.prepare(minibatch.rows, ranks.all_sum)
             normalizers = count_normalizers(self.objective, minibatch)
         total = torch.zeros((), dtype=torch.float64, device=self.policy.device)
-        statistics: Statistics = {}
+        statistics = {"policy/left_out_frac": left_out(minibatch)}
         sequences, logprobs = [], []
         for forward in minibatch.forwards:
             with self.strategy.micro_batch(last=forward is minibatch.forwards[-1]):
@@ -295,11 +312,11 @@ class RLModule(L.LightningModule):
             sequences.append(loss.sequences)
             logprobs.append(stats.logprobs.detach())
         statistics |= self._step_optimizer(minibatch, ranks.all_sum(total))
-        if self.objective.stateful and "policy/loss" in statistics:
+        if self.objective.observes and "policy/loss" in statistics:
             with named(self.objective, "objective", UpdateError):
                 self.objective.observe(means(statistics))
         own = Sequences.joined(sequences).weighted(1 / normalizers[POLICY_TERM])
-        return Update(statistics, gather.sequences(own), torch.cat(logprobs))
+        return Update(statistics, gather.sequences(own), logprobs)
 
     def _step_optimizer(self, minibatch: Minibatch[Batch], loss: Tensor) -> Statistics:
         """Clip and step; skip, count and name what is not finite."""
@@ -344,23 +361,6 @@ class RLModule(L.LightningModule):
         scheduler: Any = self.lr_schedulers()
         for _ in range(updates):
             scheduler.step()
-
-    def _step_metrics(
-        self, sampled: Sampled, batch: StepBatch, updates: Sequence[Update]
-    ) -> Metrics:
-        statistics = sampled.statistics
-        if batch.rollout.prompts:
-            of_rollout = rollout_statistics(batch.rollout, batch.advantages)
-            statistics = add_up(statistics, of_rollout)
-        for update in updates:
-            statistics = add_up(statistics, update.statistics)
-        # of all ranks, counted once: the mean is their sum
-        restarts = Statistic(torch.tensor(self.engine.restarts), torch.tensor(ranks.rank() == 0))
-        statistics = add_up(statistics, {"rollout/engine_restarts": restarts})
-        rollouts = [batch.rollout, sampled.dropped]
-        forwards = [forward for part in batch.minibatches for forward in part.forwards]
-        statistics = add_up(statistics, speed_statistics(rollouts, forwards, self.clock.lap))
-        return means(statistics) | self.clock.lap_metrics()
 
     @property
     def validates_now(self) -> bool:

@@ -1,12 +1,14 @@
 """Rollouts of the policy as it is now: weights to the engine, groups from it, rewards on them."""
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 from vlm_rl.model.policy import Policy
 from vlm_rl.parts import named
-from vlm_rl.records import Groups, Prompt, Rollout
+from vlm_rl.records import Completion, Groups, Prompt, Rollout
 from vlm_rl.rewards import Reward
 from vlm_rl.rollout import Engine, EngineError, Sampling, contract
+from vlm_rl.rollout.faults import EngineFault
 from vlm_rl.training.clock import Clock
 
 
@@ -30,10 +32,7 @@ class Sampler:
         self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
     ) -> Groups:
         """Return a group of completions per prompt."""
-        if not self._engine_is_current:
-            with self._clock("weights"), named(self.engine, "engine", EngineError):
-                self.engine.update_weights(self._policy)
-            self._engine_is_current = True
+        self._send_weights()
         with self._clock("rollout"):
             return contract.sample(
                 self.engine,
@@ -49,8 +48,52 @@ class Sampler:
     ) -> Rollout:
         """Sample a group per prompt and judge it. Every rank calls this, also without prompts."""
         groups = self.sample(prompts, group_size=group_size, sampling=sampling, seed=seed)
+        return self.judge(prompts, groups, group_size=group_size)
+
+    def judge(self, prompts: Sequence[Prompt], groups: Groups, *, group_size: int) -> Rollout:
+        """Return `groups` with their rewards."""
         if not prompts:
             return Rollout.empty(group_size)
         with self._clock("reward"):
             scores = self.reward([prompt.problem for prompt in prompts], groups)
         return Rollout(prompts, groups, scores)
+
+    def begin(
+        self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
+    ) -> Future[list[list[Completion]]]:
+        """Begin `sample` with the weights of now; `wait` before anything else is sampled."""
+        self._send_weights()
+        with named(self.engine, "engine", EngineError):
+            return self.engine.begin(prompts, group_size=group_size, sampling=sampling, seed=seed)
+
+    def wait(
+        self,
+        rollout: Future[list[list[Completion]]],
+        prompts: Sequence[Prompt],
+        *,
+        group_size: int,
+        sampling: Sampling,
+    ) -> Groups:
+        """Return what `begin` has begun. Raises EngineError, an EngineFault before `recover`."""
+        with named(self.engine, "engine", EngineError):
+            groups = self.engine.wait(rollout)
+        return contract.checked(
+            self.engine,
+            self._allowed,
+            prompts,
+            groups,
+            group_size=group_size,
+            sampling=sampling,
+        )
+
+    def recover(self, fault: EngineFault) -> None:
+        """Restart the engine, which then has the weights of now."""
+        with named(self.engine, "engine", EngineError):
+            self.engine.recover(fault)
+        self._engine_is_current = True
+
+    def _send_weights(self) -> None:
+        if not self._engine_is_current:
+            with self._clock("weights"), named(self.engine, "engine", EngineError):
+                self.engine.update_weights(self._policy)
+            self._engine_is_current = True

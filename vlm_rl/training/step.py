@@ -1,11 +1,11 @@
 """The records of a step: what its updates read, and what the step leaves."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from vlm_rl.distributed.lockstep import Minibatch
+from vlm_rl.distributed.lockstep import Cut, Minibatch
 from vlm_rl.objectives import Sequences
 from vlm_rl.records import Batch, Rollout
 
@@ -17,10 +17,10 @@ class StepBatch:
     """All that the updates of a step read.
 
     `rollout` are this rank's groups with their final rewards, `everyone` those of all ranks without
-    images, `advantages` [P, G] those of `rollout`. `rows` are the completions of `rollout`, cut
-    once into `minibatches`, one per update. `places` [P] int64: where the groups of `rollout` stand
-    in `everyone`. Without `has_old`, `old_logprobs` are NaN: the only update takes them from its
-    own forwards.
+    images, `advantages` [P, G] those of `rollout`. `rows` are the completions of `rollout`, which
+    `cut` has cut once into `minibatches`, one per update. `places` [P] int64: where the groups of
+    `rollout` stand in `everyone`. `old_logprobs` are NaN in rows that no forward has; without
+    `has_old` in all, because the only update takes them from its own forwards.
     """
 
     rollout: Rollout
@@ -28,8 +28,13 @@ class StepBatch:
     places: Tensor
     advantages: Tensor
     rows: Batch
+    cut: Cut
     minibatches: Sequence[Minibatch[Batch]]
     has_old: bool
+
+    def rows_with_old(self, of_forwards: Sequence[Tensor]) -> Batch:
+        """Complete `rows` with the `old_logprobs` of each forward."""
+        return replace(self.rows, old_logprobs=self.cut.joined(self.rows, of_forwards))
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +42,9 @@ class Step:
     """What one step did, for callbacks.
 
     `dropped` are this rank's groups that a group filter left out, `any_dropped` says whether any
-    rank has some. `rows` are this rank's completions as the updates saw them, `sequences` has an
-    entry per update, of all ranks. `drift_alarm` is a line for a
-    person, or None.
+    rank has some. `rows` are this rank's completions as the updates saw them, with
+    `old_logprobs` of NaN in those that no forward had. `sequences` has an entry per update: what
+    was in its forwards, of all ranks. `drift_alarm` is a line for a person, or None.
     """
 
     rollout: Rollout

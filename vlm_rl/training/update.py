@@ -1,5 +1,6 @@
 """One optimizer update: its record, its denominators, and the one division by them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,28 +10,35 @@ from vlm_rl import ranks
 from vlm_rl.distributed.lockstep import Minibatch
 from vlm_rl.metrics.statistic import Statistics
 from vlm_rl.objectives import Loss, Objective, Sequences
-from vlm_rl.records import Batch
+from vlm_rl.records import Batch, Statistic
 
 
 @dataclass(frozen=True, eq=False)
 class Update:
     """What one optimizer update did.
 
-    `statistics` and `logprobs` [B, T], those of its forwards, are of this rank, `sequences` of all.
+    `statistics` and `logprobs`, [B, T] of each forward, are of this rank, `sequences` of all.
     """
 
     statistics: Statistics
     sequences: Sequences
-    logprobs: Tensor
+    logprobs: Sequence[Tensor]
 
 
 def count_normalizers(objective: Objective, minibatch: Minibatch[Batch]) -> dict[str, Tensor]:
-    """Count the denominator of each term over forwards and ranks, before any backward."""
+    """Count the denominator of each term over forwards and ranks, before any backward. Rows left
+    out of the forwards count too."""
     counts: dict[str, Tensor] = {}
-    for forward in minibatch.forwards or [minibatch.rows]:
-        for name, count in objective.normalizers(forward).items():
+    for rows in (*minibatch.forwards, minibatch.left_out):
+        for name, count in objective.normalizers(rows).items():
             counts[name] = counts.get(name, 0) + count
     return {name: ranks.all_sum(count) for name, count in counts.items()}
+
+
+def left_out(minibatch: Minibatch[Batch]) -> Statistic:
+    """Return the share of trained tokens that are in no forward."""
+    sizes = (rows.completion_mask.sum() for rows in (minibatch.left_out, minibatch.rows))
+    return Statistic(*sizes)
 
 
 def divided(loss: Loss, normalizers: dict[str, Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ May import of `vlm_rl` itself and `show`.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from vlm_rl.model.attention.agreement import disagreement
 from vlm_rl.model.attention.cpu import CpuKernel
 from vlm_rl.model.attention.merged import merged_attention
 from vlm_rl.model.attention.plain import plain_attention
-from vlm_rl.model.attention.segments import Group, Segments
+from vlm_rl.model.attention.segments import Group, Segments, padding_of
 from vlm_rl.model.attention.varlen import varlen_attention
 from vlm_rl.show.screen import warn
 
@@ -78,7 +78,20 @@ def attention_for(device: torch.device, dtype: torch.dtype) -> Attention:
     return plain_attention
 
 
+def padding_in(groups: Sequence[Group], device: torch.device) -> int:
+    """Return how many tokens of padding attention computes beside those of a packed row."""
+    return padding_of(groups) if device.type == "cpu" else 0
+
+
 AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)
 
-__all__ = ["NAME", "Group", "Segments", "attend", "attention_for", "use_segments"]
+__all__ = [
+    "NAME",
+    "Group",
+    "Segments",
+    "attend",
+    "attention_for",
+    "padding_in",
+    "use_segments",
+]

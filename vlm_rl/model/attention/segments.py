@@ -88,6 +88,26 @@ class Bucket:
         return gradient * self._is_real[:, None, :, None]
 
 
+def side_by_side(lengths: Sequence[int]) -> list[list[int]]:
+    """Return the indices of pieces of these `lengths`, longest first, in parts of nearly one
+    length."""
+    parts: list[list[int]] = []
+    least = float("inf")
+    for piece in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if lengths[piece] < least:
+            parts.append([])
+            least = (1 - MOST_PADDING) * lengths[piece]
+        parts[-1].append(piece)
+    return parts
+
+
+def padding_of(groups: Sequence[Group]) -> int:
+    """Return the padding, in tokens, of all pieces of `groups` laid side by side in buckets."""
+    lengths = [n for group in groups for n in (group.prompt, *group.completions)]
+    parts = [[lengths[piece] for piece in part] for part in side_by_side(lengths)]
+    return sum(len(part) * part[0] - sum(part) for part in parts)
+
+
 @dataclass(frozen=True, eq=False)
 class Segments:
     """The groups of a packed row of S tokens, in their order. Index tensors lie on `device`."""
@@ -154,15 +174,7 @@ class Segments:
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
         """All pieces, longest first, those side by side that need little padding."""
-        order = sorted(range(len(self.pieces)), key=self.pieces.__getitem__, reverse=True)
-        buckets: list[list[int]] = []
-        least = float("inf")
-        for piece in order:
-            if self.pieces[piece] < least:
-                buckets.append([])
-                least = (1 - MOST_PADDING) * self.pieces[piece]
-            buckets[-1].append(piece)
-        return tuple(self._bucket(pieces) for pieces in buckets)
+        return tuple(self._bucket(pieces) for pieces in side_by_side(self.pieces))
 
     def _bucket(self, pieces: Sequence[int]) -> Bucket:
         starts = torch.tensor([self.starts[piece] for piece in pieces])

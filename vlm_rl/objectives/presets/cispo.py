@@ -21,6 +21,7 @@ class CappedWeight(Surrogate):
     """
 
     through_ratio = False
+    scales_with_advantage = True
 
     def __init__(self, clip_low: float | None, clip_high: float) -> None:
         if clip_low is not None and not 0 <= clip_low < 1:

@@ -19,6 +19,7 @@ class PositionBand(Surrogate):
     """
 
     only_ratios = (PrefixSumRatio,)
+    scales_with_advantage = True
 
     def __init__(
         self, clip_low_log: float, clip_high_log: float, dual_clip_log: float, power: float

@@ -23,6 +23,7 @@ class ProbabilityBand(Surrogate):
 
     only_ratios = (TokenRatio,)
     through_ratio = False
+    scales_with_advantage = True
 
     def __init__(self, max_shift: float, max_ratio: float) -> None:
         if not 0 < max_shift < 1:

@@ -34,6 +34,7 @@ class LengthBand(Surrogate, Stateful):
     """
 
     only_ratios = (SequenceSumRatio,)
+    scales_with_advantage = True
 
     def __init__(
         self,
@@ -90,6 +91,10 @@ class LengthBand(Surrogate, Stateful):
                 return (low + shift).clamp(max=0), (high + shift).clamp(min=0)
             case "widen":
                 return low - abs(shift), high + abs(shift)
+
+    @property
+    def observes(self) -> bool:
+        return self.ema_rate is not None
 
     def observe(self, metrics: Mapping[str, float]) -> None:
         if self.ema_rate is None:

@@ -21,6 +21,7 @@ class ClippedGeometricMean(Surrogate):
 
     only_ratios = (TokenRatio,)
     reduces_sequence = True
+    scales_with_advantage = True
 
     def __init__(self, clip_low_log: float, clip_high_log: float) -> None:
         for name, value in (("clip_low_log", clip_low_log), ("clip_high_log", clip_high_log)):

@@ -19,6 +19,8 @@ class SoftGate(Surrogate):
     which shifts the loss but not its gradient. Nothing is cut off, so every token is inside.
     """
 
+    scales_with_advantage = True
+
     def __init__(self, temperature_positive: float, temperature_negative: float) -> None:
         temperatures = {
             "temperature_positive": temperature_positive,

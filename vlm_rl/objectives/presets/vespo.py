@@ -22,6 +22,7 @@ class SequenceKernel(Surrogate):
 
     only_ratios = (SequenceSumRatio,)
     through_ratio = False
+    scales_with_advantage = True
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import tempfile
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import rmtree
@@ -22,7 +23,9 @@ from vlm_rl.distributed.weights import whole_weights
 from vlm_rl.model.lora import save_adapter
 from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Prompt
+from vlm_rl.rollout.background import awaited, begun
 from vlm_rl.rollout.engine import STOP_TOKENS
+from vlm_rl.rollout.faults import EngineFault
 from vlm_rl.rollout.sampling import Sampling
 from vlm_rl.rollout.vllm.plugin import NAME
 from vlm_rl.rollout.vllm.protocol import Answer, Request, Vocabulary
@@ -36,6 +39,9 @@ TOLERANCE: dict[Precision, float] = {"float32": 1e-4, "bfloat16": 5e-2}
 """Mean |difference| of the probe's log-probabilities that rounding may cause, in nats. Measured on
 tiny models: 5e-7 in float32, 7e-3 in bfloat16. One update of training may change less, so the
 checks at the start show that weights arrive; those after an update notice what breaks grossly."""
+
+CLOSING_S = 10.0
+"""How long the end of a run waits for a rollout that nobody needs any longer to be given up."""
 
 ADAPTER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM has kernels for; a smaller adapter uses the next one."""
@@ -91,6 +97,8 @@ class VLLMBase(RestartingEngine):
         self.adapter_rank = adapter_rank
         self._check_arguments()
         self._adapter_number = 0
+        self._begun: Future[list[list[Completion]]] | None = None
+        self._closes = False
         self._files: tempfile.TemporaryDirectory[str] | None = None
 
     def _check_arguments(self) -> None:
@@ -190,12 +198,7 @@ class VLLMBase(RestartingEngine):
     def generate(
         self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
     ) -> list[list[Completion]]:
-        for prompt in prompts:
-            if len(prompt.images) > self.max_images:
-                raise ValueError(
-                    f"problem {prompt.uid} has {len(prompt.images)} images, above "
-                    f"engine.init_args.max_images={self.max_images}; raise that"
-                )
+        self._check_images(prompts)
 
         def sample() -> list[list[Completion]]:
             return agreed(lambda: self._sample(prompts, group_size, sampling, seed))
@@ -204,11 +207,40 @@ class VLLMBase(RestartingEngine):
         self._restarts_in_a_row = 0
         return groups
 
+    def begin(
+        self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
+    ) -> Future[list[list[Completion]]]:
+        self._check_images(prompts)
+        self._begun = begun(lambda: self._sample(prompts, group_size, sampling, seed))
+        return self._begun
+
+    def wait(self, rollout: Future[list[list[Completion]]]) -> list[list[Completion]]:
+        groups = agreed(lambda: awaited(rollout))
+        self._restarts_in_a_row = 0
+        return groups
+
+    def recover(self, fault: EngineFault) -> None:
+        def failed() -> None:
+            raise fault
+
+        self._run(failed, after_restart=_nothing)
+
+    def _check_images(self, prompts: Sequence[Prompt]) -> None:
+        for prompt in prompts:
+            if len(prompt.images) > self.max_images:
+                raise ValueError(
+                    f"problem {prompt.uid} has {len(prompt.images)} images, above "
+                    f"engine.init_args.max_images={self.max_images}; raise that"
+                )
+
     def update_weights(self, policy: Policy) -> None:
         assert policy is self._policy, "this engine was started for another policy"
         self._run(self._exchange, after_restart=_nothing)
 
     def close(self) -> None:
+        self._closes = True
+        if self._begun is not None:  # its thread withdraws what a server would go on with
+            wait([self._begun], timeout=CLOSING_S)
         self._stop()
         if self._files is not None:
             self._files.cleanup()

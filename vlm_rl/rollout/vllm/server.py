@@ -77,6 +77,8 @@ class VLLMServer(VLLMBase):
     and both need the same secret in the environment variable VLM_RL_SERVER_TOKEN.
     """
 
+    overlaps = True
+
     def __init__(
         self, *, url: str | None = None, devices: Sequence[int] | None = None, **kwargs: Any
     ) -> None:
@@ -90,6 +92,7 @@ class VLLMServer(VLLMBase):
             )
         self.url = url
         self.devices = devices
+        self.is_elsewhere = url is not None or devices is not None
         if url is not None and self.adapter_rank:
             raise ValueError(
                 f"VLLMServer.adapter_rank={self.adapter_rank} needs a folder that both sides see, "
@@ -246,6 +249,8 @@ class VLLMServer(VLLMBase):
             while len(answers) < len(requests):
                 touch_all()  # silence of the server has its own limit
                 self._check_process()
+                if self._closes:
+                    raise EngineFault("the run has ended")
                 with suppress(Empty):
                     index, result = results.get(timeout=1.0)
                     if isinstance(result, BaseException):

@@ -1,0 +1,38 @@
+"""The metrics of a step: what its rollout, its updates and its meter say, reduced over ranks."""
+
+from collections.abc import Sequence
+
+import torch
+
+from vlm_rl import ranks
+from vlm_rl.metrics.rollout import rollout_statistics
+from vlm_rl.metrics.statistic import add_up, means
+from vlm_rl.records import Statistic
+from vlm_rl.rollout import Engine
+from vlm_rl.training.dynamic_sampling import Sampled
+from vlm_rl.training.meter import Meter
+from vlm_rl.training.step import Metrics, StepBatch
+from vlm_rl.training.update import Update
+
+
+def step_metrics(
+    sampled: Sampled,
+    batch: StepBatch,
+    updates: Sequence[Update],
+    *,
+    engine: Engine,
+    meter: Meter,
+) -> Metrics:
+    """Return the metrics of a step over all ranks, and the seconds of this rank."""
+    statistics = sampled.statistics
+    if batch.rollout.prompts:
+        of_rollout = rollout_statistics(batch.rollout, batch.advantages)
+        statistics = add_up(statistics, of_rollout)
+    for update in updates:
+        statistics = add_up(statistics, update.statistics)
+    # of all ranks, counted once: the mean is their sum
+    restarts = Statistic(torch.tensor(engine.restarts), torch.tensor(ranks.rank() == 0))
+    statistics = add_up(statistics, {"rollout/engine_restarts": restarts})
+    rollouts = [batch.rollout, sampled.dropped]
+    cost = meter.statistics(rollouts, batch, sampled_here=not engine.is_elsewhere)
+    return means(add_up(statistics, cost)) | meter.metrics()
