@@ -9,13 +9,71 @@ from collections.abc import Iterator, Mapping
 
 from vlm_rl.data.forms.form import IMAGES
 from vlm_rl.data.image_names import is_null, looks_encoded
+from vlm_rl.data.tables import BadRow, parsed
 
-_FILE = re.compile(r"[^\n]*\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif)(?:\?\S*)?", re.IGNORECASE)
+_FILE = re.compile(r"[^\n]*\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif)(?:[?#:!]\S*)?", re.IGNORECASE)
 _LONGEST_NAME = 1024
-_ABOUT_IMAGES = re.compile(
-    r"(?!has_|is_|num_|with_|no_)(?:.*_)?(?:image|img|picture|photo|figure|screenshot)s?(?:_?\d+|_?[a-z])?",
-    re.IGNORECASE,
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_IMAGE_WORDS = frozenset(
+    [
+        "image",
+        "img",
+        "imgs",
+        "picture",
+        "pic",
+        "photo",
+        "figure",
+        "fig",
+        "screenshot",
+        "diagram",
+        "illustration",
+        "thumbnail",
+        "visual",
+        "media",
+        "attachment",
+        "pixel",
+    ]
 )
+_PROPERTY_WORDS = frozenset(
+    [
+        "has",
+        "is",
+        "num",
+        "no",
+        "number",
+        "count",
+        "total",
+        "with",
+        "width",
+        "height",
+        "size",
+        "sizes",
+        "area",
+        "resolution",
+        "type",
+        "kind",
+        "format",
+        "mode",
+        "category",
+        "class",
+        "caption",
+        "description",
+        "quality",
+        "license",
+        "hash",
+        "md",
+        "sha",
+        "aspect",
+        "ratio",
+        "language",
+        "question",
+        "prompt",
+        "text",
+        "tokens",
+        "token",
+    ]
+)
+"""Words of columns that say something about an image and do not name one."""
 _NAMES_IMAGES = re.compile(
     r"(?:image|img|picture|photo)s?_?(?:id|ids|name|names|key|keys|path|paths|file|files|url|urls)",
     re.IGNORECASE,
@@ -34,17 +92,34 @@ _NUMBERED_MARK = re.compile(r"<image[\s_]?(\d+)>|<\|image_(\d+)\|>", re.IGNORECA
 
 def image_in(column: str, value: object) -> bool:
     """Whether a column that is left over names an image by its value or by its own name."""
-    if is_null(value):
+    stack = [(column, value)]
+    while stack:
+        name, one = stack.pop()
+        if isinstance(one, str) and one.lstrip().startswith(("[", "{")):
+            inside = parsed(one.encode(errors="surrogatepass"))
+            one = one if isinstance(inside, BadRow) else inside
+        if isinstance(one, Mapping):
+            stack += [(str(key), item) for key, item in one.items()]
+        elif isinstance(one, list):
+            stack += [(name, item) for item in one]
+        elif _names_image(name, one):
+            return True
+    return False
+
+
+def _names_image(column: str, value: object) -> bool:
+    if is_null(value) or isinstance(value, bool):
         return False
     if isinstance(value, str):
         return _in_text_cell(column, value)
-    if isinstance(value, bytes):
-        return True
-    if isinstance(value, Mapping):
-        return any(image_in(str(key), one) for key, one in value.items())
-    if isinstance(value, list):
-        return any(image_in(column, one) for one in value)
-    return _NAMES_IMAGES.fullmatch(column) is not None and not isinstance(value, bool)
+    return isinstance(value, bytes) or _about_images(column)
+
+
+def _about_images(column: str) -> bool:
+    """Whether a column would hold images or their names, by the words of its own name."""
+    words = [word.lower() for word in _WORD.findall(column)]
+    singular = {word.removesuffix("s") for word in words}
+    return not _IMAGE_WORDS.isdisjoint(singular) and _PROPERTY_WORDS.isdisjoint(words)
 
 
 def is_other_media(column: str, value: object) -> bool:
@@ -89,9 +164,8 @@ def _in_text_cell(column: str, value: str) -> bool:
         return True
     if len(value) > _LONGEST_NAME:
         return False
-    known = column in IMAGES or _ABOUT_IMAGES.fullmatch(column) is not None
     num_spaces = value.strip().count(" ")  # a sentence may end with the name of a file
-    return (known and not num_spaces) or (
+    return (_about_images(column) and not num_spaces) or (
         num_spaces < 3 and _FILE.fullmatch(value.strip()) is not None
     )
 

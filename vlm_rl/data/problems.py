@@ -111,9 +111,11 @@ def values_of(row: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
 
 
 def looked_up(row: Mapping[str, Any], column: str) -> Any:
-    """Return the value of a column; a dot reaches into a struct."""
+    """Return the value of a column; a dot reaches into a struct, also one that is JSON text."""
     value: Any = row
     for key in column.split("."):
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            value = parsed(value.encode(errors="surrogatepass"))
         value = value.get(key) if isinstance(value, dict) else None
     return value
 

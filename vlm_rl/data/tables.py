@@ -145,7 +145,7 @@ def parsed(line: bytes) -> object:
     """Parse a line of JSON; return BadRow if it is invalid."""
     try:
         return json.loads(line)
-    except ValueError as error:  # bad syntax or bad UTF-8
+    except (ValueError, RecursionError) as error:  # bad syntax, bad UTF-8, too deep
         return BadRow("bad json", f"not valid JSON: {error}")
 
 
