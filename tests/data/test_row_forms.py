@@ -137,6 +137,25 @@ def test_no_row_is_trained_on_blind(name: str, column: str, mark: str, tmp_path:
     assert_not_blind(row, tmp_path)
 
 
+@pytest.mark.parametrize("column", ["images", "question", "answer", "options", "extra", "meta"])
+@pytest.mark.parametrize("depth", [100, 600, 100_000])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"image": ', "}")])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_nested_row_is_used_or_named(
+    column: str, depth: int, opening: str, closing: str, as_text: bool, tmp_path: Path
+) -> None:
+    nested = opening * depth + "1" + closing * depth
+    cell = json.dumps(nested) if as_text else nested
+    file = tmp_path / "rows.jsonl"
+    good = '{"question": "2 + 2?", "answer": "4", "uid": "%s"}'
+    other = {"question": "2 + 3?", "answer": "5"}
+    row = ", ".join(f'"{k}": {json.dumps(v)}' for k, v in other.items() if k != column)
+    file.write_text(f'{good % "a"}\n{{{row}, "{column}": {cell}}}\n{good % "b"}\n')
+    found = read(file)
+    assert len(found.problems) + len(found.skipped) == 3
+    assert {"a", "b"} <= {problem.uid for problem in found.problems}
+
+
 PROPERTIES = {
     **{"has_image": True, "is_image_question": False, "num_images": 0, "image_count": 3},
     **{"image_width": 640, "imageSize": [640, 480], "figure_type": "bar", "image_caption": "Bars"},

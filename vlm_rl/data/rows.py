@@ -26,6 +26,8 @@ __all__ = ["COLUMNS", "MAX_TEXT_CHARS", "Skipped", "SourceRows", "read_problems"
 MAX_TEXT_CHARS = 65_536
 """Characters that a column of a row may have: to tokenise a million takes ten seconds."""
 
+_TOO_DEEP = BadRow("wrong type", "its lists and objects are nested too deeply")
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -129,8 +131,9 @@ def read_problems(
                 notes=notes,
             )
             _check_owner(problem, owners, own)
-        except BadRow as error:
-            skipped.append(Skipped(where, error.uid, error.reason, f"{where}: {error}"))
+        except (BadRow, RecursionError) as error:
+            bad = error if isinstance(error, BadRow) else _TOO_DEEP
+            skipped.append(Skipped(where, bad.uid, bad.reason, f"{where}: {bad}"))
             continue
         owners[problem.uid] = where
         count(problem, own, notes)
