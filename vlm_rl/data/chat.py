@@ -25,7 +25,7 @@ _BESIDE_IMAGES = {*KEYS, "type", "text", "detail"}
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _IMAGE_PARTS = ("image", "image_url", "input_image", "img")
 
-Part = str | tuple[object]
+Piece = str | tuple[object]
 """A text, or an image that is named or `PLACE`."""
 
 
@@ -33,7 +33,7 @@ Part = str | tuple[object]
 class Chat:
     """What one row says. `answer` is None without an assistant turn behind the user's."""
 
-    parts: Sequence[Part]
+    parts: Sequence[Piece]
     system: str | None = None
     answer: str | None = None
 
@@ -50,7 +50,7 @@ def chat_of(value: object) -> Chat:
     if turns is None:
         assert isinstance(value, str)
         return Chat([value])
-    found: dict[str, list[Part]] = {}
+    found: dict[str, list[Piece]] = {}
     order = []
     for turn in turns:
         role = _role(turn)
@@ -99,7 +99,7 @@ def _role(turn: dict[str, Any]) -> str:
     return role
 
 
-def _parts(content: object) -> list[Part]:
+def _parts(content: object) -> list[Piece]:
     if content is None:
         return []
     if isinstance(content, str):
@@ -111,7 +111,7 @@ def _parts(content: object) -> list[Part]:
     return [_part(part) for part in content]
 
 
-def _part(part: object) -> Part:
+def _part(part: object) -> Piece:
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
@@ -137,13 +137,13 @@ def _part(part: object) -> Part:
     raise BadRow("wrong value", f"a part of type {kind!r} {what}; text and images are read")
 
 
-def _text(parts: Sequence[Part], role: str) -> str:
+def _text(parts: Sequence[Piece], role: str) -> str:
     if not all(isinstance(part, str) for part in parts):
         raise BadRow("image not loaded", f"the {role} turn has an image; only the user's may")
     return "".join(part for part in parts if isinstance(part, str))
 
 
-def assembled(parts: Sequence[Part], column: Sequence[object]) -> tuple[str, list[object]]:
+def assembled(parts: Sequence[Piece], column: Sequence[object]) -> tuple[str, list[object]]:
     """Return the text with one mark per image, and the images in the order of the marks.
 
     `column` are the images of the row, for the places and marks in their order. Without any, they

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from vlm_rl.data.answers import answers_of, check_whole, checked_text
 from vlm_rl.data.chat import PLACE, Chat, assembled, chat_of, is_chat
 from vlm_rl.data.forms.form import root
-from vlm_rl.data.forms.plan import OPTIONAL_COLUMNS, Plan
+from vlm_rl.data.forms.plan import OPTIONAL_COLUMNS, RowPlan
 from vlm_rl.data.image_names import listed, looks_encoded
 from vlm_rl.data.images import ImageStore, digest
 from vlm_rl.data.leftovers import (
@@ -52,7 +52,7 @@ class Notes:
 
 def problem_of(
     row: Mapping[str, Any],
-    plan: Plan,
+    plan: RowPlan,
     *,
     folder: Path,
     images: ImageStore,
@@ -92,7 +92,7 @@ def problem_of(
     )
 
 
-def count(problem: Problem, plan: Plan, notes: Notes) -> None:
+def count(problem: Problem, plan: RowPlan, notes: Notes) -> None:
     """Count what a problem that is used has."""
     notes.forms[plan.why] += 1
     notes.num_images[len(problem.images)] += 1
@@ -100,7 +100,7 @@ def count(problem: Problem, plan: Plan, notes: Notes) -> None:
     notes.num_systems += problem.system is not None
 
 
-def values_of(row: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+def values_of(row: Mapping[str, Any], plan: RowPlan) -> dict[str, Any]:
     """Return our columns of a row but for images; an empty one counts as absent."""
     values = {}
     for ours, theirs in plan.columns:
@@ -120,11 +120,11 @@ def looked_up(row: Mapping[str, Any], column: str) -> Any:
     return value
 
 
-def _kept(row: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+def _kept(row: Mapping[str, Any], plan: RowPlan) -> dict[str, Any]:
     return {name: row[name] for name in plan.kept if row.get(name) is not None}
 
 
-def _column_images(row: Mapping[str, Any], plan: Plan) -> list[object]:
+def _column_images(row: Mapping[str, Any], plan: RowPlan) -> list[object]:
     """Return what the columns of images hold, null entries as None."""
     found: list[object] = []
     for column in plan.images:
@@ -134,14 +134,14 @@ def _column_images(row: Mapping[str, Any], plan: Plan) -> list[object]:
     return found
 
 
-def _chat(value: object, plan: Plan) -> Chat:
+def _chat(value: object, plan: RowPlan) -> Chat:
     if value is not None and is_chat(value):
         return chat_of(value)
     return Chat([checked_text(value, "problem", "no question")])
 
 
 def _question(
-    chat: Chat, column: list[object], row: Mapping[str, Any], plan: Plan
+    chat: Chat, column: list[object], row: Mapping[str, Any], plan: RowPlan
 ) -> tuple[str, list[object]]:
     """Return the text with its marks and the images that stand there."""
     if column or len(chat.parts) != 1 or isinstance(chat.parts[0], tuple):
@@ -162,7 +162,7 @@ def _question(
     return checked_text(question, "problem", "no question"), named
 
 
-def _has_nulls(row: Mapping[str, Any], plan: Plan) -> bool:
+def _has_nulls(row: Mapping[str, Any], plan: RowPlan) -> bool:
     return any(row.get(column) for column in plan.images)
 
 
@@ -192,7 +192,7 @@ def _checked_marks(question: str, num_images: int, notes: Notes) -> str:
     return question
 
 
-def _golds(values: Mapping[str, Any], chat: Chat, plan: Plan, notes: Notes) -> tuple[str, ...]:
+def _golds(values: Mapping[str, Any], chat: Chat, plan: RowPlan, notes: Notes) -> tuple[str, ...]:
     """Return the golds; an assistant turn that is not the gold is noted."""
     columns = dict(plan.columns)
     by_turn = columns.get("answer") == columns.get("problem")
@@ -202,7 +202,7 @@ def _golds(values: Mapping[str, Any], chat: Chat, plan: Plan, notes: Notes) -> t
 
 
 def _options(
-    row: Mapping[str, Any], plan: Plan, golds: Sequence[str], notes: Notes
+    row: Mapping[str, Any], plan: RowPlan, golds: Sequence[str], notes: Notes
 ) -> tuple[str, ...] | None:
     """Return the options of columns that we were not told about, if they are shown."""
     found = [row.get(column) for column in plan.options]
@@ -226,7 +226,7 @@ def _options(
     return options
 
 
-def _system(column: object, chat: Chat, plan: Plan) -> str | None:
+def _system(column: object, chat: Chat, plan: RowPlan) -> str | None:
     if not plan.uses_system:
         return None
     if column is not None and chat.system is not None and column != chat.system:
@@ -239,7 +239,9 @@ def _system(column: object, chat: Chat, plan: Plan) -> str | None:
     return checked_text(said, "system", "wrong value")
 
 
-def _check_left_over(kept: Mapping[str, Any], plan: Plan, has_images: bool, notes: Notes) -> None:
+def _check_left_over(
+    kept: Mapping[str, Any], plan: RowPlan, has_images: bool, notes: Notes
+) -> None:
     """Refuse a row with an image that would not be seen; note columns that repeat one."""
     for column, value in kept.items():
         if isinstance(value, bool | int | float) and has_images:
@@ -262,7 +264,9 @@ def _check_left_over(kept: Mapping[str, Any], plan: Plan, has_images: bool, note
             notes.counts[f"{column} names an image too and is not loaded, {used} is"] += 1
 
 
-def _check_texts(row: Mapping[str, Any], values: Mapping[str, Any], plan: Plan, limit: int) -> None:
+def _check_texts(
+    row: Mapping[str, Any], values: Mapping[str, Any], plan: RowPlan, limit: int
+) -> None:
     """Refuse long texts and halves of characters before anything reads them. Raises BadRow."""
     for name, value in values.items():
         chars = _num_chars(name, value)
@@ -288,17 +292,17 @@ def _too_long(name: str, chars: int, limit: int) -> BadRow:
 
 def _num_chars(name: str, value: object) -> int:
     """Count the characters of a value and of all that is in it, but for images, and check them."""
-    total, stack = 0, [value]
+    texts, stack = [], [value]
     while stack:
         item = stack.pop()
         if isinstance(item, str):
-            check_whole(item, name)
-            total += 0 if item is not value and looks_encoded(item) else len(item)
+            texts.append(item)
         elif isinstance(item, dict):
             stack += [*item.keys(), *item.values()]
         elif isinstance(item, list):
             stack += item
-    return total
+    check_whole("".join(texts), name)
+    return sum(len(text) for text in texts if text is value or not looks_encoded(text))
 
 
 def _optional(name: str, value: Any) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vlm_rl import ranks
 from vlm_rl.data.forms.form import root
-from vlm_rl.data.forms.plan import COLUMNS, Naming, Plan, plan_of
+from vlm_rl.data.forms.plan import COLUMNS, Naming, RowPlan, plan_of
 from vlm_rl.data.images import ImageStore
 from vlm_rl.data.problems import Notes, count, looked_up, problem_of
 from vlm_rl.data.tables import BadRow, Reason, Table, open_table
@@ -94,7 +94,7 @@ def read_problems(
     naming = Naming(columns or {}, form, ignore)
     plan = _plan_of_table(table, naming)
     folder = table.folder if image_folder is None else Path(image_folder).expanduser()
-    plans: dict[tuple[str, ...], Plan] = {}
+    plans: dict[tuple[str, ...], RowPlan] = {}
     problems: list[Problem] = []
     skipped: list[Skipped] = []
     notes, num_rows = Notes(), 0
@@ -144,11 +144,11 @@ def read_problems(
     return SourceRows(problems, skipped, line, notes, num_rows)
 
 
-def _plan(names: tuple[str, ...], table: Table, naming: Naming) -> Plan:
+def _plan(names: tuple[str, ...], table: Table, naming: Naming) -> RowPlan:
     return plan_of(names, naming, strict=table.strict, split=table.split is not None)
 
 
-def _plan_of_table(table: Table, naming: Naming) -> Plan:
+def _plan_of_table(table: Table, naming: Naming) -> RowPlan:
     """Return the plan of all columns together. Raises ValueError if a table cannot be read by any
     plan, or lacks a column that the user names."""
     there_are = f"; there are {', '.join(table.columns)}"
@@ -184,7 +184,7 @@ def _misspelt(column: str, close: str) -> BadRow:
     )
 
 
-def _check_owner(problem: Problem, owners: Mapping[str, str], plan: Plan) -> None:
+def _check_owner(problem: Problem, owners: Mapping[str, str], plan: RowPlan) -> None:
     owner = owners.get(problem.uid)
     if owner is None:
         return
@@ -195,7 +195,7 @@ def _check_owner(problem: Problem, owners: Mapping[str, str], plan: Plan) -> Non
     raise BadRow("duplicate uid", message, problem.uid)
 
 
-def _mapping_line(table: Table, plan: Plan, naming: Naming, notes: Notes) -> str:
+def _mapping_line(table: Table, plan: RowPlan, naming: Naming, notes: Notes) -> str:
     """Say what each column is. If rows have several sets of columns, it is that of all together."""
     pairs = plan.pairs()
     if notes.num_options and plan.options:

@@ -38,7 +38,7 @@ class Naming:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RowPlan:
     """`columns` are pairs of our name and theirs, `images` theirs in order, `kept` those that go
     into `meta`. `options` are columns of options that are shown if the answer is one of them.
     `misspelt` is a column that is close to one of ours, and that one. `why` names the form and the
@@ -62,7 +62,9 @@ class Plan:
         return firsts | images | given
 
 
-def plan_of(columns: Sequence[str], naming: Naming, *, strict: bool, split: bool = False) -> Plan:
+def plan_of(
+    columns: Sequence[str], naming: Naming, *, strict: bool, split: bool = False
+) -> RowPlan:
     """Return the plan of rows with `columns`. `strict` rows are typed by hand, `split` ones are
     chosen by their `split` column."""
     there = [column for column in columns if column not in naming.ignore]
@@ -81,7 +83,7 @@ def plan_of(columns: Sequence[str], naming: Naming, *, strict: bool, split: bool
         used |= set(mapped.values())
     options = () if "choices" in mapped else _options(there, used)
     kept = tuple(column for column in there if column not in used)
-    return Plan(
+    return RowPlan(
         form=form,
         why=f"form {form.name} (by {_told(mapped)})",
         columns=tuple(mapped.items()),
