@@ -51,6 +51,26 @@ def test_five_verdicts(accuracy, caplog):
     assert [ending.split()[0] for ending in endings] == [Verdict.TIMEOUT, Verdict.ERROR]
 
 
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [("1", "correct"), ("one", "correct"), ("2", "wrong"), ("two", "wrong")],
+)
+@pytest.mark.parametrize("golds", [("1", "one"), ("one", "1"), ("7", "one", "1")])
+def test_any_of_several_golds_counts(accuracy, answer, verdict, golds):
+    asked = problem(golds[0], alternatives=golds[1:])
+    assert verdict_of(accuracy, asked, rf"\boxed{{{answer}}}") == verdict
+    assert verdict_of(accuracy, asked, answer) == Verdict.UNPARSABLE
+
+
+def test_gold_that_cannot_be_read_leaves_open_what_no_other_decides(accuracy):
+    """It might have been the one; and it is named before training."""
+    asked = problem("5", answer_type="number", alternatives=("12 apples and pears",))
+    assert verdict_of(accuracy, asked, r"\boxed{5}") == Verdict.CORRECT
+    assert verdict_of(accuracy, asked, r"\boxed{6}") == Verdict.ERROR
+    [line] = accuracy.unusable([asked])
+    assert "'12 apples and pears' cannot be read as a number" in line
+
+
 def test_accuracy_is_one_for_correct_and_zero_for_all_else(accuracy):
     values = accuracy(
         [problem("5"), problem("7")],

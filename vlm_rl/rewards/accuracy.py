@@ -53,27 +53,33 @@ class Accuracy(RewardTerm):
     ) -> list[list[Reading]]:
         """Return [P][k] readings of the k texts given to each problem.
 
-        No answer is unparsable, several different ones are wrong. A gold that cannot be read gives
-        error. Errors and timeouts are logged with the problem's uid.
+        No answer is unparsable, several different ones are wrong. Of several golds any counts. A
+        gold that cannot be read gives error. Errors and timeouts are logged with the problem's uid.
         """
         assert len(problems) == len(texts), "one row of texts per problem"
+        golds = [*map(golds_of, problems)]
         asked = [
             (gold, answers(text, self._style_of(problem)))
-            for problem, gold, row in zip(problems, map(gold_of, problems), texts, strict=True)
+            for problem, any_of, row in zip(problems, golds, texts, strict=True)
             for text in row
+            for gold in any_of
         ]
         readings = iter(read_answers(asked, self.pool))
-        rows = [[next(readings) for _ in row] for row in texts]
+        rows = [
+            [_best([next(readings) for _ in any_of]) for _ in row]
+            for any_of, row in zip(golds, texts, strict=True)
+        ]
         _log_failures(problems, rows)
         return rows
 
     def unusable(self, problems: Sequence[Problem]) -> list[str]:
         """Return a line for each problem whose gold cannot be read."""
-        checks = self.pool.check([(gold_of(p), NO_ANSWER) for p in problems])
+        golds = [(problem, gold) for problem in problems for gold in golds_of(problem)]
+        checks = self.pool.check([(gold, NO_ANSWER) for _, gold in golds])
         return [
-            f"problem {p.uid!r}: its answer {p.answer!r:.100} cannot be read as a "
-            f"{gold_of(p).answer_type}; mend it, or give its answer_type"
-            for p, check in zip(problems, checks, strict=True)
+            f"problem {problem.uid!r}: its answer {gold.answer!r:.100} cannot be read as a "
+            f"{gold.answer_type}; mend it, or give its answer_type"
+            for (problem, gold), check in zip(golds, checks, strict=True)
             if not check.verdict.scored
         ]
 
@@ -92,11 +98,18 @@ class Accuracy(RewardTerm):
         return problem.answer_style
 
 
-def gold_of(problem: Problem) -> Gold:
-    """Return what decides a problem; infer an answer type that the data set leaves out."""
+def golds_of(problem: Problem) -> list[Gold]:
+    """Return what decides a problem, any of which counts; infer the types of answers that the data
+    set leaves out."""
+    return [gold_of(problem, answer) for answer in (problem.answer, *problem.alternatives)]
+
+
+def gold_of(problem: Problem, answer: str | None = None) -> Gold:
+    """Return one gold of a problem, the first unless another `answer` is given."""
+    answer = problem.answer if answer is None else answer
     return Gold(
-        answer=problem.answer,
-        answer_type=problem.answer_type or infer_type(problem.answer, bool(problem.choices)),
+        answer=answer,
+        answer_type=problem.answer_type or infer_type(answer, bool(problem.choices)),
         choices=problem.choices or (),
         unit=problem.unit,
         tolerance=tuple(sorted((problem.tolerance or {}).items())),
@@ -107,6 +120,13 @@ def accuracy_of(verdicts: Sequence[Sequence[Verdict]]) -> Tensor:
     """Return [P, G] float64: 1 for correct, else 0."""
     rows = [[float(verdict is Verdict.CORRECT) for verdict in row] for row in verdicts]
     return torch.tensor(rows, dtype=torch.float64)
+
+
+def _best(readings: Sequence[Reading]) -> Reading:
+    """Return what several golds say of an answer: correct by any; not known if one that was not
+    checked might have been the one."""
+    correct = Verdict.CORRECT
+    return min(readings, key=lambda each: (each.verdict is not correct, each.verdict.scored))
 
 
 def _check_style(style: str, name: str) -> None:
