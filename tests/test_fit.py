@@ -100,6 +100,7 @@ ELSEWHERE = {
     "reward.length": "rewards/test_length.py::test_length_term_is_a_term_of_its_own",
     "data.train": "data/test_real_images.py::test_real_images_train_both_families",
     "data.val": "data/test_real_images.py::test_real_images_train_both_families",
+    "prompt.template_args": "data/test_template.py::test_args_of_a_template_decide_what_it_writes",
     "data.allow_download": "data/test_downloads.py::test_image_on_the_web_is_read_if_it_may_be",
     "data.accept_changes": "run/test_folder.py::test_changed_data_is_accepted_by_its_setting",
     "data.max_text_chars": "data/test_datamodule.py::test_long_text_is_a_bad_row_by_its_setting",

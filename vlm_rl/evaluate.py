@@ -317,6 +317,7 @@ def _responders(config: Namespace, parts: Namespace) -> Iterator[Callable[[Task]
             config.model,
             instruction=prompt.instruction(task.benchmark),
             system=prompt.system,
+            template_args=prompt.template_args,
             sampling=sampling,
         )
     else:
@@ -339,6 +340,7 @@ def _start(config: Namespace, parts: Namespace) -> tuple[AllowedTokens, PromptEn
         max_pixels=settings.max_pixels,
         max_prompt_tokens=settings.max_prompt_tokens,
         system=settings.system,
+        template_args=settings.template_args,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":  # more threads than free cores make a step tens of times slower

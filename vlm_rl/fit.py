@@ -33,7 +33,7 @@ from vlm_rl.model.lora import check_lora
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.objectives import Objective
 from vlm_rl.rewards import KLInReward, Reward
-from vlm_rl.rollout import Engine, Sampling, unused_sampler
+from vlm_rl.rollout import Engine, Sampling, StopTokens, unused_sampler
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.benchmarks import BenchmarkRuns, BenchmarkSettings
 from vlm_rl.run.checkpoints import Checkpoints
@@ -197,6 +197,7 @@ def _fit(
             parts.dynamic_sampling.check_refill(len(data.train_set), data.prompts_per_step)
         if notice := unused_sampler(config.policy.path, parts.sampling):
             ranks.print_once(notice)
+        ranks.print_once(StopTokens.of(encoder.path, encoder.tokenizer).line(encoder.tokenizer))
         benchmarks = _benchmarks(config, parts, encoder)
         module = _module(config, parts, encoder, data, strategies.of(trainer.strategy))
         resume = check_fits(newest, module, data) if newest else None

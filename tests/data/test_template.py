@@ -14,7 +14,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from data_prep.tiny_policy import CHAT_TEMPLATE
-from tests.support.tiny import FAMILIES, problem
+from tests.support.tiny import FAMILIES, build_checkpoint, problem
 from vlm_rl.data import template
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.data.template import ChatTemplate, stand_in
@@ -190,3 +190,49 @@ def test_system_message_stays_text(checkpoints: dict[str, Path]) -> None:
     prompt = encoder.encode(problem("<image>How many?", (32, 32)))
     assert text in encoder.tokenizer.decode(prompt.token_ids)
     assert prompt.unexpanded_ids.tolist().count(encoder.image_token_id) == 1
+
+
+THINKING = (
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n"
+    "{% else %}<think>\n{% endif %}"
+)
+"""How templates of thinking models end the prompt, as Qwen3.5's does."""
+
+
+@pytest.fixture
+def thinks(tmp_path: Path) -> str:
+    folder = build_checkpoint("qwen3_vl", tmp_path / "thinks")
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE + THINKING)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("args", "opening", "end"),
+    [
+        (None, "<think>", "<think>\n"),
+        ({"enable_thinking": True}, "<think>", "<think>\n"),
+        ({"enable_thinking": False}, "", "<think>\n\n</think>\n\n"),
+    ],
+)
+def test_args_of_a_template_decide_what_it_writes(
+    args: dict[str, Any] | None, opening: str, end: str, thinks: str
+) -> None:
+    encoder = PromptEncoder(thinks, template_args=args)
+    prompt = encoder.encode(problem("Why <image>", (32, 32)))
+    assert prompt.opening == opening
+    assert encoder.tokenizer.decode(prompt.token_ids).endswith(f"assistant\n{end}")
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        ({"enable_thinkin": False}, "enable_thinkin is nothing that the chat template in"),
+        ({"messages": "x"}, "prompt.template_args: messages is set for every chat"),
+        ({"eos_token": "x"}, "prompt.template_args: eos_token is set for every chat"),
+    ],
+)
+def test_arg_that_would_do_nothing_or_harm_is_refused(
+    args: dict[str, Any], line: str, thinks: str
+) -> None:
+    with pytest.raises(ValueError, match=line):
+        PromptEncoder(thinks, template_args=args)

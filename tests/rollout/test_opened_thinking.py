@@ -17,7 +17,7 @@ from vlm_rl.records import THINK, Completion, Rows
 from vlm_rl.rewards import Format
 from vlm_rl.rollout import Sampling, TransformersEngine
 from vlm_rl.rollout.contract import AllowedTokens
-from vlm_rl.rollout.engine import STOP_TOKENS
+from vlm_rl.rollout.stop_tokens import OF_CHATS
 from vlm_rl.rollout.vllm.protocol import Answer, RawCompletion, Vocabulary
 from vlm_rl.verification.extraction import answers
 
@@ -102,8 +102,8 @@ def test_sampled_text_starts_with_the_opening_and_its_tokens_do_not(opening: Pat
 
 def written(encoder: PromptEncoder, text: str) -> Completion:
     """Return the completion that vLLM's answer `text` becomes."""
-    ids = encoder.tokenizer.encode(text + STOP_TOKENS[0])
-    stop_ids = encoder.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))
+    ids = encoder.tokenizer.encode(text + OF_CHATS[0])
+    stop_ids = encoder.tokenizer.convert_tokens_to_ids(list(OF_CHATS))
     vocabulary = Vocabulary(
         encoder.tokenizer, frozenset(stop_ids), frozenset(), len(encoder.tokenizer)
     )

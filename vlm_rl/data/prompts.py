@@ -30,6 +30,7 @@ from vlm_rl.records import IMAGE_MARK, THINK, Problem, Prompt
 
 Read = TypeVar("Read")
 
+TemplateArg = bool | int | float | str
 Style = Literal["plain", "boxed_think", "think_answer", "answer_line"]
 
 INSTRUCTIONS: dict[Style, str] = {
@@ -78,7 +79,8 @@ class PromptEncoder:
     `min_pixels` and `max_pixels` bound the area of each image after resizing (default: what the
     checkpoint's image processor says). `style` names the instruction that is appended to each
     question; `instruction` replaces it by your own words. `system` is the system message of
-    problems that have none of their own.
+    problems that have none of their own. `template_args` are values for variables of the chat
+    template, such as {enable_thinking: false}.
     """
 
     def __init__(
@@ -91,11 +93,13 @@ class PromptEncoder:
         style: Style = "plain",
         instruction: str | None = None,
         system: str | None = None,
+        template_args: dict[str, TemplateArg] | None = None,
     ) -> None:
         """Load tokenizer and image processor from a checkpoint folder or hub id.
 
         Raises ValueError if one of them or the chat template is missing or broken, if the limits
-        cross, and for an instruction beside a style that has one.
+        cross, for an instruction beside a style that has one, and for a template argument that the
+        template does not read.
         """
         if instruction is not None and INSTRUCTIONS[style]:
             raise ValueError(
@@ -127,7 +131,8 @@ class PromptEncoder:
         specials = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         longest_first = sorted(map(re.escape, specials), key=len, reverse=True)
         self._special = re.compile(f"({'|'.join(longest_first)})")
-        self._path = path
+        self.path = path
+        self.template_args = template_args or {}
         self._templates: dict[bool, ChatTemplate] = {}
         self._template(system)
 
@@ -221,10 +226,11 @@ class PromptEncoder:
         has_system = system is not None
         if has_system not in self._templates:
             self._templates[has_system] = ChatTemplate(
-                self._path,
+                self.path,
                 self.processor.chat_template,
                 self.tokenizer.special_tokens_map,
                 has_system=has_system,
+                args=self.template_args,
             )
         return self._templates[has_system]
 

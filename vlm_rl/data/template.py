@@ -25,6 +25,7 @@ MAX_CHARS = 200_000
 and 500."""
 
 STAND_IN = re.compile("\ue000(\\d+)\ue001")
+_OF_EVERY_CHAT = ("messages", "tools", "documents", "add_generation_prompt")
 _TOGETHER = 8
 _MOST_SHOWN = 300
 _FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
@@ -33,17 +34,26 @@ _FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 class ChatTemplate:
     """The template of a checkpoint at `path`, which was read as `source`.
 
-    `variables` are the special tokens by their names. Raises ValueError with the template's file:
-    on construction if a chat without or with one image cannot be rendered, later for other chats.
+    `variables` are the special tokens by their names, `args` values of the user's own for variables
+    of the template. Raises ValueError with the template's file: on construction for an arg that it
+    does not read, and if a chat without or with one image cannot be rendered; later for other
+    chats.
     """
 
     def __init__(
-        self, path: str, source: object, variables: Mapping[str, str], *, has_system: bool
+        self,
+        path: str,
+        source: object,
+        variables: Mapping[str, str],
+        *,
+        has_system: bool,
+        args: Mapping[str, Any] | None = None,
     ) -> None:
         self._file = _file_of(path)
         self._has_system = has_system
         self._source = self._checked(source)
-        self._variables = json.dumps(dict(variables), default=str)
+        self._check_args(args or {}, variables)
+        self._variables = json.dumps(dict(variables) | dict(args or {}), default=str)
         self._known: dict[int, str] = {}
         for num_parts in (1, 2):
             self.rendered(num_parts)
@@ -79,6 +89,17 @@ class ChatTemplate:
         if len(source) > MAX_CHARS:
             raise self._refusal(f"it has {len(source)} characters, above the limit of {MAX_CHARS}")
         return source
+
+    def _check_args(self, args: Mapping[str, Any], variables: Mapping[str, str]) -> None:
+        for name in args:
+            own = f"prompt.template_args: {name}"
+            if name in _OF_EVERY_CHAT or name in variables:
+                raise ValueError(f"{own} is set for every chat; leave it out")
+            if not re.search(rf"\b{re.escape(name)}\b", self._source):
+                raise ValueError(
+                    f"{own} is nothing that the chat template in {self._file} reads; leave it out, "
+                    "or take the name that stands in the template"
+                )
 
     def _refusal(self, reason: str) -> ValueError:
         shown = joined(reason)[:_MOST_SHOWN].rstrip(".")

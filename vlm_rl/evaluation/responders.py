@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from vlm_rl.data.prompts import BadProblem, PromptEncoder, PromptTooLong, text_parts
+from vlm_rl.data.prompts import BadProblem, PromptEncoder, PromptTooLong, TemplateArg, text_parts
 from vlm_rl.evaluation.benchmarks.benchmark import Response
 from vlm_rl.records import Groups, Problem, Prompt
 from vlm_rl.rollout import Engine, EngineError, Sampling, contract
@@ -157,12 +157,14 @@ class ChatResponder(Responder):
         *,
         instruction: str,
         system: str | None,
+        template_args: Mapping[str, TemplateArg] | None = None,
         sampling: Sampling,
     ) -> None:
         self._server = server
         self._model = model
         self._instruction = instruction
         self._system = system
+        self._template_args = template_args
         self._sampling = sampling
 
     def respond(
@@ -212,12 +214,18 @@ class ChatResponder(Responder):
             # a server refuses unknown fields, so send only those that are set
             "max_tokens": self._sampling.max_completion_tokens,
             **{name: getattr(self._sampling, name) for name in _OF_OPENAI},
-            "extra_body": {
-                name: getattr(self._sampling, name)
-                for name in WHOLE_SOFTMAX
-                if name not in _OF_OPENAI and name in self._sampling.undescribed
-            },
+            "extra_body": self._beyond_openai(),
         }
+
+    def _beyond_openai(self) -> dict[str, Any]:
+        sampler = {
+            name: getattr(self._sampling, name)
+            for name in WHOLE_SOFTMAX
+            if name not in _OF_OPENAI and name in self._sampling.undescribed
+        }
+        # the name under which vLLM and SGLang hand them to the template
+        args = {"chat_template_kwargs": self._template_args} if self._template_args else {}
+        return sampler | args
 
 
 def legal(text: str) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from vlm_rl.data.prompts import ANSWER_STYLE_OF, INSTRUCTIONS
+from vlm_rl.data.prompts import ANSWER_STYLE_OF, INSTRUCTIONS, TemplateArg
 from vlm_rl.errors import nearest
 from vlm_rl.evaluation.benchmarks import BENCHMARKS
 from vlm_rl.evaluation.benchmarks.benchmark import Benchmark
@@ -22,7 +22,7 @@ class PromptSettings:
 
     `style` benchmark asks as the benchmark's authors do. The other styles are those of training,
     for a policy that was trained with one. Pixels limit the area of an image; None keeps the
-    checkpoint's own limits.
+    checkpoint's own limits. `template_args` are values for variables of the chat template.
     """
 
     style: Literal["benchmark", "plain", "boxed_think", "think_answer", "answer_line"] = "benchmark"
@@ -30,6 +30,7 @@ class PromptSettings:
     min_pixels: int | None = None
     max_pixels: int | None = None
     max_prompt_tokens: int = 8192
+    template_args: dict[str, TemplateArg] | None = None
 
     def instruction(self, benchmark: Benchmark) -> str:
         return benchmark.instruction if self.style == "benchmark" else INSTRUCTIONS[self.style]

@@ -7,6 +7,7 @@ exported here; what holds its own copy of the weights and imports vLLM lives in 
 from vlm_rl.rollout.engine import Engine
 from vlm_rl.rollout.faults import EngineError
 from vlm_rl.rollout.sampling import Sampling, unused_sampler
+from vlm_rl.rollout.stop_tokens import StopTokens
 from vlm_rl.rollout.transformers_engine import TransformersEngine
 from vlm_rl.rollout.vllm.engine import VLLMEngine
 from vlm_rl.rollout.vllm.server import VLLMServer
@@ -15,6 +16,7 @@ __all__ = [
     "Engine",
     "EngineError",
     "Sampling",
+    "StopTokens",
     "TransformersEngine",
     "VLLMEngine",
     "VLLMServer",

@@ -14,9 +14,6 @@ from vlm_rl.rollout.background import begun
 from vlm_rl.rollout.faults import EngineFault
 from vlm_rl.rollout.sampling import Sampling
 
-STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
-"""Tokens that end a completion, in every engine; the token is part of the completion."""
-
 
 class Engine(ABC):
     """Samples completions. Built from the config, then started with the policy it samples from."""

@@ -15,9 +15,10 @@ from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Prompt
 from vlm_rl.rollout.decoding import Decoding
 from vlm_rl.rollout.draw import draw
-from vlm_rl.rollout.engine import STOP_TOKENS, Engine, decoded
+from vlm_rl.rollout.engine import Engine, decoded
 from vlm_rl.rollout.sampling import Sampling
 from vlm_rl.rollout.shared_prefix import attending
+from vlm_rl.rollout.stop_tokens import StopTokens
 
 
 class TransformersEngine(Engine):
@@ -33,8 +34,7 @@ class TransformersEngine(Engine):
     def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
         self._policy = policy
         self._tokenizer = encoder.tokenizer
-        stop_ids = encoder.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))
-        self._stop_ids = torch.tensor(stop_ids)
+        self._stop_ids = torch.tensor(StopTokens.of(encoder.path, encoder.tokenizer).ids)
 
     def update_weights(self, policy: Policy) -> None:
         assert policy is self._policy, "this engine samples from the live policy only"

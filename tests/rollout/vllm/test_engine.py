@@ -23,7 +23,7 @@ from tests.support.tiny import picture, png
 from tests.support.vllm_setup import MISSING, ROUNDING, SAMPLING, Setup, in_process, tokens_of
 from vlm_rl.records import Problem
 from vlm_rl.rollout import Sampling, TransformersEngine
-from vlm_rl.rollout.engine import STOP_TOKENS
+from vlm_rl.rollout.stop_tokens import OF_CHATS
 
 pytest.importorskip("vllm", reason=MISSING)
 
@@ -101,7 +101,7 @@ def test_seed_decides_the_completions(setup: Setup) -> None:
 
 
 def test_first_stop_token_ends_a_completion_and_is_part_of_it(setup: Setup) -> None:
-    stops = torch.tensor(setup.encoder.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS)))
+    stops = torch.tensor(setup.encoder.tokenizer.convert_tokens_to_ids(list(OF_CHATS)))
     completions = [c for seed in range(4) for group in setup.generate(seed=seed) for c in group]
     for completion in completions:
         stopped = torch.isin(completion.token_ids, stops)

@@ -24,9 +24,9 @@ from vlm_rl.model.lora import save_adapter
 from vlm_rl.model.policy import Policy
 from vlm_rl.records import Completion, Prompt
 from vlm_rl.rollout.background import awaited, begun
-from vlm_rl.rollout.engine import STOP_TOKENS
 from vlm_rl.rollout.faults import EngineFault
 from vlm_rl.rollout.sampling import Sampling
+from vlm_rl.rollout.stop_tokens import StopTokens
 from vlm_rl.rollout.vllm.plugin import NAME
 from vlm_rl.rollout.vllm.protocol import Answer, Request, Vocabulary
 from vlm_rl.rollout.vllm.restarts import RestartingEngine, agreed
@@ -166,7 +166,7 @@ class VLLMBase(RestartingEngine):
             agreed(lambda: check_adapters(policy, self.adapter_rank))
         self._vocabulary = Vocabulary(
             tokenizer=encoder.tokenizer,
-            stop_ids=frozenset(encoder.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))),
+            stop_ids=frozenset(StopTokens.of(encoder.path, encoder.tokenizer).ids),
             banned_ids=frozenset(policy.banned_ids.tolist()),
             size=policy.vocab_size,
         )
