@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.run_helpers import command, rollouts, same, trainer_checkpoint
-from tests.support.vllm_setup import MISSING
+from tests.support.vllm_setup import MISSING, ROUNDING
 from vlm_rl.fit import fit
 from vlm_rl.run.metrics_csv import read_metrics
 
@@ -50,7 +50,7 @@ def test_steps_are_on_policy_to_float32(undisturbed: Path) -> None:
     rows = [row for row in read_metrics(undisturbed / "metrics.csv") if "drift/abs_max" in row]
     assert len(rows) == 6
     for row in rows:
-        assert row["drift/abs_max"] < 2e-5
+        assert row["drift/abs_max"] < ROUNDING
         assert row["drift/k3"] < 1e-9
         assert row["drift/ess"] == pytest.approx(1, abs=1e-6)
         assert row["rollout/engine_restarts"] == 0
@@ -70,9 +70,10 @@ def test_engine_killed_hung_and_aborted_in_the_middle_of_steps_loses_nothing(
     assert updates_of(tmp_path, 6) == updates_of(undisturbed, 6) == 12
     rows = [row for row in read_metrics(tmp_path / "metrics.csv") if "drift/abs_max" in row]
     assert [row["rollout/engine_restarts"] for row in rows] == [1, 1, 2, 3, 3, 3]
-    assert max(row["drift/abs_max"] for row in rows) < 2e-5
+    assert max(row["drift/abs_max"] for row in rows) < ROUNDING
 
 
+@pytest.mark.long
 def test_engine_beyond_its_ceiling_stops_the_run_with_a_checkpoint_to_resume_from(
     undisturbed: Path,
     tmp_path: Path,
