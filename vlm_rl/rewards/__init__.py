@@ -9,6 +9,7 @@ from vlm_rl.rewards.accuracy import Accuracy
 from vlm_rl.rewards.coin import Coin
 from vlm_rl.rewards.composition import Reward
 from vlm_rl.rewards.format import Format
+from vlm_rl.rewards.function import Function
 from vlm_rl.rewards.kl import KLInReward
 from vlm_rl.rewards.length import LengthTrapezoid, SoftOverlong
 from vlm_rl.rewards.term import RewardTerm
@@ -17,6 +18,7 @@ __all__ = [
     "Accuracy",
     "Coin",
     "Format",
+    "Function",
     "KLInReward",
     "LengthTrapezoid",
     "Reward",

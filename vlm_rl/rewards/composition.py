@@ -82,7 +82,7 @@ class Reward:
         terms = {
             name: accuracy_of(verdicts)
             if term is self.accuracy
-            else _values(name, term, problems, groups)
+            else _values(name, term, problems, groups, verdicts)
             for name, term in self.terms.items()
         }
         weighted = torch.stack([self.terms[name].weight * value for name, value in terms.items()])
@@ -120,9 +120,15 @@ class Reward:
         self.close()
 
 
-def _values(name: str, term: RewardTerm, problems: Sequence[Problem], groups: Groups) -> Tensor:
+def _values(
+    name: str,
+    term: RewardTerm,
+    problems: Sequence[Problem],
+    groups: Groups,
+    verdicts: Sequence[Sequence[Verdict]],
+) -> Tensor:
     place = f"reward term {name}"
     with named(term, place):
-        values = term(problems, groups)
+        values = term.judged(problems, groups, verdicts)
     shape = (len(groups), len(groups[0]) if groups else 0)
     return check_values(values, term, place, shape, [problem.uid for problem in problems])

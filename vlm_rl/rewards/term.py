@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from vlm_rl.records import Completion, Groups, Problem
+from vlm_rl.records import Completion, Groups, Problem, Verdict
 
 
 class RewardTerm(ABC):
@@ -24,6 +24,12 @@ class RewardTerm(ABC):
     @abstractmethod
     def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
         """Return [P, G] float64, one value per completion."""
+
+    def judged(
+        self, problems: Sequence[Problem], groups: Groups, verdicts: Sequence[Sequence[Verdict]]
+    ) -> Tensor:
+        """Return the same, for a term that also looks at what the accuracy term says, [P][G]."""
+        return self(problems, groups)
 
 
 def each_completion(groups: Groups, value: Callable[[Completion], float]) -> Tensor:
