@@ -48,10 +48,10 @@ TRAIN: list[dict[str, Any]] = [
     {"uid": "unreadable", "problem": "How many?", "answer": "many", "answer_type": "number"},
     {"uid": "digits", "problem": "Which bus?", "answer": "7", "answer_type": "text"},
     {"uid": "letters", "problem": "Which word?", "answer": "A", "choices": ["BDC", "rose"]},
-    {"uid": "no image", "problem": "<image>What is it?", "answer": "tree"},
     {"uid": "narrow", "problem": "<image>How thin?", "answer": "3", "images": ["narrow.png"]},
     {"uid": "<b>tag</b>", "problem": "<script>alert(1)</script> & so on", "answer": "4"},
     # the rows that no run would read
+    {"uid": "no image", "problem": "<image>What is it?", "answer": "tree"},
     {"uid": "marks", "problem": "<image> and <image>", "answer": "1", "images": ["a.png"]},
     {"uid": "lost", "problem": "<image>Where?", "answer": "1", "images": ["lost.png"]},
     {"uid": "empty", "problem": "What?", "answer": " "},
@@ -91,8 +91,8 @@ def uids(statistics: dict[str, Any], kind: str) -> list[list[str]]:
 
 
 def test_every_planted_repeat_is_reported_once(audited: dict[str, Any]) -> None:
-    assert audited["problems"] == 13
-    assert audited["splits"] == {"train": 12, "val": 1}
+    assert audited["problems"] == 12
+    assert audited["splits"] == {"train": 11, "val": 1}
     assert uids(audited, "contradictory") == [["yes", "no"]]
     assert uids(audited, "across_splits") == [["unit", "leak"]]
     same = [["unit", "leak"], ["first", "again"], ["yes", "no"]]
@@ -120,7 +120,7 @@ def test_golds_are_counted_by_what_the_verifier_says(audited: dict[str, Any]) ->
     assert [one["uid"] for one in golds["unreadable"]] == ["unreadable"]
     assert golds["not_equal_to_itself"] == []
     forms = golds["forms"]
-    assert (forms["as it stands"]["asked"], forms["as it stands"]["right"]) == (13, 12)
+    assert (forms["as it stands"]["asked"], forms["as it stands"]["right"]) == (12, 11)
     failed = {name: form["failures"] for name, form in forms.items() if form["failures"]}
     assert [one["uid"] for one in failed.pop("as it stands")] == ["unreadable"]
     assert failed == {}
@@ -137,11 +137,11 @@ def test_a_gold_that_is_wrong_for_itself_is_told_apart_from_one_unread(folder: P
 
 def test_skipped_rows_marks_and_types_are_counted(audited: dict[str, Any]) -> None:
     reasons = {r: one["count"] for r, one in audited["skipped"]["by_reason"].items()}
-    assert reasons == {"marks and images differ": 1, "no answer": 1, "no image file": 1}
+    assert reasons == {"marks and images differ": 2, "no answer": 1, "no image file": 1}
     marks = audited["marks"]
     assert marks["as_many_marks_as_images"] == 8
-    assert (marks["marks_without_images"], marks["text_only"]) == (1, 4)
-    assert marks["images_per_problem"] == {"1": 8, "0": 5}
+    assert (marks["marks_without_images"], marks["text_only"]) == (0, 4)
+    assert marks["images_per_problem"] == {"1": 8, "0": 4}
     assert [one["uid"] for one in audited["answers"]["words_that_are_numbers"]] == ["digits"]
     given = {(one["given"], one["inferred"]) for one in audited["answers"]["given_and_inferred"]}
     assert {("number", "text"), ("text", "number"), ("(none)", "number_unit")} <= given
@@ -213,12 +213,11 @@ def test_the_page_stands_alone_and_what_the_data_say_is_text(
     assert stored["problems"] == audited["problems"]
     mend = [one["text"] for one in stored["findings"] if one["level"] == "mend"]
     assert mend == [
-        "rows left out, marks and images differ: 1",
+        "rows left out, marks and images differ: 2",
         "rows left out, no answer: 1",
         "rows left out, no image file: 1",
         "golds that the verifier cannot read: 1",
         "problems with an image too narrow to be resized: 1",
-        "problems with an image mark but no image: 1",
         "contradictory problems, with the same question and images but different answers "
         "(groups: 1): 2",
         "problems in more than one split (groups: 1): 2",

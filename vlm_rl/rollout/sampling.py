@@ -18,7 +18,7 @@ WHOLE_SOFTMAX: dict[str, float] = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """The whole sampler. Nothing is inherited from a checkpoint's `generation_config.json`.
+    """The whole sampler. Of a checkpoint's `generation_config.json` only stop tokens are heard.
 
     `temperature` divides the logits, both in the engine and in the policy's softmax; 0 means
     greedy, for evaluation only. The fields below `max_completion_tokens` change the distribution in
