@@ -1,10 +1,11 @@
 """What a step saves when a vLLM server samples the next one's completions meanwhile.
 
-    OMP_NUM_THREADS=1 python -m measurements.overlap --pairs 2
+    OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=1 python -m measurements.overlap --pairs 2
 
-Runs the quickstart with a server on the same machine, which therefore needs two free cores, with
-staleness 0 and 1 in turns. Prints the median seconds of a step by stage, and the ratio. Left out
-are the first step, which waits for its rollout either way, and those with a validation.
+Runs the quickstart with a server on the same machine, which therefore needs two free cores (the
+variable keeps the server to the second), with staleness 0 and 1 in turns. Prints the median seconds
+of a step by stage, and the ratio. Left out are the first step, which waits for its rollout either
+way, and the last.
 """
 
 import argparse
@@ -25,7 +26,7 @@ CONFIG = {
     "validation.every_n_steps": 1000,
     "logging.wandb": "off",
 }
-STAGES = ("time/rollout_s", "time/update_s", "time/weights_s")
+STAGES = ("rollout", "logprobs", "update", "weights")
 
 
 def main() -> None:
@@ -38,10 +39,8 @@ def main() -> None:
         for staleness, kept in seconds.items():
             rows = steps_of(staleness, options.steps, seed=pair)
             kept.extend(map(duration, rows))
-            stages = {
-                name: statistics.median(row.get(name, 0.0) for row in rows) for name in STAGES
-            }
-            print(staleness, f"{statistics.median(map(duration, rows)):.2f} s a step", stages)
+            said = [f"{name} {median(rows, f'time/{name}_s'):.2f}" for name in STAGES]
+            print(f"staleness {staleness}: {', '.join(said)}, in all {statistics.median(kept):.2f}")
     apart, together = (statistics.median(kept) for kept in seconds.values())
     print(f"one after the other {apart:.2f} s, overlapped {together:.2f} s: {apart / together:.2f}")
 
