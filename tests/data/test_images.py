@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from qwen_vl_utils import process_vision_info
 
 from tests.support.tiny import FAMILIES, picture, png, png_header, problem
-from vlm_rl.data.images import ImageStore
+from vlm_rl.data.images import ImageStore, web_file
 from vlm_rl.data.prompts import BadProblem, PromptEncoder
 from vlm_rl.records import Problem
 
@@ -145,6 +145,41 @@ def test_every_kind_of_image_shows_the_right_pixels(kind: str, encoder: PromptEn
     expected = expected if expected.ndim == 3 else np.dstack([expected] * 3)
     difference = np.asarray(image).astype(float) - expected
     assert np.abs(difference).max() <= 1  # rounding
+
+
+def _turned(file_format: str) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return png(COLOURED, file_format, exif=exif)
+
+
+TO_SERVERS = {name: content for name, (content, _) in ODD_IMAGES.items()} | {
+    "plain": png(COLOURED),
+    "jpeg": png(COLOURED, "JPEG"),
+    "turned": _turned("JPEG"),
+    "turned png": _turned("PNG"),
+    "animated": png(COLOURED, "GIF", save_all=True, append_images=[COLOURED.rotate(90)]),
+}
+
+
+@pytest.mark.parametrize("kind", TO_SERVERS)
+def test_file_for_a_server_shows_what_the_policy_sees(
+    kind: str, encoder: PromptEncoder, tmp_path: Path
+) -> None:
+    """To one that turns images upright and to one that does not; transparency is gone."""
+    content = TO_SERVERS[kind]
+    (seen,) = encoder.encode(Problem("p", "What is it?", "a", (content,))).images
+    (tmp_path / "image").write_bytes(content)
+    kind_sent, sent = web_file(content)
+    assert web_file(tmp_path / "image") == (kind_sent, sent)
+    with Image.open(io.BytesIO(sent)) as image:
+        assert image.format == kind_sent
+        assert not image.has_transparency_data
+        for shown in (image.convert("RGB"), ImageOps.exif_transpose(image).convert("RGB")):
+            (again,) = encoder.encode(Problem("p", "Or?", "a", (png(shown),))).images
+            assert again.tobytes() == seen.tobytes()
+    if kind in ("plain", "jpeg", "8-bit grey"):
+        assert sent == content, "as it is"
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])

@@ -20,7 +20,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 from qwen_vl_utils import fetch_image
-from qwen_vl_utils.vision_process import smart_resize
+from qwen_vl_utils.vision_process import smart_resize, to_rgb
 
 from vlm_rl.data.downloads import downloaded, not_allowed
 from vlm_rl.data.image_names import is_address, named
@@ -152,10 +152,7 @@ class Resizer:
         """Return the decoded image in RGB, resized. Raises BadImage."""
         with _opened(source) as image:
             self._target_size(_upright_size(image))
-            turn = _TURNS.get(_orientation(image))
-            with _bad_image(source, "is broken"):
-                decoded = _eight_bit(image)
-                decoded = decoded if turn is None else decoded.transpose(turn)
+            decoded = _upright_rgb(image, source)
             limits = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
             resized = fetch_image({"image": decoded, **limits}, image_patch_size=self.patch_size)
         assert isinstance(resized, Image.Image)
@@ -187,6 +184,32 @@ def _regular(path: Path) -> Path:
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError("not a regular file")
     return path
+
+
+def web_file(source: bytes | Path) -> tuple[str, bytes]:
+    """Return format and content of a file that any decoder shows as the policy sees the image
+    before resizing: the image's own file if it is plain, else a PNG. Raises BadImage."""
+    with _opened(source) as image:
+        is_plain = (
+            image.format in ("JPEG", "PNG")
+            and image.mode in ("RGB", "L")
+            and _orientation(image) == 1
+            and not image.has_transparency_data
+            and getattr(image, "n_frames", 1) == 1
+        )
+        rgb = _upright_rgb(image, source)  # also of a plain one, which may be broken
+        if is_plain:
+            return str(image.format), source if isinstance(source, bytes) else source.read_bytes()
+    buffer = io.BytesIO()
+    rgb.save(buffer, "PNG")
+    return "PNG", buffer.getvalue()
+
+
+def _upright_rgb(image: Image.Image, source: bytes | Path) -> Image.Image:
+    turn = _TURNS.get(_orientation(image))
+    with _bad_image(source, "is broken"):
+        rgb: Image.Image = to_rgb(_eight_bit(image))
+        return rgb if turn is None else rgb.transpose(turn)
 
 
 def _checked_size(content: bytes, source: bytes | Path) -> Size:

@@ -1,7 +1,6 @@
 """Answer the problems of an evaluation: by a policy in an engine, or by a chat server."""
 
 import base64
-import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from vlm_rl.data.images import BadImage, web_file
 from vlm_rl.data.prompts import BadProblem, PromptEncoder, PromptTooLong, TemplateArg, text_parts
 from vlm_rl.evaluation.benchmarks.benchmark import Response
 from vlm_rl.records import Groups, Problem, Prompt
@@ -19,7 +17,6 @@ from vlm_rl.rollout import Engine, EngineError, Sampling, contract
 from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
 
 _OF_OPENAI = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
-_WEB_FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 
 
 class Responder(ABC):
@@ -234,17 +231,8 @@ def legal(text: str) -> str:
 
 
 def _data_url(problem: Problem, source: bytes | Path) -> str:
-    """Return the image as it is if every browser can show its format, else as PNG."""
-    content = source if isinstance(source, bytes) else source.read_bytes()
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            kind = image.format
-            if kind not in _WEB_FORMATS:
-                kind, buffer = "PNG", io.BytesIO()
-                image.save(buffer, kind)
-                content = buffer.getvalue()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadProblem(
-            f"problem {problem.uid}: an image cannot be read: {error}; repair it"
-        ) from error
+        kind, content = web_file(source)
+    except BadImage as error:
+        raise BadProblem(f"problem {problem.uid}: {error}; repair it") from error
     return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"
