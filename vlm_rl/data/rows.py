@@ -8,9 +8,11 @@ A row that cannot be a problem becomes one `Skipped` line; the caller decides wh
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from vlm_rl import ranks
 from vlm_rl.data.forms.form import root
@@ -44,14 +46,13 @@ class SourceRows:
     """The problems of a source and its rows that are left out.
 
     `mapping` is one line to show: the columns and what they are. `notes` count what was decided
-    about the rows, `num_rows` those that were read.
+    about the rows.
     """
 
     problems: list[Problem]
     skipped: list[Skipped]
     mapping: str
     notes: Notes = field(default_factory=Notes)
-    num_rows: int = 0
 
     @property
     def lines(self) -> list[str]:
@@ -60,7 +61,7 @@ class SourceRows:
         counted = ", ".join(f"{number} {reason}" for reason, number in left_out.most_common())
         images = ", ".join(f"{n} in {number}" for n, number in sorted(notes.num_images.items()))
         first = (
-            f"{self.num_rows} rows read, {len(self.skipped)} left out"
+            f"{len(self.problems) + len(self.skipped)} rows read, {len(self.skipped)} left out"
             f"{f' ({counted})' if counted else ''}; images per row: {images or 'none'}; options "
             f"shown in {notes.num_options}; a system turn of its own in {notes.num_systems}"
         )
@@ -94,42 +95,25 @@ def read_problems(
     naming = Naming(columns or {}, form, ignore)
     plan = _plan_of_table(table, naming)
     folder = table.folder if image_folder is None else Path(image_folder).expanduser()
-    plans: dict[tuple[str, ...], RowPlan] = {}
+    plans, notes = _Plans(table, naming), Notes()
+    read = partial(
+        problem_of,
+        folder=folder,
+        images=images,
+        source=path,
+        max_text_chars=max_text_chars,
+        notes=notes,
+    )
     problems: list[Problem] = []
     skipped: list[Skipped] = []
-    notes, num_rows = Notes(), 0
-    rows = track(
-        table.rows,
-        f"reading {table.label}",
-        total=table.num_rows,
-        transient=True,
-        hidden=not ranks.is_zero(),
-    )
-    for where, row in rows:
+    for where, row in _shown(table):
         try:
-            if not isinstance(row, dict):
-                raise _no_object(row)
-            names = tuple(row)
-            if names not in plans:
-                plans[names] = _plan(names, table, naming)
-            own = plans[names]
-            if (
-                table.split is not None
-                and looked_up(row, dict(own.columns)["split"]) != table.split
-            ):
+            own = plans.of(row)
+            if not plans.chosen(row, own):
                 continue
-            num_rows += 1
             if own.misspelt is not None:
                 raise _misspelt(*own.misspelt)
-            problem = problem_of(
-                row,
-                own,
-                folder=folder,
-                images=images,
-                source=path,
-                max_text_chars=max_text_chars,
-                notes=notes,
-            )
+            problem = read(row, own)
             _check_owner(problem, owners, own)
         except (BadRow, RecursionError) as error:
             bad = error if isinstance(error, BadRow) else _TOO_DEEP
@@ -140,8 +124,39 @@ def read_problems(
         problems.append(problem)
         if len(problems) == limit:
             break
-    line = _mapping_line(table, plan, naming, notes)
-    return SourceRows(problems, skipped, line, notes, num_rows)
+    return SourceRows(problems, skipped, _mapping_line(table, plan, naming, notes), notes)
+
+
+def _shown(table: Table) -> Iterable[tuple[str, Any]]:
+    """Return the rows with a bar in a terminal."""
+    return track(
+        table.rows,
+        f"reading {table.label}",
+        total=table.num_rows,
+        transient=True,
+        hidden=not ranks.is_zero(),
+    )
+
+
+@dataclass(frozen=True)
+class _Plans:
+    """The plan of each set of columns, made once, and which rows are of the split."""
+
+    table: Table
+    naming: Naming
+    known: dict[tuple[str, ...], RowPlan] = field(default_factory=dict)
+
+    def of(self, row: object) -> RowPlan:
+        if not isinstance(row, dict):
+            raise _no_object(row)
+        names = tuple(row)
+        if names not in self.known:
+            self.known[names] = _plan(names, self.table, self.naming)
+        return self.known[names]
+
+    def chosen(self, row: Mapping[str, Any], plan: RowPlan) -> bool:
+        split = self.table.split
+        return split is None or looked_up(row, dict(plan.columns)["split"]) == split
 
 
 def _plan(names: tuple[str, ...], table: Table, naming: Naming) -> RowPlan:

@@ -70,7 +70,7 @@ def _of_file(name: str, file: Path) -> Callable[..., Any]:
     sys.modules[module_name] = module  # as for any import: classes in it can be pickled
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except Exception as error:  # a file of the user's own can raise anything
         raise ValueError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     return _found(module, name, str(file))
 
@@ -84,7 +84,7 @@ def _imported(path: str) -> Callable[..., Any]:
         )
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except Exception as error:  # so can a package
         raise ValueError(
             f"{module_name} cannot be imported: {type(error).__name__}: {error}"
         ) from error
