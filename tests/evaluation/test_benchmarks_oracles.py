@@ -6,6 +6,7 @@ Broken on purpose, one at a time, each seen red:
 import json
 import random
 import re
+from pathlib import Path
 
 import pytest
 
@@ -381,3 +382,11 @@ def test_mm_math_on_the_hub_is_refused_with_the_way_out():
     for answer, correct in ((r"\frac{3}{2}", True), ("1.5", True), ("1.51", False), ("", False)):
         ruling = BENCHMARKS["mm_math"].official(problem, rf"so \boxed{{{answer}}}")
         assert (ruling.correct, ruling.by_reading) == (correct, True)
+
+
+def test_page_lists_every_benchmark_with_its_splits():
+    page = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
+    table = page.split("| benchmark | splits |")[1].split("\n\n")[0]
+    for name, benchmark in BENCHMARKS.items():
+        (line,) = [line for line in table.splitlines() if f"`{name}`" in line]
+        assert all(split in line for split in benchmark.splits), name
