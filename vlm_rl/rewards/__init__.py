@@ -9,22 +9,26 @@ from vlm_rl.rewards.accuracy import Accuracy
 from vlm_rl.rewards.coin import Coin
 from vlm_rl.rewards.composition import Reward
 from vlm_rl.rewards.format import Format
-from vlm_rl.rewards.function import Function
+from vlm_rl.rewards.function import Function, JudgingFunction
 from vlm_rl.rewards.judging import Judgement, JudgingTerm
 from vlm_rl.rewards.kl import KLInReward
-from vlm_rl.rewards.length import LengthTrapezoid, SoftOverlong
+from vlm_rl.rewards.length import GR3, LengthTrapezoid, SoftOverlong
+from vlm_rl.rewards.route import Route
 from vlm_rl.rewards.term import RewardTerm
 
 __all__ = [
+    "GR3",
     "Accuracy",
     "Coin",
     "Format",
     "Function",
     "Judgement",
+    "JudgingFunction",
     "JudgingTerm",
     "KLInReward",
     "LengthTrapezoid",
     "Reward",
     "RewardTerm",
+    "Route",
     "SoftOverlong",
 ]
