@@ -1,6 +1,8 @@
 """Rewards that are plain functions: found by file or import path, called by their parameters.
 
-Mutations tried, each seen red: MUTATIONS
+Mutations tried, each seen red: infinity let through; a number in a text let through; exit() not
+caught; the place of an error taken from a library; the number of values not compared; a call
+counted twice or not at all; `>` at the threshold; values beyond [0, 1] accepted.
 """
 
 import os
@@ -141,7 +143,10 @@ FAILURES = {
     "infinite": ("if length == 2: return -1e999", "it returned -inf"),
     "text": ("if length == 2: return '0.5'", "it returned '0.5'"),
     "list": ("if length == 2: return [1, 2]", "it returned [1, 2]"),
-    "far down": ("if length == 2: return int('x')", "ValueError: invalid literal for int()"),
+    "far down": (
+        "if length == 2: return __import__('json').loads('{')",
+        "JSONDecodeError: Expecting property name",
+    ),
 }
 
 

@@ -1,6 +1,6 @@
 """Runs whose rewards are functions beside the configuration: judged, routed, failing, hanging.
 
-Mutations tried, each seen red: MUTATIONS
+Mutations tried, each seen red: error in place of timeout; scored ones counted as failed.
 """
 
 import json

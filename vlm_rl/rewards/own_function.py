@@ -17,6 +17,7 @@ with the process that asks.
 import importlib
 import importlib.util
 import inspect
+import itertools
 import math
 import os
 import pickle
@@ -25,7 +26,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
@@ -115,7 +116,7 @@ class OwnFunction:
         )
 
     def _one_by_one(self, asked: Asked, call: int) -> Sequence[Any]:
-        problem, completion, verdict = _flat(asked)[call]
+        problem, completion, verdict = next(itertools.islice(_flat(asked), call, None))
         offered = {
             "problem": problem,
             "completion": completion,
@@ -145,7 +146,7 @@ class OwnFunction:
     def _as_trl_does(self, asked: Asked, call: int) -> Sequence[Any]:
         """Call with chats, as TRL does for prompts that are chats; completions of a group are
         beside each other."""
-        flat = _flat(asked)
+        flat = list(_flat(asked))
         offered = {
             "completions": [[{"role": "assistant", "content": c.text}] for _, c, _ in flat],
             "completion_ids": [completion.token_ids.tolist() for _, completion, _ in flat],
@@ -231,12 +232,11 @@ def _signature(function: Callable[..., Any], place: str) -> inspect.Signature:
         raise ValueError(f"{place} does not say its parameters; wrap it in a function") from error
 
 
-def _flat(asked: Asked) -> list[tuple[Any, Any, Any]]:
-    return [
-        (problem, completion, verdict)
-        for problem, group, row in zip(*asked, strict=True)
-        for completion, verdict in zip(group, row, strict=True)
-    ]
+def _flat(asked: Asked) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield the completions, one group after the other, with their problems and verdicts."""
+    for problem, group, row in zip(*asked, strict=True):
+        for completion, verdict in zip(group, row, strict=True):
+            yield problem, completion, verdict
 
 
 def _listed(values: Any) -> Sequence[Any]:
