@@ -6,6 +6,7 @@ advantages.
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,7 +14,12 @@ from vlm_rl.records import Rollout
 
 
 class Advantage(ABC):
-    """Maps the rewards of a step's completions to advantages, relative to each other."""
+    """Maps the rewards of a step's completions to advantages, relative to each other.
+
+    `reads_terms`: it reads the terms of the reward and not their total.
+    """
+
+    reads_terms: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, rollout: Rollout) -> Tensor:

@@ -13,6 +13,7 @@ from vlm_rl.rewards.format import Format
 from vlm_rl.rewards.function import Function
 from vlm_rl.rewards.grounding import BoxGIoU, BoxIoU, PointInBox
 from vlm_rl.rewards.json_match import JsonMatch
+from vlm_rl.rewards.judging import Judgement, JudgingTerm
 from vlm_rl.rewards.kl import KLInReward
 from vlm_rl.rewards.length import LengthTrapezoid, SoftOverlong
 from vlm_rl.rewards.term import RewardTerm
@@ -29,6 +30,8 @@ __all__ = [
     "Format",
     "Function",
     "JsonMatch",
+    "Judgement",
+    "JudgingTerm",
     "KLInReward",
     "LengthTrapezoid",
     "PointInBox",
