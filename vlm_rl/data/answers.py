@@ -26,8 +26,7 @@ def answers_of(value: object, kind: str | None) -> tuple[str, ...]:
     if _is_chat(value):
         return (_answer(chat_of(value).answer),)
     gold = _GOLDS.get(kind or "", _answer)
-    found = tuple(dict.fromkeys(map(gold, _several(value, kind))))
-    return found or (_answer(None),)
+    return tuple(dict.fromkeys(map(gold, _several(value, kind))))
 
 
 def named_kind(value: object) -> str | None:
@@ -73,6 +72,8 @@ def _several(value: object, kind: str | None) -> list[object]:
     several; of objects, a list of them is one gold."""
     if not isinstance(value, list):
         return [value]
+    if not value:
+        return [None]
     depth = _depth(value)
     if kind in ("box", "point"):
         alone = depth in (1, 2) or all(isinstance(one, dict) for one in value)

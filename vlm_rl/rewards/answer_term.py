@@ -20,7 +20,7 @@ Expected = TypeVar("Expected")
 Given = TypeVar("Given")
 
 
-class Ruling(NamedTuple):
+class Rated(NamedTuple):
     """What a completion's answer is worth beside one gold, and whether it is right."""
 
     value: float
@@ -52,7 +52,7 @@ class AnswerTerm(JudgingTerm, Generic[Expected, Given]):
         """Read the answers that stand in a slot. Raises Unparsable."""
 
     @abstractmethod
-    def compare(self, gold: Expected, given: Given) -> Ruling:
+    def compare(self, gold: Expected, given: Given) -> Rated:
         """Rule on an answer beside one gold."""
 
     def check_gold(self, problem: Problem, answer: str) -> None:
@@ -88,18 +88,18 @@ class AnswerTerm(JudgingTerm, Generic[Expected, Given]):
                 return []
         return golds
 
-    def _ruling(self, problem: Problem, golds: Sequence[Expected], text: str) -> Ruling:
+    def _ruling(self, problem: Problem, golds: Sequence[Expected], text: str) -> Rated:
         if not golds:
-            return Ruling(self.lowest, Verdict.ERROR)
+            return Rated(self.lowest, Verdict.ERROR)
         given: list[Given] = []
         try:
             for slot in slots(text, problem.answer_style or self.answer_style):
                 for answer in self.given(problem, slot):
                     given += [] if answer in given else [answer]
         except Unparsable:
-            return Ruling(self.lowest, Verdict.UNPARSABLE)
+            return Rated(self.lowest, Verdict.UNPARSABLE)
         if len(given) != 1:
-            return Ruling(self.lowest, Verdict.WRONG if given else Verdict.UNPARSABLE)
+            return Rated(self.lowest, Verdict.WRONG if given else Verdict.UNPARSABLE)
         rulings = [self.compare(gold, given[0]) for gold in golds]
         return max(rulings, key=lambda each: (each.verdict is Verdict.CORRECT, each.value))
 
@@ -118,7 +118,7 @@ def check_slot_style(style: str, name: str) -> None:
         raise ValueError(f"{name} must be one of {', '.join(SLOT_STYLES)}, got {style!r}")
 
 
-def judgement_of(rows: Sequence[Sequence[Ruling]]) -> Judgement:
+def judgement_of(rows: Sequence[Sequence[Rated]]) -> Judgement:
     """Return rulings [P][G] as values and verdicts."""
     values = torch.tensor([[ruling.value for ruling in row] for row in rows], dtype=torch.float64)
     return Judgement(values, [[ruling.verdict for ruling in row] for row in rows])

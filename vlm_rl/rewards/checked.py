@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vlm_rl.records import Groups, Problem, Verdict
 from vlm_rl.rewards.answer_term import (
-    Ruling,
+    Rated,
     SlotStyle,
     check_slot_style,
     judgement_of,
@@ -134,10 +134,10 @@ class Regex(CheckedTerm):
         return [Gold(pattern, FULL_MATCH) for pattern in patterns]
 
 
-def _best(readings: Sequence[Reading]) -> Ruling:
+def _best(readings: Sequence[Reading]) -> Rated:
     """Return correct if any gold says so; not scored if one that was not checked might have."""
     correct = Verdict.CORRECT
     verdict = min(
         (reading.verdict for reading in readings), key=lambda one: (one is not correct, one.scored)
     )
-    return Ruling(float(verdict is correct), verdict)
+    return Rated(float(verdict is correct), verdict)

@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from typing import get_args
 
 from vlm_rl.records import BoxSpace, Problem, Verdict
-from vlm_rl.rewards.answer_term import AnswerTerm, Ruling, SlotStyle
+from vlm_rl.rewards.answer_term import AnswerTerm, Rated, SlotStyle
 from vlm_rl.rewards.overlap import contained, giou, iou, mean_of_best
 from vlm_rl.rewards.spaces import converted, in_pixels
 from vlm_rl.verification.gold import GoldUnparsable, Unparsable, reading_gold
 from vlm_rl.verification.places import Place, read_boxes, read_points
 
 SPACES: tuple[str, ...] = get_args(BoxSpace)
-Places = tuple[Place, ...]
+Located = tuple[Place, ...]
 
 
-class PlaceTerm(AnswerTerm[Places, Places]):
+class PlaceTerm(AnswerTerm[Located, Located]):
     """A term that compares places, sorted, in parts of the image's width and height."""
 
     def __init__(self, weight: float, answer_style: SlotStyle, answer_space: BoxSpace) -> None:
@@ -55,12 +55,12 @@ class PlaceTerm(AnswerTerm[Places, Places]):
                 "give it one image, or set both spaces to relative ones"
             )
 
-    def gold(self, problem: Problem, answer: str) -> Places:
+    def gold(self, problem: Problem, answer: str) -> Located:
         self.check_gold(problem, answer)
         assert problem.box_space is not None
         return self._to_parts(problem, self.gold_places(answer), problem.box_space)
 
-    def gold_places(self, answer: str) -> Places:
+    def gold_places(self, answer: str) -> Located:
         """Read a gold in its own space. Raises GoldUnparsable."""
         with reading_gold():
             boxes = read_boxes(answer)
@@ -68,7 +68,7 @@ class PlaceTerm(AnswerTerm[Places, Places]):
                 raise Unparsable("a box needs x1 < x2 and y1 < y2")
             return boxes
 
-    def _to_parts(self, problem: Problem, places: Sequence[Place], space: BoxSpace) -> Places:
+    def _to_parts(self, problem: Problem, places: Sequence[Place], space: BoxSpace) -> Located:
         sizes = problem.sizes[0] if problem.sizes else None
         if sizes is None and in_pixels(space):
             raise GoldUnparsable("the sizes of its image are not known")
@@ -98,16 +98,16 @@ class BoxIoU(PlaceTerm):
             )
         self.threshold = threshold
 
-    def given(self, problem: Problem, text: str) -> Sequence[Places]:
+    def given(self, problem: Problem, text: str) -> Sequence[Located]:
         return [self._to_parts(problem, read_boxes(text), self.answer_space)]
 
-    def compare(self, gold: Places, given: Places) -> Ruling:
+    def compare(self, gold: Located, given: Located) -> Rated:
         if len(gold) == 1 < len(given):
-            return Ruling(self.lowest, Verdict.WRONG)
+            return Rated(self.lowest, Verdict.WRONG)
         right = mean_of_best(iou(gold, given), unmatched=0.0) >= self.threshold
-        return Ruling(self.value(gold, given), Verdict.CORRECT if right else Verdict.WRONG)
+        return Rated(self.value(gold, given), Verdict.CORRECT if right else Verdict.WRONG)
 
-    def value(self, gold: Places, given: Places) -> float:
+    def value(self, gold: Located, given: Located) -> float:
         """Return what boxes are worth beside those of the gold."""
         return mean_of_best(iou(gold, given), unmatched=0.0)
 
@@ -121,7 +121,7 @@ class BoxGIoU(BoxIoU):
 
     lowest = -1.0
 
-    def value(self, gold: Places, given: Places) -> float:
+    def value(self, gold: Located, given: Located) -> float:
         return mean_of_best(giou(gold, given), unmatched=self.lowest)
 
 
@@ -148,7 +148,7 @@ class PointInBox(PlaceTerm):
             )
         self.reach = reach
 
-    def gold_places(self, answer: str) -> Places:
+    def gold_places(self, answer: str) -> Located:
         try:
             read_boxes(answer)
         except Unparsable:
@@ -161,17 +161,17 @@ class PointInBox(PlaceTerm):
             return points
         return super().gold_places(answer)
 
-    def gold(self, problem: Problem, answer: str) -> Places:
+    def gold(self, problem: Problem, answer: str) -> Located:
         places, reach = super().gold(problem, answer), self.reach
         if reach is None or len(places[0]) == 4:
             return places
         return tuple((x - reach, y - reach, x + reach, y + reach) for x, y in places)
 
-    def given(self, problem: Problem, text: str) -> Sequence[Places]:
+    def given(self, problem: Problem, text: str) -> Sequence[Located]:
         return [self._to_parts(problem, read_points(text), self.answer_space)]
 
-    def compare(self, gold: Places, given: Places) -> Ruling:
+    def compare(self, gold: Located, given: Located) -> Rated:
         if len(gold) == 1 < len(given):
-            return Ruling(0.0, Verdict.WRONG)
+            return Rated(0.0, Verdict.WRONG)
         share = mean_of_best(contained(gold, given), unmatched=0.0)
-        return Ruling(share, Verdict.CORRECT if share == 1 else Verdict.WRONG)
+        return Rated(share, Verdict.CORRECT if share == 1 else Verdict.WRONG)

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 from vlm_rl.records import Problem, Verdict
-from vlm_rl.rewards.answer_term import AnswerTerm, Ruling, SlotStyle
+from vlm_rl.rewards.answer_term import AnswerTerm, Rated, SlotStyle
 from vlm_rl.verification.gold import GoldUnparsable, Unparsable, reading_gold
 from vlm_rl.verification.json_values import json_values
 
@@ -41,10 +41,10 @@ class JsonMatch(AnswerTerm[Leaves, Leaves]):
     def given(self, problem: Problem, text: str) -> Sequence[Leaves]:
         return [leaves(value) for value in json_values(text)]
 
-    def compare(self, gold: Leaves, given: Leaves) -> Ruling:
+    def compare(self, gold: Leaves, given: Leaves) -> Rated:
         right = sum(path in given and given[path] == leaf for path, leaf in gold.items())
         share = right / len(gold.keys() | given.keys())
-        return Ruling(share, Verdict.CORRECT if share == 1 else Verdict.WRONG)
+        return Rated(share, Verdict.CORRECT if share == 1 else Verdict.WRONG)
 
 
 def leaves(value: Any) -> Leaves:

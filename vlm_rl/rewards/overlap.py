@@ -25,21 +25,19 @@ def giou(boxes: Sequence[Place], others: Sequence[Place]) -> Matrix:
 
     In [-1, 1] (https://arxiv.org/abs/1902.09630). A box without area has -1 with every other.
     """
-    a, b = np.array(boxes)[:, None], np.array(others)[None]
+    a, b = _corners(boxes)[:, None], _corners(others)[None]
     _, covered = _shared_and_covered(boxes, others)
     sides = np.maximum(a[..., 2:], b[..., 2:]) - np.minimum(a[..., :2], b[..., :2])
     around: Matrix = sides.prod(-1)
     real = _areas(boxes)[:, None] * _areas(others)[None] > 0
     empty = np.divide(around - covered, around, out=np.zeros_like(around), where=real)
-    values: Matrix = np.where(real, iou(boxes, others) - empty, -1.0)
-    return values
+    return np.asarray(np.where(real, iou(boxes, others) - empty, -1.0))
 
 
 def contained(boxes: Sequence[Place], points: Sequence[Place]) -> Matrix:
     """Return [n, m]: 1 where a box holds a point x, y, its border included, else 0."""
-    a, b = np.array(boxes)[:, None], np.array(points)[None]
-    inside: Matrix = ((a[..., :2] <= b) & (b <= a[..., 2:])).all(-1).astype(np.float64)
-    return inside
+    a, b = _corners(boxes)[:, None], _corners(points)[None]
+    return np.asarray(((a[..., :2] <= b) & (b <= a[..., 2:])).all(-1), dtype=np.float64)
 
 
 def mean_of_best(values: Matrix, unmatched: float) -> float:
@@ -53,13 +51,17 @@ def mean_of_best(values: Matrix, unmatched: float) -> float:
 
 
 def _shared_and_covered(boxes: Sequence[Place], others: Sequence[Place]) -> tuple[Matrix, Matrix]:
-    a, b = np.array(boxes)[:, None], np.array(others)[None]
+    a, b = _corners(boxes)[:, None], _corners(others)[None]
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     shared = np.maximum(sides, 0.0).prod(-1)
     return shared, _areas(boxes)[:, None] + _areas(others)[None] - shared
 
 
 def _areas(boxes: Sequence[Place]) -> Matrix:
-    array = np.array(boxes)
+    array = _corners(boxes)
     areas: Matrix = np.maximum(array[:, 2:] - array[:, :2], 0.0).prod(-1)
     return areas
+
+
+def _corners(places: Sequence[Place]) -> Matrix:
+    return np.array(places, dtype=np.float64)

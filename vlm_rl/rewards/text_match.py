@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlm_rl.records import Problem, Verdict
-from vlm_rl.rewards.answer_term import AnswerTerm, Ruling, SlotStyle
+from vlm_rl.rewards.answer_term import AnswerTerm, Rated, SlotStyle
 from vlm_rl.verification.gold import MAX_CHARACTERS, GoldUnparsable, Unparsable
 
 _IN_LATEX = re.compile(r"\\(?:text|textbf|mathrm)\s*\{([^{}]*)\}")
@@ -42,7 +42,7 @@ class TextTerm(AnswerTerm[str, str]):
 class ExactMatch(TextTerm):
     """1 for the text of the gold, character by character, else 0."""
 
-    def compare(self, gold: str, given: str) -> Ruling:
+    def compare(self, gold: str, given: str) -> Rated:
         return right_or_wrong(gold == given)
 
 
@@ -65,11 +65,11 @@ class ANLS(TextTerm):
     def spelled(self, text: str) -> str:
         return super().spelled(text).lower()
 
-    def compare(self, gold: str, given: str) -> Ruling:
+    def compare(self, gold: str, given: str) -> Rated:
         longer = max(len(gold), len(given), 1)
         distance = edit_distance(gold, given) / longer
         right = distance < self.threshold
-        return Ruling(1 - distance if right else 0.0, Verdict.CORRECT if right else Verdict.WRONG)
+        return Rated(1 - distance if right else 0.0, Verdict.CORRECT if right else Verdict.WRONG)
 
 
 class RelaxedNumber(TextTerm):
@@ -91,16 +91,16 @@ class RelaxedNumber(TextTerm):
             )
         self.tolerance = tolerance
 
-    def compare(self, gold: str, given: str) -> Ruling:
+    def compare(self, gold: str, given: str) -> Rated:
         expected, offered = _number(gold), _number(given)
         if not expected or offered is None:
             return right_or_wrong(gold.lower() == given.lower())
         return right_or_wrong(abs(offered - expected) / abs(expected) <= self.tolerance)
 
 
-def right_or_wrong(right: bool) -> Ruling:
+def right_or_wrong(right: bool) -> Rated:
     """Return 1 and correct, or 0 and wrong."""
-    return Ruling(1.0, Verdict.CORRECT) if right else Ruling(0.0, Verdict.WRONG)
+    return Rated(1.0, Verdict.CORRECT) if right else Rated(0.0, Verdict.WRONG)
 
 
 def edit_distance(text: str, other: str) -> int:
