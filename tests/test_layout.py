@@ -23,7 +23,7 @@ LAYERS = [
         "processes",
     },
     {"verification", "model", "advantages"},
-    {"data", "objectives", "distributed", "memory"},
+    {"data", "objectives", "distributed", "memory", "servers"},
     {"metrics", "rewards", "rollout"},
     {"training", "evaluation"},
     {"run"},

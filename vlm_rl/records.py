@@ -196,7 +196,8 @@ class Scores:
     """Rewards of one rollout, all [P, G] float64.
 
     `terms` hold each reward term before its weight in `weights`; `total` is the weighted sum times
-    the `factors`. `verdicts` [P][G] say what is right, and what could not be scored.
+    the `factors`. `verdicts` [P][G] say what is right, and what could not be scored. `measures` are
+    what terms tell beside their values, NaN where they do not apply.
     """
 
     terms: Mapping[str, Tensor]
@@ -204,9 +205,10 @@ class Scores:
     verdicts: Sequence[Sequence[Verdict]]
     weights: Mapping[str, float]
     factors: Mapping[str, Tensor] = field(default_factory=dict)
+    measures: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for tensor in (self.total, *self.terms.values(), *self.factors.values()):
+        for tensor in (self.total, *self.parts.values(), *self.measures.values()):
             assert tensor.dtype == torch.float64
             assert tensor.shape == self.total.shape
         assert self.weights.keys() == self.terms.keys()
@@ -264,10 +266,11 @@ class Rollout:
         verdicts = [scores.verdicts[row] for row in groups]
         terms = {name: term[rows] for name, term in scores.terms.items()}
         factors = {name: factor[rows] for name, factor in scores.factors.items()}
+        measures = {name: measure[rows] for name, measure in scores.measures.items()}
         return Rollout(
             [self.prompts[row] for row in groups],
             [self.groups[row] for row in groups],
-            Scores(terms, scores.total[rows], verdicts, scores.weights, factors),
+            Scores(terms, scores.total[rows], verdicts, scores.weights, factors, measures),
         )
 
     @classmethod
@@ -280,10 +283,15 @@ class Rollout:
         verdicts = [row for s in scores for row in s.verdicts]
         terms = {name: torch.cat([s.terms[name] for s in scores]) for name in first.terms}
         factors = {name: torch.cat([s.factors[name] for s in scores]) for name in first.factors}
+        nothing = [torch.full_like(s.total, torch.nan) for s in scores]
+        measures = {
+            name: torch.cat([s.measures.get(name, n) for s, n in zip(scores, nothing, strict=True)])
+            for name in dict.fromkeys(name for s in scores for name in s.measures)
+        }
         return cls(
             [prompt for part in parts for prompt in part.prompts],
             [group for part in parts for group in part.groups],
-            Scores(terms, total, verdicts, first.weights, factors),
+            Scores(terms, total, verdicts, first.weights, factors, measures),
         )
 
 

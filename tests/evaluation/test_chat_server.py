@@ -27,9 +27,10 @@ from tests.support.patience import until
 from tests.support.vllm_setup import MISSING
 from vlm_rl.evaluation.benchmarks import BENCHMARKS
 from vlm_rl.evaluation.benchmarks.loading import load
-from vlm_rl.evaluation.responders import ChatResponder, ChatServer
+from vlm_rl.evaluation.responders import ChatResponder
 from vlm_rl.rollout import Sampling
 from vlm_rl.rollout.vllm import environment
+from vlm_rl.servers.chat_server import ChatServer
 
 NUM_ROWS = 6
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason=MISSING)
