@@ -104,7 +104,7 @@ def _json(value: object) -> str:
     if value is None or isinstance(value, str):
         return _answer(value)
     try:
-        text = json.dumps(_without_nulls(value), allow_nan=False, ensure_ascii=False)
+        text = json.dumps(_without_nulls(value), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise BadRow("wrong value", f"answer {value!r:.100} is not JSON: {error}") from error
     return _whole(text)

@@ -16,7 +16,7 @@ from vlm_rl.records import Groups, Problem, Verdict
 from vlm_rl.rewards.judge_cache import JudgeCache, key_of
 from vlm_rl.rewards.judge_prompt import PATTERN, TEMPLATE, JudgePrompt
 from vlm_rl.rewards.judging import Judgement, JudgingTerm
-from vlm_rl.servers.chat_server import ChatServer, RequestRefused, ServerFailed, data_url
+from vlm_rl.servers.chat_server import ChatServer, RequestRefused, ServerFailed, data_url, legal
 from vlm_rl.show.log import Log
 from vlm_rl.verification.extraction import after_thinking
 
@@ -25,7 +25,7 @@ _TRIAL = Problem("self test", "What is 1 + 1?", "2")
 _logger = Log(__name__)
 
 
-class Asked(NamedTuple):
+class JudgeQuestion(NamedTuple):
     """A question to the judge: of which problem, about which answer."""
 
     problem: Problem
@@ -110,16 +110,20 @@ class Judge(JudgingTerm):
     def judge(self, problems: Sequence[Problem], groups: Groups) -> Judgement:
         """Ask about each answer; equal answers to a problem are asked about once."""
         answers = [[after_thinking(c.text).strip() for c in group] for group in groups]
-        distinct: dict[tuple[int, str], Asked] = {}
+        distinct: dict[tuple[int, str], JudgeQuestion] = {}
         for number, (problem, row) in enumerate(zip(problems, answers, strict=True)):
-            distinct |= {(number, answer): Asked(problem, answer) for answer in row if answer}
+            distinct |= {
+                (number, answer): JudgeQuestion(problem, answer) for answer in row if answer
+            }
         with ThreadPoolExecutor(self._server.concurrent, "judge") as threads:
             found = threads.map(self._opinion, distinct.values())
             opinions = dict(zip(distinct, found, strict=True))
         self._log_failures(distinct, opinions)
-        nothing = Opinion(Verdict.UNPARSABLE)
         rows = [
-            [opinions[number, answer] if answer else nothing for answer in row]
+            [
+                _of(opinions.get((number, answer)), answer in row[:place])
+                for place, answer in enumerate(row)
+            ]
             for number, row in enumerate(answers)
         ]
         return Judgement(
@@ -132,16 +136,16 @@ class Judge(JudgingTerm):
         )
 
     def self_test(self) -> None:
-        """Ask one question. Raises RuntimeError if no server answers, or its reply has no verdict."""
-        opinion = self._opinion(Asked(_TRIAL, "2"))
+        """Ask one question. Raises RuntimeError if nothing answers, or a reply has no verdict."""
+        opinion = self._opinion(JudgeQuestion(_TRIAL, "2"))
         if not opinion.verdict.scored:
             raise RuntimeError(
                 f"the judge {self.model} at {self._server.url} does not judge: {opinion.reason}; "
                 "start it, or mend the url, template or pattern of the Judge"
             )
 
-    def _opinion(self, asked: Asked) -> Opinion:
-        text = self._prompt.text(*asked)
+    def _opinion(self, asked: JudgeQuestion) -> Opinion:
+        text = legal(self._prompt.text(*asked))
         try:
             images = [data_url(one) for one in asked.problem.images] if self._send_images else []
         except BadImage as error:
@@ -192,7 +196,7 @@ class Judge(JudgingTerm):
         return (tokens_in * self._prices[0] + tokens_out * self._prices[1]) / 1e6
 
     def _log_failures(
-        self, asked: dict[tuple[int, str], Asked], opinions: dict[tuple[int, str], Opinion]
+        self, asked: dict[tuple[int, str], JudgeQuestion], opinions: dict[tuple[int, str], Opinion]
     ) -> None:
         for place, opinion in opinions.items():
             if not opinion.verdict.scored:
@@ -201,6 +205,15 @@ class Judge(JudgingTerm):
                     "problem %r: the judge %s did not judge %.100r: %s",
                     *(asked[place].problem.uid, self.model, asked[place].answer, opinion.reason),
                 )
+
+
+def _of(opinion: Opinion | None, is_repeated: bool) -> Opinion:
+    """Return what a completion gets: without an answer nothing; the first alone what it took."""
+    if opinion is None:
+        return Opinion(Verdict.UNPARSABLE)
+    if not is_repeated:
+        return opinion
+    return Opinion(opinion.verdict, opinion.value, opinion.reason, cached_frac=1.0, cost=0.0)
 
 
 def _or_nan(count: int | None) -> float:
