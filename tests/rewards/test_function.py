@@ -3,22 +3,17 @@
 Mutations tried, each seen red: MUTATIONS
 """
 
-import math
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from tests.support.run_helpers import command
-from vlm_rl.fit import fit
 from vlm_rl.parts import PartError
 from vlm_rl.records import Completion, Problem, Verdict
 from vlm_rl.rewards import Accuracy, Function, JudgingFunction, Reward
 from vlm_rl.rewards.own_function import Answer, Misfit, OwnFunction
 from vlm_rl.rewards.own_process import PATIENCE
-from vlm_rl.run.metrics_csv import read_metrics
 
 
 def completion(text: str, length: int) -> Completion:
@@ -310,30 +305,3 @@ def test_column_that_no_row_has_is_missed_before_training(tmp_path: Path) -> Non
         JudgingFunction("tests.support.own_rewards.asks_for_verdicts")
     with pytest.raises(ValueError, match=r"timeout_s must be a positive number of seconds, got 0"):
         Function("f", tmp_path / "mine.py", timeout_s=0)
-
-
-def test_run_finds_the_file_beside_its_configuration(
-    policy_folder: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The working directory is another one. A resume finds it again."""
-    project = tmp_path / "project"
-    project.mkdir()
-    (project / "my_rewards.py").write_text(
-        "def bonus(problem, completion):\n    return len(completion) / 10"
-    )
-    (project / "mine.yaml").write_text(
-        "reward:\n  terms:\n"
-        "    accuracy: {class_path: vlm_rl.rewards.Accuracy}\n"
-        "    bonus: {class_path: vlm_rl.rewards.Function, init_args: "
-        "{function: bonus, file: my_rewards.py, weight: 0.5}}\n"
-    )
-    argv: list[Any] = command(policy_folder, data_folder, tmp_path / "run", steps=2)
-    argv = [word for word in argv if not word.startswith("--reward.terms")]
-    argv[2:2] = ["--config", str(project / "mine.yaml")]
-    monkeypatch.chdir(tmp_path)
-    fit(argv)
-    fit([*argv, "--steps=3"])
-    rows = [r for r in read_metrics(tmp_path / "run" / "metrics.csv") if "reward/bonus" in r]
-    assert len(rows) == 3
-    for row in rows:
-        assert math.isclose(row["reward/bonus"], row["completion/length_tokens"] / 10)

@@ -105,5 +105,5 @@ def test_reward_below_zero_is_refused_since_a_long_one_would_gain():
     with pytest.raises(PartError, match=r"Reward.factors.gr3 would shrink a reward below 0, -0.5 "):
         reward([Problem("a", "?", "1")], [group(6, 3)])
     for alpha in (0.0, -1.0, float("inf")):
-        with pytest.raises(ValueError, match="GR3.alpha must be positive and finite, got"):
+        with pytest.raises(ValueError, match=r"GR3.alpha must be positive and finite, got"):
             GR3(alpha)
