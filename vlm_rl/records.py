@@ -416,16 +416,23 @@ class Batch(Rows):
 
     `sampling_logprobs` are the engine's, `old_logprobs` the policy's before the step's first
     update, `ref_logprobs` the frozen reference's (None if no term needs them). `advantages` are
-    constant along a row unless an estimator says otherwise.
+    constant along a row unless an estimator says otherwise. `step` numbers the step.
     """
 
     old_logprobs: Tensor
     ref_logprobs: Tensor | None
     advantages: Tensor
+    step: int = 0
 
     @classmethod
     def of(
-        cls, rows: Rows, *, old_logprobs: Tensor, ref_logprobs: Tensor | None, advantages: Tensor
+        cls,
+        rows: Rows,
+        *,
+        old_logprobs: Tensor,
+        ref_logprobs: Tensor | None,
+        advantages: Tensor,
+        step: int = 0,
     ) -> "Batch":
         """Complete `rows`; `advantages` [P, G] or [B, T]."""
         if advantages.shape != rows.completion_mask.shape:
@@ -435,6 +442,7 @@ class Batch(Rows):
             old_logprobs=old_logprobs,
             ref_logprobs=ref_logprobs,
             advantages=advantages,
+            step=step,
         )
 
 

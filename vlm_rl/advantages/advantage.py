@@ -26,7 +26,8 @@ class Advantage(ABC):
         """Return the advantages [P, G] float64 of a whole step's completions.
 
         Completions without a score are in no statistic and get 0. A group gets exactly 0 if it has
-        fewer than two scored rewards, or if these are all equal.
+        fewer than two scored rewards, or if these are all equal; only an estimator that reads
+        lengths too may learn from equal rewards (`CANON` with a `long_weight` below 1).
         """
 
 
