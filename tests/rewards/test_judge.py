@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import random
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from PIL import Image
 from tests.support.judge_server import JudgeServer, enclosed, honest, judge_server
 from tests.support.patience import until
 from tests.support.tiny import picture, png
+from tests.support.vllm_chat import vllm_chat_server
+from tests.support.vllm_setup import MISSING
 from vlm_rl.records import Completion, Problem, Verdict
 from vlm_rl.rewards import Judge
 from vlm_rl.rewards.judge_cache import JudgeCache
 from vlm_rl.rewards.judge_prompt import PATTERN, TEMPLATE, JudgePrompt
 from vlm_rl.servers import chat_server
+from vlm_rl.servers.chat_server import data_url
 
 C, W, U, E = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSABLE, Verdict.ERROR
 KEY = "sk-secret-0123456789"
@@ -364,3 +368,23 @@ def test_half_written_replies_are_never_read(tmp_path: Path) -> None:
     [file] = tmp_path.rglob("*.json")
     assert json.loads(file.read_text()) == {"reply": "whole"}
     until(lambda: not [*tmp_path.rglob("*.partial")])
+
+
+@pytest.mark.long
+@pytest.mark.skipif(find_spec("vllm") is None, reason=MISSING)
+def test_vllm_server_is_asked_with_images(tmp_path: Path) -> None:
+    """The tiny policy is no judge: that its words arrive, with images and counts, is the test."""
+    said = r"(?P<verdict>yes|no)"
+    with vllm_chat_server(tmp_path) as url:
+        judge = Judge(url, "tiny", template="{answer}", pattern=said, max_tokens=8)
+        asked = problem(images=(png(picture(32, 32)),))
+        judgement = judge.judge([asked], [[completion("4")]])
+        reply = judge._server.ask(judge._request("How many?", []))
+        shown = judge._server.ask(judge._request("How many?", [data_url(asked.images[0])]))
+    assert judgement.verdicts == [[E]]
+    assert "the last line of its reply has no verdict" in judge.last_failure
+    assert reply.tokens_in is not None
+    assert shown.tokens_in is not None
+    assert shown.tokens_in > reply.tokens_in  # the image is in the prompt
+    assert 0 < (reply.tokens_out or 0) <= 8
+    assert judgement.measures["tokens_out"].item() > 0

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from vlm_rl.data.chat import chat_of
 from vlm_rl.data.tables import BadRow, Reason
+from vlm_rl.show.json_text import json_text
 from vlm_rl.verification.extraction import boxes
 from vlm_rl.verification.places import BOX_KEYS, POINT_KEYS
 
@@ -104,7 +105,7 @@ def _json(value: object) -> str:
     if value is None or isinstance(value, str):
         return _answer(value)
     try:
-        text = json.dumps(_without_nulls(value), allow_nan=False)
+        text = json_text(_without_nulls(value), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise BadRow("wrong value", f"answer {value!r:.100} is not JSON: {error}") from error
     return _whole(text)
