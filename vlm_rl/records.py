@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from PIL import Image
@@ -39,6 +39,12 @@ AnswerType = Literal[
     "text",
     "choice",
 ]
+OtherAnswerType = Literal["box", "point", "cell", "json", "pattern", "free_text"]
+"""Of answers that the verifier does not check; reward terms of their own do."""
+GoldType = AnswerType | OtherAnswerType
+BoxSpace = Literal["original", "resized", "relative_1", "relative_1000"]
+"""What coordinates count: pixels of the upright original or of what the model sees of it, or parts
+of its width and height, the whole of which is 1 or 1000."""
 FinishReason = Literal["stop", "length"]
 
 
@@ -57,18 +63,27 @@ class Verdict(enum.StrEnum):
         return self not in (Verdict.TIMEOUT, Verdict.ERROR)
 
 
+class ImageSizes(NamedTuple):
+    """Width and height in pixels of an image, upright, and of what the model sees of it."""
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A row of a data set. `uid` is stable over runs, because it keys all per-problem state.
 
     Any of `alternatives` counts as `answer` does. `system` replaces the run's own system message.
+    `box_space` is that of boxes and points in the answer. The problem of a prompt has the `sizes`
+    of its images, others have none.
     """
 
     uid: str
     question: str
     answer: str
     images: tuple[bytes | Path, ...] = ()
-    answer_type: AnswerType | None = None
+    answer_type: GoldType | None = None
     choices: tuple[str, ...] | None = None
     unit: str | None = None
     tolerance: Mapping[str, float] | None = None
@@ -79,6 +94,8 @@ class Problem:
     meta: Mapping[str, Any] = field(default_factory=dict)
     alternatives: tuple[str, ...] = ()
     system: str | None = None
+    box_space: BoxSpace | None = None
+    sizes: tuple[ImageSizes, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("uid", "question", "answer"):
@@ -178,25 +195,33 @@ Groups = Sequence[Sequence[Completion]]
 class Scores:
     """Rewards of one rollout, all [P, G] float64.
 
-    `terms` hold each reward term before its weight in `weights`; `total` is the weighted sum.
-    `verdicts` [P][G] are those of the accuracy term.
+    `terms` hold each reward term before its weight in `weights`; `total` is the weighted sum times
+    the `factors`. `verdicts` [P][G] say what is right, and what could not be scored. `measures` are
+    what terms tell beside their values, NaN where they do not apply.
     """
 
     terms: Mapping[str, Tensor]
     total: Tensor
     verdicts: Sequence[Sequence[Verdict]]
     weights: Mapping[str, float]
+    factors: Mapping[str, Tensor] = field(default_factory=dict)
+    measures: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for tensor in (self.total, *self.terms.values()):
+        for tensor in (self.total, *self.parts.values(), *self.measures.values()):
             assert tensor.dtype == torch.float64
             assert tensor.shape == self.total.shape
         assert self.weights.keys() == self.terms.keys()
         assert [len(row) for row in self.verdicts] == [self.total.shape[1]] * len(self.total)
 
     @property
+    def parts(self) -> dict[str, Tensor]:
+        """Terms and factors by name."""
+        return {**self.terms, **self.factors}
+
+    @property
     def scored(self) -> Tensor:
-        """[P, G] bool: whether the checker neither timed out nor failed."""
+        """[P, G] bool: whether nothing that scores timed out or failed."""
         return self._by_verdict(lambda verdict: verdict.scored)
 
     @property
@@ -240,10 +265,12 @@ class Rollout:
         rows, scores = torch.tensor(groups, dtype=torch.int64), self.scores
         verdicts = [scores.verdicts[row] for row in groups]
         terms = {name: term[rows] for name, term in scores.terms.items()}
+        factors = {name: factor[rows] for name, factor in scores.factors.items()}
+        measures = {name: measure[rows] for name, measure in scores.measures.items()}
         return Rollout(
             [self.prompts[row] for row in groups],
             [self.groups[row] for row in groups],
-            Scores(terms, scores.total[rows], verdicts, scores.weights),
+            Scores(terms, scores.total[rows], verdicts, scores.weights, factors, measures),
         )
 
     @classmethod
@@ -251,12 +278,20 @@ class Rollout:
         """Return the groups of all, one rollout after the other."""
         parts = [rollout for rollout in rollouts if rollout.prompts] or rollouts[:1]
         scores = [part.scores for part in parts]
-        terms = {name: torch.cat([s.terms[name] for s in scores]) for name in scores[0].terms}
+        first = scores[0]
+        total = torch.cat([s.total for s in scores])
         verdicts = [row for s in scores for row in s.verdicts]
+        terms = {name: torch.cat([s.terms[name] for s in scores]) for name in first.terms}
+        factors = {name: torch.cat([s.factors[name] for s in scores]) for name in first.factors}
+        nothing = [torch.full_like(s.total, torch.nan) for s in scores]
+        measures = {
+            name: torch.cat([s.measures.get(name, n) for s, n in zip(scores, nothing, strict=True)])
+            for name in dict.fromkeys(name for s in scores for name in s.measures)
+        }
         return cls(
             [prompt for part in parts for prompt in part.prompts],
             [group for part in parts for group in part.groups],
-            Scores(terms, torch.cat([s.total for s in scores]), verdicts, scores[0].weights),
+            Scores(terms, total, verdicts, first.weights, factors, measures),
         )
 
 
@@ -381,16 +416,23 @@ class Batch(Rows):
 
     `sampling_logprobs` are the engine's, `old_logprobs` the policy's before the step's first
     update, `ref_logprobs` the frozen reference's (None if no term needs them). `advantages` are
-    constant along a row unless an estimator says otherwise.
+    constant along a row unless an estimator says otherwise. `step` numbers the step.
     """
 
     old_logprobs: Tensor
     ref_logprobs: Tensor | None
     advantages: Tensor
+    step: int = 0
 
     @classmethod
     def of(
-        cls, rows: Rows, *, old_logprobs: Tensor, ref_logprobs: Tensor | None, advantages: Tensor
+        cls,
+        rows: Rows,
+        *,
+        old_logprobs: Tensor,
+        ref_logprobs: Tensor | None,
+        advantages: Tensor,
+        step: int = 0,
     ) -> "Batch":
         """Complete `rows`; `advantages` [P, G] or [B, T]."""
         if advantages.shape != rows.completion_mask.shape:
@@ -400,6 +442,7 @@ class Batch(Rows):
             old_logprobs=old_logprobs,
             ref_logprobs=ref_logprobs,
             advantages=advantages,
+            step=step,
         )
 
 
