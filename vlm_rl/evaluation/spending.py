@@ -4,13 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
-from matplotlib.transforms import Bbox
-
 from vlm_rl.disk.files import written_whole
 from vlm_rl.evaluation.intervals import IntervalEstimate
-from vlm_rl.show.figures import Axes, Figure, plt, save
+from vlm_rl.show.figures import Axes, Bbox, Figure, Line2D, LogLocator, plt, save
 
 SPENDING = "accuracy_by_tokens.png"
 _WIDE = 8  # a longest mean length above this many times the shortest needs a log axis
