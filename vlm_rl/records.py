@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from PIL import Image
@@ -39,6 +39,12 @@ AnswerType = Literal[
     "text",
     "choice",
 ]
+OtherAnswerType = Literal["box", "point", "cell", "json", "pattern", "free_text"]
+"""Of answers that the verifier does not check; reward terms of their own do."""
+GoldType = AnswerType | OtherAnswerType
+BoxSpace = Literal["original", "resized", "relative_1", "relative_1000"]
+"""What coordinates count: pixels of the upright original or of what the model sees of it, or parts
+of its width and height, the whole of which is 1 or 1000."""
 FinishReason = Literal["stop", "length"]
 
 
@@ -57,18 +63,27 @@ class Verdict(enum.StrEnum):
         return self not in (Verdict.TIMEOUT, Verdict.ERROR)
 
 
+class ImageSizes(NamedTuple):
+    """Width and height in pixels of an image, upright, and of what the model sees of it."""
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A row of a data set. `uid` is stable over runs, because it keys all per-problem state.
 
     Any of `alternatives` counts as `answer` does. `system` replaces the run's own system message.
+    `box_space` is that of boxes and points in the answer. The problem of a prompt has the `sizes`
+    of its images, others have none.
     """
 
     uid: str
     question: str
     answer: str
     images: tuple[bytes | Path, ...] = ()
-    answer_type: AnswerType | None = None
+    answer_type: GoldType | None = None
     choices: tuple[str, ...] | None = None
     unit: str | None = None
     tolerance: Mapping[str, float] | None = None
@@ -79,6 +94,8 @@ class Problem:
     meta: Mapping[str, Any] = field(default_factory=dict)
     alternatives: tuple[str, ...] = ()
     system: str | None = None
+    box_space: BoxSpace | None = None
+    sizes: tuple[ImageSizes, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("uid", "question", "answer"):
