@@ -14,7 +14,7 @@ import torch
 from vlm_rl.parts import PartError
 from vlm_rl.records import Completion, Problem, Verdict
 from vlm_rl.rewards import Accuracy, Function, JudgingFunction, Reward
-from vlm_rl.rewards.own_function import Answer, Misfit, OwnFunction
+from vlm_rl.rewards.own_function import Misfit, OwnFunction, ValueOrReason
 from vlm_rl.rewards.own_process import PATIENCE
 
 
@@ -93,11 +93,11 @@ SOURCES = {
 }
 
 
-def in_rows(answers: list[Answer]) -> list[list[Answer]]:
+def in_rows(answers: list[ValueOrReason]) -> list[list[ValueOrReason]]:
     return [answers[:2], answers[2:]]
 
 
-def called(source: str, folder: Path) -> list[list[Answer]]:
+def called(source: str, folder: Path) -> list[list[ValueOrReason]]:
     """Return what the process of a function would, from this one."""
     (folder / "mine.py").write_text(source)
     own = OwnFunction("f", folder / "mine.py")

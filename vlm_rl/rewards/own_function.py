@@ -45,7 +45,7 @@ _OF_ALL = ("problems", "groups", "verdicts", "lengths", "sampling_logprobs")
 _OF_TRL = ("completions", "completion_ids", "prompts", "verdicts", "lengths", "sampling_logprobs")
 _TOO_EARLY = {"logprobs", "old_logprobs", "ref_logprobs", "entropy", "entropies"}
 
-Answer = float | str
+ValueOrReason = float | str
 """The number for a completion, or why there is none."""
 Asked = tuple[Sequence[Any], Sequence[Sequence[Any]], Sequence[Sequence[Any]]]
 """Problems, groups and verdicts, as a reward term has them."""
@@ -87,7 +87,7 @@ class OwnFunction:
         num = sum(map(len, groups))
         return [1] * num if self._way == self._one_by_one else [num] * bool(num)
 
-    def answers(self, asked: Asked, call: int) -> list[Answer]:
+    def answers(self, asked: Asked, call: int) -> list[ValueOrReason]:
         """Make one of the calls. Raises Misfit if what it returns does not fit the completions."""
         try:
             values = self._way(asked, call)
@@ -247,7 +247,7 @@ def _listed(values: Any) -> Sequence[Any]:
     return listed
 
 
-def _number(value: Any) -> Answer:
+def _number(value: Any) -> ValueOrReason:
     if value is None:
         return "it returned None"
     try:
@@ -271,7 +271,7 @@ def _reason(error: BaseException, file: Path | None) -> str:
 
 
 def main(asks: int, replies: int, name: str, file: str) -> None:
-    """Answer until the process that asks has ended."""
+    """ValueOrReason until the process that asks has ended."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # they are for the trainer, which ends this process
     function = OwnFunction(name, Path(file) if file else None)
@@ -288,7 +288,7 @@ def main(asks: int, replies: int, name: str, file: str) -> None:
             pipe.send_bytes(pickle.dumps(reply))
 
 
-def _reply(function: OwnFunction, asked: Asked, call: int) -> list[Answer] | str:
+def _reply(function: OwnFunction, asked: Asked, call: int) -> list[ValueOrReason] | str:
     try:
         return function.answers(asked, call)
     except Misfit as misfit:
