@@ -271,7 +271,7 @@ def _reason(error: BaseException, file: Path | None) -> str:
 
 
 def main(asks: int, replies: int, name: str, file: str) -> None:
-    """ValueOrReason until the process that asks has ended."""
+    """Answer until the process that asks has ended."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # they are for the trainer, which ends this process
     function = OwnFunction(name, Path(file) if file else None)
