@@ -297,7 +297,7 @@ def text_parts(problem: Problem, instruction: str) -> list[str]:
     without marks the images come first. Raises BadProblem if marks and images differ in number.
     """
     parts = _around_images(problem)
-    parts[-1] += _choices_text(problem)
+    parts[-1] += choices_text(problem.choices)
     if instruction:
         parts[-1] += "\n" + instruction
     return parts
@@ -317,10 +317,11 @@ def _around_images(problem: Problem) -> list[str]:
     return parts
 
 
-def _choices_text(problem: Problem) -> str:
-    if problem.choices is None:
+def choices_text(choices: Sequence[str] | None) -> str:
+    """Return how options are shown behind a question, "" without any."""
+    if choices is None:
         return ""
-    lines = [f"({chr(ord('A') + i)}) {choice}" for i, choice in enumerate(problem.choices)]
+    lines = [f"({chr(ord('A') + i)}) {choice}" for i, choice in enumerate(choices)]
     return "\nChoices:\n" + "\n".join(lines)
 
 
