@@ -1,6 +1,8 @@
 """Rows in the forms of other trainers: what is read back is what was written.
 
 Broken on purpose, one at a time, each seen red:
+    peer_forms.py: parts of a chat in reverse
+    peer_forms.py: options not written into the question
 """
 
 import json

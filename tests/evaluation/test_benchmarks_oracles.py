@@ -1,6 +1,12 @@
 """Rules of the benchmarks against those of their authors, written here again, over many responses.
 
 Broken on purpose, one at a time, each seen red:
+    mmmu_pro.py: the first of several letters behind "Answer:" taken
+    mmstar.py: one of the openings left out
+    m3cot.py: the first letter in brackets
+    emma_mini.py: values not rounded
+    hallusionbench.py: figures that are no pictures counted; unclear answers right everywhere
+    charxiv.py: what is no number equal to any
 """
 
 import json

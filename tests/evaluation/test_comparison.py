@@ -7,6 +7,7 @@ Broken on purpose, one at a time, each seen red:
     other clusters accepted -> folders that cannot be compared
     golds not compared; questions not compared -> the same ids for other questions
     length difference turned round -> lengths are compared
+    the tokens of the first side twice -> tokens of both sides
 """
 
 import json

@@ -1,6 +1,8 @@
 """The plot of accuracy by tokens: what is on it, and that no label hides another.
 
 Broken on purpose, one at a time, each seen red:
+    spending.py: arrows turned round
+    spending.py: numbers that do not see one another
 """
 
 import random
