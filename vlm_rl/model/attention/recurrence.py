@@ -60,7 +60,8 @@ def _forward(
 
 
 class States(NamedTuple):
-    """At the end of n prompts: `columns` [n, C, K] of the convolution, `recurrent` [n, H, D, D']."""
+    """At the end of n prompts: `columns` [n, C, K] into the convolution, and `recurrent`
+    [n, H, D, D']."""
 
     columns: Tensor
     recurrent: Tensor
@@ -145,9 +146,7 @@ class Lanes:
             self.prompts.append(Lane(starts[part], steps, lengths[part], owners[part]))
         for part in _parts(lengths, ~is_prompt):
             steps = torch.arange(max(LEAST, int(lengths[part].max())))[None]
-            self.completions.append(
-                Lane(starts[part], steps, lengths[part], lane_of[owners[part]])
-            )
+            self.completions.append(Lane(starts[part], steps, lengths[part], lane_of[owners[part]]))
 
         lanes = [*self.prompts, *self.completions]
         self._shapes = [lane.places.shape for lane in lanes]
