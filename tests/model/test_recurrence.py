@@ -2,7 +2,8 @@
 
 The oracle is the layer's own forward of transformers, on a prompt and one completion behind it.
 
-TRIED
+Broken on purpose, one at a time, each seen red: the state not handed on; that of another prompt; a
+prompt padded behind its end.
 """
 
 from pathlib import Path

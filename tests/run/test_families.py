@@ -1,7 +1,6 @@
 """A run of every family: it learns, continues to the last bit, and leaves a checkpoint that loads.
 
 The reward is the share of even token ids, which an untrained policy can learn.
-Broken on purpose, each seen red: a learning rate of 0; the optimizer's state not restored.
 """
 
 import json
@@ -50,8 +49,11 @@ def _command(policy: Path, data: Path, run_dir: Path, steps: int) -> list[str]:
         "--reward.terms",
         json.dumps(REWARD_TERMS | {"accuracy": accuracy}),
         steps=steps,
-        group_size=8,
-        optimizer__lr=3e-3,
+        group_size=16,
+        data__prompts_per_step=4,
+        sampling__max_completion_tokens=4,
+        updates__num_minibatches=4,
+        optimizer__lr=1e-2,
         validation__every_n_steps=STEPS,
         checkpoint__every_n_steps=STEPS // 2,
     )
@@ -61,7 +63,8 @@ def test_reward_rises(run: Run) -> None:
     rows = read_metrics(run.folder / "metrics.csv")
     rewards = [row["reward/mean"] for row in rows if "reward/mean" in row]
     assert len(rewards) == STEPS
-    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.15
+    assert sum(rewards[:2]) / 2 < 0.7
+    assert sum(rewards[-4:]) / 4 > 0.9
 
 
 def test_continued_run_equals_the_undisturbed_one_bit_for_bit(
