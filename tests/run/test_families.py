@@ -20,6 +20,8 @@ from vlm_rl.training.module import RLModule
 
 STEPS = 20
 
+pytestmark = pytest.mark.long
+
 
 class Run(NamedTuple):
     folder: Path
