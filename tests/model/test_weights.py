@@ -297,6 +297,13 @@ BLOCKS["qwen3_vl"] = [
     "model.visual.deepstack_merger_list.0",
     *BLOCKS["qwen2_vl"][4:],
 ]
+BLOCKS["qwen3_5"] = [
+    "model.visual.patch_embed",
+    "model.visual.pos_embed",
+    *BLOCKS["qwen2_vl"][1:7],
+    "model.language_model.layers.2",
+    *BLOCKS["qwen2_vl"][7:],
+]
 
 
 @every_family
