@@ -29,6 +29,7 @@ from vlm_rl.data.datamodule import ProblemData
 from vlm_rl.data.prompts import ANSWER_STYLE_OF, PromptEncoder
 from vlm_rl.distributed import strategies
 from vlm_rl.distributed.rank_strategy import RankStrategy
+from vlm_rl.model.experts import check_experts
 from vlm_rl.model.lora import check_lora
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.objectives import Objective
@@ -187,7 +188,7 @@ def _fit(
         checkpoints = Checkpoints(run_dir, **vars(config.checkpoint))
         rollouts = RolloutFiles(run_dir, **vars(config.rollouts))
         _check_ranks(trainer, parts)
-        check_checkpoint(config.policy.path)
+        _check_experts(parts, check_checkpoint(config.policy.path))
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
         data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
         data.setup("fit")
@@ -289,6 +290,26 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
             f"prompt.style={config.prompt.style} asks for an answer that the accuracy term does "
             f"not read: its answer_style must be {reads}, "
             f"got {parts.reward.accuracy.answer_style}"
+        )
+
+
+def _check_experts(parts: Namespace, checkpoint: Any) -> None:
+    """Refuse what only a mixture of experts has, and an engine that does not name its experts.
+    Raises ValueError."""
+    replays = parts.policy.router_replay
+    check_experts(
+        checkpoint,
+        {
+            "policy.freeze=[router]": "router" in parts.policy.freeze,
+            "policy.router_replay=true": replays,
+            "the regularizer LoadBalance": parts.objective.needs_routing,
+        },
+    )
+    if replays and not parts.engine.returns_experts:
+        raise ValueError(
+            f"policy.router_replay=true takes the experts that the engine chose, which "
+            f"{type(parts.engine).__name__} does not return; leave it out, or take "
+            "TransformersEngine"
         )
 
 

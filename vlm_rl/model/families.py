@@ -16,6 +16,9 @@ from torch import Tensor
 
 Part = Literal["vision_tower", "language_model"]
 
+Freezable = Literal["vision_tower", "language_model", "router"]
+"""What `freeze` may name: parts, and the routers of a mixture of experts alone."""
+
 PARTS: dict[Part, str] = {
     "vision_tower": "model.visual",
     "language_model": "model.language_model",
