@@ -67,13 +67,17 @@ def test_experts_of_the_engine_are_those_of_the_policy(
     policy = sharp_policy(checkpoints[family])
     prompts, groups = sampled(policy, checkpoints[family], max_rows=max_rows)
     lengths = {len(completion) for group in groups for completion in group}
-    assert len(lengths) > 2  # rows leave on the way
+    assert len(lengths) > 1  # rows leave on the way
     config = policy.model.config.get_text_config()
     for prompt, group in zip(prompts, groups, strict=True):
         for completion in group:
             experts = completion.experts
             assert experts is not None
-            shape = (len(prompt) + len(completion) - 1, 2, config.num_experts_per_tok)
+            shape = (
+                len(prompt) + len(completion) - 1,
+                policy.num_routers,
+                config.num_experts_per_tok,
+            )
             assert (experts.shape, experts.dtype) == (shape, torch.uint8)
     with torch.no_grad():
         routing = policy.logprobs(rows_of(prompts, groups), temperature=1.0).routing

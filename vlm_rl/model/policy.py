@@ -23,7 +23,14 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from vlm_rl.model import safe_archives
 from vlm_rl.model.attention import Segments, use_segments
 from vlm_rl.model.experts import check_experts, use_experts
-from vlm_rl.model.families import PARTS, Freezable, Part, family_of, placeholder_ids
+from vlm_rl.model.families import (
+    PARTS,
+    Freezable,
+    Part,
+    family_of,
+    placeholder_ids,
+    recurrences,
+)
 from vlm_rl.model.logprobs import TokenStats, linear_logprobs
 from vlm_rl.model.lora import (
     LoraSettings,
@@ -53,7 +60,7 @@ class Policy(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model
-        use_segments(model)
+        use_segments(model, recurrences(model))
         self.num_routers = 0
         self.replays_experts = False
         routers = family_of(model.config).routers

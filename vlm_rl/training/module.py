@@ -240,6 +240,7 @@ class RLModule(L.LightningModule):
             ref_logprobs=ref,
             advantages=advantages.float(),
             expert_loads=before.expert_loads,
+            step=self.completed_steps,
         ).to(self.policy.device)
         return StepBatch(
             rollout,
