@@ -11,7 +11,7 @@ from vlm_rl.records import Batch
 
 class LoadBalance(Regularizer):
     """E sum_e f_e p_e (Switch Transformer, arXiv:2101.03961), for E experts of which each token
-    takes K: at least K where the load is even, and up to E.
+    takes K: K where the load is even, and up to E.
 
     As `load_balancing_loss_func` of transformers has it, f_e is the number of times that expert e
     is chosen by a token at a router, and p_e the probability that it is given, both means over
@@ -42,7 +42,7 @@ class LoadBalance(Regularizer):
     def __call__(self, stats: TokenStats, batch: Batch, scalars: Scalars) -> Tensor:
         assert stats.routing is not None, "a policy with experts"
         assert stats.routing.probs is not None, "a forward with_balance"
-        load = scalars["load"]
+        load = scalars["load"].to(stats.routing.probs.dtype)
         per_token = len(load) * (stats.routing.probs @ load)
         mask = batch.completion_mask
         return per_token.new_zeros(mask.shape).masked_scatter(mask, per_token)
