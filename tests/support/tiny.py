@@ -96,7 +96,7 @@ def _build_qwen2_vl(folder: Path) -> Path:
 
 
 def _build_qwen3_5(folder: Path, kind: type[PreTrainedConfig], **more: int) -> Path:
-    """Write one with attention between recurrences whose memory reaches back over whole prompts."""
+    """Write one with attention between two recurrences, which remember whole prompts."""
     config = Qwen3VLConfig.from_pretrained(build_untrained("qwen3_vl", folder)).to_dict()
     shared = {name: config[name] for name in config if name.endswith("token_id")}
     text, vision = config["text_config"], config["vision_config"]

@@ -36,7 +36,7 @@ class RouterStats(NamedTuple):
     loads: Tensor | None
 
 
-class Listener(Protocol):
+class RouterListener(Protocol):
     """What a router's output is shown to; `number` counts routers from 0."""
 
     def route(self, number: int, output: Output) -> Output: ...
