@@ -19,7 +19,9 @@ Of a Qwen3.5 of 85 million parameters, as above, with all completions as long as
     ... --family qwen3_5 --width 768 --layers 8 --image 324 --text 74 --completion 100 \
         --shortest 100
 
-RESULT
+packed 9.5 s and 1.5 GiB, plain 42 s and 5.2 GiB: 4.4 times, and 3.4 times the memory. The row has
+3.4 times fewer tokens, and the image is encoded once and not eight times. Two thirds of packed are
+products of matrices, 8 % the delta rule, whose chunks are computed for all completions together.
 """
 
 import vlm_rl  # noqa: F401  (before anything that imports torchvision)
@@ -69,8 +71,9 @@ def main() -> None:
     if arguments.way:
         print(json.dumps(memory(arguments)))
         return
-    (fast, slow), ratio = times(arguments)
+    # first: a process that is forked from a large one begins with the peak of that
     small, large = (memory_in_own_process(way) for way in WAYS)
+    (fast, slow), ratio = times(arguments)
     print(f"packed: {fast:.2f} s, {small:.0f} MiB")
     print(f"plain: {slow:.2f} s, {large:.0f} MiB")
     print(f"plain / packed: time {ratio:.1f}, peak memory {large / small:.1f}")

@@ -61,9 +61,9 @@ ROUNDED = ("hybrid_mixture",)
 FLOAT32 = ("twenty", "lora", "mixed")
 TOGETHER: tuple[dict[tuple[str, int], tuple[str, ...]], ...] = (
     {
-        ("auto", 1): (*EXACT, *ROUNDED, *FLOAT32, "single"),
-        ("ddp", 2): (*EXACT, *ROUNDED, *FLOAT32),
-        ("fsdp2", 2): (*EXACT, *ROUNDED, *FLOAT32),
+        ("auto", 1): (*EXACT, *ROUNDED, *FLOAT32, "single", "hybrid"),
+        ("ddp", 2): (*EXACT, *ROUNDED, *FLOAT32, "hybrid"),
+        ("fsdp2", 2): (*EXACT, *ROUNDED, *FLOAT32, "hybrid"),
         ("ddp", 3): SOME,
         ("fsdp2", 3): SOME,
     },
@@ -198,6 +198,17 @@ def test_twenty_steps_end_with_the_weights_of_one_process(runs: Runs, strategy: 
     weights move by: AdamW divides gradients that are rounding only by their own size."""
     _skip_without_deepspeed(strategy)
     alone, together = runs("auto", 1)["twenty"], runs(strategy, 2)["twenty"]
+    assert largest_difference(together["weights"], alone["weights"]) <= 2e-5
+    for step, expected in zip(together["metrics"], alone["metrics"], strict=True):
+        for name in ("optim/grad_norm", "policy/loss"):
+            assert step[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_recurrences_of_several_processes_equal_those_of_one(runs: Runs, strategy: str) -> None:
+    """In float32, in which the delta rule computes whatever the precision of the model."""
+    alone, together = runs("auto", 1)["hybrid"], runs(strategy, 2)["hybrid"]
+    assert any(".linear_attn." in name for name in alone["weights"])
     assert largest_difference(together["weights"], alone["weights"]) <= 2e-5
     for step, expected in zip(together["metrics"], alone["metrics"], strict=True):
         for name in ("optim/grad_norm", "policy/loss"):

@@ -2,7 +2,8 @@
 
 The oracle is the layer's own forward of transformers, on a prompt and one completion behind it.
 
-Broken on purpose, one at a time, each seen red: TRIED
+Broken on purpose, one at a time, each seen red: the state not handed on; that of another prompt; a
+prompt padded behind its end.
 """
 
 from pathlib import Path
@@ -206,12 +207,18 @@ def test_a_row_is_read_in_one_pass_with_no_cache_left(
         policy = Policy.from_pretrained(
             str(checkpoints[family]), gradient_checkpointing=checkpointing
         )
-        seen: list[Any] = []
-        for net in recurrences(policy.model):
-            net.register_forward_pre_hook(lambda *given: seen.append(given[-1]), with_kwargs=True)
+        seen = _calls(policy)
         policy.logprobs(rows, temperature=1.0).logprobs.sum().backward()
         assert len(seen) == (1 + checkpointing) * len(recurrences(policy.model))
         assert all(given["cache_params"] is None for given in seen)
+
+
+def _calls(policy: Policy) -> list[dict[str, Any]]:
+    """Return a list that each call of a recurrence adds its arguments to."""
+    seen: list[dict[str, Any]] = []
+    for net in recurrences(policy.model):
+        net.register_forward_pre_hook(lambda *given: seen.append(given[-1]), with_kwargs=True)
+    return seen
 
 
 def test_families_without_a_recurrence_have_none(checkpoints: dict[str, Path]) -> None:

@@ -122,6 +122,9 @@ CASES = {
         objectives.LUSPO(), minibatches=2, dtype=torch.float32, precision="bf16-mixed"
     ),
     "single": lambda: Case(objectives.LUSPO(), minibatches=2, dtype=torch.float32),
+    "hybrid": lambda: Case(
+        objectives.LUSPO(), family="qwen3_5", minibatches=2, dtype=torch.float32, checkpointing=True
+    ),
     "twenty": lambda: Case(
         objectives.LUSPO(regularizers=[objectives.KL(0.1)]),
         uids="0134",

@@ -28,7 +28,7 @@ write into that state and have no backward."""
 
 def read_by_segments(recurrence: nn.Module) -> None:
     """Let a Gated DeltaNet of transformers understand `segments`."""
-    recurrence.forward = MethodType(_forward, recurrence)  # type: ignore[method-assign]
+    recurrence.forward = MethodType(_forward, recurrence)
 
 
 def _forward(
@@ -135,14 +135,14 @@ class Lanes:
         is_prompt = torch.zeros_like(owners, dtype=torch.bool)
         is_prompt[sizes.cumsum(0) - sizes] = True
 
-        self.prompts, self.completions = [], []
-        lane_of = torch.empty_like(sizes)  # where each prompt lies among all that are laid
+        self.prompts: list[Lane] = []
+        self.completions: list[Lane] = []
+        lane_of, laid = torch.empty_like(sizes), 0  # where each prompt lies among all that are laid
         for part in _parts(lengths, is_prompt):
             longest = int(lengths[part].max())
             steps = torch.arange(longest) - longest + lengths[part, None]
-            lane_of[owners[part]] = torch.arange(len(part)) + sum(
-                len(lane.owners) for lane in self.prompts
-            )
+            lane_of[owners[part]] = torch.arange(laid, laid + len(part))
+            laid += len(part)
             self.prompts.append(Lane(starts[part], steps, lengths[part], owners[part]))
         for part in _parts(lengths, ~is_prompt):
             steps = torch.arange(max(LEAST, int(lengths[part].max())))[None]
