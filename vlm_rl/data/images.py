@@ -150,13 +150,18 @@ class Resizer:
 
     def resized(self, source: bytes | Path) -> Image.Image:
         """Return the decoded image in RGB, resized. Raises BadImage."""
+        return self.resized_from(source)[0]
+
+    def resized_from(self, source: bytes | Path) -> tuple[Image.Image, Size]:
+        """Return the same and the size of the original, upright. Raises BadImage."""
         with _opened(source) as image:
-            self._target_size(_upright_size(image))
+            size = _upright_size(image)
+            self._target_size(size)
             decoded = _upright_rgb(image, source)
             limits = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
             resized = fetch_image({"image": decoded, **limits}, image_patch_size=self.patch_size)
         assert isinstance(resized, Image.Image)
-        return resized
+        return resized, size
 
     def _target_size(self, size: Size) -> tuple[int, int]:
         """Return height and width, in this order."""
