@@ -1,11 +1,8 @@
 """Routers of a mixture against transformers' own: what they chose, and choices put in their place.
 
-Broken on purpose, one at a time, each seen red:
-    prompt tokens measured too, or the token after -> plain forward
-    the repetition of a checkpointed layer measured again -> checkpointing
-    weights of given experts not renormalised, or their probabilities detached -> given experts
-    unknown experts taken as expert -1 -> unknown
-    the product of groups in float32 under autocast -> autocast
+Broken on purpose, one at a time, each seen red: the token before measured; weights of given experts
+not renormalised, or their probabilities detached; probabilities left out of the repetition of a
+checkpointed layer.
 """
 
 from dataclasses import replace

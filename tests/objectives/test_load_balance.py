@@ -1,10 +1,4 @@
-"""The load-balancing term against transformers' own function, and without any cut.
-
-Broken on purpose, one at a time, each seen red:
-    the factor E left out, or probabilities of one router only -> transformers
-    the load of each micro-batch by itself -> cut
-    the load of this rank alone -> all ranks
-"""
+"""The load-balancing term against transformers' own function, and without any cut."""
 
 from pathlib import Path
 

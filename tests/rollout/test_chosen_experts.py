@@ -1,11 +1,4 @@
-"""The experts that the transformers engine returns, and a policy that takes them.
-
-Broken on purpose, one at a time, each seen red:
-    padding of the prompts kept, the last token of a row read, rows that have left not told apart
-        -> engine's experts are the policy's
-    experts lost when rows are selected, or in the checkpoint of a rollout -> kept
-    `replays_experts` not read -> another precision, perturbed
-"""
+"""The experts that the transformers engine returns, and a policy that takes them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,9 +1,4 @@
-"""Runs of mixtures of experts by the command line: they learn, resume bit by bit, and are saved.
-
-Broken on purpose, one at a time, each seen red:
-    the load before the first update not restored, the experts not handed on -> twenty steps
-    each refusal left out -> refusals
-"""
+"""Runs of mixtures of experts by the command line: they learn, resume bit by bit, and are saved."""
 
 import json
 import re
