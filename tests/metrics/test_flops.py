@@ -26,7 +26,7 @@ from tests.support.tiny import FAMILIES, completion_of, problem, prompts_of
 from tests.support.wide_delta import MODULES as RECURRENT
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.metrics.flops import ModelFlops, Work, visible_pairs
-from vlm_rl.model import attention
+from vlm_rl.model import attention, experts
 from vlm_rl.model import policy as policy_module
 from vlm_rl.model.attention import segments
 from vlm_rl.model.attention.plain import plain_attention
@@ -70,6 +70,7 @@ def plain_convolution(hidden: Tensor, weight: Tensor, *_: Any, **__: Any) -> Ten
 def counted_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(attention, "attention_for", lambda *_: plain_attention)
     monkeypatch.setattr(policy_module, "linear_logprobs", plain_head)
+    monkeypatch.setattr(experts, "_GROUPED", ())  # torch does not count a product of groups
     monkeypatch.setattr(segments, "MOST_PADDING", 0)
     for module in RECURRENT:
         monkeypatch.setattr(module, "torch_chunk_gated_delta_rule", plain_rule)

@@ -12,7 +12,7 @@ not hardware utilisation. Norms, rotations, softmax and the optimizer are left o
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +102,12 @@ class Matrices:
         trained = sum(w.numel() for w in own if w.requires_grad)
         return cls(sum(w.numel() for w in own), trained, sum(w.numel() for w in ahead))
 
+    def plus(self, more: Iterable[tuple[int, bool]]) -> "Matrices":
+        """Add further weights, and whether they are trained; none of them stands first."""
+        sizes = [(size, size * trained) for size, trained in more]
+        weights, trained = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0)
+        return Matrices(self.weights + weights, self.trained + trained, self.first)
+
     @property
     def backward(self) -> int:
         """Return the weights that a token meets in the backward."""
@@ -117,7 +123,8 @@ class ModelFlops:
         layers: Any = text.layers
         embeddings: Any = text.embed_tokens
         is_moved = embeddings.weight.requires_grad or self._tower.is_trained
-        self._text = Matrices.of(_matrices(layers), [] if is_moved else _unmoved(layers[0]))
+        unmoved = [] if is_moved else _unmoved(layers[0])
+        self._text = Matrices.of(_matrices(layers), unmoved).plus(_mixtures(policy))
         self._attention = sum(int(m.o_proj.in_features) for m in _parts(layers, "self_attn"))
         self._states = sum(_state_numbers(net) for net in recurrences(policy.model))
         self._head = Matrices.of([policy.model.lm_head])
@@ -210,6 +217,20 @@ def _weight(module: nn.Module) -> nn.Parameter:
 def _parts(layers: Iterable[Any], name: str) -> list[Any]:
     """List the submodules of this name; not every layer has one."""
     return [getattr(layer, name) for layer in layers if hasattr(layer, name)]
+
+
+def _mixtures(policy: Policy) -> Iterator[tuple[int, bool]]:
+    """Yield the weights of each router, and those of the experts that a token meets, whether or not
+    they are trained."""
+    for layer in policy.part("language_model").layers:  # type: ignore[union-attr]
+        for mixture in layer.modules():
+            if not hasattr(mixture, "experts"):
+                continue
+            router: Any = mixture.gate
+            yield router.weight.numel(), router.weight.requires_grad
+            for weight in mixture.experts.parameters():
+                active = weight.numel() // router.num_experts * router.top_k
+                yield active, weight.requires_grad
 
 
 def _state_numbers(recurrence: Any) -> int:

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 Part = Literal["vision_tower", "language_model"]
 
+Freezable = Literal["vision_tower", "language_model", "router"]
+"""What `freeze` may name: parts, and the routers of a mixture of experts alone."""
+
 PARTS: dict[Part, str] = {
     "vision_tower": "model.visual",
     "language_model": "model.language_model",
@@ -39,11 +42,13 @@ class Family:
 
     `text_matrices` and `tower_matrices` are the matrices of attention and MLP in one layer, a
     regular expression on the path below the layer. `recurrence` is the path below a layer of the
-    language model where some layers have a recurrent state in place of attention.
+    language model where some layers have a recurrent state in place of attention. `routers` is the
+    path of a router below its layer, a regular expression; None without experts.
     """
 
     text_matrices: str
     tower_matrices: str
+    routers: str | None = None
     recurrence: str | None = None
 
     @property
@@ -67,7 +72,14 @@ FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.fc[12]"),
     "qwen2_5_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.(gate|up|down)_proj"),
     "qwen3_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.linear_fc[12]"),
+    "qwen3_vl_moe": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.linear_fc[12]", routers=r"mlp\.gate"),
     "qwen3_5": Family(_HYBRID, r"attn\.(qkv|proj)|mlp\.linear_fc[12]", recurrence="linear_attn"),
+    "qwen3_5_moe": Family(
+        rf"{_HYBRID}|mlp\.shared_expert\.(gate|up|down)_proj|mlp\.shared_expert_gate",
+        r"attn\.(qkv|proj)|mlp\.linear_fc[12]",
+        routers=r"mlp\.gate",
+        recurrence="linear_attn",
+    ),
 }
 """Supported families by the `model_type` of their configuration; every other one is refused."""
 
