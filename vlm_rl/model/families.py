@@ -35,13 +35,15 @@ _PLACEHOLDERS = (
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between families: the matrices of attention and MLP in one layer.
+    """What differs between families: the matrices of attention and MLP in one layer, and the path
+    of a mixture's router; a family without experts has none.
 
     Each is a regular expression on the path below the layer.
     """
 
     text_matrices: str
     tower_matrices: str
+    routers: str | None = None
 
     @property
     def matrices(self) -> dict[Part, str]:
@@ -63,6 +65,7 @@ FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.fc[12]"),
     "qwen2_5_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.(gate|up|down)_proj"),
     "qwen3_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.linear_fc[12]"),
+    "qwen3_vl_moe": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.linear_fc[12]", routers=r"mlp\.gate"),
 }
 """Supported families by the `model_type` of their configuration; every other one is refused."""
 

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlm_rl.model import safe_archives
 from vlm_rl.model.attention import Segments, use_segments
+from vlm_rl.model.experts import use_experts
 from vlm_rl.model.families import PARTS, Part, family_of, placeholder_ids
 from vlm_rl.model.logprobs import TokenStats, linear_logprobs
 from vlm_rl.model.lora import (
@@ -51,6 +52,8 @@ class Policy(nn.Module):
         super().__init__()
         self.model: Any = model
         use_segments(model)
+        if family_of(model.config).routers is not None:
+            use_experts(model)
         self.shards = Shards()
         banned_ids = torch.tensor(placeholder_ids(model.config))
         self.register_buffer("banned_ids", banned_ids, persistent=False)
