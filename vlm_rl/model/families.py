@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Part = Literal["vision_tower", "language_model"]
 
@@ -35,15 +35,18 @@ _PLACEHOLDERS = (
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between families: the matrices of attention and MLP in one layer, and the path
-    of a mixture's router; a family without experts has none.
+    """What differs between families.
 
-    Each is a regular expression on the path below the layer.
+    `text_matrices` and `tower_matrices` are the matrices of attention and MLP in one layer, a
+    regular expression on the path below the layer; so is `routers`, of the routers of a mixture of
+    experts. `recurrence` is the path below a layer of the
+    language model where some layers have a recurrent state in place of attention.
     """
 
     text_matrices: str
     tower_matrices: str
     routers: str | None = None
+    recurrence: str | None = None
 
     @property
     def matrices(self) -> dict[Part, str]:
@@ -60,12 +63,14 @@ class Family:
 
 
 _DENSE = r"self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj"
+_HYBRID = rf"{_DENSE}|linear_attn\.(in_proj_(qkv|z|b|a)|out_proj)"
 
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.fc[12]"),
     "qwen2_5_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.(gate|up|down)_proj"),
     "qwen3_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.linear_fc[12]"),
     "qwen3_vl_moe": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.linear_fc[12]", routers=r"mlp\.gate"),
+    "qwen3_5": Family(_HYBRID, r"attn\.(qkv|proj)|mlp\.linear_fc[12]", recurrence="linear_attn"),
 }
 """Supported families by the `model_type` of their configuration; every other one is refused."""
 
@@ -81,6 +86,16 @@ def family_of(config: Any) -> Family:
             f"{', '.join(FAMILIES)}"
         )
     return FAMILIES[config.model_type]
+
+
+def recurrences(model: nn.Module) -> list[nn.Module]:
+    """List the parts of a transformers model that carry a recurrent state along the row."""
+    path = family_of(model.config).recurrence
+    if path is None:
+        return []
+    layers: Any = model.get_submodule(PARTS["language_model"]).layers
+    parts = (getattr(layer, path, None) for layer in layers)
+    return [part for part in parts if isinstance(part, nn.Module)]
 
 
 def placeholder_ids(config: Any) -> tuple[int, ...]:

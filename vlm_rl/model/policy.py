@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from vlm_rl.model import safe_archives
 from vlm_rl.model.attention import Segments, use_segments
 from vlm_rl.model.experts import use_experts
-from vlm_rl.model.families import PARTS, Part, family_of, placeholder_ids
+from vlm_rl.model.families import PARTS, Part, family_of, placeholder_ids, recurrences
 from vlm_rl.model.logprobs import TokenStats, linear_logprobs
 from vlm_rl.model.lora import (
     LoraSettings,
@@ -51,7 +51,7 @@ class Policy(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model
-        use_segments(model)
+        use_segments(model, recurrences(model))
         if family_of(model.config).routers is not None:
             use_experts(model)
         self.shards = Shards()
