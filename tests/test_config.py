@@ -142,8 +142,8 @@ def kl(**arguments):
         ),
         (
             {"objective": class_of("objectives.GSPO", clip_low=3)},
-            "clip_low must be in (0, 1), got 3.0; token ratios use values near 0.2, "
-            "sequence means of ratios near 3e-4 (GSPO) or 2e-3 (LUSPO)",
+            "clip_low must be in (0, 1], got 3.0; token ratios use values near 0.2, "
+            "sequence means of ratios near 3e-4 (GSPO) or 2e-3 (LUSPO), 1 is no lower end",
         ),
         ({"steps": 0}, "steps must be > 0, got 0"),
         ({"group_size": 1}, "group_size must be >= 2, got 1"),

@@ -69,7 +69,7 @@ def test_study_reports_what_fails_and_resumes(config: Path, tmp_path: Path, capf
     assert stop.value.code == 1
     error = capfd.readouterr().err
     assert "coin GSPO seed 0 ended with 2" in error
-    assert "clip_low must be in (0, 1), got 7.0" in error
+    assert "clip_low must be in (0, 1], got 7.0" in error
     results = json.loads((folder / "results.json").read_text())
     assert [cell["variant"] for cell in results] == ["LUSPO"]
 

@@ -32,6 +32,7 @@ from vlm_rl.distributed.rank_strategy import RankStrategy
 from vlm_rl.model.lora import check_lora
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.objectives import Objective
+from vlm_rl.parts import path_of
 from vlm_rl.rewards import KLInReward, Reward
 from vlm_rl.rollout import Engine, Sampling, StopTokens, unused_sampler
 from vlm_rl.run import folder as run_folder
@@ -283,12 +284,21 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
         )
     if parts.kl_in_reward is not None:
         parts.kl_in_reward.check(parts.objective, parts.updates.train_on_truncated)
-    reads = ANSWER_STYLE_OF.get(config.prompt.style)
-    if reads is not None and parts.reward.accuracy.answer_style != reads:
+    if parts.reward.factors and parts.advantage.reads_terms:
+        raise ValueError(
+            f"advantage {path_of(parts.advantage)} reads the terms of the reward, and would leave "
+            f"out reward.factors {', '.join(parts.reward.factors)}; take another of the two"
+        )
+    accuracy, reads = parts.reward.accuracy, ANSWER_STYLE_OF.get(config.prompt.style)
+    if accuracy is not None and reads is not None and accuracy.answer_style != reads:
         raise ValueError(
             f"prompt.style={config.prompt.style} asks for an answer that the accuracy term does "
-            f"not read: its answer_style must be {reads}, "
-            f"got {parts.reward.accuracy.answer_style}"
+            f"not read: its answer_style must be {reads}, got {accuracy.answer_style}"
+        )
+    if accuracy is None and parts.benchmarks is not None:
+        raise ValueError(
+            "benchmarks need a term that reads answers; add class_path vlm_rl.rewards.Accuracy to "
+            "reward.terms, of weight 0 if it shall not count, or leave benchmarks out"
         )
 
 
@@ -308,7 +318,7 @@ def _check_ranks(trainer: L.Trainer, parts: Namespace) -> None:
 def _check_golds(data: ProblemData, reward: Reward) -> None:
     """Name the problems that no answer can be scored for. Raises ValueError if bad rows stop a run;
     otherwise they stay, are counted as `reward/error_frac`, and train nothing."""
-    lines = reward.accuracy.unusable([*data.train_set, *data.val_set])
+    lines = reward.unusable([*data.train_set, *data.val_set])
     if lines and data.on_bad_row == "stop":
         raise ValueError(
             f"{lines[0]}, or set data.on_bad_row to skip; {len(lines)} such problems in all"
@@ -379,8 +389,9 @@ def _trainer(config: Namespace) -> L.Trainer:
 def _benchmarks(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> list[L.Callback]:
     if parts.benchmarks is None:
         return []
-    style = parts.reward.accuracy.answer_style
-    run_dir = Path(config.run_dir)
+    accuracy, run_dir = parts.reward.accuracy, Path(config.run_dir)
+    assert accuracy is not None, "`_check_consistency` refuses benchmarks without one"
+    style = accuracy.answer_style
     return [
         BenchmarkRuns(
             parts.benchmarks, run_dir=run_dir, encoder=encoder, answer_style=style, seed=config.seed

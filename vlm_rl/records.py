@@ -178,25 +178,31 @@ Groups = Sequence[Sequence[Completion]]
 class Scores:
     """Rewards of one rollout, all [P, G] float64.
 
-    `terms` hold each reward term before its weight in `weights`; `total` is the weighted sum.
-    `verdicts` [P][G] are those of the accuracy term.
+    `terms` hold each reward term before its weight in `weights`; `total` is the weighted sum times
+    the `factors`. `verdicts` [P][G] say what is right, and what could not be scored.
     """
 
     terms: Mapping[str, Tensor]
     total: Tensor
     verdicts: Sequence[Sequence[Verdict]]
     weights: Mapping[str, float]
+    factors: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for tensor in (self.total, *self.terms.values()):
+        for tensor in (self.total, *self.terms.values(), *self.factors.values()):
             assert tensor.dtype == torch.float64
             assert tensor.shape == self.total.shape
         assert self.weights.keys() == self.terms.keys()
         assert [len(row) for row in self.verdicts] == [self.total.shape[1]] * len(self.total)
 
     @property
+    def parts(self) -> dict[str, Tensor]:
+        """Terms and factors by name."""
+        return {**self.terms, **self.factors}
+
+    @property
     def scored(self) -> Tensor:
-        """[P, G] bool: whether the checker neither timed out nor failed."""
+        """[P, G] bool: whether nothing that scores timed out or failed."""
         return self._by_verdict(lambda verdict: verdict.scored)
 
     @property
@@ -240,10 +246,11 @@ class Rollout:
         rows, scores = torch.tensor(groups, dtype=torch.int64), self.scores
         verdicts = [scores.verdicts[row] for row in groups]
         terms = {name: term[rows] for name, term in scores.terms.items()}
+        factors = {name: factor[rows] for name, factor in scores.factors.items()}
         return Rollout(
             [self.prompts[row] for row in groups],
             [self.groups[row] for row in groups],
-            Scores(terms, scores.total[rows], verdicts, scores.weights),
+            Scores(terms, scores.total[rows], verdicts, scores.weights, factors),
         )
 
     @classmethod
@@ -251,12 +258,15 @@ class Rollout:
         """Return the groups of all, one rollout after the other."""
         parts = [rollout for rollout in rollouts if rollout.prompts] or rollouts[:1]
         scores = [part.scores for part in parts]
-        terms = {name: torch.cat([s.terms[name] for s in scores]) for name in scores[0].terms}
+        first = scores[0]
+        total = torch.cat([s.total for s in scores])
         verdicts = [row for s in scores for row in s.verdicts]
+        terms = {name: torch.cat([s.terms[name] for s in scores]) for name in first.terms}
+        factors = {name: torch.cat([s.factors[name] for s in scores]) for name in first.factors}
         return cls(
             [prompt for part in parts for prompt in part.prompts],
             [group for part in parts for group in part.groups],
-            Scores(terms, torch.cat([s.total for s in scores]), verdicts, scores[0].weights),
+            Scores(terms, total, verdicts, first.weights, factors),
         )
 
 
@@ -381,16 +391,23 @@ class Batch(Rows):
 
     `sampling_logprobs` are the engine's, `old_logprobs` the policy's before the step's first
     update, `ref_logprobs` the frozen reference's (None if no term needs them). `advantages` are
-    constant along a row unless an estimator says otherwise.
+    constant along a row unless an estimator says otherwise. `step` numbers the step.
     """
 
     old_logprobs: Tensor
     ref_logprobs: Tensor | None
     advantages: Tensor
+    step: int = 0
 
     @classmethod
     def of(
-        cls, rows: Rows, *, old_logprobs: Tensor, ref_logprobs: Tensor | None, advantages: Tensor
+        cls,
+        rows: Rows,
+        *,
+        old_logprobs: Tensor,
+        ref_logprobs: Tensor | None,
+        advantages: Tensor,
+        step: int = 0,
     ) -> "Batch":
         """Complete `rows`; `advantages` [P, G] or [B, T]."""
         if advantages.shape != rows.completion_mask.shape:
@@ -400,6 +417,7 @@ class Batch(Rows):
             old_logprobs=old_logprobs,
             ref_logprobs=ref_logprobs,
             advantages=advantages,
+            step=step,
         )
 
 

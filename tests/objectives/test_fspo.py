@@ -8,6 +8,7 @@ Mutations, each seen red:
     the dual bound without its root, or also for A > 0 -> dual clip golden
     the average moved before it is used, or at the wrong rate, or with drift none -> average
     an empty state_dict -> state
+    the dual bound not raised to the band's end -> never falls inside
 """
 
 import math
@@ -16,7 +17,8 @@ import pytest
 import torch
 
 from tests.support.objective_cases import Row, evaluate, fixture, random_rows
-from vlm_rl.objectives import FSPO, LengthBand
+from vlm_rl.objectives import FSPO, LengthBand, Tokens
+from vlm_rl.objectives.surrogates import MAX_LOG_RATIO
 
 UNIT = (1.0, -1.0, -1.0, 1.0)
 LENGTHS = torch.tensor([2, 4, 3, 1])
@@ -131,3 +133,20 @@ def test_state_resumes_where_it_stopped(drift):
     assert before + [observed(second, rows) for rows in minibatches[3:]] == expected
     stateless = fresh()
     assert [observed(stateless, rows) for rows in minibatches[3:]] != expected[3:]
+
+
+@pytest.mark.parametrize("drift", ["none", "centre", "widen"])
+@pytest.mark.parametrize("mean_log_ratio", [-0.02, 0.0, 0.02])
+@pytest.mark.parametrize("length", [1, 10, 1000, 20_000])
+def test_dual_clip_never_falls_inside_the_band(drift, mean_log_ratio, length):
+    """What the band accepts keeps its gradient, also with A < 0 (m L = 20 at L = 1000)."""
+    surrogate = LengthBand(0.15, 0.15, 0.2, drift, None if drift == "none" else 0.1)
+    surrogate.load_state_dict({"mean_log_ratio": mean_log_ratio if drift != "none" else 0.0})
+    _, upper = surrogate.band(torch.tensor([[length]]))
+    moved = (0.999 * upper).clamp(max=0.999 * MAX_LOG_RATIO).requires_grad_()
+    zeros = torch.zeros(1, length, dtype=torch.float64)
+    tokens = Tokens(zeros, zeros, zeros, zeros - 1, torch.ones_like(zeros, dtype=torch.bool))
+    result = surrogate(moved, tokens)
+    assert not result.clipped_dual.any()
+    result.loss[0, 0].backward()
+    assert moved.grad.item() != 0

@@ -23,6 +23,7 @@ from vlm_rl.objectives import (
     CTPO,
     DAPO,
     DPPO,
+    DPPOKL,
     FSPO,
     GMPO,
     GRPO,
@@ -245,23 +246,26 @@ GOLDEN = {
 # DPPO, shift 0.1, from pi_old = 0.367879: pi rises by 0.128706 in (1, 2) with A > 0 and falls by
 # 0.121282 in (2, 3) with A < 0: both are dropped. (2, 2) rises by 0.104487 with A < 0 and stays.
 # The others give -r A log pi: 0.994654 | -0.998791 -0.963019 -0.994654 | -0.999797 -0.963064
-# -0.987559 | 0.982477, in sum -3.929753, over ten tokens.
+# -0.987559 | 0.982477, in sum -3.929753, over four rows and a constant of 5. Their binary KLs
+# are 0.0335 and 0.0362, that of (2, 2) is 0.0222: a bound of 0.03 nats drops the same.
 # VESPO against the engine: S + mismatch = 1.2, -1.0, 0.07, -0.2, phi = 0.010458, 0.176266,
 # 1.067142, 1.154662; times -A and the sums of log pi, -1.6, -4.1, -3.13, -1.2, over ten tokens.
 # CTPO as published: with A < 0 and the dual clip at 0.05 sqrt(t), (2, 2) is cut off at
 # e^(0.05 sqrt 2) = 1.073271 instead of e^0.2 = 1.221403: 0.031605 - 0.148132 / 4 / 4 = 0.022347.
+DPPO_GRADIENT = [
+    [-0.055259, 0],
+    [0.047561, 0.064201, 0, 0.055259],
+    [0.05101, 0.037041, 0.058092],
+    [-0.040937],
+]
 OWN_GOLDEN = {
     "dppo": Golden(
-        DPPO(0.1),
+        DPPO(5, max_shift=0.1),
         UNIT,
-        -0.392975,
-        [
-            [-0.110517, 0],
-            [0.095123, 0.128403, 0, 0.110517],
-            [0.10202, 0.074082, 0.116183],
-            [-0.081873],
-        ],
+        -0.196488,
+        DPPO_GRADIENT,
     ),
+    "dppo kl": Golden(DPPOKL(5, max_kl=0.03), UNIT, -0.196488, DPPO_GRADIENT),
     "vespo engine": Golden(
         VESPO(behaviour="engine"),
         UNIT,

@@ -12,10 +12,12 @@ from tests.support.objective_cases import build, discover
 from vlm_rl.objectives import (
     CTPO,
     GMPO,
+    VESPO,
     CappedWeight,
     Clipped,
     ClippedGeometricMean,
     EngineSequenceSumRatio,
+    GeometricRejection,
     LengthBand,
     LocalTokenMean,
     Objective,
@@ -29,10 +31,13 @@ from vlm_rl.objectives import (
     SequenceMeanOfTokenSums,
     SequenceMeanOwnTokenRatio,
     SequenceMeanRatio,
+    SequenceMIS,
     SequenceSumRatio,
+    SequenceTIS,
     SoftGate,
     TokenMean,
     TokenRatio,
+    TokenTIS,
     TokenWeight,
 )
 
@@ -152,3 +157,11 @@ def test_no_preset_is_unusual(cls):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         build(cls)
+
+
+@pytest.mark.parametrize("weight", [TokenTIS(), SequenceTIS(5.0), SequenceMIS()])
+def test_mismatch_is_not_corrected_beside_a_ratio_that_has_it(weight):
+    with pytest.raises(ValueError, match="corrects for the engine's probabilities, which Engine"):
+        VESPO(behaviour="engine", token_weights=[weight])
+    VESPO(token_weights=[SequenceTIS(5.0)])
+    VESPO(behaviour="engine", token_weights=[GeometricRejection()])

@@ -11,6 +11,7 @@ Mutations, each seen red:
 
 import math
 
+import mpmath
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from vlm_rl.objectives import (
     CISPO,
     DPPO,
     GRPO,
+    BinaryKLBand,
     CappedWeight,
     Clipped,
     ClippedGeometricMean,
@@ -167,6 +169,21 @@ def test_dppo_cuts_by_probability_and_caps_the_ratio(old, kept):
     assert other_way == pytest.approx([2.0], rel=1e-12)
 
 
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize("new", [-1e-9, -1e-4, -0.2, -1.0, -3.0, -12.0, -40.0])
+@pytest.mark.parametrize("old", [-1e-9, -0.05, -0.7, -2.0, -9.0])
+def test_binary_kl_matches_float64(old, new, advantage):
+    """Against the two-outcome divergence, with mpmath where float64 itself would lose digits."""
+    p, q = mpmath.exp(old), mpmath.exp(new)
+    kl = float(p * (old - new) + (1 - p) * mpmath.log((1 - p) / (1 - q)))
+    toward = new > old if advantage > 0 else new < old
+    for max_kl in (kl * 0.99, kl * 1.01):
+        if max_kl <= 1e-6:
+            continue  # two probabilities that are as good as equal
+        _, grad = applied(BinaryKLBand(max_kl, 20.0), [new - old], advantage, old=old)
+        assert bool(grad[0] == 0) == (toward and kl > max_kl)
+
+
 @pytest.mark.parametrize(
     "objective",
     [
@@ -191,6 +208,6 @@ def test_capped_weights_are_accepted_and_dropped_tokens_are_not():
     assert cispo.accepted.tolist() == [1]
     assert cispo.inside.tolist() == [0.5]
     assert cispo.weight.tolist() == [(1.5 + 1) / 2]
-    dppo = sequences_of(DPPO(0.1), [[row]])
+    dppo = sequences_of(DPPO(9, 0.1), [[row]])
     assert dppo.accepted.tolist() == [0.5]
-    assert dppo.weight.tolist() == [0.5]
+    assert dppo.weight.tolist() == [0.5 / 9]

@@ -283,6 +283,24 @@ def test_token_uniforms_depend_on_problem_prefix_and_position():
     assert len(set(distinct)) == len(distinct)
 
 
+def test_token_uniforms_are_drawn_anew_in_every_step():
+    """The same prefix comes again in the next epoch, and must not always get the same draw."""
+    batch = batch_of(random_rows(0))
+    first, again, later = (token_uniforms(replace(batch, step=step)) for step in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not (first == later).any()
+
+
+def test_off_policy_mask_of_the_engine_counts_its_mismatch():
+    """The shift from what the engine sampled with is that from pi_old less the mean mismatch."""
+    rows = [replace(row, advantage=-1.0) for row in random_rows(1) if len(row)]
+    kept = weights_of(OffPolicyMask(0.05, "engine"), rows)
+    for row, weights in zip(rows, kept, strict=True):
+        shift = sum(s - new for s, new in zip(row.sampling, row.logprobs, strict=True)) / len(row)
+        assert weights == [float(not shift > 0.05)] * len(row)
+    assert kept != weights_of(OffPolicyMask(0.05), rows), "the case must tell them apart"
+
+
 def test_clip_cov_leaves_out_about_its_share():
     generator = torch.Generator().manual_seed(1)
     batch = batch_of(random_rows(0))

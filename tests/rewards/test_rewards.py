@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser
 
 from tests.support.places import SHARED
 from vlm_rl.records import Completion, Problem, Verdict
-from vlm_rl.rewards import Accuracy, Format, Reward, SoftOverlong
+from vlm_rl.rewards import Accuracy, Coin, Format, Reward, SoftOverlong
 from vlm_rl.verification import choices, equality, matching
 from vlm_rl.verification.pool import Reading
 
@@ -304,8 +304,27 @@ def test_self_test_names_what_a_broken_matcher_gets_wrong(
         (lambda: Format(weight=float("nan")), "Format.weight must be finite"),
         (lambda: SoftOverlong(8, 9), "SoftOverlong.buffer_tokens must be in"),
         (lambda: SoftOverlong(8, 0), "SoftOverlong.buffer_tokens must be in"),
-        (lambda: Reward({"format": Format()}), "exactly one Accuracy, got 0"),
-        (lambda: Reward({"a": Accuracy(), "b": Accuracy()}), "exactly one Accuracy, got 2"),
+        (lambda: Reward({"format": Format()}), "must hold a term that says what is right"),
+        (
+            lambda: Reward({"a": Accuracy(), "b": Accuracy()}),
+            "several terms that judge: a, b; say by Reward.verdicts_from",
+        ),
+        (
+            lambda: Reward({"a": Accuracy(), "b": Coin()}, verdicts_from="b"),
+            "Reward.verdicts_from='b' must be one that judges: a",
+        ),
+        (
+            lambda: Reward({"a": Accuracy()}, factors={"a": Coin()}),
+            "Reward.factors.a has the name of a term",
+        ),
+        (
+            lambda: Reward({"a": Accuracy()}, factors={"f": Format()}),
+            "Reward.factors.f.weight is 0.1; a factor multiplies as it is",
+        ),
+        (
+            lambda: Reward({"a": Accuracy()}, factors={"kl": Coin()}),
+            "Reward.factors: 'kl' is the name of a metric",
+        ),
         (
             lambda: Reward({"a": Accuracy(weight=0.4), "f": Format(weight=0.5)}),
             "Reward.terms.f.weight is 0.5, above the accuracy weight 0.4",

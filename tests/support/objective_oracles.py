@@ -194,7 +194,24 @@ def dppo(rows: list[Row]) -> float:
             shift = math.exp(stopped) - math.exp(old)
             if shift <= DPPO_SHIFT if row.advantage > 0 else shift >= -DPPO_SHIFT:
                 total -= min(math.exp(stopped - old), 20) * row.advantage * new
-    return total / sum(map(len, rows))
+    return total / CONSTANT_TOKENS / len(rows)
+
+
+DPPO_KL = 0.02
+
+
+def dppo_kl(rows: list[Row]) -> float:
+    total = 0.0
+    for row in rows:
+        for new, stopped, old in zip(row.logprobs, row.stopped, row.old, strict=True):
+            p, q = math.exp(old), math.exp(stopped)
+            kl = p * math.log(p / q)
+            if p < 1:
+                kl += (1 - p) * math.log((1 - p) / max(1 - q, 2**-126))
+            toward = q > p if row.advantage > 0 else q < p
+            if not (toward and kl > DPPO_KL):
+                total -= min(q / p, 20) * row.advantage * new
+    return total / CONSTANT_TOKENS / len(rows)
 
 
 def over_tokens(values: list[list[float]]) -> float:
@@ -242,7 +259,19 @@ ORACLES = {
     "DAPO": Oracle({}, dapo, over_tokens, band(0.2, 0.28)),
     # e^(l - 1) - e^-1 = -0.1 or 0.1
     "DPPO": Oracle(
-        {"max_shift": DPPO_SHIFT}, dppo, over_tokens, band(DPPO_SHIFT * math.e, DPPO_SHIFT * math.e)
+        {"constant_tokens": CONSTANT_TOKENS, "max_shift": DPPO_SHIFT},
+        dppo,
+        over_constant,
+        band(DPPO_SHIFT * math.e, DPPO_SHIFT * math.e),
+    ),
+    "DPPOKL": Oracle(
+        {"constant_tokens": CONSTANT_TOKENS, "max_kl": DPPO_KL},
+        dppo_kl,
+        over_constant,
+        (
+            -0.2879378337111772,
+            0.2383199647744866,
+        ),  # where the binary KL from e^-1 is 0.02, by bisection
     ),
     "DrGRPO": Oracle({"constant_tokens": CONSTANT_TOKENS}, dr_grpo, over_constant, band(0.2, 0.2)),
     "FSPO": Oracle(FSPO_ARGUMENTS, fspo, over_sequences, (-0.15, 0.2)),

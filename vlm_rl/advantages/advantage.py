@@ -6,6 +6,7 @@ advantages.
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,14 +14,20 @@ from vlm_rl.records import Rollout
 
 
 class Advantage(ABC):
-    """Maps the rewards of a step's completions to advantages, relative to each other."""
+    """Maps the rewards of a step's completions to advantages, relative to each other.
+
+    `reads_terms`: it reads the terms of the reward and not their total.
+    """
+
+    reads_terms: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, rollout: Rollout) -> Tensor:
         """Return the advantages [P, G] float64 of a whole step's completions.
 
         Completions without a score are in no statistic and get 0. A group gets exactly 0 if it has
-        fewer than two scored rewards, or if these are all equal.
+        fewer than two scored rewards, or if these are all equal; only an estimator that reads
+        lengths too may learn from equal rewards (`CANON` with a `long_weight` below 1).
         """
 
 

@@ -17,8 +17,9 @@ class CANON(Advantage):
     `mu` 0.5 is the plain mean if n is even. "batch_accuracy" takes the share of the step's
     completions that are correct, "batch_error" 1 minus that ("first inter, later intra").
     `long_weight` alpha discounts long answers: inter is R_i - alpha mean(long) for the short half
-    and alpha R_i - mean(short) for the long half. The paper has 0.88 to 0.96. Completions of equal
-    length keep their order in the group.
+    and alpha R_i - mean(short) for the long half. The paper has 0.88 to 0.96. With alpha < 1 a
+    group whose rewards all equal R has a signal too: mu (1 - alpha) R for the short half, and minus
+    that for the long half. Completions of equal length keep their order in the group.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class CANON(Advantage):
         advantages = torch.zeros_like(scores.total)
         for row, valid in enumerate(scores.scored):
             values = scores.total[row, valid]
-            if tells_apart(values):
+            if tells_apart(values) or (len(values) > 1 and self.long_weight < 1):
                 advantages[row, valid] = self._of_group(values, lengths[row, valid], mu)
         return advantages
 
@@ -58,5 +59,6 @@ class CANON(Advantage):
         inter[short] = values[short] - alpha * values[long].mean()
         inter[long] = alpha * values[long] - values[short].mean()
         for half in (short, long):
-            intra[half] = values[half] - values[half].mean()
+            own = values[half]
+            intra[half] = own - own.mean() if tells_apart(own) else 0.0  # no rounding for a signal
         return mu * inter + (1 - mu) * intra

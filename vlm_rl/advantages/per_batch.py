@@ -56,6 +56,8 @@ class ComponentNormalized(Advantage):
     A term whose values in a group are all equal adds 0 there. Deviations are sample deviations.
     """
 
+    reads_terms = True
+
     def __init__(self, epsilon: float = 1e-6) -> None:
         refuse_epsilon(epsilon)
         self.epsilon = epsilon

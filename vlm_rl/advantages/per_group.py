@@ -65,8 +65,8 @@ class LeaveOneOut(PerGroup):
 
 
 class LengthWeightedBaseline(PerGroup):
-    """A_i = R_i - sum_j L_j R_j / sum_j L_j: the baseline of least variance if a gradient's
-    squared norm grows like the length (OPO)."""
+    """A_i = R_i - sum_j L_j R_j / sum_j L_j: the baseline of least variance for a sum over tokens,
+    if a gradient's squared norm grows like the length (OPO, arXiv:2505.23585)."""
 
     def of_group(self, values: Tensor, lengths: Tensor) -> Tensor:
         weights = lengths.double().clamp(min=1)

@@ -7,7 +7,7 @@ no gradient is cut off, among sequences whose advantage is not 0. If a rollout h
 only those after the first count: in the first the weights have not moved and nothing can be
 clipped.
 
-LRE, the length rate error of FSPO (arXiv:2509.09177), is 1/2 E|q(L) / E q - 1|. It is 0 if
+LRE, the length reweighting error of FSPO (arXiv:2509.09177), is 1/2 E|q(L) / E q - 1|. It is 0 if
 acceptance does not depend on length. The paper does not give its bins. Here they hold equally many
 sequences, as far as frequent lengths allow, and each weighs by its number of sequences.
 """

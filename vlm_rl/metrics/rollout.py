@@ -45,7 +45,7 @@ def rollout_statistics(rollout: Rollout, advantages: Tensor) -> Statistics:
     """Return metrics of a training step: rewards, groups, lengths. `advantages` [P, G]."""
     scores = rollout.scores
     statistics = {"reward/mean": mean_of(scores.total, scores.scored)}
-    for name, term in scores.terms.items():
+    for name, term in scores.parts.items():
         statistics[f"reward/{name}"] = mean_of(term, scores.scored)
     statistics |= _group_statistics(scores)
     spread = [

@@ -29,7 +29,7 @@ from vlm_rl.objectives.presets.bnpo import BNPO
 from vlm_rl.objectives.presets.cispo import CISPO, CappedWeight
 from vlm_rl.objectives.presets.ctpo import CTPO, PositionBand
 from vlm_rl.objectives.presets.dapo import DAPO
-from vlm_rl.objectives.presets.dppo import DPPO, ProbabilityBand
+from vlm_rl.objectives.presets.dppo import DPPO, DPPOKL, BinaryKLBand, ProbabilityBand
 from vlm_rl.objectives.presets.dr_grpo import DrGRPO
 from vlm_rl.objectives.presets.fspo import FSPO, LengthBand
 from vlm_rl.objectives.presets.gmpo import GMPO, ClippedGeometricMean
@@ -63,6 +63,7 @@ __all__ = [
     "CTPO",
     "DAPO",
     "DPPO",
+    "DPPOKL",
     "FSPO",
     "GMPO",
     "GRPO",
@@ -77,6 +78,7 @@ __all__ = [
     "AdaptiveKL",
     "Aggregation",
     "AllSum",
+    "BinaryKLBand",
     "CappedWeight",
     "ClipCov",
     "Clipped",

@@ -26,9 +26,10 @@ _MULTIPLIERS = (-7046029254386353131, -4658895280553007687, -7723592293110705685
 class ClipCov(TokenWeight):
     """0 on a random share `frac` of the minibatch's tokens among those with low < cov_t < high.
 
-    The choice is a hash of the problem's uid and the completion's tokens up to this one, so it does
-    not depend on the order or the cut of the minibatch. Each token in the range is chosen with the
-    same probability; their number is not exact. Published: 2e-4, 1 and 5.
+    The choice is a hash of the step, the problem's uid and the completion's tokens up to this one,
+    so it does not depend on the order or the cut of the minibatch. Each token in the range is
+    chosen with the same probability; their number is not exact. Published: 2e-4, 1 and 5, beside a
+    token mean with a clip of 1 and 1 and a dual clip of 10.
     """
 
     name = "clip_cov"
@@ -93,9 +94,10 @@ class KLCov(Regularizer):
 
 
 def token_uniforms(batch: Batch) -> Tensor:
-    """Hash the problem's uid and the tokens up to each position, to [B, T] float64 in [0, 1)."""
+    """Hash the step, the problem's uid and the tokens up to each position, to [B, T] float64 in
+    [0, 1)."""
     ids = batch.completion_ids
-    hashes = torch.tensor([_hash_text(prompt.uid) for prompt in batch.prompts])
+    hashes = torch.tensor([_hash_text(f"{batch.step} {prompt.uid}") for prompt in batch.prompts])
     uids = hashes[batch.row_prompt.cpu()][:, None].to(ids.device)
     places = torch.arange(1, ids.shape[1] + 1, device=ids.device) * _MULTIPLIERS[0]
     # a wrapping sum over the prefix; each token is mixed with its position, so that order counts

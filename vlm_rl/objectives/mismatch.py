@@ -6,6 +6,7 @@ corrected. Rejection drops whole sequences. With an exact engine all weights are
 """
 
 from abc import abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -153,19 +154,24 @@ class OffPolicyMask(TokenWeight):
     arXiv:2512.02556). It does not push further what the policy has already moved away from.
 
     The bound is not published; TRL's documentation starts from 0.5. It reads the current
-    log-probabilities, so it changes from update to update.
+    log-probabilities, so it changes from update to update. `behaviour` "engine" takes what the
+    engine sampled with in place of pi_old, as TRL does: its mismatch counts as a shift too.
     """
 
     name = "off_policy_mask"
     per_sequence = True
 
-    def __init__(self, max_shift: float = 0.5) -> None:
+    def __init__(self, max_shift: float = 0.5, behaviour: Literal["old", "engine"] = "old") -> None:
         if not max_shift > 0:
             raise ValueError(f"OffPolicyMask.max_shift must be > 0, got {max_shift}; usual is 0.5")
         self.max_shift = max_shift
+        self.behaviour = behaviour
 
     def __call__(self, tokens: Tokens, batch: Batch, scalars: Scalars) -> Tensor:
-        shift = masked_sum(-tokens.log_ratio.detach(), tokens.mask)[:, None] / tokens.lengths
+        moved = tokens.log_ratio.detach()
+        if self.behaviour == "engine":
+            moved = moved + _mismatch(tokens)
+        shift = masked_sum(-moved, tokens.mask)[:, None] / tokens.lengths
         return 1 - ((tokens.advantages < 0) & (shift > self.max_shift)).to(shift.dtype)
 
 

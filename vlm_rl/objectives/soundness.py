@@ -8,7 +8,13 @@ from vlm_rl.objectives.aggregations import (
     SequenceMeanOfTokenMeans,
     SequenceMeanOfTokenSums,
 )
-from vlm_rl.objectives.ratios import PrefixSumRatio, Ratio, SequenceMeanRatio, SequenceSumRatio
+from vlm_rl.objectives.ratios import (
+    EngineSequenceSumRatio,
+    PrefixSumRatio,
+    Ratio,
+    SequenceMeanRatio,
+    SequenceSumRatio,
+)
 from vlm_rl.objectives.surrogates import Clipped, Surrogate
 from vlm_rl.objectives.token_weights import TokenWeight
 
@@ -23,7 +29,7 @@ def refuse_unsound(
     _check_ratio_level(ratio, surrogate)
     _check_length_weight(ratio, surrogate, aggregation)
     _check_bound(ratio, surrogate)
-    _check_token_weights(surrogate, token_weights)
+    _check_token_weights(ratio, surrogate, token_weights)
 
 
 def _name(part: object) -> str:
@@ -71,8 +77,15 @@ def _check_bound(ratio: Ratio, surrogate: Surrogate) -> None:
         )
 
 
-def _check_token_weights(surrogate: Surrogate, token_weights: Sequence[TokenWeight]) -> None:
+def _check_token_weights(
+    ratio: Ratio, surrogate: Surrogate, token_weights: Sequence[TokenWeight]
+) -> None:
     for weight in token_weights:
+        if weight.corrects and isinstance(ratio, EngineSequenceSumRatio):
+            raise ValueError(
+                f"{_name(weight)} corrects for the engine's probabilities, which {_name(ratio)} "
+                "has in its ratio already: they would count twice; drop one of them"
+            )
         if not weight.per_sequence and surrogate.reduces_sequence:
             raise ValueError(
                 f"{_name(surrogate)} gives a sequence one loss, which {_name(weight)} would weigh "

@@ -71,10 +71,10 @@ class Clipped(Surrogate):
     scales_with_advantage = True
 
     def __init__(self, clip_low: float, clip_high: float, dual_clip: float | None = None) -> None:
-        if not 0 < clip_low < 1:
+        if not 0 < clip_low <= 1:
             raise ValueError(
-                f"clip_low must be in (0, 1), got {clip_low}; token ratios use values near 0.2, "
-                "sequence means of ratios near 3e-4 (GSPO) or 2e-3 (LUSPO)"
+                f"clip_low must be in (0, 1], got {clip_low}; token ratios use values near 0.2, "
+                "sequence means of ratios near 3e-4 (GSPO) or 2e-3 (LUSPO), 1 is no lower end"
             )
         if not clip_high > 0:
             raise ValueError(

@@ -10,6 +10,7 @@ from vlm_rl.rewards.coin import Coin
 from vlm_rl.rewards.composition import Reward
 from vlm_rl.rewards.format import Format
 from vlm_rl.rewards.function import Function
+from vlm_rl.rewards.judging import Judgement, JudgingTerm
 from vlm_rl.rewards.kl import KLInReward
 from vlm_rl.rewards.length import LengthTrapezoid, SoftOverlong
 from vlm_rl.rewards.term import RewardTerm
@@ -19,6 +20,8 @@ __all__ = [
     "Coin",
     "Format",
     "Function",
+    "Judgement",
+    "JudgingTerm",
     "KLInReward",
     "LengthTrapezoid",
     "Reward",

@@ -2,11 +2,8 @@
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from vlm_rl.records import Groups, Problem, Verdict
-from vlm_rl.rewards.term import RewardTerm
+from vlm_rl.rewards.judging import Judgement, JudgingTerm, values_of
 from vlm_rl.show.log import Log
 from vlm_rl.verification.extraction import ANSWER_STYLES, AnswerStyle, answers
 from vlm_rl.verification.gold import Gold
@@ -19,7 +16,7 @@ NO_ANSWER = "?"
 _logger = Log(__name__)
 
 
-class Accuracy(RewardTerm):
+class Accuracy(JudgingTerm):
     """1 for a correct completion, 0 for every other.
 
     `answer_style` says where the answer is: `box` (the only `\\boxed{}` after the thinking), `tag`
@@ -40,8 +37,9 @@ class Accuracy(RewardTerm):
         self.answer_style = answer_style
         self.pool = CheckerPool(workers=workers, timeout_s=timeout_s, memory_mb=memory_mb)
 
-    def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
-        return accuracy_of(self.verdicts(problems, groups))
+    def judge(self, problems: Sequence[Problem], groups: Groups) -> Judgement:
+        verdicts = self.verdicts(problems, groups)
+        return Judgement(values_of(verdicts), verdicts)
 
     def verdicts(self, problems: Sequence[Problem], groups: Groups) -> list[list[Verdict]]:
         """Return the verdicts of `read`, [P][G]."""
@@ -114,12 +112,6 @@ def gold_of(problem: Problem, answer: str | None = None) -> Gold:
         unit=problem.unit,
         tolerance=tuple(sorted((problem.tolerance or {}).items())),
     )
-
-
-def accuracy_of(verdicts: Sequence[Sequence[Verdict]]) -> Tensor:
-    """Return [P, G] float64: 1 for correct, else 0."""
-    rows = [[float(verdict is Verdict.CORRECT) for verdict in row] for row in verdicts]
-    return torch.tensor(rows, dtype=torch.float64)
 
 
 def _best(readings: Sequence[Reading]) -> Reading:

@@ -1,15 +1,16 @@
-"""The reward: a weighted sum of named terms, one of them the accuracy."""
+"""The reward: a weighted sum of named terms times factors; one term says what is right."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from vlm_rl.parts import PartError, check_values, named
+from vlm_rl.parts import PartError, check_values, named, path_of
 from vlm_rl.records import Groups, Problem, Scores, Verdict
-from vlm_rl.rewards.accuracy import Accuracy, accuracy_of
+from vlm_rl.rewards.accuracy import Accuracy
 from vlm_rl.rewards.format import Format
+from vlm_rl.rewards.judging import Judgement, JudgingTerm, Verdicts
 from vlm_rl.rewards.term import RewardTerm
 
 SMALLEST_SAMPLE = 64
@@ -21,16 +22,18 @@ RESERVED = ("mean", "group_std", LENGTH, "kl")
 
 
 class Reward:
-    """Sum of `terms` and of `length`, each times its weight.
+    """R = (sum of `terms` and of `length`, each times its weight) times the product of `factors`.
 
     `length` is a term that shapes the length of answers. It stands apart, so that a configuration
-    can set it without stating the others again. Use the reward as a context manager, or `close` it:
-    the accuracy term keeps checking processes.
+    can set it without stating the others again. `factors` multiply as they are, without a weight.
+    Use the reward as a context manager, or `close` it: some terms keep processes.
 
-    There is exactly one accuracy term, because its verdicts say which completions count at all. No
-    format term may weigh more than it: a policy would learn the form and stop there. If more than
-    `max_unscored_frac` of a call's completions cannot be checked (timeout or error), the checker or
-    the data set is at fault, and the run stops.
+    The verdicts of one judging term (`Accuracy`, ...) say which completions are right: of the only
+    one, or of the term that `verdicts_from` names. A completion that any term could not score
+    (timeout, error, a function that failed) has no reward and is in no statistic. If these are more
+    than `max_unscored_frac` of a call, the checker or the data set is at fault, and the run stops.
+    No format term may weigh more than the judging one: a policy would learn the form and stop
+    there.
     """
 
     def __init__(
@@ -38,80 +41,101 @@ class Reward:
         terms: dict[str, RewardTerm],
         max_unscored_frac: float = 0.2,
         length: RewardTerm | None = None,
+        factors: dict[str, RewardTerm] | None = None,
+        verdicts_from: str | None = None,
     ) -> None:
         if not 0 <= max_unscored_frac <= 1:
             raise ValueError(
                 f"Reward.max_unscored_frac must be in [0, 1], got {max_unscored_frac}; "
                 "it is the share of answers that may fail to be checked"
             )
-        for name in terms:
-            if not _NAME.fullmatch(name):
-                raise ValueError(
-                    f"Reward.terms: {name!r:.60} names a metric, a column and panels; "
-                    "use letters, digits, '_', '-' and '.'"
-                )
-            if name in RESERVED or name.endswith("_frac"):
-                raise ValueError(
-                    f"Reward.terms: {name!r} is the name of a metric of its own; rename the term"
-                )
-        accuracies = [term for term in terms.values() if isinstance(term, Accuracy)]
-        if len(accuracies) != 1:
-            raise ValueError(
-                f"Reward.terms must hold exactly one Accuracy, got {len(accuracies)} in "
-                f"{sorted(terms)}; add one with class_path vlm_rl.rewards.Accuracy, or merge them"
-            )
+        self.factors = factors or {}
+        _refuse_names(terms, "terms")
+        _refuse_names(self.factors, "factors")
+        _refuse_factors(self.factors, terms)
         self.terms = terms if length is None else {**terms, LENGTH: length}
-        self.accuracy = accuracies[0]
         self.max_unscored_frac = max_unscored_frac
-        for name, term in terms.items():
-            if isinstance(term, Format) and term.weight > self.accuracy.weight:
-                raise ValueError(
-                    f"Reward.terms.{name}.weight is {term.weight}, above the accuracy weight "
-                    f"{self.accuracy.weight}; keep format below accuracy, such as 0.1 beside 0.9"
-                )
+        judges = {name: term for name, term in terms.items() if isinstance(term, JudgingTerm)}
+        self.verdicts_from = _deciding(judges, verdicts_from)
+        _refuse_heavy_format(terms, judges[self.verdicts_from])
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """The term that reads answers, None if nothing here does."""
+        found = (term for judge in self._judges for term in judge.judges())
+        return next((term for term in found if isinstance(term, Accuracy)), None)
+
+    @property
+    def _judges(self) -> list[JudgingTerm]:
+        return [term for term in self._all.values() if isinstance(term, JudgingTerm)]
+
+    @property
+    def _all(self) -> dict[str, RewardTerm]:
+        return {**self.terms, **self.factors}
 
     def __call__(self, problems: Sequence[Problem], groups: Groups) -> Scores:
         """Score [P][G] completions.
 
-        A verdict of timeout or error gives a total of 0 and `Scores.scored` False: such completions
-        belong in no statistic. Raises PartError if there are too many of them, and for a term that
+        Completions without a score get a total of 0, a verdict of timeout or error, and
+        `Scores.scored` False. Raises PartError if there are too many of them, and for a term that
         fails or does not return finite float64 values [P, G].
         """
-        verdicts = self.accuracy.verdicts(problems, groups)
-        self._refuse_failing_checks(problems, verdicts)
-        terms = {
-            name: accuracy_of(verdicts)
-            if term is self.accuracy
-            else _values(name, term, problems, groups, verdicts)
-            for name, term in self.terms.items()
+        judgements = {
+            name: _judgement(name, term, problems, groups)
+            for name, term in self._all.items()
+            if isinstance(term, JudgingTerm)
         }
-        weighted = torch.stack([self.terms[name].weight * value for name, value in terms.items()])
+        right = judgements[self.verdicts_from].verdicts
+        others = {
+            name: _rated(name, term, problems, groups, right)
+            for name, term in self._all.items()
+            if name not in judgements
+        }
+        found = judgements | others
+        for name, judgement in found.items():
+            self._refuse_failing(name, judgement.verdicts, problems)
+        verdicts = _together([right, *(judgement.verdicts for judgement in found.values())])
+        values = {name: found[name].values for name in self._all}
+        weighted = torch.stack([term.weight * values[name] for name, term in self.terms.items()])
+        total = weighted.sum(0)
+        for name in self.factors:
+            total = total * values[name]
         scored = torch.tensor([[verdict.scored for verdict in row] for row in verdicts])
-        weights = {name: term.weight for name, term in self.terms.items()}
-        return Scores(terms, torch.where(scored, weighted.sum(0), 0.0), verdicts, weights)
+        return Scores(
+            terms={name: values[name] for name in self.terms},
+            total=torch.where(scored, total, 0.0),
+            verdicts=verdicts,
+            weights={name: term.weight for name, term in self.terms.items()},
+            factors={name: values[name] for name in self.factors},
+        )
 
-    def _refuse_failing_checks(
-        self, problems: Sequence[Problem], verdicts: Sequence[Sequence[Verdict]]
-    ) -> None:
+    def _refuse_failing(self, name: str, verdicts: Verdicts, problems: Sequence[Problem]) -> None:
         failed = [p for p, row in zip(problems, verdicts, strict=True) for v in row if not v.scored]
         total = sum(map(len, verdicts))
         if len(failed) > self.max_unscored_frac * max(total, SMALLEST_SAMPLE):
             raise PartError(
-                f"{len(failed)} of {total} answers could not be checked, the first for problem "
-                f"{failed[0].uid!r} with the gold {failed[0].answer!r:.100}; mend or remove such "
-                "problems, or raise Reward.max_unscored_frac"
+                f"reward term {name} {path_of(self._all[name])}: {len(failed)} of {total} "
+                f"completions could not be scored, the first for problem {failed[0].uid!r} with "
+                f"the gold {failed[0].answer!r:.100}{self._all[name].last_failure}; mend the term "
+                "or remove such problems, or raise Reward.max_unscored_frac"
             )
+
+    def unusable(self, problems: Sequence[Problem]) -> list[str]:
+        """Return a line for each problem and term that cannot judge any answer to it."""
+        return [line for judge in self._judges for line in judge.unusable(problems)]
 
     def self_test(self) -> None:
         """Check known pairs in the processes that will check the policy's answers.
 
         Raises RuntimeError naming the first that fails.
         """
-        self.accuracy.self_test()
+        for judge in self._judges:
+            judge.self_test()
 
     def close(self) -> None:
-        """End the checking processes."""
-        self.accuracy.close()
+        """End the processes of the terms."""
+        for term in self._all.values():
+            term.close()
 
     def __enter__(self) -> "Reward":
         return self
@@ -120,15 +144,111 @@ class Reward:
         self.close()
 
 
-def _values(
-    name: str,
+def _refuse_names(terms: Mapping[str, RewardTerm], key: str) -> None:
+    for name in terms:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"Reward.{key}: {name!r:.60} names a metric, a column and panels; "
+                "use letters, digits, '_', '-' and '.'"
+            )
+        if name in RESERVED or name.endswith("_frac"):
+            raise ValueError(
+                f"Reward.{key}: {name!r} is the name of a metric of its own; rename the term"
+            )
+
+
+def _refuse_factors(factors: Mapping[str, RewardTerm], terms: Mapping[str, RewardTerm]) -> None:
+    for name, factor in factors.items():
+        if name in terms:
+            raise ValueError(
+                f"Reward.factors.{name} has the name of a term, and both would be logged as "
+                f"reward/{name}; rename one of them"
+            )
+        if factor.weight != 1:
+            raise ValueError(
+                f"Reward.factors.{name}.weight is {factor.weight}; a factor multiplies as it is: "
+                "set its weight to 1, or put it among Reward.terms"
+            )
+
+
+def _deciding(judges: Mapping[str, JudgingTerm], named_one: str | None) -> str:
+    """Return the name of the term whose verdicts count."""
+    names = ", ".join(judges)
+    if not judges:
+        raise ValueError(
+            "Reward.terms must hold a term that says what is right, such as class_path "
+            "vlm_rl.rewards.Accuracy (weight 0 for its verdicts alone); none of them does"
+        )
+    if named_one is None and len(judges) > 1:
+        raise ValueError(
+            f"Reward.terms has several terms that judge: {names}; say by Reward.verdicts_from "
+            "whose verdicts count as right, or route problems to them with vlm_rl.rewards.Route"
+        )
+    if named_one is not None and named_one not in judges:
+        raise ValueError(f"Reward.verdicts_from={named_one!r} must be one that judges: {names}")
+    return named_one or next(iter(judges))
+
+
+def _refuse_heavy_format(terms: Mapping[str, RewardTerm], judge: JudgingTerm) -> None:
+    for name, term in terms.items():
+        if isinstance(term, Format) and term.weight > judge.weight:
+            raise ValueError(
+                f"Reward.terms.{name}.weight is {term.weight}, above the accuracy weight "
+                f"{judge.weight}; keep format below accuracy, such as 0.1 beside 0.9"
+            )
+
+
+def _judgement(
+    name: str, term: JudgingTerm, problems: Sequence[Problem], groups: Groups
+) -> Judgement:
+    place = f"reward term {name}"
+    with named(term, place):
+        judgement = term.judge(problems, groups)
+    verdicts = judgement.verdicts
+    if [len(row) for row in verdicts] != [len(group) for group in groups]:
+        raise PartError(f"{place} {path_of(term)} must return a verdict for each completion")
+    return Judgement(_checked(judgement.values, verdicts, place, term, problems, groups), verdicts)
+
+
+def _rated(
+    name: str, term: RewardTerm, problems: Sequence[Problem], groups: Groups, right: Verdicts
+) -> Judgement:
+    """Return the values of a term that does not judge; its verdicts only say what has failed."""
+    place = f"reward term {name}"
+    with named(term, place):
+        values = term.judged(problems, groups, right)
+    verdicts = right
+    if term.may_fail and isinstance(values, Tensor) and values.shape == _shape(groups):
+        failed = values.isnan().tolist()
+        verdicts = [[Verdict.ERROR if f else Verdict.WRONG for f in row] for row in failed]
+    else:
+        verdicts = [[Verdict.WRONG] * len(row) for row in right]
+    return Judgement(_checked(values, verdicts, place, term, problems, groups), verdicts)
+
+
+def _checked(
+    values: object,
+    verdicts: Verdicts,
+    place: str,
     term: RewardTerm,
     problems: Sequence[Problem],
     groups: Groups,
-    verdicts: Sequence[Sequence[Verdict]],
 ) -> Tensor:
-    place = f"reward term {name}"
-    with named(term, place):
-        values = term.judged(problems, groups, verdicts)
-    shape = (len(groups), len(groups[0]) if groups else 0)
+    """Return `values` with 0 where there is no score. Raises PartError."""
+    shape = _shape(groups)
+    if isinstance(values, Tensor) and values.shape == shape:
+        scored = torch.tensor([[verdict.scored for verdict in row] for row in verdicts])
+        values = torch.where(scored, values, 0.0).to(values.dtype)
     return check_values(values, term, place, shape, [problem.uid for problem in problems])
+
+
+def _shape(groups: Groups) -> tuple[int, int]:
+    return len(groups), len(groups[0]) if groups else 0
+
+
+def _together(said: Sequence[Verdicts]) -> list[list[Verdict]]:
+    """Return the first of `said`; where another has failed, that failure."""
+    return [
+        [next((v for v in of_one if not v.scored), of_one[0]) for of_one in zip(*rows, strict=True)]
+        for rows in zip(*said, strict=True)
+    ]

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,14 @@ from vlm_rl.records import Completion, Groups, Problem, Verdict
 
 
 class RewardTerm(ABC):
-    """One addend of the reward. Its values are logged before `weight` multiplies them."""
+    """One addend of the reward. Its values are logged before `weight` multiplies them.
+
+    `may_fail`: a value may be NaN, of a completion that the term could not score; of any other term
+    NaN stops the run. `last_failure` is empty or says, behind a colon, why that was.
+    """
+
+    may_fail: ClassVar[bool] = False
+    last_failure: str = ""
 
     def __init__(self, weight: float) -> None:
         if not (math.isfinite(weight) and weight >= 0):
@@ -28,8 +36,11 @@ class RewardTerm(ABC):
     def judged(
         self, problems: Sequence[Problem], groups: Groups, verdicts: Sequence[Sequence[Verdict]]
     ) -> Tensor:
-        """Return the same, for a term that also looks at what the accuracy term says, [P][G]."""
+        """Return the same, for a term that also looks at the verdicts that count, [P][G]."""
         return self(problems, groups)
+
+    def close(self) -> None:  # noqa: B027 (most terms have nothing to end)
+        """End processes and connections."""
 
 
 def each_completion(groups: Groups, value: Callable[[Completion], float]) -> Tensor:

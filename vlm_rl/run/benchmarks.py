@@ -164,7 +164,9 @@ class BenchmarkRuns(L.Callback):
         self, module: RLModule, subset: _Subset, responses: Sequence[Sequence[Response]]
     ) -> None:
         benchmark, split, asked = subset
-        judged = judge(benchmark, asked.problems, responses, module.reward.accuracy)
+        checker = module.reward.accuracy
+        assert checker is not None, "refused at the start"
+        judged = judge(benchmark, asked.problems, responses, checker)
         name = evaluation_name(benchmark, split)
         evaluation = Evaluation(
             benchmark=name,

@@ -40,7 +40,7 @@ def _samples(rollout: Rollout) -> Iterator[_Sampled]:
                 "completion": completion.text,
                 "verdict": str(scores.verdicts[row][column]),
                 "reward": float(scores.total[row, column]),
-                "terms": {name: float(t[row, column]) for name, t in scores.terms.items()},
+                "terms": {name: float(t[row, column]) for name, t in scores.parts.items()},
                 "length_tokens": len(completion),
                 "finish_reason": completion.finish_reason,
             }

@@ -232,7 +232,11 @@ class RLModule(L.LightningModule):
                 rollout = self.kl_in_reward(rollout, old, ref)
             everyone, advantages = self._with_advantages(rollout, places)
         batch = Batch.of(
-            rows, old_logprobs=old, ref_logprobs=ref, advantages=advantages.float()
+            rows,
+            old_logprobs=old,
+            ref_logprobs=ref,
+            advantages=advantages.float(),
+            step=self.completed_steps,
         ).to(self.policy.device)
         return StepBatch(
             rollout, everyone, places.own, advantages, batch, cut, cut.minibatches(batch), has_old

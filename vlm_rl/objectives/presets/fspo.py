@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from vlm_rl.objectives.aggregations import SequenceMeanOfTokenMeans
@@ -28,7 +29,8 @@ class LengthBand(Surrogate, Stateful):
     "widen"   [-(|m| L + c_low sqrt(L)), |m| L + c_high sqrt(L)]: its equations 1 and 3 to 5 as
               written, with |m| where the printed sign would turn the band inside out
 
-    For A < 0 the loss stays below -A exp(c_dual sqrt(L)). m starts at 0. Each minibatch uses m and
+    For A < 0 the loss stays below -A exp(c_dual sqrt(L)), or below that of the band's upper end if
+    a drift has moved it higher. m starts at 0. Each minibatch uses m and
     then updates it: `m <- (1 - ema_rate) m + ema_rate * (mean over the minibatch's tokens)`. With
     drift "none" it stays 0. Raises ValueError if the constants do not make a band.
     """
@@ -74,7 +76,8 @@ class LengthBand(Surrogate, Stateful):
 
     def __call__(self, log_ratio: Tensor, tokens: Tokens) -> SurrogateLoss:
         low, high = self.band(tokens.lengths)
-        dual = self.dual_clip_log * tokens.lengths.double().sqrt()
+        # nothing inside the band loses its gradient, also where a drift has widened it
+        dual = torch.maximum(self.dual_clip_log * tokens.lengths.double().sqrt(), high)
         return log_band_loss(log_ratio, tokens.advantages, low, high, dual)
 
     def band(self, lengths: Tensor) -> tuple[Tensor, Tensor]:
