@@ -128,9 +128,7 @@ def test_attention_is_the_softmax_over_prompt_and_own_for_every_number_of_heads(
 
 @every_family
 @pytest.mark.usefixtures("wide_delta_rules")
-def test_logits_do_not_depend_on_the_other_rows(
-    family: str, checkpoints: dict[str, Path]
-) -> None:
+def test_logits_do_not_depend_on_the_other_rows(family: str, checkpoints: dict[str, Path]) -> None:
     policy = sharp_policy(checkpoints[family]).double()
     prompts = prompts_of(PromptEncoder(str(checkpoints[family])), "mixed")
     groups = groups_of(prompts, 4, 9, 20)

@@ -35,6 +35,7 @@ from vlm_rl.model.lora import (
     save_adapter,
 )
 from vlm_rl.model.packing import Packed, pack
+from vlm_rl.model.saving import Precision, check_layout, save_model
 from vlm_rl.model.shards import Shards
 from vlm_rl.model.vision import Features, Images, KeptFeatures, features_of
 from vlm_rl.records import Rows
@@ -55,6 +56,7 @@ class Policy(nn.Module):
         if family_of(model.config).routers is not None:
             use_experts(model)
         self.shards = Shards()
+        self.source_dtype = torch.float32
         banned_ids = torch.tensor(placeholder_ids(model.config))
         self.register_buffer("banned_ids", banned_ids, persistent=False)
         self.banned_ids: Tensor
@@ -81,6 +83,7 @@ class Policy(nn.Module):
         check_lora(lora, freeze)
         config = check_checkpoint(path)
         policy = cls(empty_model(config) if empty else _load_model(path))
+        policy.source_dtype = _dtype_of(config)
         if lora is not None:
             add_adapters(policy.model, lora, base=path, seed=seed)
         for part in freeze:
@@ -234,7 +237,7 @@ class Policy(nn.Module):
         finally:
             self.train(was_training)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, precision: Precision = "source") -> None:
         """Write what `from_pretrained` loads: weights and configuration.
 
         Of a policy with adapters, write only the adapters and the name of their base.
@@ -242,7 +245,7 @@ class Policy(nn.Module):
         if self.has_adapters:
             save_adapter(self.model, folder)
         else:
-            self.model.save_pretrained(folder)
+            save_model(self.model, folder, source=self.source_dtype, precision=precision)
 
 
 def check_checkpoint(path: str) -> Any:
@@ -272,6 +275,9 @@ def check_checkpoint(path: str) -> Any:
     except _UNREADABLE as error:
         raise ValueError(_unreadable(path, error)) from error
     family_of(config)
+    check_layout(path, config)
+    # transformers ties by the outer one, vLLM by the one of the text
+    config.get_text_config().tie_word_embeddings = config.tie_word_embeddings
     return config
 
 
@@ -283,6 +289,13 @@ def _refuse_circle(path: str) -> None:
             raise ValueError(f"{path} is an adapter whose base is, in the end, itself: {base}")
         seen.add(os.path.realpath(base))
         below = base
+
+
+def _dtype_of(config: Any) -> torch.dtype:
+    """Return the precision that a checkpoint says it has; float32 if it says none."""
+    said = config.dtype
+    dtype = getattr(torch, said, None) if isinstance(said, str) else said
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def empty_model(config: Any) -> Any:
@@ -309,6 +322,11 @@ def _load_model(path: str) -> nn.Module:
     except _UNREADABLE as error:
         raise ValueError(_unreadable(path, error)) from error
     missing = sorted(info["missing_keys"])
+    if missing == [_HEAD]:
+        raise ValueError(
+            f"{path} has no {_HEAD}, and tie_word_embeddings of its config.json, outside "
+            "text_config, is false; set it to true if the head is the embeddings"
+        )
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} weights, the first of them {missing[0]}")
     if info["mismatched_keys"]:
@@ -317,8 +335,25 @@ def _load_model(path: str) -> nn.Module:
             f"{path}: weight {name} has shape {list(shape)}, but config.json asks for "
             f"{list(expected)}"
         )
+    _check_tie(path, model)
     loaded: nn.Module = model
     return loaded
+
+
+_HEAD = "lm_head.weight"
+
+
+def _check_tie(path: str, model: Any) -> None:
+    """Tie as the outer configuration says. Raises ValueError if the file has a head of its own,
+    with which transformers would go on untied and other readers tied."""
+    tie = model.config.tie_word_embeddings
+    if tie and model.lm_head.weight is not model.get_input_embeddings().weight:
+        raise ValueError(
+            f"{path} has a {_HEAD} that is not the embeddings, and tie_word_embeddings of its "
+            "config.json is true; set it to false to train with that head, or take it out of the "
+            "file"
+        )
+    model.config.get_text_config().tie_word_embeddings = tie
 
 
 _UNREADABLE = (

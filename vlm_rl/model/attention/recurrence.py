@@ -145,9 +145,7 @@ class Lanes:
             self.prompts.append(Lane(starts[part], steps, lengths[part], owners[part]))
         for part in _parts(lengths, ~is_prompt):
             steps = torch.arange(max(LEAST, int(lengths[part].max())))[None]
-            self.completions.append(
-                Lane(starts[part], steps, lengths[part], lane_of[owners[part]])
-            )
+            self.completions.append(Lane(starts[part], steps, lengths[part], lane_of[owners[part]]))
 
         lanes = [*self.prompts, *self.completions]
         self._shapes = [lane.places.shape for lane in lanes]
