@@ -65,6 +65,9 @@ ELSEWHERE = {
     "run_dir": "run/test_folder.py::test_finished_run_names_its_steps_and_the_way_to_extend_it",
     "policy.path": "data/test_real_images.py::test_real_images_train_both_families",
     "policy.gradient_checkpointing": "test_fit.py::test_gradient_checkpointing_keeps_the_gradient",
+    "policy.router_replay": (
+        "rollout/test_chosen_experts.py::test_steps_measure_routers_and_their_mismatch"
+    ),
     "policy.lora": "run/test_lora_runs.py::test_run_trains_only_adapters_with_everything_on",
     "checkpoint.merge_adapter": (
         "run/test_lora_runs.py::test_merged_on_request_with_the_adapter_beside_it"

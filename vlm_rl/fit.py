@@ -29,6 +29,7 @@ from vlm_rl.data.datamodule import ProblemData
 from vlm_rl.data.prompts import ANSWER_STYLE_OF, PromptEncoder
 from vlm_rl.distributed import strategies
 from vlm_rl.distributed.rank_strategy import RankStrategy
+from vlm_rl.model.experts import check_experts
 from vlm_rl.model.lora import check_lora
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.objectives import Objective
@@ -188,7 +189,7 @@ def _fit(
         checkpoints = Checkpoints(run_dir, **vars(config.checkpoint))
         rollouts = RolloutFiles(run_dir, **vars(config.rollouts))
         _check_ranks(trainer, parts)
-        check_checkpoint(config.policy.path)
+        _check_experts(parts, check_checkpoint(config.policy.path))
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
         data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
         data.setup("fit")
@@ -299,6 +300,26 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
         raise ValueError(
             "benchmarks need a term that reads answers; add class_path vlm_rl.rewards.Accuracy to "
             "reward.terms, of weight 0 if it shall not count, or leave benchmarks out"
+        )
+
+
+def _check_experts(parts: Namespace, checkpoint: Any) -> None:
+    """Refuse what only a mixture of experts has, and an engine that does not name its experts.
+    Raises ValueError."""
+    replays = parts.policy.router_replay
+    check_experts(
+        checkpoint,
+        {
+            "policy.freeze=[router]": "router" in parts.policy.freeze,
+            "policy.router_replay=true": replays,
+            "the regularizer LoadBalance": parts.objective.needs_routing,
+        },
+    )
+    if replays and not parts.engine.returns_experts:
+        raise ValueError(
+            f"policy.router_replay=true takes the experts that the engine chose, which "
+            f"{type(parts.engine).__name__} does not return; leave it out, or take "
+            "TransformersEngine"
         )
 
 

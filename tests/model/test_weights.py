@@ -298,6 +298,14 @@ BLOCKS["qwen3_vl"] = [
     *BLOCKS["qwen2_vl"][4:],
 ]
 BLOCKS["qwen3_vl_moe"] = BLOCKS["qwen3_vl"]
+BLOCKS["qwen3_5"] = [
+    "model.visual.patch_embed",
+    "model.visual.pos_embed",
+    *BLOCKS["qwen2_vl"][1:7],
+    "model.language_model.layers.2",
+    *BLOCKS["qwen2_vl"][7:],
+]
+BLOCKS["qwen3_5_moe"] = BLOCKS["qwen3_5"]
 
 
 @every_family

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from transformers.models.qwen3_5 import modeling_qwen3_5
+from transformers.models.qwen3_5_moe import modeling_qwen3_5_moe
 
-MODULES = (modeling_qwen3_5,)
+MODULES = (modeling_qwen3_5, modeling_qwen3_5_moe)
 RULES = ("torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule")
 
 

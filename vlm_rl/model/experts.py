@@ -5,13 +5,15 @@ groups, and in float64 too. Every token of a packed row is computed, and none is
 have no capacity.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import grouped_mm
 from transformers.integrations.moe import ExpertsInterface
+
+from vlm_rl.model.families import FAMILIES, family_of
 
 NAME = "vlm_rl_experts"
 """The experts function that `mix` is registered as."""
@@ -36,12 +38,27 @@ def mix(experts: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor
     gate, up = inner.chunk(2, dim=-1)
     by_expert = product(experts.act_fn(gate) * up, experts.down_proj, ends)
     outputs = by_expert[order.argsort()].unflatten(0, chosen.shape)
-    return (outputs * weights[..., None].to(dtype)).sum(1).to(hidden.dtype)
+    summed: Tensor = (outputs * weights[..., None].to(dtype)).sum(1)
+    return summed.to(hidden.dtype)
 
 
 def use_experts(model: Any) -> None:
     """Let the language model of a mixture compute its experts by `mix`."""
     model.set_experts_implementation({"text_config": NAME})
+
+
+def check_experts(config: Any, wanted: Mapping[str, bool]) -> None:
+    """Check, before any model is loaded, that a policy of this configuration has experts if any
+    key of `wanted` is True. Raises ValueError.
+    """
+    if family_of(config).routers is not None:
+        return
+    for key in (key for key, is_wanted in wanted.items() if is_wanted):
+        mixtures = [name for name, family in FAMILIES.items() if family.routers is not None]
+        raise ValueError(
+            f"{key} is for a mixture of experts, and {config.name_or_path} holds a "
+            f"{config.model_type!r} model; leave it out, or take one of {', '.join(mixtures)}"
+        )
 
 
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]

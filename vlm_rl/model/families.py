@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 Part = Literal["vision_tower", "language_model"]
 
+Freezable = Literal["vision_tower", "language_model", "router"]
+"""What `freeze` may name: parts, and the routers of a mixture of experts alone."""
+
 PARTS: dict[Part, str] = {
     "vision_tower": "model.visual",
     "language_model": "model.language_model",
@@ -84,6 +87,12 @@ FAMILIES: dict[str, Family] = {
         turned=r"mlp\.experts\.(gate_up|down)_proj",
     ),
     "qwen3_5": Family(_HYBRID, r"attn\.(qkv|proj)|mlp\.linear_fc[12]", recurrence="linear_attn"),
+    "qwen3_5_moe": Family(
+        rf"{_HYBRID}|mlp\.shared_expert\.(gate|up|down)_proj|mlp\.shared_expert_gate",
+        r"attn\.(qkv|proj)|mlp\.linear_fc[12]",
+        routers=r"mlp\.gate",
+        recurrence="linear_attn",
+    ),
 }
 """Supported families by the `model_type` of their configuration; every other one is refused."""
 

@@ -60,7 +60,8 @@ def _forward(
 
 
 class States(NamedTuple):
-    """At the end of n prompts: `columns` [n, C, K] of the convolution, `recurrent` [n, H, D, D']."""
+    """At the end of n prompts: `columns` [n, C, K] into the convolution, and `recurrent`
+    [n, H, D, D']."""
 
     columns: Tensor
     recurrent: Tensor
