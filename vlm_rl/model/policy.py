@@ -43,8 +43,9 @@ from vlm_rl.model.lora import (
 )
 from vlm_rl.model.packing import Packed, pack
 from vlm_rl.model.routing import Routing, listen
-from vlm_rl.model.saving import Precision, check_layout, save_model
+from vlm_rl.model.saving import Precision, check_layout, dtype_of, save_model
 from vlm_rl.model.shards import Shards
+from vlm_rl.model.tied_head import check_head, check_tie
 from vlm_rl.model.vision import Features, Images, KeptFeatures, features_of
 from vlm_rl.records import Rows
 
@@ -100,7 +101,7 @@ class Policy(nn.Module):
         wanted = {"policy.freeze=[router]": "router" in freeze}
         check_experts(config, wanted | {"policy.router_replay": router_replay})
         policy = cls(empty_model(config) if empty else _load_model(path))
-        policy.source_dtype = _dtype_of(config)
+        policy.source_dtype = dtype_of(config)
         policy.replays_experts = router_replay
         if lora is not None:
             add_adapters(policy.model, lora, base=path, seed=seed)
@@ -337,13 +338,6 @@ def _refuse_circle(path: str) -> None:
         below = base
 
 
-def _dtype_of(config: Any) -> torch.dtype:
-    """Return the precision that a checkpoint says it has; float32 if it says none."""
-    said = config.dtype
-    dtype = getattr(torch, said, None) if isinstance(said, str) else said
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32
-
-
 def empty_model(config: Any) -> Any:
     """Build a model of this configuration without weights, on the meta device."""
     with torch.device("meta"):
@@ -368,11 +362,7 @@ def _load_model(path: str) -> nn.Module:
     except _UNREADABLE as error:
         raise ValueError(_unreadable(path, error)) from error
     missing = sorted(info["missing_keys"])
-    if missing == [_HEAD]:
-        raise ValueError(
-            f"{path} has no {_HEAD}, and tie_word_embeddings of its config.json, outside "
-            "text_config, is false; set it to true if the head is the embeddings"
-        )
+    check_head(path, missing)
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} weights, the first of them {missing[0]}")
     if info["mismatched_keys"]:
@@ -381,25 +371,9 @@ def _load_model(path: str) -> nn.Module:
             f"{path}: weight {name} has shape {list(shape)}, but config.json asks for "
             f"{list(expected)}"
         )
-    _check_tie(path, model)
+    check_tie(path, model)
     loaded: nn.Module = model
     return loaded
-
-
-_HEAD = "lm_head.weight"
-
-
-def _check_tie(path: str, model: Any) -> None:
-    """Tie as the outer configuration says. Raises ValueError if the file has a head of its own,
-    with which transformers would go on untied and other readers tied."""
-    tie = model.config.tie_word_embeddings
-    if tie and model.lm_head.weight is not model.get_input_embeddings().weight:
-        raise ValueError(
-            f"{path} has a {_HEAD} that is not the embeddings, and tie_word_embeddings of its "
-            "config.json is true; set it to false to train with that head, or take it out of the "
-            "file"
-        )
-    model.config.get_text_config().tie_word_embeddings = tie
 
 
 _UNREADABLE = (

@@ -26,6 +26,13 @@ def check_precision(name: str, precision: str) -> None:
         raise ValueError(f"{name} must be one of {', '.join(get_args(Precision))}, got {precision}")
 
 
+def dtype_of(config: Any) -> torch.dtype:
+    """Return the precision that a checkpoint says it has; float32 if it says none."""
+    said = config.dtype
+    dtype = getattr(torch, said, None) if isinstance(said, str) else said
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
 def published(config: Any, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """Give weights of a transformers model the layout of published checkpoints."""
     family = family_of(config)
