@@ -1,9 +1,6 @@
 """What is written for others: the names, layout, precision and files of published checkpoints.
 
-Broken on purpose, one at a time, each seen red: experts saved, or sent to vLLM, as transformers
-holds them; square experts let through; float32 whatever the source was; a configuration that says
-another precision than the file; tied weights cast one by one; no limit of a file's size; a head
-beside `tie_word_embeddings` let through; the text's own `tie_word_embeddings` kept.
+Broken on purpose, seen red: tied weights cast one by one.
 """
 
 import json
