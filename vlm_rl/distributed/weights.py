@@ -11,7 +11,7 @@ from torch import Tensor
 from vlm_rl import ranks
 from vlm_rl.model.lora import save_adapter
 from vlm_rl.model.policy import Policy, empty_model
-from vlm_rl.model.saving import Precision, save_model
+from vlm_rl.model.saving import DiskPrecision, save_model
 from vlm_rl.model.shards import Shards
 
 
@@ -44,7 +44,7 @@ def save_pretrained(
     folder: Path,
     *,
     merge_adapter: bool = False,
-    precision: Precision = "source",
+    precision: DiskPrecision = "source",
 ) -> None:
     """Write whole weights for `from_pretrained`, or only the adapters of a policy that has some,
     unless they are to be merged. Call on every rank; rank 0 writes.

@@ -43,7 +43,7 @@ from vlm_rl.model.lora import (
 )
 from vlm_rl.model.packing import Packed, pack
 from vlm_rl.model.routing import Routing, listen
-from vlm_rl.model.saving import Precision, check_layout, dtype_of, save_model
+from vlm_rl.model.saving import DiskPrecision, check_layout, dtype_of, save_model
 from vlm_rl.model.shards import Shards
 from vlm_rl.model.tied_head import check_head, check_tie
 from vlm_rl.model.vision import Features, Images, KeptFeatures, features_of
@@ -284,7 +284,7 @@ class Policy(nn.Module):
         finally:
             self.train(was_training)
 
-    def save(self, folder: Path, *, precision: Precision = "source") -> None:
+    def save(self, folder: Path, *, precision: DiskPrecision = "source") -> None:
         """Write what `from_pretrained` loads: weights and configuration.
 
         Of a policy with adapters, write only the adapters and the name of their base.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlm_rl.model.families import family_of
 
-Precision = Literal["source", "float32", "bfloat16"]
+DiskPrecision = Literal["source", "float32", "bfloat16"]
 """Of the weights on the disk; "source" is that of the checkpoint the policy has come from."""
 
 MAX_SHARD_SIZE = "5GB"
@@ -22,8 +22,10 @@ MAX_SHARD_SIZE = "5GB"
 
 def check_precision(name: str, precision: str) -> None:
     """Raise ValueError for a precision that is not known, given the name of its key."""
-    if precision not in get_args(Precision):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(Precision))}, got {precision}")
+    if precision not in get_args(DiskPrecision):
+        raise ValueError(
+            f"{name} must be one of {', '.join(get_args(DiskPrecision))}, got {precision}"
+        )
 
 
 def dtype_of(config: Any) -> torch.dtype:
@@ -60,7 +62,7 @@ def save_model(
     folder: Path,
     *,
     source: torch.dtype,
-    precision: Precision = "source",
+    precision: DiskPrecision = "source",
     max_shard_size: str = MAX_SHARD_SIZE,
 ) -> None:
     """Write weights, their index if they are several files, and the configuration."""

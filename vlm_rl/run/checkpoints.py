@@ -22,7 +22,7 @@ from vlm_rl import ranks
 from vlm_rl.disk.files import PARTIAL, Unwritable
 from vlm_rl.distributed import strategies
 from vlm_rl.distributed.weights import save_pretrained
-from vlm_rl.model.saving import Precision, check_precision
+from vlm_rl.model.saving import DiskPrecision, check_precision
 from vlm_rl.parts import PartError, is_out_of_memory
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.metrics_csv import MetricsCsv
@@ -57,7 +57,7 @@ class Checkpoints(L.Callback):
         keep_last: int = 2,
         keep_best: int = 1,
         merge_adapter: bool = False,
-        hf_precision: Precision = "source",
+        hf_precision: DiskPrecision = "source",
     ) -> None:
         least = {"every_n_steps": 1, "keep_last": 1, "keep_best": 0}
         given = {"every_n_steps": every_n_steps, "keep_last": keep_last, "keep_best": keep_best}
