@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.converter import Converter, Draft, Drop, Source
-from data_prep.on_disk import Drops, ImageFolder, check_folder, write_manifest, write_rows
+from data_prep.on_disk import NATIVE, Drops, ImageFolder, check_folder, write_manifest, write_rows
 from data_prep.overlap import Benchmarks
+from data_prep.peer_forms import PEERS, changes, write_peer_rows
 from data_prep.repeats import Repeats
 from vlm_rl.data.images import ImageStore
 from vlm_rl.data.tables import BadRow, Table
@@ -34,13 +35,17 @@ _GOLDS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says. `limit` counts rows that are read, not those that are written."""
+    """What the command line says. `limit` counts rows that are read, not those that are written.
+
+    `form` is `vlm_rl` or one of `PEERS`.
+    """
 
     source: str
     split: str
     output: Path
     limit: int | None = None
     exclude_benchmarks: Sequence[str] = ()
+    form: str = NATIVE
 
     def plain(self) -> dict[str, Any]:
         """Return all but `output`, the manifest's own folder, so that two copies are the same
@@ -62,6 +67,8 @@ def main(*converters: Converter) -> None:
         raise SystemExit(one_line(f"{converter.name}: {error}")) from error
     for benchmark in entry["benchmarks"]:
         say(_compared(benchmark))
+    for change, number in entry["changes"].items():
+        say(f"{number} rows: {change}")
     line = last_line(entry, drops, options)
     if not entry["written"]:
         raise SystemExit(one_line(line))
@@ -75,7 +82,7 @@ def convert(converter: Converter, options: Options) -> tuple[dict[str, Any], Dro
     """
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit must be at least 1, got {options.limit}")
-    check_folder(options.output, converter.name)
+    check_folder(options.output, converter.name, options.form)
     source = converter.open(options.source, options.split)
     for table in source.tables:
         converter.check_columns(table)
@@ -124,6 +131,15 @@ class _Conversion:
         kept = self._without(kept, _unreadable(kept), "gold cannot be verified")
         self._images.remove_unused(kept)
         return kept
+
+    def write(self, file: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Write the rows in the form that is asked for, and return the sha256 of the file. The
+        tables of peers hold the images themselves."""
+        if self.options.form == NATIVE:
+            return write_rows(file, rows)
+        digest = write_peer_rows(file, rows, self.options.form)
+        self._images.remove_unused(())
+        return digest
 
     def _raw(self, source: Source) -> Iterable[tuple[Table, str, object]]:
         tables, limit = source.tables, self.options.limit
@@ -223,6 +239,12 @@ def _parser(converters: Sequence[Converter]) -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--limit", type=int, help="read only the first rows")
     parser.add_argument(
+        "--form",
+        choices=(NATIVE, *PEERS),
+        default=NATIVE,
+        help="whose trainer reads it: ours (JSONL), EasyR1 or TRL (parquet); default: %(default)s",
+    )
+    parser.add_argument(
         "--exclude-benchmarks",
         nargs="+",
         default=[],
@@ -248,18 +270,19 @@ def _entry(
     run: _Conversion,
     rows: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    file = f"{options.split}.jsonl"
+    file = f"{options.split}.{'jsonl' if options.form == NATIVE else 'parquet'}"
     assert run.read == len(rows) + run.drops.total, "every row is written or counted"
     return {
         "source": options.source,
         "revision": source.revision,
         "file": file,
-        "sha256": write_rows(options.output / file, rows),
+        "sha256": run.write(options.output / file, rows),
         "read": run.read,
         "written": len(rows),
         "dropped": run.drops.plain(),
         "images": len({name for row in rows for name in row["images"]}),
         "text_only": sum(not row["images"] for row in rows),
+        "changes": {} if options.form == NATIVE else changes(rows),
         "marks_added": sum(row["uid"] in run.marks_added for row in rows),
         "benchmarks": [asdict(benchmark) for benchmark in run.benchmarks.read],
         "options": options.plain() | {"flag": converter.flag},
@@ -279,6 +302,7 @@ def _command(converter: Converter, options: Options) -> str:
     arguments = ["--source", options.source, "--split", options.split, "--output", "FOLDER"]
     arguments += [f"--{converter.flag}"] if converter.flag else []
     arguments += ["--limit", str(options.limit)] if options.limit else []
+    arguments += ["--form", options.form] if options.form != NATIVE else []
     if options.exclude_benchmarks:
         arguments += ["--exclude-benchmarks", *options.exclude_benchmarks]
     return shlex.join(["python", "-m", f"data_prep.{converter.name}", *arguments])

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import datasets
 
 from vlm_rl.data.tables import Table, open_table
-from vlm_rl.records import AnswerType
+from vlm_rl.records import GoldType
 
 _FILES = (".jsonl", ".json", ".parquet")
 
@@ -35,7 +35,7 @@ class Draft:
     answer: str
     images: Sequence[object] = ()
     id: str | None = None
-    answer_type: AnswerType | None = None
+    answer_type: GoldType | None = None
     choices: Sequence[str] | None = None
     unit: str | None = None
     tolerance: Mapping[str, float] | None = None

@@ -18,6 +18,8 @@ from vlm_rl.show.json_text import json_text
 
 MAX_EXAMPLES = 5
 MANIFEST = "manifest.json"
+NATIVE = "vlm_rl"
+"""The form of rows that is written here; `data_prep.peer_forms` has those of other trainers."""
 
 
 class ImageFolder:
@@ -44,6 +46,10 @@ class ImageFolder:
         """Delete images that were written here and that none of the `rows` names."""
         for name in self._written - {name for row in rows for name in row["images"]}:
             (self._folder / name).unlink()
+            self._written.discard(name)
+        images = self._folder / "images"
+        if images.is_dir() and not any(images.iterdir()):
+            images.rmdir()
 
 
 class Drops:
@@ -76,11 +82,19 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def check_folder(folder: Path, data_set: str) -> None:
-    """Raise ValueError for a folder that holds another data set."""
-    held = _manifest(folder).get("data_set", data_set)
+def check_folder(folder: Path, data_set: str, form: str = NATIVE) -> None:
+    """Raise ValueError for a folder that holds another data set, or this one in another form."""
+    manifest = _manifest(folder)
+    held = manifest.get("data_set", data_set)
     if held != data_set:
         raise ValueError(f"{folder} holds {held}; choose another --output for {data_set}")
+    for split, entry in manifest.get("splits", {}).items():
+        other = entry.get("options", {}).get("form", NATIVE)
+        if other != form:
+            raise ValueError(
+                f"{folder} holds {split} in the form {other}; choose another --output for "
+                f"--form {form}"
+            )
 
 
 def write_manifest(folder: Path, data_set: str, split: str, entry: Mapping[str, Any]) -> None:

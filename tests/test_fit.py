@@ -104,6 +104,12 @@ ELSEWHERE = {
         for name in (*WHOLE_SOFTMAX, "allow_undescribed")
     },
     "reward.length": "rewards/test_length.py::test_length_term_is_a_term_of_its_own",
+    "reward.factors": (
+        "rewards/test_gr3.py::test_reward_matches_a_loop_and_skips_what_was_not_checked"
+    ),
+    "reward.verdicts_from": (
+        "rewards/test_composition.py::test_verdicts_are_those_of_the_named_term"
+    ),
     "data.train": "data/test_real_images.py::test_real_images_train_both_families",
     "data.val": "data/test_real_images.py::test_real_images_train_both_families",
     "prompt.template_args": "data/test_template.py::test_args_of_a_template_decide_what_it_writes",

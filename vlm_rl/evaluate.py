@@ -31,7 +31,7 @@ from vlm_rl.evaluation.comparison import COMPARISON, compare, print_comparison, 
 from vlm_rl.evaluation.judging import judge
 from vlm_rl.evaluation.provenance import problems_digest, versions, weights_digest
 from vlm_rl.evaluation.report import REPORT, SAMPLES, write_report, write_samples
-from vlm_rl.evaluation.responders import ChatResponder, ChatServer, PolicyResponder, Responder
+from vlm_rl.evaluation.responders import ChatResponder, PolicyResponder, Responder
 from vlm_rl.evaluation.responses import ResponseLog, batches_of
 from vlm_rl.evaluation.results import BenchmarkResult, metrics
 from vlm_rl.evaluation.screen import print_overview
@@ -55,6 +55,7 @@ from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.endings import ENGINE, Ending, one_line_endings
 from vlm_rl.run.loggers import WandbMode, check_wandb, wandb_loggers
+from vlm_rl.servers.chat_server import ChatServer
 from vlm_rl.show.plain import one_line
 from vlm_rl.show.screen import say, warn
 

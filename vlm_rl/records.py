@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from PIL import Image
@@ -39,6 +39,12 @@ AnswerType = Literal[
     "text",
     "choice",
 ]
+OtherAnswerType = Literal["box", "point", "cell", "json", "pattern", "free_text"]
+"""Of answers that the verifier does not check; reward terms of their own do."""
+GoldType = AnswerType | OtherAnswerType
+BoxSpace = Literal["original", "resized", "relative_1", "relative_1000"]
+"""What coordinates count: pixels of the upright original or of what the model sees of it, or parts
+of its width and height, the whole of which is 1 or 1000."""
 FinishReason = Literal["stop", "length"]
 
 
@@ -57,18 +63,27 @@ class Verdict(enum.StrEnum):
         return self not in (Verdict.TIMEOUT, Verdict.ERROR)
 
 
+class ImageSizes(NamedTuple):
+    """Width and height in pixels of an image, upright, and of what the model sees of it."""
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A row of a data set. `uid` is stable over runs, because it keys all per-problem state.
 
     Any of `alternatives` counts as `answer` does. `system` replaces the run's own system message.
+    `box_space` is that of boxes and points in the answer. The problem of a prompt has the `sizes`
+    of its images, others have none.
     """
 
     uid: str
     question: str
     answer: str
     images: tuple[bytes | Path, ...] = ()
-    answer_type: AnswerType | None = None
+    answer_type: GoldType | None = None
     choices: tuple[str, ...] | None = None
     unit: str | None = None
     tolerance: Mapping[str, float] | None = None
@@ -79,6 +94,8 @@ class Problem:
     meta: Mapping[str, Any] = field(default_factory=dict)
     alternatives: tuple[str, ...] = ()
     system: str | None = None
+    box_space: BoxSpace | None = None
+    sizes: tuple[ImageSizes, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("uid", "question", "answer"):
@@ -181,7 +198,8 @@ class Scores:
     """Rewards of one rollout, all [P, G] float64.
 
     `terms` hold each reward term before its weight in `weights`; `total` is the weighted sum times
-    the `factors`. `verdicts` [P][G] say what is right, and what could not be scored.
+    the `factors`. `verdicts` [P][G] say what is right, and what could not be scored. `measures` are
+    what terms tell beside their values, NaN where they do not apply.
     """
 
     terms: Mapping[str, Tensor]
@@ -189,9 +207,10 @@ class Scores:
     verdicts: Sequence[Sequence[Verdict]]
     weights: Mapping[str, float]
     factors: Mapping[str, Tensor] = field(default_factory=dict)
+    measures: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for tensor in (self.total, *self.terms.values(), *self.factors.values()):
+        for tensor in (self.total, *self.parts.values(), *self.measures.values()):
             assert tensor.dtype == torch.float64
             assert tensor.shape == self.total.shape
         assert self.weights.keys() == self.terms.keys()
@@ -249,10 +268,11 @@ class Rollout:
         verdicts = [scores.verdicts[row] for row in groups]
         terms = {name: term[rows] for name, term in scores.terms.items()}
         factors = {name: factor[rows] for name, factor in scores.factors.items()}
+        measures = {name: measure[rows] for name, measure in scores.measures.items()}
         return Rollout(
             [self.prompts[row] for row in groups],
             [self.groups[row] for row in groups],
-            Scores(terms, scores.total[rows], verdicts, scores.weights, factors),
+            Scores(terms, scores.total[rows], verdicts, scores.weights, factors, measures),
         )
 
     @classmethod
@@ -265,10 +285,15 @@ class Rollout:
         verdicts = [row for s in scores for row in s.verdicts]
         terms = {name: torch.cat([s.terms[name] for s in scores]) for name in first.terms}
         factors = {name: torch.cat([s.factors[name] for s in scores]) for name in first.factors}
+        nothing = [torch.full_like(s.total, torch.nan) for s in scores]
+        measures = {
+            name: torch.cat([s.measures.get(name, n) for s, n in zip(scores, nothing, strict=True)])
+            for name in dict.fromkeys(name for s in scores for name in s.measures)
+        }
         return cls(
             [prompt for part in parts for prompt in part.prompts],
             [group for part in parts for group in part.groups],
-            Scores(terms, total, verdicts, first.weights, factors),
+            Scores(terms, total, verdicts, first.weights, factors, measures),
         )
 
 

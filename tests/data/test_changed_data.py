@@ -165,7 +165,7 @@ def test_state_is_plain_and_small(images: Path, encoder: PromptEncoder, tmp_path
     again = torch.load(tmp_path / "state", weights_only=True)
     assert again["rows"]["training"][0]["uids"] == [row["uid"] for row in ROWS]
     digests = again["rows"]["training"][0]["digests"]
-    assert digests.numel() * digests.itemsize == 40 * len(ROWS)
+    assert digests.numel() * digests.itemsize == 44 * len(ROWS)
 
 
 def test_checkpoint_without_digests_is_refused_in_one_line(

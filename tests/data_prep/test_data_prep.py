@@ -27,7 +27,7 @@ from data_prep.convert import Options, convert, main
 from data_prep.converter import Converter, text
 from data_prep.geometry3k import Geometry3K, Geometry3KChoices
 from data_prep.golds import plain_answer
-from tests.support.data_prep_helpers import encoded, geometry, noise, row, run
+from tests.support.data_prep_helpers import encoded, files, geometry, noise, row, run
 from vlm_rl.data.images import ImageStore
 from vlm_rl.data.rows import read_problems
 
@@ -51,14 +51,6 @@ def every_converter() -> list[type[Converter]]:
 
 
 CONVERTERS = every_converter()
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_all_ten_sets_have_a_script() -> None:

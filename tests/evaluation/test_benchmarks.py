@@ -96,7 +96,7 @@ def test_published_rows_are_judged_rightly(name, write, accuracy):
         rulings = [BENCHMARKS[name].official(problem, text) for text in row]
         assert rulings[1] is None or not rulings[1].correct
         assert (problem.task, problem.answer_style) == (name, "box")
-        assert len(problem.images) == (0 if name.startswith(("ai", "am", "math5")) else 1)
+        assert len(problem.images) == (0 if name.startswith(("aime", "amc", "math5")) else 1)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -260,6 +260,16 @@ def test_number_of_options_is_known_also_where_they_are_not_shown(write):
         "wemath": [3],
         "logicvista": [None, None],
         "mmmu": [2, 0],
+        "mmmu_pro": [10],
+        "mmmu_pro_vision": [2],
+        "mmstar": [4],
+        "hallusionbench": [2],
+        "m3cot": [3],
+        "charxiv": [0, 0],
+        "chartqa": [0, 0],
+        "ai2d": [4],
+        "emma_mini": [2, 0],
+        "mm_math": [0],
         "geometry3k": [0],
         "aime24": [0],
         "aime25": [0],

@@ -8,28 +8,21 @@ Broken on purpose, one at a time, each seen red:
         temperature or top_k not sent -> sampler; a server's error as a traceback -> goes away
 """
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 
 from tests.support import evaluation_helpers as helpers
-from tests.support.evaluation_helpers import BROKEN, TOO_LONG, WARM_START, lines, run
-from tests.support.patience import until
+from tests.support.evaluation_helpers import BROKEN, TOO_LONG, lines, run
+from tests.support.vllm_chat import vllm_chat_server
 from tests.support.vllm_setup import MISSING
 from vlm_rl.evaluation.benchmarks import BENCHMARKS
 from vlm_rl.evaluation.benchmarks.loading import load
-from vlm_rl.evaluation.responders import ChatResponder, ChatServer
+from vlm_rl.evaluation.responders import ChatResponder
 from vlm_rl.rollout import Sampling
-from vlm_rl.rollout.vllm import environment
+from vlm_rl.servers.chat_server import ChatServer
 
 NUM_ROWS = 6
 needs_vllm = pytest.mark.skipif(find_spec("vllm") is None, reason=MISSING)
@@ -64,50 +57,8 @@ def test_vllm_in_process_answers_as_the_transformers_engine(
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a vLLM server that serves the tiny policy as `tiny`."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = {
-        "model": WARM_START,
-        "served-model-name": "tiny",
-        "host": "127.0.0.1",
-        "port": port,
-        "dtype": "float32",
-        "max-model-len": 240,
-        "max-num-seqs": 16,
-        "max-num-batched-tokens": 8192,
-        "kv-cache-memory-bytes": 2**26,
-        "generation-config": "vllm",
-        "distributed-executor-backend": "uni",
-    }
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += [f"--{name}={value}" for name, value in options.items()]
-    command += ["--enforce-eager", "--no-enable-chunked-prefill"]
-    paths = {"PYTHONPATH": environment.python_path(folder)}
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            command,
-            env=os.environ | environment.settings() | paths,
-            start_new_session=True,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        until(lambda: healthy(port) or server.poll() is not None, every_s=0.3)
-        assert server.poll() is None, (folder / "log").read_text(errors="replace")[-3000:]
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def healthy(port: int) -> bool:
-    try:
-        with urlopen(f"http://127.0.0.1:{port}/health") as answer:
-            return bool(answer.status == 200)
-    except (URLError, OSError):
-        return False
+    with vllm_chat_server(tmp_path_factory.mktemp("server")) as address:
+        yield address
 
 
 @needs_vllm

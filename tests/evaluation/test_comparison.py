@@ -123,6 +123,29 @@ def test_lengths_are_compared_where_both_know_them(tmp_path: Path):
     assert compare(first, unknown).benchmarks[0].length is None
 
 
+def test_tokens_of_both_sides_are_plotted_and_told(tmp_path: Path):
+    marks = {f"q{i}": "rw" if i % 3 else "ww" for i in range(12)}
+    lengths = {"a": [10, 30], "b": [100, 200]}
+    first, second = (folder(tmp_path / s, marks, lengths=lengths[s]) for s in "ab")
+    folder(first, {"x": "r"}, benchmark="unknown")
+    folder(second, {"x": "r"}, benchmark="unknown")
+    comparison = compare(first, second)
+    known, unknown = comparison.benchmarks
+    # each right answer costs its question's tokens, and those of the four that are never right
+    assert known.first_spent.mean == 20
+    assert known.first_spent.per_correct.value == pytest.approx(12 * 40 / 8)
+    assert known.second_spent.per_correct.value == pytest.approx(12 * 300 / 8)
+    assert unknown.first_spent is unknown.second_spent is None
+    write_comparison(comparison, tmp_path / "out")
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "(accuracy_by_tokens.png)" in text
+    assert "20, then 150" in text
+    assert "* The lengths in tokens of unknown are not known on both sides." in text.splitlines()
+    write_comparison(compare(*(_only(side, "unknown") for side in (first, second))), tmp_path / "n")
+    assert not (tmp_path / "n" / "accuracy_by_tokens.png").exists()
+    assert "png" not in (tmp_path / "n" / "comparison.md").read_text()
+
+
 @pytest.fixture(scope="module")
 def several(tmp_path_factory):
     """Three benchmarks: one clearly better, one better alone but not of three, one equal; and one

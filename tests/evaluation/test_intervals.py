@@ -19,6 +19,7 @@ import pytest
 from scipy import stats
 
 from vlm_rl.evaluation.intervals import (
+    RatioEstimate,
     avg_at_k,
     clustered,
     difference,
@@ -28,6 +29,7 @@ from vlm_rl.evaluation.intervals import (
     mcnemar,
     paired,
     pass_at_k,
+    ratio,
 )
 
 
@@ -280,3 +282,37 @@ def test_holm_golden():
     assert holm([0.03, 0.01, 0.2, 0.02]) == pytest.approx([0.06, 0.04, 0.2, 0.06])
     assert holm([0.6, 0.7]) == pytest.approx([1, 1])
     assert holm([]) == []
+
+
+def test_ratio_matches_the_linearised_loop():
+    totals, counts, clusters = [9.0, 3.0, 5.0, 8.0, 2.0], [1, 0, 1, 0, 1], list("aabcd")
+    estimate = ratio(totals, counts, clusters)
+    value = sum(totals) / sum(counts)
+    residuals = {}
+    for total, count, cluster in zip(totals, counts, clusters, strict=True):
+        residuals.setdefault(cluster, []).append(total - value * count)
+    # CR2: each cluster's residual over the square root of one minus its share
+    shares = {cluster: len(rows) / len(totals) for cluster, rows in residuals.items()}
+    variance = sum(sum(rows) ** 2 / (1 - shares[c]) for c, rows in residuals.items())
+    error = math.sqrt(variance) / sum(counts)
+    assert estimate.value == pytest.approx(value)
+    assert estimate.low * estimate.high == pytest.approx(value**2)  # symmetric in the logarithm
+    quantile = math.log(estimate.high / value) / (error / value)
+    assert 2.5 < quantile < 4.5  # of t with 2 to 3 degrees of freedom
+    assert ratio([2.0, 2.0], [1, 1], ["a", "b"]) == RatioEstimate(2.0, None, None)
+    with pytest.raises(ValueError, match="counts above 0"):
+        ratio([2.0], [0], ["a"])
+
+
+def test_ratio_covers_the_tokens_per_right_answer():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(2000):
+        # 100 questions of 4 samples: hard ones have longer answers
+        chance = generator.beta(2, 2, 100)
+        right = generator.random((100, 4)) < chance[:, None]
+        tokens = generator.gamma(2.0, 150.0, (100, 4)) * (1.5 - chance[:, None])
+        # E tokens = 300 (1.5 - 0.5) = 300, E right = 0.5
+        estimate = ratio(tokens.ravel(), right.ravel(), np.repeat(np.arange(100), 4).tolist())
+        covered += estimate.low <= 600 <= estimate.high
+    assert 0.93 < covered / 2000 < 0.97

@@ -145,7 +145,7 @@ def test_lengths_by_verdict_and_tokens_per_right_answer():
     assert [everything.p10, everything.p90, everything.p99] == pytest.approx([10.9, 90.1, 99.01])
     assert result.length_tokens.correct.mean == 25.5
     assert result.length_tokens.wrong.mean == 74.5  # 51 to 98: without the timeouts
-    assert result.tokens_per_correct == sum(range(1, 99)) / 50
+    assert result.tokens_per_correct.value == sum(range(1, 99)) / 50
     bins = result.accuracy_by_length
     assert sum(part.num_responses for part in bins) == 98
     assert [part.mean for part in bins[:4]] == [1, 1, 1, 1]
@@ -270,6 +270,7 @@ LAYOUT = {
     "official strict": ESTIMATE,
     "extraction": "no_answer unparsable frac",
     "truncated": "frac num_known",
+    "tokens_per_correct": "value low high",
     "length_tokens": "all correct wrong",
     "length_tokens wrong": DISTRIBUTION,
     "accuracy_by_length 0": "least most mean_length num_responses mean low high",
@@ -311,10 +312,10 @@ def test_report_says_all_in_tables(written: Path):
     for line in text.splitlines():
         if line.startswith("!["):
             assert (written / line.partition("](")[2][:-1]).stat().st_size > 5000
-    assert text.count("![") == 3  # one overview; aime24 has neither lengths nor categories
+    assert text.count("![") == 4  # two of all; aime24 has neither lengths nor categories
     rows = [line.replace("\\|", "") for line in text.splitlines() if line.startswith("| ")]
     widths = {row.count("|") for row in rows}
-    assert widths <= {3, 4, 5, 8, 11}
+    assert widths <= {3, 4, 5, 8, 12}
 
 
 def test_disagreements_are_kept_to_look_at(written: Path):

@@ -18,6 +18,7 @@ from tests.support.objective_cases import discover
 from tests.support.places import CONFIGS
 from vlm_rl.config import instantiate, parse, plain
 from vlm_rl.fit import build_parser
+from vlm_rl.rewards import GR3
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
 OVERLAYS = sorted((CONFIGS / "objective").glob("*.yaml"))
@@ -79,6 +80,24 @@ def test_overlay_is_a_sound_composition(parser, overlay):
     named = yaml.safe_load(overlay.read_text())["objective"]["class_path"]
     assert type(parts.objective).__name__ == named.rpartition(".")[2]
     assert f"configs/objective/{overlay.name}" in overlay.read_text()
+
+
+def test_length_overlay_goes_onto_every_objective(parser):
+    """It states every value of its own, and changes nothing else but `reward.length`."""
+    path = CONFIGS / "length" / "gr3.yaml"
+    assert f"configs/length/{path.name}" in path.read_text()
+    [factor] = _classes(values := yaml.safe_load(path.read_text()))
+    assert values.keys() == {"reward"}
+    assert factor["init_args"].keys() == inspect.signature(GR3).parameters.keys()
+    for other in OVERLAYS:
+        plain_run, with_it = merged(parser, other), merged(parser, other, path)
+        assert with_it["reward"].pop("factors") == values["reward"]["factors"]
+        assert with_it["reward"].pop("length") is None
+        del plain_run["reward"]["factors"], plain_run["reward"]["length"]
+        assert with_it == plain_run
+    argv = ["--config", str(QUICKSTART), "--config", str(path)]
+    with instantiate(parser, parse(parser, argv)).reward as reward:
+        assert reward.factors["gr3"].alpha == 0.33
 
 
 def _classes(node: Any) -> Iterator[dict[str, Any]]:

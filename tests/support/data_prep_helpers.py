@@ -90,3 +90,12 @@ def geometry(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def run(source: Path, output: Path, **options: Any) -> dict[str, Any]:
     return convert(Geometry3K(), Options(str(source), "train", output, **options))[0]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return what each file of a folder holds, by its name in it."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -29,6 +29,7 @@ FIELDS = (
     "unit",
     "tolerance",
     "answer_style",
+    "box_space",
     "task",
     "meta",
 )

@@ -26,7 +26,7 @@ from vlm_rl.data.rows import COLUMNS, MAX_TEXT_CHARS, Skipped, read_problems
 from vlm_rl.data.tables import BadRow
 from vlm_rl.errors import nearest
 from vlm_rl.ranks import is_zero, print_once
-from vlm_rl.records import Problem, Prompt
+from vlm_rl.records import BoxSpace, GoldType, Problem, Prompt
 from vlm_rl.show.json_text import json_text
 from vlm_rl.show.screen import say, track
 
@@ -48,7 +48,8 @@ class DataSource:
     column names to theirs ({"answer": "gold"}; a dot reaches into a struct). The first `limit`
     good problems are used. `form` names the form of the rows, which their columns tell if it is
     left out. Columns in `ignore` are neither used nor kept. Paths of images begin in
-    `image_folder`, by default the folder of the file.
+    `image_folder`, by default the folder of the file. `answer_type` and `box_space` say what the
+    answers are, and what the coordinates in them count, of rows that do not say it themselves.
     """
 
     path: str
@@ -59,6 +60,8 @@ class DataSource:
     form: str | None = None
     ignore: list[str] | None = None
     image_folder: str | None = None
+    answer_type: GoldType | None = None
+    box_space: BoxSpace | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
@@ -74,6 +77,12 @@ class DataSource:
             if name not in COLUMNS:
                 close = nearest(name, COLUMNS)
                 raise ValueError(f"{self.path}: columns must map our names, got {name!r}{close}")
+
+    @property
+    def defaults(self) -> dict[str, str]:
+        """What counts in columns that a row does not have."""
+        said = {"answer_type": self.answer_type, "box_space": self.box_space}
+        return {name: value for name, value in said.items() if value is not None}
 
 
 class ProblemData(LightningDataModule):
@@ -284,6 +293,7 @@ class ProblemData(LightningDataModule):
                 form=source.form,
                 ignore=source.ignore or (),
                 image_folder=source.image_folder,
+                defaults=source.defaults,
             )
             self._where |= owners
             checked = track(

@@ -144,13 +144,18 @@ class Resizer:
 
     def resized(self, source: bytes | Path) -> Image.Image:
         """Return the decoded image in RGB, resized. Raises BadImage."""
+        return self.resized_from(source)[0]
+
+    def resized_from(self, source: bytes | Path) -> tuple[Image.Image, Size]:
+        """Return the same and the size of the original, upright. Raises BadImage."""
         with opened(source) as image:
-            self._target_size(upright_size(image))
+            size = upright_size(image)
+            self._target_size(size)
             decoded = upright_rgb(image, source)
             limits = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
             resized = fetch_image({"image": decoded, **limits}, image_patch_size=self.patch_size)
         assert isinstance(resized, Image.Image)
-        return resized
+        return resized, size
 
     def _target_size(self, size: Size) -> tuple[int, int]:
         """Return height and width, in this order."""

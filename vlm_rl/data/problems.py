@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from vlm_rl.data.answers import answers_of, check_whole, checked_text
+from vlm_rl.data.answers import answers_of, check_whole, checked_text, is_places, named_kind
 from vlm_rl.data.chat import PLACE, Chat, assembled, chat_of, is_chat
 from vlm_rl.data.forms.form import root
 from vlm_rl.data.forms.plan import OPTIONAL_COLUMNS, RowPlan
@@ -28,13 +28,14 @@ from vlm_rl.data.leftovers import (
 from vlm_rl.data.options import chosen_elsewhere, names_option, options_of
 from vlm_rl.data.tables import BadRow, parsed
 from vlm_rl.errors import nearest
-from vlm_rl.records import IMAGE_MARK, AnswerType, Problem
+from vlm_rl.records import IMAGE_MARK, AnswerType, BoxSpace, OtherAnswerType, Problem
 from vlm_rl.verification.extraction import ANSWER_STYLES
 
 _TYPES: dict[str, type[Any]] = {"choices": list, "tolerance": dict, "meta": dict}
 _VALUES: dict[str, Sequence[str]] = {
-    "answer_type": get_args(AnswerType),
+    "answer_type": (*get_args(AnswerType), *get_args(OtherAnswerType)),
     "answer_style": ANSWER_STYLES,
+    "box_space": get_args(BoxSpace),
 }
 _LETTER = "ground_truth"  # beside `answer`, which then is for those who do not see the options
 
@@ -59,16 +60,20 @@ def problem_of(
     source: str,
     max_text_chars: int,
     notes: Notes,
+    defaults: Mapping[str, str],
 ) -> Problem:
-    """Return the problem of a row; relative paths of its images begin in `folder`.
+    """Return the problem of a row; relative paths of its images begin in `folder`, and `defaults`
+    are values of our columns that count where the row has none.
 
     Raises BadRow, and counts in `notes` what a row has that is not used.
     """
-    values = values_of(row, plan)
+    values = {**defaults, **values_of(row, plan)}
     kept = _kept(row, plan) if plan.kept else {}
     _check_texts(row, values, plan, max_text_chars)
     chat = _chat(values.get("problem"), plan)
     question, named = _question(chat, _column_images(row, plan), row, plan)
+    if "answer_type" not in values and (kind := named_kind(values.get("answer"))):
+        values["answer_type"] = kind
     golds = _golds(values, chat, plan, notes)
     shown = _options(row, plan, golds, notes)
     checked = [images.add(item, folder) for item in named]
@@ -200,7 +205,13 @@ def _golds(values: Mapping[str, Any], chat: Chat, plan: RowPlan, notes: Notes) -
     by_turn = columns.get("answer") == columns.get("problem")
     if chat.answer is not None and chat.answer.strip() and not by_turn:
         notes.counts[f"the assistant turn is not used, the answer is {columns.get('answer')}"] += 1
-    return answers_of(chat.answer if by_turn else values.get("answer"))
+    kind = values.get("answer_type")
+    if kind is None and is_places(values.get("answer")):
+        notes.counts[
+            "the answer is a list of numbers, taken as one answer; answer_type, of the row or of "
+            "the source, says what it is"
+        ] += 1
+    return answers_of(chat.answer if by_turn else values.get("answer"), kind)
 
 
 def _options(

@@ -13,6 +13,7 @@ import copy
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,7 +28,7 @@ from vlm_rl.data.image_files import BadImage, Size
 from vlm_rl.data.images import Resizer
 from vlm_rl.data.template import STAND_IN, ChatTemplate
 from vlm_rl.model.families import IMAGE_TOKEN, rope_positions
-from vlm_rl.records import IMAGE_MARK, THINK, Problem, Prompt
+from vlm_rl.records import IMAGE_MARK, THINK, ImageSizes, Problem, Prompt
 
 Read = TypeVar("Read")
 
@@ -149,15 +150,17 @@ class PromptEncoder:
         Raises BadProblem for an image that cannot be read or marks that do not fit the images,
         PromptTooLong above `max_prompt_tokens`.
         """
-        images = _of_each_image(problem, self.resizer.resized)
+        resized = _of_each_image(problem, self.resizer.resized_from)
+        images = tuple(image for image, _ in resized)
         pixel_values, grid = self._pixels(images)
         texts, rendered = self._rendered(problem)
         unexpanded = self._token_ids(rendered, texts)
         token_ids = self._expand(unexpanded, self._visual_tokens(grid))
         if len(token_ids) > self.max_prompt_tokens:
             raise PromptTooLong(problem.uid, len(token_ids), self.max_prompt_tokens)
+        sizes = tuple(ImageSizes(original, image.size) for image, original in resized)
         return Prompt(
-            problem=problem,
+            problem=replace(problem, sizes=sizes),
             token_ids=torch.tensor(token_ids),
             unexpanded_ids=torch.tensor(unexpanded),
             positions=rope_positions(token_ids, grid, self.image_token_id, self.resizer.merge_size),
@@ -295,7 +298,7 @@ def text_parts(problem: Problem, instruction: str) -> list[str]:
     without marks the images come first. Raises BadProblem if marks and images differ in number.
     """
     parts = _around_images(problem)
-    parts[-1] += _choices_text(problem)
+    parts[-1] += choices_text(problem.choices)
     if instruction:
         parts[-1] += "\n" + instruction
     return parts
@@ -315,10 +318,11 @@ def _around_images(problem: Problem) -> list[str]:
     return parts
 
 
-def _choices_text(problem: Problem) -> str:
-    if problem.choices is None:
+def choices_text(choices: Sequence[str] | None) -> str:
+    """Return how options are shown behind a question, "" without any."""
+    if choices is None:
         return ""
-    lines = [f"({chr(ord('A') + i)}) {choice}" for i, choice in enumerate(problem.choices)]
+    lines = [f"({chr(ord('A') + i)}) {choice}" for i, choice in enumerate(choices)]
     return "\nChoices:\n" + "\n".join(lines)
 
 

@@ -80,6 +80,7 @@ def read_problems(
     form: str | None = None,
     ignore: Collection[str] = (),
     image_folder: str | None = None,
+    defaults: Mapping[str, str] | None = None,
 ) -> SourceRows:
     """Read and check the rows of one source, up to `limit` good ones.
 
@@ -87,7 +88,8 @@ def read_problems(
     names a split of a folder or hub data set, or the value of the `split` column of a file.
     `columns` maps our column names to theirs; a dot reaches into a struct. `form` is one of
     `vlm_rl.data.forms`, by default what the columns say. Columns in `ignore` are as if they were
-    not there. Paths of images begin in `image_folder`, by default the folder of the file. A row
+    not there. Paths of images begin in `image_folder`, by default the folder of the file.
+    `defaults` are values of our columns for rows that have none. A row
     with more than `max_text_chars` characters in a column is left out. Raises ValueError if the
     source as a whole cannot be read: no such file, an ambiguous split, no column for the answer.
     """
@@ -103,6 +105,7 @@ def read_problems(
         source=path,
         max_text_chars=max_text_chars,
         notes=notes,
+        defaults=defaults or {},
     )
     problems: list[Problem] = []
     skipped: list[Skipped] = []

@@ -3,6 +3,6 @@
 May import everything but `run` and the entry points. A new benchmark is a file in `benchmarks/`.
 """
 
-from vlm_rl.evaluation.responders import ChatServer
+from vlm_rl.servers.chat_server import ChatServer
 
 __all__ = ["ChatServer"]

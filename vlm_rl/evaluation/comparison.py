@@ -16,15 +16,18 @@ from vlm_rl.disk.files import write_text
 from vlm_rl.evaluation.intervals import (
     Difference,
     IntervalEstimate,
+    RatioEstimate,
     clustered,
     difference,
     holm,
     paired,
+    ratio,
 )
-from vlm_rl.evaluation.markdown import interval, p_text, percent
+from vlm_rl.evaluation.markdown import interval, p_text, per_right, percent
 from vlm_rl.evaluation.report import SAMPLES, Sample, read_samples
+from vlm_rl.evaluation.spending import SPENDING, Spending, Spent, plot_spending
 from vlm_rl.show.json_text import json_text
-from vlm_rl.show.markdown import Markdown, table
+from vlm_rl.show.markdown import Markdown, image, table
 from vlm_rl.show.screen import Screen, Table
 
 COMPARISON = "comparison.md"
@@ -39,12 +42,21 @@ HOW = (
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """The mean length of a response, and the tokens spent per right answer, None without one."""
+
+    mean: float
+    per_correct: RatioEstimate | None
+
+
+@dataclass(frozen=True)
 class Compared:
     """Both sides on one benchmark. `holm_p` is the p-value adjusted over all benchmarks compared.
 
-    `length` is None if a side does not know its lengths. `only_first` and `only_second` count the
-    questions left out because only one side answered them. `without_verdict` counts those whose
-    samples all failed to be checked on one side.
+    `length`, and what each side spent, are of the questions whose lengths both sides know; None if
+    there is none. `only_first` and `only_second` count the questions left out because only one side
+    answered them. `without_verdict` counts those whose samples all failed to be checked on one
+    side.
     """
 
     benchmark: str
@@ -53,6 +65,8 @@ class Compared:
     accuracy: Difference
     holm_p: float
     length: Difference | None
+    first_spent: Tokens | None
+    second_spent: Tokens | None
     only_first: int
     only_second: int
     without_verdict: int
@@ -118,12 +132,28 @@ def compare(first: Path, second: Path, *, common_only: bool = False) -> Comparis
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
-    """Write comparison.md and comparison.json into `folder`."""
-    write_text(folder / COMPARISON, comparison_markdown(comparison))
+    """Write comparison.md, its plot if lengths are known, and comparison.json into `folder`."""
+    drawn = plot_spending(_places(comparison), folder / SPENDING)
+    write_text(
+        folder / COMPARISON, comparison_markdown(comparison, plot=SPENDING if drawn else None)
+    )
     write_text(folder / RESULTS, json_text(comparison.plain(), indent=1) + "\n")
 
 
-def comparison_markdown(comparison: Comparison) -> Markdown:
+def _places(comparison: Comparison) -> list[Spending]:
+    """Return where each benchmark whose lengths both sides know was, and where it is."""
+    return [
+        Spending(
+            one.benchmark,
+            Spent(one.first, one.first_spent.mean),
+            Spent(one.second, one.second_spent.mean),
+        )
+        for one in comparison.benchmarks
+        if one.first_spent and one.second_spent
+    ]
+
+
+def comparison_markdown(comparison: Comparison, *, plot: str | None = None) -> Markdown:
     sentences = [Markdown("* {}").format(sentence) for sentence in _sentences(comparison)]
     parts = (
         Markdown("# Comparison"),
@@ -131,6 +161,7 @@ def comparison_markdown(comparison: Comparison) -> Markdown:
         Markdown("\n").join(sentences),
         Markdown(HOW),
         table(HEADINGS, [_row(one) for one in comparison.benchmarks]),
+        *([image(plot)] if plot else []),
     )
     return Markdown("\n\n").join(parts) + Markdown("\n")
 
@@ -163,6 +194,8 @@ HEADINGS = (
     "Holm",
     "McNemar",
     "tokens",
+    "tokens each",
+    "tokens per right answer",
 )
 SCREEN = ("benchmark", "first", "second", "difference", "p", "Holm", "tokens")
 
@@ -178,7 +211,15 @@ def _row(one: Compared) -> tuple[str, ...]:
         p_text(one.holm_p),
         p_text(one.accuracy.mcnemar_p),
         _tokens(one.length),
+        _both(one, lambda spent: f"{spent.mean:,.0f}"),
+        _both(one, lambda spent: per_right(spent.per_correct)),
     )
+
+
+def _both(one: Compared, what: Callable[[Tokens], str]) -> str:
+    if one.first_spent is None or one.second_spent is None:
+        return "-"
+    return f"{what(one.first_spent)}, then {what(one.second_spent)}"
 
 
 def _points(accuracy: Difference) -> str:
@@ -208,6 +249,11 @@ def _sentences(comparison: Comparison) -> list[str]:
                 f"{one.benchmark}: {one.without_verdict} questions are left out because checking "
                 "failed on every sample of a side."
             )
+    unknown = [one.benchmark for one in comparison.benchmarks if one.length is None]
+    if unknown:
+        sentences.append(
+            f"The lengths in tokens of {', '.join(unknown)} are not known on both sides."
+        )
     for side, names in (("first", comparison.only_first), ("second", comparison.only_second)):
         if names:
             sentences.append(f"Only the {side} has {', '.join(names)}: not compared.")
@@ -264,6 +310,8 @@ def _compare_benchmark(name: str, first: Path, second: Path, common_only: bool) 
         accuracy,
         accuracy.p_value,
         _length_difference(a, b, shared),
+        _spent(a, a, b, shared),
+        _spent(b, a, b, shared),
         *alone,
         without_verdict=len(shared) - len(judged),
     )
@@ -314,6 +362,25 @@ def _length_difference(
         return None
     deltas = [float(np.mean(_lengths(b[uid])) - np.mean(_lengths(a[uid]))) for uid in known]
     return difference(deltas, [_cluster(uid, a, b) for uid in known])
+
+
+def _spent(
+    side: SamplesByUid, a: SamplesByUid, b: SamplesByUid, shared: Sequence[str]
+) -> Tokens | None:
+    """Return what `side` spent on the questions whose lengths both sides know."""
+    uids = [uid for uid in shared if _lengths(a[uid]) and _lengths(b[uid])]
+    if not uids:
+        return None
+    known = [
+        (float(sample.length_tokens), float(sample.correct), _cluster(uid, a, b))
+        for uid in uids
+        for sample in _scored(side[uid])
+        if sample.length_tokens is not None
+    ]
+    mean = float(np.mean([np.mean(_lengths(side[uid])) for uid in uids]))
+    if not any(correct for _, correct, _ in known):
+        return Tokens(mean, None)
+    return Tokens(mean, ratio(*zip(*known, strict=True)))
 
 
 def _lengths(samples: Sequence[Sample]) -> list[int]:

@@ -58,6 +58,15 @@ class Difference:
         return self.low is None or self.high is None or self.low <= 0 <= self.high
 
 
+@dataclass(frozen=True)
+class RatioEstimate:
+    """A ratio of two sums and its 95 % interval, None where it cannot be known."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
 class Intervals(NamedTuple):
     """Many estimates at once, each field [...]; `standard_error` is NaN if there is none."""
 
@@ -192,6 +201,31 @@ def difference(deltas: Sequence[float] | FloatArray, clusters: Sequence[Hashable
     half = float(stats.t.ppf(1 - _TAIL, freedom)) * error
     p_value = float(2 * stats.t.sf(abs(mean) / error, freedom))
     return Difference(mean, mean - half, mean + half, p_value, error, None, *numbers)
+
+
+def ratio(
+    totals: Sequence[float] | FloatArray,
+    counts: Sequence[float] | FloatArray,
+    clusters: Sequence[Hashable],
+) -> RatioEstimate:
+    """Return the sum of `totals` [N] over the sum of `counts` [N], both >= 0, and its interval.
+
+    The ratio is linearised: its variance is that of the mean of (total - ratio count) / mean count,
+    with clusters as in `fraction_intervals`. The interval is symmetric on the log scale, so it
+    stays above 0. It has no ends if the clusters show no spread. Raises ValueError if the counts
+    add up to 0.
+    """
+    above, below = _checked(totals, clusters), _checked(counts, clusters)
+    if below.sum() <= 0:
+        raise ValueError("a ratio needs counts above 0")
+    value = float(above.sum() / below.sum())
+    sums, sizes = _cluster_sums((above - value * below) / below.mean(), clusters)
+    variance = _variance(sums, sizes)
+    if _no_spread(variance) or value <= 0:
+        return RatioEstimate(value, None, None)
+    quantile = float(stats.t.ppf(1 - _TAIL, _degrees_of_freedom(sizes)))
+    factor = float(np.exp(quantile * np.sqrt(variance) / value))
+    return RatioEstimate(value, value / factor, value * factor)
 
 
 def mcnemar(first: FloatArray, second: FloatArray) -> float:

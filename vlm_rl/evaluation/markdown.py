@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from vlm_rl.evaluation.intervals import Difference, IntervalEstimate
+from vlm_rl.evaluation.intervals import Difference, IntervalEstimate, RatioEstimate
 from vlm_rl.evaluation.results import BenchmarkResult, OfficialResult
 from vlm_rl.evaluation.summary import QUANTILES
 from vlm_rl.show.json_text import json_text
@@ -25,12 +25,16 @@ MeasureRow = tuple[str, str, object]
 
 
 def markdown(
-    results: Sequence[BenchmarkResult], *, overview: str, plots: Mapping[str, Sequence[str]]
+    results: Sequence[BenchmarkResult],
+    *,
+    overviews: Sequence[str],
+    plots: Mapping[str, Sequence[str]],
 ) -> Markdown:
-    """Return the report over several benchmarks; `plots` are paths by benchmark."""
+    """Return the report over several benchmarks; `overviews` are paths of plots of all,
+    `plots` of one benchmark."""
     models = ", ".join(dict.fromkeys(result.model for result in results))
     heading = Markdown("# Evaluation of {}").format(models)
-    parts = [heading, Markdown(READING), _overview(results), image(overview)]
+    parts = [heading, Markdown(READING), _overview(results), *map(image, overviews)]
     for result in results:
         parts += [*_section(result), *(image(path) for path in plots[result.benchmark])]
     return Markdown("\n\n").join(part for part in parts if part) + Markdown("\n")
@@ -44,6 +48,16 @@ def interval(estimate: IntervalEstimate | Difference | None) -> str:
     if estimate is None:
         return "-"
     return f"{percent(estimate.mean)} [{percent(estimate.low)}, {percent(estimate.high)}]"
+
+
+def per_right(spent: RatioEstimate | None) -> str:
+    """Return the tokens spent per right answer with the interval; - without a right answer or
+    without known lengths."""
+    if spent is None:
+        return "-"
+    if spent.low is None or spent.high is None:
+        return f"{spent.value:,.0f}"
+    return f"{spent.value:,.0f} [{spent.low:,.0f}, {spent.high:,.0f}]"
 
 
 def asked(result: BenchmarkResult) -> str:
@@ -72,6 +86,7 @@ def _overview(results: Sequence[BenchmarkResult]) -> Markdown:
         "no answer read",
         "truncated",
         "tokens",
+        "tokens per right answer",
     )
     rows = [
         (
@@ -85,6 +100,7 @@ def _overview(results: Sequence[BenchmarkResult]) -> Markdown:
             percent(result.extraction.frac),
             percent(result.truncated_frac),
             _tokens(result.mean_length),
+            per_right(result.tokens_per_correct),
         )
         for result in results
     ]
@@ -160,7 +176,11 @@ def _measures(result: BenchmarkResult) -> list[MeasureRow]:
             "",
         ),
         ("cut off at the budget, % of responses", percent(result.truncated_frac), ""),
-        ("tokens per right answer", _tokens(result.tokens_per_correct), ""),
+        (
+            "tokens per right answer, of right and wrong ones",
+            per_right(result.tokens_per_correct),
+            "",
+        ),
     ]
     return rows
 

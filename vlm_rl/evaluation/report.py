@@ -19,6 +19,7 @@ from vlm_rl.evaluation.plots import (
 )
 from vlm_rl.evaluation.provenance import question_sha256
 from vlm_rl.evaluation.results import BenchmarkResult
+from vlm_rl.evaluation.spending import SPENDING, Spending, Spent, plot_spending
 from vlm_rl.evaluation.summary import Evaluation, summarise
 from vlm_rl.records import Verdict
 from vlm_rl.show.json_text import json_text
@@ -61,7 +62,9 @@ def write_report(evaluations: Sequence[Evaluation], folder: Path) -> list[Benchm
         for evaluation, result in zip(evaluations, results, strict=True)
     }
     plot_overview(results, folder / OVERVIEW)
-    text = markdown(results, overview=OVERVIEW, plots=plots)
+    spent = plot_spending(_places(results), folder / SPENDING)
+    overviews = [OVERVIEW, *([SPENDING] if spent else [])]
+    text = markdown(results, overviews=overviews, plots=plots)
     write_text(folder / REPORT, text)
     write_text(folder / RESULTS, results_json(results))
     return results
@@ -71,6 +74,15 @@ def results_json(results: Sequence[BenchmarkResult]) -> str:
     """Return report.json: every field of each result under its own name."""
     plain = {"benchmarks": [asdict(result) for result in results]}
     return json_text(plain, indent=1) + "\n"
+
+
+def _places(results: Sequence[BenchmarkResult]) -> list[Spending]:
+    """Return where each benchmark with known lengths stands."""
+    return [
+        Spending(result.benchmark, Spent(result.accuracy, result.mean_length))
+        for result in results
+        if result.accuracy is not None and result.mean_length is not None
+    ]
 
 
 def _write_benchmark(evaluation: Evaluation, result: BenchmarkResult, folder: Path) -> list[str]:

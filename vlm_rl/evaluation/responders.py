@@ -1,7 +1,5 @@
 """Answer the problems of an evaluation: by a policy in an engine, or by a chat server."""
 
-import base64
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_rl.data.image_files import BadImage, web_file
+from vlm_rl.data.image_files import BadImage
 from vlm_rl.data.prompts import BadProblem, PromptEncoder, PromptTooLong, TemplateArg, text_parts
 from vlm_rl.evaluation.benchmarks.benchmark import Response
 from vlm_rl.records import Groups, Problem, Prompt
 from vlm_rl.rollout import Engine, EngineError, Sampling, contract
 from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
+from vlm_rl.servers.chat_server import ChatServer, RequestRefused, ServerFailed, data_url
 
 _OF_OPENAI = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 
@@ -96,54 +95,6 @@ class EncodedProblems:
         ]
 
 
-class ChatServer:
-    """A server of OpenAI's chat completions, such as vLLM, at `url` (http://127.0.0.1:8000/v1).
-
-    Sends `concurrent` requests at a time. Each times out after `timeout_s` and is retried up to
-    `max_retries` times. A server that needs a key gets the one in the environment variable
-    `key_variable`. The server has its own chat template and image limits.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        concurrent: int = 32,
-        timeout_s: float = 600.0,
-        max_retries: int = 3,
-        key_variable: str = "OPENAI_API_KEY",
-    ) -> None:
-        import openai  # takes long, and most runs ask no server
-
-        for name, value in {"concurrent": concurrent, "timeout_s": timeout_s}.items():
-            if not value > 0:
-                raise ValueError(f"ChatServer.{name}={value} must be above 0")
-        self.url = url
-        self.concurrent = concurrent
-        self._client = openai.OpenAI(
-            base_url=url,
-            api_key=os.environ.get(key_variable, "none"),
-            timeout=timeout_s,
-            max_retries=max_retries,
-        )
-
-    def model_name(self) -> str:
-        """Return the one model that it serves. Raises ValueError if none answers, or several."""
-        import openai
-
-        try:
-            names = [model.id for model in self._client.models.list()]
-        except openai.OpenAIError as error:
-            raise ValueError(f"no server answers at {self.url}: {error}; start it") from error
-        if len(names) != 1:
-            raise ValueError(f"{self.url} serves {', '.join(names)}; name one of them by --model")
-        return names[0]
-
-    def ask(self, request: dict[str, Any]) -> Any:
-        """Request one chat completion."""
-        return self._client.chat.completions.create(**request)
-
-
 class ChatResponder(Responder):
     """A server's model, asked with the text and the images of each problem."""
 
@@ -177,21 +128,18 @@ class ChatResponder(Responder):
         return [flat[i : i + samples] for i in range(0, len(flat), samples)]
 
     def _response(self, problem: Problem, sample: int, seed: int) -> Response:
-        import openai
-
         try:
-            completion = self._server.ask(self._request(problem, seed % 2**31))
-        except (BadProblem, openai.BadRequestError) as error:  # the problem is at fault
+            reply = self._server.ask(self._request(problem, seed % 2**31))
+        except (BadProblem, RequestRefused) as error:  # the problem is at fault
             return Response(problem.uid, sample, "", refused=str(error))
-        except openai.OpenAIError as error:
+        except ServerFailed as error:
             raise EngineError(f"{self._server.url}: {error}") from error
-        choice, usage = completion.choices[0], completion.usage
         return Response(
             uid=problem.uid,
             sample=sample,
-            text=legal(choice.message.content or ""),
-            length_tokens=usage.completion_tokens if usage else None,
-            truncated=choice.finish_reason == "length",
+            text=reply.text,
+            length_tokens=reply.tokens_out,
+            truncated=reply.finish_reason == "length",
         )
 
     def _request(self, problem: Problem, seed: int) -> dict[str, Any]:
@@ -225,14 +173,8 @@ class ChatResponder(Responder):
         return sampler | args
 
 
-def legal(text: str) -> str:
-    """Replace half characters, which JSON can hold and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode()
-
-
 def _data_url(problem: Problem, source: bytes | Path) -> str:
     try:
-        kind, content = web_file(source)
+        return data_url(source)
     except BadImage as error:
         raise BadProblem(f"problem {problem.uid}: {error}; repair it") from error
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"

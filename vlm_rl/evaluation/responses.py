@@ -19,9 +19,10 @@ from vlm_rl.data.json_rows import json_rows
 from vlm_rl.disk.files import write_text
 from vlm_rl.evaluation.benchmarks.benchmark import Response
 from vlm_rl.evaluation.provenance import check_same_questions
-from vlm_rl.evaluation.responders import Responder, legal
+from vlm_rl.evaluation.responders import Responder
 from vlm_rl.records import Problem
 from vlm_rl.rollout import EngineError
+from vlm_rl.servers.chat_server import legal
 from vlm_rl.show.json_text import json_text
 
 _ID_NAMES = ("id", "pid", "uid")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_rl.evaluation.benchmarks.benchmark import PublishedResult
-from vlm_rl.evaluation.intervals import Difference, IntervalEstimate
+from vlm_rl.evaluation.intervals import Difference, IntervalEstimate, RatioEstimate
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class BenchmarkResult:
     truncated: Truncation | None
     length_tokens: LengthsByVerdict | None
     accuracy_by_length: Sequence[AccuracyAtLength]
-    tokens_per_correct: float | None
+    tokens_per_correct: RatioEstimate | None
     categories: Mapping[str, Mapping[str, IntervalEstimate]]
     blind: BlindResult | None
     measures: Mapping[str, float]
@@ -189,7 +189,7 @@ def metrics(result: BenchmarkResult) -> dict[str, float]:
         values["length_wrong_tokens"] = lengths.wrong.mean if lengths.wrong else None
     assert not values.keys() & result.measures.keys(), "a measure must not hide another metric"
     values |= {
-        "tokens_per_correct": result.tokens_per_correct,
+        "tokens_per_correct": per_right.value if (per_right := result.tokens_per_correct) else None,
         "extraction_failure_frac": result.extraction.frac,
         "truncated_frac": result.truncated_frac,
         "excluded_frac": result.excluded.num_responses / result.num_responses,

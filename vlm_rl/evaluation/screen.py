@@ -12,7 +12,9 @@ def print_overview(results: Sequence[BenchmarkResult]) -> None:
     left out."""
     rows = [_row(result) for result in results]
     # without borders, so that an interval fits into 80 columns; a long name takes two lines
-    table = Table(title="accuracy in %, 95 % interval; length in tokens", box=None)
+    table = Table(
+        title="accuracy in %, 95 % interval; length and per right answer in tokens", box=None
+    )
     headings = [name for name in rows[0] if any(row[name] != "-" for row in rows)]
     for heading in headings:
         is_name = heading == "benchmark"
@@ -40,6 +42,7 @@ def print_overview(results: Sequence[BenchmarkResult]) -> None:
 
 def _row(result: BenchmarkResult) -> dict[str, str]:
     official, length = result.official_accuracy, result.mean_length
+    spent = result.tokens_per_correct
     return {
         "benchmark": result.benchmark,
         "asked": str(result.num_questions),
@@ -48,4 +51,5 @@ def _row(result: BenchmarkResult) -> dict[str, str]:
         "no answer": percent(result.extraction.frac),
         "cut off": percent(result.truncated_frac),
         "length": "-" if length is None else f"{length:.0f}",
+        "per right": "-" if spent is None else f"{spent.value:,.0f}",
     }

@@ -26,11 +26,13 @@ from vlm_rl.evaluation.benchmarks.benchmark import (
 from vlm_rl.evaluation.intervals import (
     FloatArray,
     IntervalEstimate,
+    RatioEstimate,
     avg_at_k,
     clustered,
     maj_at_k,
     paired,
     pass_at_k,
+    ratio,
 )
 from vlm_rl.evaluation.results import (
     AccuracyAtLength,
@@ -291,10 +293,17 @@ def _length_bin(
     )
 
 
-def _tokens_per_correct(judged: Sequence[Judged]) -> float | None:
-    spent = lengths_of(judged, lambda one: one.verdict.scored)
-    right = lengths_of(judged, is_correct)
-    return sum(spent) / len(right) if right else None
+def _tokens_per_correct(judged: Sequence[Judged]) -> RatioEstimate | None:
+    """Return the tokens of the judged responses over the right ones among them, of those whose
+    length is known; None if none is right."""
+    known = [one for one in judged if one.verdict.scored and one.response.length_tokens is not None]
+    if not any(one.correct for one in known):
+        return None
+    return ratio(
+        lengths_of(known, lambda one: True),
+        [float(one.correct) for one in known],
+        [cluster_of(one.problem) for one in known],
+    )
 
 
 def _categories(questions: JudgedQuestions) -> dict[str, dict[str, IntervalEstimate]]:

@@ -47,6 +47,9 @@ def rollout_statistics(rollout: Rollout, advantages: Tensor) -> Statistics:
     statistics = {"reward/mean": mean_of(scores.total, scores.scored)}
     for name, term in scores.parts.items():
         statistics[f"reward/{name}"] = mean_of(term, scores.scored)
+    for name, measure in scores.measures.items():
+        kind = "time" if name.endswith("_s") else "reward"  # what depends on machines
+        statistics[f"{kind}/{name}"] = mean_of(measure, ~measure.isnan())
     statistics |= _group_statistics(scores)
     spread = [
         total[scored].std(correction=0) if scored.any() else total.new_zeros(())

@@ -1,7 +1,9 @@
 """The reward: a weighted sum of named terms times factors; one term says what is right."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -62,12 +64,12 @@ class Reward:
     @property
     def accuracy(self) -> Accuracy | None:
         """The term that reads answers, None if nothing here does."""
-        found = (term for judge in self._judges for term in judge.judges())
+        found = (term for judge in self._judges.values() for term in judge.judges())
         return next((term for term in found if isinstance(term, Accuracy)), None)
 
     @property
-    def _judges(self) -> list[JudgingTerm]:
-        return [term for term in self._all.values() if isinstance(term, JudgingTerm)]
+    def _judges(self) -> dict[str, JudgingTerm]:
+        return {n: term for n, term in self._all.items() if isinstance(term, JudgingTerm)}
 
     @property
     def _all(self) -> dict[str, RewardTerm]:
@@ -81,9 +83,7 @@ class Reward:
         fails or does not return finite float64 values [P, G].
         """
         judgements = {
-            name: _judgement(name, term, problems, groups)
-            for name, term in self._all.items()
-            if isinstance(term, JudgingTerm)
+            name: _judgement(name, judge, problems, groups) for name, judge in self._judges.items()
         }
         right = judgements[self.verdicts_from].verdicts
         others = {
@@ -97,17 +97,33 @@ class Reward:
         verdicts = _together([right, *(judgement.verdicts for judgement in found.values())])
         values = {name: found[name].values for name in self._all}
         weighted = torch.stack([term.weight * values[name] for name, term in self.terms.items()])
-        total = weighted.sum(0)
-        for name in self.factors:
-            total = total * values[name]
         scored = torch.tensor([[verdict.scored for verdict in row] for row in verdicts])
+        total = torch.where(scored, weighted.sum(0), 0.0)
+        for name, factor in self.factors.items():
+            if factor.shrinks:
+                _refuse_negative(name, total, problems)
+            total = total * values[name]
         return Scores(
             terms={name: values[name] for name in self.terms},
-            total=torch.where(scored, total, 0.0),
+            total=total,
             verdicts=verdicts,
             weights={name: term.weight for name, term in self.terms.items()},
             factors={name: values[name] for name in self.factors},
+            measures=self._measures(found, scored),
         )
+
+    def _measures(self, found: Mapping[str, Judgement], scored: Tensor) -> dict[str, Tensor]:
+        """Return what terms tell of scored completions, and what each could not score itself."""
+        measures = {
+            f"{name}/{measure}": torch.where(scored, values, math.nan)
+            for name, judgement in found.items()
+            for measure, values in judgement.measures.items()
+        }
+        for name, judgement in found.items():
+            if name != self.verdicts_from and (name in self._judges or self._all[name].may_fail):
+                failed = [[not verdict.scored for verdict in row] for row in judgement.verdicts]
+                measures[f"{name}_failed_frac"] = torch.tensor(failed, dtype=torch.float64)
+        return measures
 
     def _refuse_failing(self, name: str, verdicts: Verdicts, problems: Sequence[Problem]) -> None:
         failed = [p for p, row in zip(problems, verdicts, strict=True) for v in row if not v.scored]
@@ -121,15 +137,15 @@ class Reward:
             )
 
     def unusable(self, problems: Sequence[Problem]) -> list[str]:
-        """Return a line for each problem and term that cannot judge any answer to it."""
-        return [line for judge in self._judges for line in judge.unusable(problems)]
+        """Return a line for each problem and term that has no value for any answer to it."""
+        return [line for term in self._all.values() for line in term.unusable(problems)]
 
     def self_test(self) -> None:
         """Check known pairs in the processes that will check the policy's answers.
 
         Raises RuntimeError naming the first that fails.
         """
-        for judge in self._judges:
+        for judge in self._judges.values():
             judge.self_test()
 
     def close(self) -> None:
@@ -171,6 +187,17 @@ def _refuse_factors(factors: Mapping[str, RewardTerm], terms: Mapping[str, Rewar
             )
 
 
+def _refuse_negative(name: str, total: Tensor, problems: Sequence[Problem]) -> None:
+    bad = (total < 0).nonzero().tolist()
+    if bad:
+        row, column = bad[0]
+        raise PartError(
+            f"Reward.factors.{name} would shrink a reward below 0, {total[row, column]:g} for "
+            f"completion {column} of problem {problems[row].uid!r}, which pays for what it is to "
+            "punish; leave out the factor, or terms with negative values"
+        )
+
+
 def _deciding(judges: Mapping[str, JudgingTerm], named_one: str | None) -> str:
     """Return the name of the term whose verdicts count."""
     names = ", ".join(judges)
@@ -207,7 +234,8 @@ def _judgement(
     verdicts = judgement.verdicts
     if [len(row) for row in verdicts] != [len(group) for group in groups]:
         raise PartError(f"{place} {path_of(term)} must return a verdict for each completion")
-    return Judgement(_checked(judgement.values, verdicts, place, term, problems, groups), verdicts)
+    values = _checked(judgement.values, verdicts, place, term, problems, groups)
+    return replace(judgement, values=values)
 
 
 def _rated(

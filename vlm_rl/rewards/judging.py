@@ -1,8 +1,8 @@
 """Terms that judge: what they say of a completion decides whether it is right."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,11 +18,13 @@ Verdicts = Sequence[Sequence[Verdict]]
 class Judgement:
     """`values` [P, G] float64, before the weight, and `verdicts` [P][G].
 
-    The value of a completion that could not be checked is never read.
+    The value of a completion that could not be checked is never read. `measures` [P, G] float64 are
+    logged as means, `reward/<term>/<measure>`; NaN is in none.
     """
 
     values: Tensor
     verdicts: Verdicts
+    measures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class JudgingTerm(RewardTerm):
@@ -34,11 +36,6 @@ class JudgingTerm(RewardTerm):
 
     def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
         return self.judge(problems, groups).values
-
-    def unusable(self, problems: Sequence[Problem]) -> list[str]:
-        """Return a line for each problem that no completion can be judged for; asked once, before
-        a model is loaded."""
-        return []
 
     def self_test(self) -> None:
         """Check what has a known verdict; raise RuntimeError naming the first that fails."""

@@ -1,11 +1,12 @@
 """Terms that pay or punish the length of a completion."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from vlm_rl.records import Completion, Groups, Problem
+from vlm_rl.records import Completion, Groups, Problem, Verdict
 from vlm_rl.rewards.term import RewardTerm, each_completion
 
 
@@ -68,6 +69,41 @@ class LengthTrapezoid(RewardTerm):
             for of_problem, group in zip(corners, groups, strict=True)
         ]
         return torch.tensor(rows, dtype=torch.float64)
+
+
+class GR3(RewardTerm):
+    """Length rescaling of GR3 (https://arxiv.org/abs/2603.10535), one of `Reward.factors`.
+
+    1 / (1 + alpha * length / mean length of the group), in tokens, over the completions that could
+    be checked. So a completion of mean length keeps 1 / (1 + alpha), an empty one keeps all, and
+    what is worth nothing costs nothing, however long. In a group of empty completions each has the
+    mean length. `alpha` is fixed: the paper's calibration of it is not done here. Rewards must not
+    be negative.
+    """
+
+    shrinks = True
+
+    def __init__(self, alpha: float, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        if not 0 < alpha < math.inf:
+            raise ValueError(
+                f"GR3.alpha must be positive and finite, got {alpha}; 0.33 is a usual value"
+            )
+        self.alpha = alpha
+
+    def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
+        return self.judged(problems, groups, [[Verdict.WRONG] * len(group) for group in groups])
+
+    def judged(
+        self, problems: Sequence[Problem], groups: Groups, verdicts: Sequence[Sequence[Verdict]]
+    ) -> Tensor:
+        rows = [self._row(*both) for both in zip(groups, verdicts, strict=True)]
+        return torch.tensor(rows, dtype=torch.float64)
+
+    def _row(self, group: Sequence[Completion], verdicts: Sequence[Verdict]) -> list[float]:
+        checked = [len(c) for c, verdict in zip(group, verdicts, strict=True) if verdict.scored]
+        mean = sum(checked) / len(checked) if checked else 0.0
+        return [1 / (1 + self.alpha * (len(c) / mean if mean else 1.0)) for c in group]
 
 
 def _height(length: int, corners: Sequence[int]) -> float:

@@ -15,10 +15,12 @@ class RewardTerm(ABC):
     """One addend of the reward. Its values are logged before `weight` multiplies them.
 
     `may_fail`: a value may be NaN, of a completion that the term could not score; of any other term
-    NaN stops the run. `last_failure` is empty or says, behind a colon, why that was.
+    NaN stops the run. `last_failure` is empty or says, behind a colon, why that was. `shrinks`: as
+    a factor it is below 1 for what it punishes, which is a gift where the reward is below 0.
     """
 
     may_fail: ClassVar[bool] = False
+    shrinks: ClassVar[bool] = False
     last_failure: str = ""
 
     def __init__(self, weight: float) -> None:
@@ -38,6 +40,11 @@ class RewardTerm(ABC):
     ) -> Tensor:
         """Return the same, for a term that also looks at the verdicts that count, [P][G]."""
         return self(problems, groups)
+
+    def unusable(self, problems: Sequence[Problem]) -> list[str]:
+        """Return a line for each problem whose completions can get no value; asked once, before a
+        model is loaded. Raises ValueError if the term does not fit the data set at all."""
+        return []
 
     def close(self) -> None:  # noqa: B027 (most terms have nothing to end)
         """End processes and connections."""

@@ -1,27 +1,9 @@
-"""A call in a thread of its own, left behind if nobody waits for it any longer."""
+"""Wait for a call that has a limit of its own."""
 
-from collections.abc import Callable
 from concurrent.futures import Future, wait
-from threading import Thread
-from typing import TypeVar
 
+from vlm_rl.processes.background import Returned
 from vlm_rl.rollout.watchdog import touch_all
-
-Returned = TypeVar("Returned")
-
-
-def begun(call: Callable[[], Returned]) -> Future[Returned]:
-    """Begin `call()`; its result or whatever it raises is the future's."""
-    result: Future[Returned] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(call())
-        except BaseException as error:  # whatever it is, the other thread waits for it
-            result.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return result
 
 
 def awaited(result: Future[Returned]) -> Returned:

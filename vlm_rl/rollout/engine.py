@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.model.policy import Policy
+from vlm_rl.processes.background import begun
 from vlm_rl.records import Completion, FinishReason, Prompt
-from vlm_rl.rollout.background import begun
 from vlm_rl.rollout.faults import EngineFault
 from vlm_rl.rollout.sampling import Sampling
 

@@ -46,12 +46,17 @@ ANSWER_TYPES = frozenset(
         *("set", "interval", "matrix", "expression", "latex"),
     )
 )
+FULL_MATCH = "full_match"
+"""The type of a gold that is a pattern of Python's `re`, which must match the whole answer. No data
+set names it: a reward term does."""
 _GEOMETRY = re.compile(r"\\(?:angle|triangle|parallel|perp|bot|sim|cong)(?![a-z])")
 
 
 def decide(gold: Gold, prediction: str, *, numeric: bool) -> tuple[Decision, str]:
     """Check one answer; return the decision and its rule, such as `number: same value`."""
     try:
+        if gold.answer_type == FULL_MATCH:
+            return _match_whole(gold.answer, prediction, numeric=numeric)
         check_gold(gold)
         if not prediction.strip():
             return "unparsable", "empty answer"
@@ -65,6 +70,19 @@ def decide(gold: Gold, prediction: str, *, numeric: bool) -> tuple[Decision, str
     except FAULTS as fault:
         return "error", f"check failed: {type(fault).__name__}"
     return "correct" if right else "wrong", f"{gold.answer_type}: {rule}"
+
+
+def _match_whole(pattern: str, prediction: str, *, numeric: bool) -> tuple[Decision, str]:
+    """Match in a checking process alone: a pattern may take longer than any run lasts."""
+    if not numeric:
+        raise algebra.NeedsAlgebra
+    if len(prediction) > MAX_CHARACTERS:
+        return "unparsable", "refused: long"
+    try:
+        matched = re.fullmatch(pattern, prediction) is not None
+    except (re.error, OverflowError) as error:
+        raise GoldUnparsable(f"not a pattern: {error}") from error
+    return ("correct" if matched else "wrong"), f"{FULL_MATCH}: pattern"
 
 
 def check_gold(gold: Gold) -> None:

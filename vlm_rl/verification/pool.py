@@ -27,7 +27,7 @@ from vlm_rl.verification.algebra import NeedsAlgebra
 from vlm_rl.verification.checker import READY
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.limits import CLOCK_FACTOR, TIMED_OUT
-from vlm_rl.verification.matching import decide
+from vlm_rl.verification.matching import FULL_MATCH, decide
 
 _START_S = 120.0  # imports take under a second; a machine swapping or on a network disk is slow
 _LOOK_S = 1.0
@@ -59,11 +59,7 @@ def read_answers(asked: Sequence[tuple[Gold, Sequence[str]]], pool: "CheckerPool
     Several spellings of one value are one answer. Each must be equal to the first of them, taken as
     a gold without tolerance.
     """
-    pairs = [
-        (replace(gold, answer=given[0], tolerance=()), other)
-        for gold, given in asked
-        for other in given[1:]
-    ]
+    pairs = [(_as_gold(given[0], gold), other) for gold, given in asked for other in given[1:]]
     equal = iter(pool.check(pairs))
     agreed = [
         (gold, given[-1])
@@ -76,6 +72,13 @@ def read_answers(asked: Sequence[tuple[Gold, Sequence[str]]], pool: "CheckerPool
         Reading(question[1], *next(checks)) if question else _without_asking(given)
         for (_, given), question in zip(asked, agreed, strict=True)
     ]
+
+
+def _as_gold(answer: str, gold: Gold) -> Gold:
+    """Return an answer as a gold for others. It is a text where the gold is a pattern: a policy
+    must not write patterns."""
+    kind = "text" if gold.answer_type == FULL_MATCH else gold.answer_type
+    return replace(gold, answer=answer, answer_type=kind, tolerance=())
 
 
 def _without_asking(given: Sequence[str]) -> Reading:

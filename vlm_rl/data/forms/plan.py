@@ -18,6 +18,7 @@ OPTIONAL_COLUMNS = (
     "unit",
     "tolerance",
     "answer_style",
+    "box_space",
     "source",
     "task",
     "split",

@@ -18,11 +18,7 @@ _PHRASE = re.compile(r"the (?:(?:final|correct) )?answer (?:is|should be)", re.I
 _CLOSING_LETTER = re.compile(r" (?:\(([A-Z])\)|([A-Z]))\.\Z")
 _OPENING_LETTER = re.compile(r"(?:\(([A-Z])\)(?: \1)?|([A-Z]))\n")
 _CLOSING_NUMBER = re.compile(r"is\s+([-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?)\s*\.*\Z")
-_BARE = re.compile(r"[*\s]*\(?([A-Ha-h])\)?[.:)*\s]*\Z")
 _MARKED = re.compile(r"\(([A-I])\)|(?<![A-Za-z])([A-I])\s*[.:\uff0e\uff1a]")
-_LABELLED = re.compile(
-    r"[*\s]*(?:(?i:option|choice)\s*\(?([A-H])\b|\(([A-H])\)|([A-H])(?=[.:)]|\Z))"
-)
 
 
 @dataclass(frozen=True)
@@ -72,12 +68,16 @@ def last_box(response: str) -> str | None:
     return content if count else None
 
 
-def letter_of(answer: str) -> str | None:
-    """Return the option that a cut answer names: `B`, `(b)`, `B. 14`, `\\text{(B)}`, not `Ball`."""
+def letter_of(answer: str, last: str = "H") -> str | None:
+    """Return the option that a cut answer names: `B`, `(b)`, `B. 14`, `\\text{(B)}`, not `Ball`;
+    `last` is the letter of the last option."""
     text = re.sub(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}", r"\1", answer).strip(" $.")
-    if bare := _BARE.match(text):
+    some, small = f"[A-{last}]", f"[A-{last}a-{last.lower()}]"
+    if bare := re.match(rf"[*\s]*\(?({small})\)?[.:)*\s]*\Z", text):
         return bare[1].upper()
-    labelled = _LABELLED.match(text)
+    labelled = re.match(
+        rf"[*\s]*(?:(?i:option|choice)\s*\(?({some})\b|\(({some})\)|({some})(?=[.:)]|\Z))", text
+    )
     return next(filter(None, labelled.groups())) if labelled else None
 
 

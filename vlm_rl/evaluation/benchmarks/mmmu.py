@@ -22,7 +22,8 @@ from vlm_rl.evaluation.benchmarks.cutting import (
     named_option,
     short,
 )
-from vlm_rl.records import IMAGE_MARK, Problem
+from vlm_rl.evaluation.benchmarks.placing import in_order, marked, names_image
+from vlm_rl.records import Problem
 
 SUBJECTS = (
     "Accounting",
@@ -56,20 +57,27 @@ SUBJECTS = (
     "Public_Health",
     "Sociology",
 )
-_MARK = re.compile(r"<image (\d)>")
+_IMAGE = "<image {}>"
 
 
 class MMMU(Benchmark):
     name = "mmmu"
     hub_id = "MMMU/MMMU"
-    splits = ("validation", "dev")
-    columns = ("id", "question", "options", "answer", "question_type", "image_1")
+    splits: ClassVar[tuple[str, ...]] = ("validation", "dev")
+    columns: ClassVar[tuple[str, ...]] = (
+        "id",
+        "question",
+        "options",
+        "answer",
+        "question_type",
+        "image_1",
+    )
     sizes: ClassVar[Mapping[str, int]] = {"validation": 900, "dev": 150}
     instruction = (
         "Put the final answer in one \\boxed{}: the letter of the option where there are options, "
         "else a word, phrase or number."
     )
-    published = (
+    published: ClassVar[tuple[PublishedResult, ...]] = (
         PublishedResult("Qwen2.5-VL-3B-Instruct", 53.1, "Qwen2.5-VL README"),
         PublishedResult("Qwen2.5-VL-7B-Instruct", 58.6, "Qwen2.5-VL README"),
         PublishedResult("Qwen2.5-VL-72B-Instruct", 70.2, "Qwen2.5-VL README"),
@@ -91,17 +99,17 @@ class MMMU(Benchmark):
     def images(self, row: Mapping[str, Any]) -> Sequence[object]:
         """Return images in the order in which the question names them, the unnamed ones first."""
         there = [number for number in range(1, 8) if row.get(f"image_{number}")]
-        return [row[f"image_{number}"] for number in _in_order(_whole_text(row), there)]
+        return [row[f"image_{number}"] for number in in_order(_whole_text(row), there, _IMAGE)]
 
     def problem(self, row: Mapping[str, Any], images: tuple[bytes | Path, ...]) -> Problem:
-        options = _options(row)
+        options = options_of_row(row)
         text = _whole_text(row)
         there = [number for number in range(1, 8) if row.get(f"image_{number}")]
         golds = _golds(str(row["answer"]))
-        shown = options and not any(_MARK.search(option) for option in options)
+        shown = options and not any(names_image(option, _IMAGE) for option in options)
         return Problem(
             uid=row["id"],
-            question=_marked(text, there) if images else text,
+            question=marked(text, there, _IMAGE) if images else text,
             answer=golds[0],
             images=images,
             answer_type="choice" if options else None,
@@ -127,12 +135,15 @@ class MMMU(Benchmark):
         return Ruling(letter == problem.answer, letter, "option" if letter else "no option named")
 
 
-def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
+def options_of_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the options, which the hub stores as a list written in a string."""
     options = row["options"]
     if isinstance(options, str):
         options = ast.literal_eval(options)
     if not isinstance(options, list):
         raise BadRow("wrong type", f"options {options!r:.50} are not a list")
+    if len(options) == 1 and isinstance(options[0], list):
+        options = options[0]  # validation_Accounting_29 of MMMU-Pro has a list in the list
     return tuple(str(option) for option in options)
 
 
@@ -145,23 +156,11 @@ def _golds(answer: str) -> list[str]:
 
 def _whole_text(row: Mapping[str, Any]) -> str:
     """Return the question, with its options if these hold images."""
-    options = _options(row)
-    if not any(_MARK.search(option) for option in options):
+    options = options_of_row(row)
+    if not any(names_image(option, _IMAGE) for option in options):
         return str(row["question"])
     lines = (f"({chr(ord('A') + index)}) {option}" for index, option in enumerate(options))
     return "\n".join((row["question"], "Choices:", *lines))
-
-
-def _in_order(text: str, there: Sequence[int]) -> list[int]:
-    named = [number for number in dict.fromkeys(map(int, _MARK.findall(text))) if number in there]
-    return [number for number in there if number not in named] + named
-
-
-def _marked(text: str, there: Sequence[int]) -> str:
-    """Turn the first mention of an image into its mark; a later one stays text."""
-    for number in there:
-        text = text.replace(f"<image {number}>", IMAGE_MARK, 1)
-    return IMAGE_MARK * (len(there) - text.count(IMAGE_MARK)) + text
 
 
 def _open_ruling(given: CutAnswer | None, golds: Sequence[str]) -> Ruling:

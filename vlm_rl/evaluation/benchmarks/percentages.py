@@ -5,7 +5,7 @@ Compared as a number, such a gold makes the natural answer `50\\%`, which is 0.5
 
 import re
 
-from vlm_rl.records import AnswerType, Problem
+from vlm_rl.records import GoldType, Problem
 from vlm_rl.verification.notation import open_text
 from vlm_rl.verification.reading import cut_unit, plain_number
 
@@ -19,7 +19,7 @@ _ASKED = re.compile(
 )
 
 
-def percent_type(problem: Problem) -> AnswerType | None:
+def percent_type(problem: Problem) -> GoldType | None:
     """Return the answer type of `problem`: percent if it is a free question for a percentage whose
     gold is a number with no other unit."""
     free = problem.answer_type in (None, "number") and not problem.choices and not problem.unit

@@ -23,8 +23,9 @@ from vlm_rl.distributed.weights import whole_weights
 from vlm_rl.model.lora import save_adapter
 from vlm_rl.model.policy import Policy
 from vlm_rl.model.saving import published
+from vlm_rl.processes.background import begun
 from vlm_rl.records import Completion, Prompt
-from vlm_rl.rollout.background import awaited, begun
+from vlm_rl.rollout.background import awaited
 from vlm_rl.rollout.faults import EngineFault
 from vlm_rl.rollout.sampling import Sampling
 from vlm_rl.rollout.stop_tokens import StopTokens

@@ -12,8 +12,8 @@ from typing import Any
 import requests
 from urllib3.exceptions import HTTPError
 
+from vlm_rl.processes.background import Returned, begun
 from vlm_rl.processes.stopwatch import Stopwatch
-from vlm_rl.rollout.background import Returned, begun
 from vlm_rl.rollout.faults import WEIGHT_STREAM, EngineError, EngineFault, EngineMismatch, refusal
 from vlm_rl.rollout.vllm import gate
 from vlm_rl.rollout.vllm.replies import Answered, read, shown

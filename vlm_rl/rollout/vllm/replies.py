@@ -16,7 +16,7 @@ class Reply(BaseModel):
 
 
 class ChosenToken(Reply):
-    """A sampled token; its id stands in `Choice.token_ids`."""
+    """A sampled token; its id stands in `CompletionChoice.token_ids`."""
 
     logprob: float
 
@@ -27,7 +27,7 @@ class ChosenTokens(Reply):
     content: list[ChosenToken] | None = None
 
 
-class Choice(Reply):
+class CompletionChoice(Reply):
     """One completion."""
 
     token_ids: list[int] | None
@@ -39,7 +39,7 @@ class Generated(Reply):
     """The answer to one request."""
 
     prompt_token_ids: list[int] | None
-    choices: list[Choice]
+    choices: list[CompletionChoice]
 
 
 class ServedModel(Reply):

@@ -39,7 +39,7 @@ from vlm_rl.rollout.vllm.client import Http, Silence
 from vlm_rl.rollout.vllm.plugin import NAME
 from vlm_rl.rollout.vllm.protocol import Answer, RawCompletion, Request
 from vlm_rl.rollout.vllm.replies import (
-    Choice,
+    CompletionChoice,
     Emptied,
     Generated,
     ServedConfig,
@@ -331,7 +331,7 @@ def _flags(arguments: Mapping[str, Any]) -> Iterator[str]:
             yield json.dumps(value) if isinstance(value, dict) else str(value)
 
 
-def _raw(choice: Choice) -> RawCompletion:
+def _raw(choice: CompletionChoice) -> RawCompletion:
     content = (choice.logprobs.content if choice.logprobs else None) or []
     logprobs = [token.logprob for token in content]
     return RawCompletion(choice.token_ids or [], logprobs, choice.finish_reason)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vlm_rl.model.weights import chunks
-from vlm_rl.rollout.background import Returned, begun
+from vlm_rl.processes.background import Returned, begun
 from vlm_rl.rollout.faults import EngineFault
 from vlm_rl.rollout.vllm.weight_stream import WeightSource, flatten
 
