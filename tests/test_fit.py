@@ -72,6 +72,9 @@ ELSEWHERE = {
     "checkpoint.merge_adapter": (
         "run/test_lora_runs.py::test_merged_on_request_with_the_adapter_beside_it"
     ),
+    "checkpoint.hf_precision": (
+        "run/test_resume.py::test_precision_of_hf_changes_neither_training_nor_what_is_resumed"
+    ),
     "updates.vision_cache_mib": (
         "training/test_updates.py::test_a_frozen_tower_sees_an_image_once_in_a_step_or_in_the_run"
     ),

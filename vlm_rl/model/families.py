@@ -41,15 +41,17 @@ class Family:
     """What differs between families.
 
     `text_matrices` and `tower_matrices` are the matrices of attention and MLP in one layer, a
-    regular expression on the path below the layer. `recurrence` is the path below a layer of the
-    language model where some layers have a recurrent state in place of attention. `routers` is the
-    path of a router below its layer, a regular expression; None without experts.
+    regular expression on the path below the layer; so are `routers`, of a mixture of experts, and
+    `turned`, the weights that published checkpoints hold with their last two dimensions exchanged.
+    `recurrence` is the path below a layer of the language model where some layers have a recurrent
+    state in place of attention.
     """
 
     text_matrices: str
     tower_matrices: str
     routers: str | None = None
     recurrence: str | None = None
+    turned: str | None = None
 
     @property
     def matrices(self) -> dict[Part, str]:
@@ -64,6 +66,12 @@ class Family:
             "vision_tower": rf"{tower}\.blocks\.\d+\.({self.tower_matrices})",
         }
 
+    def is_turned(self, name: str) -> bool:
+        """Return whether a published checkpoint holds the weight of this name transposed."""
+        text = re.escape(PARTS["language_model"])
+        turned = self.turned
+        return turned is not None and bool(re.fullmatch(rf"{text}\.layers\.\d+\.({turned})", name))
+
 
 _DENSE = r"self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj"
 _HYBRID = rf"{_DENSE}|linear_attn\.(in_proj_(qkv|z|b|a)|out_proj)"
@@ -72,7 +80,12 @@ FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.fc[12]"),
     "qwen2_5_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.(gate|up|down)_proj"),
     "qwen3_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.linear_fc[12]"),
-    "qwen3_vl_moe": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.linear_fc[12]", routers=r"mlp\.gate"),
+    "qwen3_vl_moe": Family(
+        _DENSE,
+        r"attn\.(qkv|proj)|mlp\.linear_fc[12]",
+        routers=r"mlp\.gate",
+        turned=r"mlp\.experts\.(gate_up|down)_proj",
+    ),
     "qwen3_5": Family(_HYBRID, r"attn\.(qkv|proj)|mlp\.linear_fc[12]", recurrence="linear_attn"),
     "qwen3_5_moe": Family(
         rf"{_HYBRID}|mlp\.shared_expert\.(gate|up|down)_proj|mlp\.shared_expert_gate",

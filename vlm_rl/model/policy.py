@@ -43,7 +43,9 @@ from vlm_rl.model.lora import (
 )
 from vlm_rl.model.packing import Packed, pack
 from vlm_rl.model.routing import Routing, listen
+from vlm_rl.model.saving import DiskPrecision, check_layout, dtype_of, save_model
 from vlm_rl.model.shards import Shards
+from vlm_rl.model.tied_head import check_head, check_tie
 from vlm_rl.model.vision import Features, Images, KeptFeatures, features_of
 from vlm_rl.records import Rows
 
@@ -68,6 +70,7 @@ class Policy(nn.Module):
             use_experts(model)
             self.num_routers = listen(self.part("language_model"), routers)
         self.shards = Shards()
+        self.source_dtype = torch.float32
         banned_ids = torch.tensor(placeholder_ids(model.config))
         self.register_buffer("banned_ids", banned_ids, persistent=False)
         self.banned_ids: Tensor
@@ -98,6 +101,7 @@ class Policy(nn.Module):
         wanted = {"policy.freeze=[router]": "router" in freeze}
         check_experts(config, wanted | {"policy.router_replay": router_replay})
         policy = cls(empty_model(config) if empty else _load_model(path))
+        policy.source_dtype = dtype_of(config)
         policy.replays_experts = router_replay
         if lora is not None:
             add_adapters(policy.model, lora, base=path, seed=seed)
@@ -280,7 +284,7 @@ class Policy(nn.Module):
         finally:
             self.train(was_training)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, precision: DiskPrecision = "source") -> None:
         """Write what `from_pretrained` loads: weights and configuration.
 
         Of a policy with adapters, write only the adapters and the name of their base.
@@ -288,7 +292,7 @@ class Policy(nn.Module):
         if self.has_adapters:
             save_adapter(self.model, folder)
         else:
-            self.model.save_pretrained(folder)
+            save_model(self.model, folder, source=self.source_dtype, precision=precision)
 
 
 def check_checkpoint(path: str) -> Any:
@@ -318,6 +322,9 @@ def check_checkpoint(path: str) -> Any:
     except _UNREADABLE as error:
         raise ValueError(_unreadable(path, error)) from error
     family_of(config)
+    check_layout(path, config)
+    # transformers ties by the outer one, vLLM by the one of the text
+    config.get_text_config().tie_word_embeddings = config.tie_word_embeddings
     return config
 
 
@@ -355,6 +362,7 @@ def _load_model(path: str) -> nn.Module:
     except _UNREADABLE as error:
         raise ValueError(_unreadable(path, error)) from error
     missing = sorted(info["missing_keys"])
+    check_head(path, missing)
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} weights, the first of them {missing[0]}")
     if info["mismatched_keys"]:
@@ -363,6 +371,7 @@ def _load_model(path: str) -> nn.Module:
             f"{path}: weight {name} has shape {list(shape)}, but config.json asks for "
             f"{list(expected)}"
         )
+    check_tie(path, model)
     loaded: nn.Module = model
     return loaded
 
