@@ -162,7 +162,8 @@ class Completion:
     `sampling_logprobs` [T] float32 are the engine's own, at the temperature that sampled. `text`
     is the opening of the prompt and then the tokens without special ones. An empty completion is
     legal. `experts` [S + T - 1, L, K] are those that the engine's routers chose for the prompt and
-    for every token but the last, which it does not compute; None if it does not say.
+    for every token but the last, which it does not compute; None if it does not say. `logprobs` and
+    `entropies` [T] float32 are the policy's, only where a reward asks for them.
     """
 
     token_ids: Tensor
@@ -170,6 +171,8 @@ class Completion:
     finish_reason: FinishReason
     text: str
     experts: Tensor | None = None
+    logprobs: Tensor | None = None
+    entropies: Tensor | None = None
 
     def __post_init__(self) -> None:
         ids, logprobs = self.token_ids, self.sampling_logprobs

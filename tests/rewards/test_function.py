@@ -277,9 +277,9 @@ REFUSED = {
         "has the parameters (text); a reward function has",
     ),
     "too early": (
-        "def f(completion, entropies): ...",
+        "def f(completion, old_logprobs): ...",
         "f",
-        "asks for entropies, which are computed after the reward; sampling_logprobs are",
+        "asks for old_logprobs, which there is not before the reward; per token there are",
     ),
     "broken": ("def f(", "f", "cannot be imported: SyntaxError"),
     "fails": ("1 / 0", "f", "cannot be imported: ZeroDivisionError"),

@@ -42,7 +42,7 @@ HOW = (
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokensUsed:
     """The mean length of a response, and the tokens spent per right answer, None without one."""
 
     mean: float
@@ -65,8 +65,8 @@ class Compared:
     accuracy: Difference
     holm_p: float
     length: Difference | None
-    first_spent: Tokens | None
-    second_spent: Tokens | None
+    first_spent: TokensUsed | None
+    second_spent: TokensUsed | None
     only_first: int
     only_second: int
     without_verdict: int
@@ -216,7 +216,7 @@ def _row(one: Compared) -> tuple[str, ...]:
     )
 
 
-def _both(one: Compared, what: Callable[[Tokens], str]) -> str:
+def _both(one: Compared, what: Callable[[TokensUsed], str]) -> str:
     if one.first_spent is None or one.second_spent is None:
         return "-"
     return f"{what(one.first_spent)}, then {what(one.second_spent)}"
@@ -366,7 +366,7 @@ def _length_difference(
 
 def _spent(
     side: SamplesByUid, a: SamplesByUid, b: SamplesByUid, shared: Sequence[str]
-) -> Tokens | None:
+) -> TokensUsed | None:
     """Return what `side` spent on the questions whose lengths both sides know."""
     uids = [uid for uid in shared if _lengths(a[uid]) and _lengths(b[uid])]
     if not uids:
@@ -379,8 +379,8 @@ def _spent(
     ]
     mean = float(np.mean([np.mean(_lengths(side[uid])) for uid in uids]))
     if not any(correct for _, correct, _ in known):
-        return Tokens(mean, None)
-    return Tokens(mean, ratio(*zip(*known, strict=True)))
+        return TokensUsed(mean, None)
+    return TokensUsed(mean, ratio(*zip(*known, strict=True)))
 
 
 def _lengths(samples: Sequence[Sample]) -> list[int]:

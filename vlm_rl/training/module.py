@@ -47,6 +47,7 @@ from vlm_rl.training.dynamic_sampling import (
 )
 from vlm_rl.training.meter import Meter
 from vlm_rl.training.optimizer import build_optimizer
+from vlm_rl.training.policy_view import PolicyView
 from vlm_rl.training.sampler import Sampler
 from vlm_rl.training.settings import (
     OptimizerSettings,
@@ -133,7 +134,8 @@ class RLModule(L.LightningModule):
         self.validation_history: list[Metrics] = []
         self.clock = Clock()
         self.meter = Meter(policy, self.clock)
-        self.sampler = Sampler(policy, self.engine, self.reward, self.clock)
+        view = PolicyView(policy, micro_batch_tokens=self.updates.micro_batch_tokens)
+        self.sampler = Sampler(policy, self.engine, self.reward, self.clock, view)
         self.lockstep = Lockstep(
             policy,
             num_minibatches=self.updates.num_minibatches,
