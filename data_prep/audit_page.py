@@ -13,7 +13,8 @@ from markupsafe import Markup
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from data_prep.audit_reading import DataSet
-from vlm_rl.data.images import BadImage, Resizer
+from vlm_rl.data.image_files import BadImage
+from vlm_rl.data.images import Resizer
 from vlm_rl.rewards.accuracy import gold_of
 from vlm_rl.show.figures import Figure
 from vlm_rl.show.figures import save as save_figure

@@ -11,7 +11,8 @@ from pandas import DataFrame
 
 from data_prep.audit_golds import AS_IT_STANDS, letter_of
 from data_prep.audit_reading import DataSet, ImageHeader
-from vlm_rl.data.images import BadImage, Resizer
+from vlm_rl.data.image_files import BadImage
+from vlm_rl.data.images import Resizer
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.data.rows import Skipped
 from vlm_rl.records import IMAGE_MARK

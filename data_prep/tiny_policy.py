@@ -5,7 +5,7 @@
 builds a Qwen2.5-VL of 1.1 million parameters from its configuration. It gets a tokenizer of its own
 (Qwen's class, special tokens and chat template; a vocabulary learned on the synthetic set) and
 learns to answer some of that set (see `data_prep.supervise`). `build_untrained` makes smaller ones,
-of either family, in under a second. Nothing is downloaded. All folders load with
+of several families, in under a second. Nothing is downloaded. All folders load with
 `AutoProcessor.from_pretrained` and `AutoModelForImageTextToText.from_pretrained` once `vlm_rl` is
 imported.
 
@@ -33,6 +33,7 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
     Qwen3VLConfig,
+    Qwen3VLMoeConfig,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
@@ -49,7 +50,7 @@ from data_prep.scenes import (
 from data_prep.supervise import WARM_START, warm_start
 from vlm_rl.show.screen import bars, say
 
-ModelFamily = Literal["qwen2_5_vl", "qwen3_vl"]
+ModelFamily = Literal["qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"]
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -138,7 +139,12 @@ def build_policy(
     else:
         tower |= {"num_position_embeddings": 256, "deepstack_visual_indexes": [0]}
         text["rope_parameters"]["mrope_interleaved"] = True
-        config = Qwen3VLConfig(text_config=text, vision_config=tower, **shared)
+        if family == "qwen3_vl":
+            config = Qwen3VLConfig(text_config=text, vision_config=tower, **shared)
+        else:
+            text |= {"num_experts": 8, "num_experts_per_tok": 2}
+            text |= {"moe_intermediate_size": 3 * hidden // 2, "norm_topk_prob": True}
+            config = Qwen3VLMoeConfig(text_config=text, vision_config=tower, **shared)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         policy = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)

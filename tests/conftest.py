@@ -80,3 +80,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     root = tmp_path_factory.mktemp("checkpoints")
     return {family: build_checkpoint(family, root / family) for family in FAMILIES}
+
+
+@pytest.fixture
+def wide_delta_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let recurrences compute in the model's float64."""
+    from tests.support.wide_delta import widen_delta_rules
+
+    widen_delta_rules(monkeypatch)

@@ -65,9 +65,15 @@ ELSEWHERE = {
     "run_dir": "run/test_folder.py::test_finished_run_names_its_steps_and_the_way_to_extend_it",
     "policy.path": "data/test_real_images.py::test_real_images_train_both_families",
     "policy.gradient_checkpointing": "test_fit.py::test_gradient_checkpointing_keeps_the_gradient",
+    "policy.router_replay": (
+        "rollout/test_chosen_experts.py::test_steps_measure_routers_and_their_mismatch"
+    ),
     "policy.lora": "run/test_lora_runs.py::test_run_trains_only_adapters_with_everything_on",
     "checkpoint.merge_adapter": (
         "run/test_lora_runs.py::test_merged_on_request_with_the_adapter_beside_it"
+    ),
+    "checkpoint.hf_precision": (
+        "run/test_resume.py::test_precision_of_hf_changes_neither_training_nor_what_is_resumed"
     ),
     "updates.vision_cache_mib": (
         "training/test_updates.py::test_a_frozen_tower_sees_an_image_once_in_a_step_or_in_the_run"

@@ -29,6 +29,8 @@ from vlm_rl.data.datamodule import ProblemData
 from vlm_rl.data.prompts import ANSWER_STYLE_OF, PromptEncoder
 from vlm_rl.distributed import strategies
 from vlm_rl.distributed.rank_strategy import RankStrategy
+from vlm_rl.model.experts import check_experts
+from vlm_rl.model.families import family_of
 from vlm_rl.model.lora import check_lora
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.objectives import Objective
@@ -187,8 +189,9 @@ def _fit(
         trainer = _trainer(config)
         checkpoints = Checkpoints(run_dir, **vars(config.checkpoint))
         rollouts = RolloutFiles(run_dir, **vars(config.rollouts))
-        _check_ranks(trainer, parts)
-        check_checkpoint(config.policy.path)
+        model = check_checkpoint(config.policy.path)
+        _check_ranks(trainer, parts, model)
+        _check_experts(parts, model)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
         data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
         data.setup("fit")
@@ -302,11 +305,34 @@ def _check_consistency(config: Namespace, parts: Namespace) -> None:
         )
 
 
-def _check_ranks(trainer: L.Trainer, parts: Namespace) -> None:
-    """Check what the strategy and the engine can do on these ranks. Raises ValueError."""
+def _check_experts(parts: Namespace, model: Any) -> None:
+    """Refuse what only a mixture of experts has, and an engine that does not name its experts.
+    Raises ValueError."""
+    replays = parts.policy.router_replay
+    check_experts(
+        model,
+        {
+            "policy.freeze=[router]": "router" in parts.policy.freeze,
+            "policy.router_replay=true": replays,
+            "the regularizer LoadBalance": parts.objective.needs_routing,
+        },
+    )
+    if replays and not parts.engine.returns_experts:
+        raise ValueError(
+            f"policy.router_replay=true takes the experts that the engine chose, which "
+            f"{type(parts.engine).__name__} does not return; leave it out, or take "
+            "TransformersEngine"
+        )
+
+
+def _check_ranks(trainer: L.Trainer, parts: Namespace, model: Any) -> None:
+    """Check what the strategy and the engine can do on these ranks with a model of this
+    configuration. Raises ValueError."""
     strategy = strategies.of(trainer.strategy)
     if parts.policy.lora is not None:
         strategy.check_adapters()
+    if family_of(model).recurrence is not None:
+        strategy.check_recurrences()
     parts.engine.check_ranks(
         world_size=trainer.world_size,
         num_nodes=trainer.num_nodes,

@@ -161,13 +161,18 @@ class Completion:
 
     `sampling_logprobs` [T] float32 are the engine's own, at the temperature that sampled. `text`
     is the opening of the prompt and then the tokens without special ones. An empty completion is
-    legal.
+    legal. `experts` [S + T - 1, L, K] are those that the engine's routers chose for the prompt and
+    for every token but the last, which it does not compute; None if it does not say. `logprobs` and
+    `entropies` [T] float32 are the policy's, only where a reward asks for them.
     """
 
     token_ids: Tensor
     sampling_logprobs: Tensor
     finish_reason: FinishReason
     text: str
+    experts: Tensor | None = None
+    logprobs: Tensor | None = None
+    entropies: Tensor | None = None
 
     def __post_init__(self) -> None:
         ids, logprobs = self.token_ids, self.sampling_logprobs
@@ -317,7 +322,8 @@ class Rows:
     `row_prompt` [B] int64 gives each row its prompt. `completion_ids` [B, T] int64,
     `sampling_logprobs` [B, T] float. `completion_mask` [B, T] bool is True on the leading tokens
     that are trained on, False in the padding (whose values are never read) and along a whole row
-    that is left out; such a row does not count as a sequence.
+    that is left out; such a row does not count as a sequence. `experts` are those of each
+    completion on the CPU, or none at all.
     """
 
     prompts: tuple[Prompt, ...]
@@ -325,15 +331,20 @@ class Rows:
     completion_ids: Tensor
     completion_mask: Tensor
     sampling_logprobs: Tensor
+    experts: tuple[Tensor | None, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         mask = self.completion_mask
+        assert len(self.experts) in (0, len(mask))
         assert mask.dtype == torch.bool
         assert not (mask[:, 1:] & ~mask[:, :-1]).any(), "a row is trained from its first token on"
         assert self.row_prompt.shape == mask.shape[:1]
         assert bool((self.row_prompt.diff() >= 0).all()), "rows are ordered by prompt"
-        for name, tensor in self._token_tensors().items():
-            assert tensor.shape == mask.shape, f"{name} must be [B, T]"
+        for name, tensor in self._row_tensors().items():
+            is_fit = len(tensor) == len(mask) and (
+                tensor.shape == mask.shape or name == "expert_loads"
+            )
+            assert is_fit, f"{name} must be [B, T]"
 
     @classmethod
     def build(cls, prompts: Sequence[Prompt], groups: Groups, trained: Tensor) -> Self:
@@ -352,13 +363,14 @@ class Rows:
             completion_ids=completion_ids,
             completion_mask=torch.arange(completion_ids.shape[1]) < lengths[:, None],
             sampling_logprobs=_side_by_side(logprobs, torch.float32),
+            experts=tuple(c.experts for c in completions),
         )
 
     def __len__(self) -> int:
         return len(self.row_prompt)
 
-    def _token_tensors(self) -> dict[str, Tensor]:
-        """Every [B, T] field by name."""
+    def _row_tensors(self) -> dict[str, Tensor]:
+        """Every field with numbers of each row by name, nearly all [B, T]."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "row_prompt"}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
@@ -370,7 +382,7 @@ class Rows:
     def to(self, device: torch.device) -> Self:
         """Return the same rows with their token tensors on `device`; prompts are not moved."""
         moved: dict[str, Any] = {
-            name: tensor.to(device) for name, tensor in self._token_tensors().items()
+            name: tensor.to(device) for name, tensor in self._row_tensors().items()
         }
         return replace(self, **moved)
 
@@ -380,8 +392,9 @@ class Rows:
         selected: dict[str, Any] = {
             "prompts": tuple(self.prompts[i] for i in used.tolist()),
             "row_prompt": row_prompt,
+            "experts": tuple(self.experts[i] for i in rows.tolist()) if self.experts else (),
         }
-        selected |= {name: tensor[rows] for name, tensor in self._token_tensors().items()}
+        selected |= {name: tensor[rows] for name, tensor in self._row_tensors().items()}
         return replace(self, **selected)
 
     def micro_batches(self, max_tokens: int) -> Iterator[Self]:
@@ -416,12 +429,15 @@ class Batch(Rows):
 
     `sampling_logprobs` are the engine's, `old_logprobs` the policy's before the step's first
     update, `ref_logprobs` the frozen reference's (None if no term needs them). `advantages` are
-    constant along a row unless an estimator says otherwise. `step` numbers the step.
+    constant along a row unless an estimator says otherwise. `step` numbers the step. `expert_loads`
+    [B, E] say how often each expert was computed for the tokens of a row before the first update,
+    the mean over the routers; None if no term needs them.
     """
 
     old_logprobs: Tensor
     ref_logprobs: Tensor | None
     advantages: Tensor
+    expert_loads: Tensor | None = field(default=None, kw_only=True)
     step: int = 0
 
     @classmethod
@@ -432,6 +448,7 @@ class Batch(Rows):
         old_logprobs: Tensor,
         ref_logprobs: Tensor | None,
         advantages: Tensor,
+        expert_loads: Tensor | None = None,
         step: int = 0,
     ) -> "Batch":
         """Complete `rows`; `advantages` [P, G] or [B, T]."""
@@ -442,6 +459,7 @@ class Batch(Rows):
             old_logprobs=old_logprobs,
             ref_logprobs=ref_logprobs,
             advantages=advantages,
+            expert_loads=expert_loads,
             step=step,
         )
 

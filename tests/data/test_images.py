@@ -18,7 +18,8 @@ from PIL import Image, ImageOps
 from qwen_vl_utils import process_vision_info
 
 from tests.support.tiny import FAMILIES, picture, png, png_header, problem
-from vlm_rl.data.images import ImageStore, web_file
+from vlm_rl.data.image_files import web_file
+from vlm_rl.data.images import ImageStore
 from vlm_rl.data.prompts import BadProblem, PromptEncoder
 from vlm_rl.records import Problem
 

@@ -20,8 +20,9 @@ import yaml
 
 from tests.distributed.test_strategies import largest_difference
 from tests.distributed.test_strategy_runs import Commands
-from tests.support.run_helpers import REWARD_TERMS, build_module, rollouts
+from tests.support.run_helpers import REWARD_TERMS, build_module, command, rollouts
 from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.fit import fit
 from vlm_rl.model.policy import Policy
 from vlm_rl.run.folder import Checkpoint, find_resume
 from vlm_rl.run.metrics_csv import read_metrics
@@ -143,3 +144,21 @@ def test_checkpoint_of_another_version_is_refused(
     module = build_module(policy, PromptEncoder(str(policy_folder)))
     with pytest.raises(ValueError, match=f"{checkpoint} was .*it lacks completed_steps"):
         check_fits(Checkpoint(2, checkpoint.parent), module, NO_DATA)
+
+
+@pytest.mark.parametrize("strategy", ["zero3", "zero3_offload"])
+@pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
+def test_recurrence_under_zero3_is_refused_before_a_model_is_loaded(
+    family: str,
+    strategy: str,
+    checkpoints: dict[str, Path],
+    data_folder: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Its layers are computed piece by piece, and ranks would wait for each other for ever."""
+    with pytest.raises(SystemExit):
+        fit(command(checkpoints[family], data_folder, tmp_path, trainer__strategy=strategy))
+    said = " ".join(capfd.readouterr().err.split())
+    assert f"trainer.strategy={strategy} cannot train a model with a recurrence" in said
+    assert "set fsdp2, which shards weights too, or zero2" in said

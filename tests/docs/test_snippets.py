@@ -16,7 +16,8 @@ OWN_FILES = "my_rewards.py"
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_snippet_is_a_configuration(number, tmp_path):
+def test_snippet_is_a_configuration(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     snippet = SNIPPETS[number]
     if "file:" in snippet:
         (tmp_path / OWN_FILES).write_text("")

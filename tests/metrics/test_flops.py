@@ -1,12 +1,13 @@
 """FLOPs by arithmetic are those that torch counts of a real policy, within 1 %.
 
-The policy's attention and head are replaced by their formulas, which compute nothing twice and of
-which torch counts every product.
+The policy's attention, recurrences and head are replaced by their formulas, which compute nothing
+twice and of which torch counts every product.
 
 Broken on purpose, each seen red: gradients of inputs that nothing trained comes before, and of
 frozen weights; completions that do not see their prompt; a backward of attention as dear as its
 forward; windows cut off at the border of an image; a merger that reads every patch; prompts without
-completions; a frozen tower that is trained.
+completions; a frozen tower that is trained; recurrences or
+their convolutions left out.
 """
 
 from collections.abc import Iterator
@@ -15,16 +16,19 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.oracles import dense_mask
 from tests.support.tiny import FAMILIES, completion_of, problem, prompts_of
+from tests.support.wide_delta import MODULES as RECURRENT
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.metrics.flops import ModelFlops, Work, visible_pairs
-from vlm_rl.model import attention
+from vlm_rl.model import attention, experts
 from vlm_rl.model import policy as policy_module
+from vlm_rl.model.attention import segments
 from vlm_rl.model.attention.plain import plain_attention
 from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.model.lora import LoraSettings
@@ -38,10 +42,39 @@ def plain_head(hidden: Tensor, weight: Tensor, targets: Tensor, **_: Any) -> Tok
     return TokenStats(logprobs.gather(1, targets[:, None])[:, 0], None)
 
 
+def plain_rule(
+    query: Tensor, key: Tensor, value: Tensor, g: Tensor, beta: Tensor, **given: Any
+) -> tuple[Tensor, Tensor]:
+    """Compute the gated delta rule token by token, by products alone."""
+    query, key, value = (x.transpose(1, 2).float() for x in (query, key, value))
+    g, beta = g.transpose(1, 2)[..., None, None].exp(), beta.transpose(1, 2)[..., None]
+    state = given["initial_state"]
+    if state is None:
+        state = value.new_zeros(*value.shape[:2], key.shape[-1], value.shape[-1])
+    out = []
+    for step in range(query.shape[2]):
+        q, k, v = (x[:, :, step, None] for x in (query, key, value))
+        state = state * g[:, :, step]
+        state = state + k.transpose(-1, -2) @ ((v - k @ state) * beta[:, :, step, None])
+        out.append(q @ state)
+    return torch.cat(out, 2).transpose(1, 2), state
+
+
+def plain_convolution(hidden: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Compute the causal convolution by products; torch miscounts the backward of a grouped one."""
+    windows = F.pad(hidden, (weight.shape[-1] - 1, 0)).unfold(-1, weight.shape[-1], 1)
+    return F.silu((windows @ weight[:, :, None])[..., 0])
+
+
 @pytest.fixture(autouse=True)
 def counted_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(attention, "attention_for", lambda *_: plain_attention)
     monkeypatch.setattr(policy_module, "linear_logprobs", plain_head)
+    monkeypatch.setattr(experts, "_GROUPED", ())  # torch does not count a product of groups
+    monkeypatch.setattr(segments, "MOST_PADDING", 0)
+    for module in RECURRENT:
+        monkeypatch.setattr(module, "torch_chunk_gated_delta_rule", plain_rule)
+        monkeypatch.setattr(module, "causal_conv1d_fn", plain_convolution)
     with sdpa_kernel(SDPBackend.MATH):
         yield
 
@@ -73,8 +106,9 @@ def hidden_flops(policy: Policy, rows: Rows) -> int:
     )
     text = policy.model.config.get_text_config()
     width = text.num_attention_heads * text.head_dim
+    layers = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
     hidden = computed - visible_pairs(Work.of_rows(rows).groups)
-    return 4 * text.num_hidden_layers * width * hidden
+    return 4 * layers.count("full_attention") * width * hidden
 
 
 def check(policy: Policy, rows: Rows) -> None:

@@ -249,7 +249,7 @@ def test_saved_policy_loads_everywhere_alone_and_merged(
             stream = dict(named_weights(model))
             assert same(stream, expected), name
             got = logprobs(Policy(model), rows)
-            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5, msg=name)
+            torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-5, msg=name)
     assert all(p.requires_grad for p in models["ours"].parameters())
     assert not (alone / "config.json").exists()  # transformers would look for the base here
     assert not any("adapter" in path.name for path in merged.iterdir())

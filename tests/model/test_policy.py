@@ -72,6 +72,7 @@ def packed_values(policy: Policy, rows: Rows, temperature: float = 1.0) -> tuple
     return stats.logprobs, stats.entropy
 
 
+@pytest.mark.usefixtures("wide_delta_rules")
 @every_family
 @every_batch
 def test_packed_forward_equals_plain_forward_in_float64(
@@ -113,6 +114,7 @@ def test_packed_forward_equals_plain_forward_in_float32(
         torch.testing.assert_close(ours[parameter], gradient, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("wide_delta_rules")
 @every_family
 def test_twenty_updates_end_with_the_weights_of_the_plain_forward(
     family: str, checkpoints: dict[str, Path], encoders: dict[str, PromptEncoder]

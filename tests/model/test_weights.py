@@ -33,7 +33,7 @@ from vlm_rl.model.weights import blocks, chunks, named_parameters, named_weights
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 TARGETS = r".*(layers|blocks)\.\d+\..*(q_proj|up_proj|down_proj|qkv|fc1|fc2|attn\.proj)"
-"""Matrices of language model and vision tower in all three families."""
+"""Matrices of language model and vision tower in all families, experts apart."""
 
 
 def random_model(folder: Path, seed: int = 1) -> Any:
@@ -297,6 +297,15 @@ BLOCKS["qwen3_vl"] = [
     "model.visual.deepstack_merger_list.0",
     *BLOCKS["qwen2_vl"][4:],
 ]
+BLOCKS["qwen3_vl_moe"] = BLOCKS["qwen3_vl"]
+BLOCKS["qwen3_5"] = [
+    "model.visual.patch_embed",
+    "model.visual.pos_embed",
+    *BLOCKS["qwen2_vl"][1:7],
+    "model.language_model.layers.2",
+    *BLOCKS["qwen2_vl"][7:],
+]
+BLOCKS["qwen3_5_moe"] = BLOCKS["qwen3_5"]
 
 
 @every_family

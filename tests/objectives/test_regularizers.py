@@ -38,6 +38,7 @@ from vlm_rl.objectives import (
     EntropyBand,
     EntropyBonus,
     KLCov,
+    LoadBalance,
     Objective,
     Regularizer,
 )
@@ -64,7 +65,10 @@ def term(regularizer: Regularizer, rows: list[Row]) -> float:
 
 
 def test_every_regularizer_is_tested():
-    assert set(discover_parts(Regularizer)) == {type(r) for r in REGULARIZERS}
+    """Those of the routers of a policy need one: `test_load_balance.py`."""
+    of_routers = {LoadBalance}
+    assert all(kind.needs_routing for kind in of_routers)
+    assert set(discover_parts(Regularizer)) == {type(r) for r in REGULARIZERS} | of_routers
 
 
 @every_regularizer

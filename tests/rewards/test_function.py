@@ -14,7 +14,7 @@ import torch
 from vlm_rl.parts import PartError
 from vlm_rl.records import Completion, Problem, Verdict
 from vlm_rl.rewards import Accuracy, Function, JudgingFunction, Reward
-from vlm_rl.rewards.own_function import Answer, Misfit, OwnFunction
+from vlm_rl.rewards.own_function import Misfit, OwnFunction, ValueOrReason
 from vlm_rl.rewards.own_process import PATIENCE
 
 
@@ -93,11 +93,11 @@ SOURCES = {
 }
 
 
-def in_rows(answers: list[Answer]) -> list[list[Answer]]:
+def in_rows(answers: list[ValueOrReason]) -> list[list[ValueOrReason]]:
     return [answers[:2], answers[2:]]
 
 
-def called(source: str, folder: Path) -> list[list[Answer]]:
+def called(source: str, folder: Path) -> list[list[ValueOrReason]]:
     """Return what the process of a function would, from this one."""
     (folder / "mine.py").write_text(source)
     own = OwnFunction("f", folder / "mine.py")
@@ -277,9 +277,9 @@ REFUSED = {
         "has the parameters (text); a reward function has",
     ),
     "too early": (
-        "def f(completion, entropies): ...",
+        "def f(completion, old_logprobs): ...",
         "f",
-        "asks for entropies, which are computed after the reward; sampling_logprobs are",
+        "asks for old_logprobs, which there is not before the reward; per token there are",
     ),
     "broken": ("def f(", "f", "cannot be imported: SyntaxError"),
     "fails": ("1 / 0", "f", "cannot be imported: ZeroDivisionError"),

@@ -1,7 +1,8 @@
 """Routing: each judge sees its own problems in their order, and the rest is put together again.
 
-Mutations tried, each seen red: groups in the order of the step; wrong for a problem without a route;
-0 for measures of other routes, or where parts are joined; unscored completions in them; no default.
+Mutations tried, each seen red: groups in the order of the step; wrong for a problem without a
+route; 0 for measures of other routes, or where parts are joined; unscored completions in them; no
+default.
 """
 
 import math

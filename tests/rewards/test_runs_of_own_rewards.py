@@ -29,6 +29,12 @@ def bonus(problem, completion, length):
 def never(problem, completion):
     return 0.0
 
+def sure(completion, logprobs, entropies, sampling_logprobs):
+    assert len(logprobs) == len(entropies) == len(completion) == len(sampling_logprobs)
+    assert (logprobs - sampling_logprobs).abs().max() < 1e-4
+    assert (entropies >= 0).all()
+    return -float(entropies.sum())
+
 def hangs_once(problem, completion):
     flag = os.environ["HUNG_FLAG"]
     if problem.source == "right" and not os.path.exists(flag):
@@ -97,6 +103,23 @@ def test_run_without_a_checker_whose_functions_fail_now_and_then(
     assert any(row["verdict"] == "error" for rows in written for row in rows), "none has failed"
     said = [r.getMessage() for r in caplog.records if "LookupError" in r.getMessage()]
     assert all("bonus (" in line and "of problem 'synthetic-" in line for line in said)
+
+
+def test_run_whose_function_reads_what_the_policy_says_of_the_tokens(
+    policy_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    """In training and in validation; nothing fails, and the mean entropy is that of the update."""
+    terms = {"right": own("JudgingFunction", "even"), "sure": own("Function", "sure")}
+    keys = {"steps": 2, "group_size": 4, "updates.micro_batch_tokens": 300}
+    keys["updates.num_minibatches"] = 1
+    metrics, written = run({"terms": terms}, tmp_path, policy_folder, data_folder, **keys)
+    for measured, rows in zip(metrics, written, strict=True):
+        assert measured["reward/sure_failed_frac"] == 0
+        tokens = sum(row["length_tokens"] for row in rows) / len(rows)
+        if measured["policy/left_out_frac"] == 0:
+            entropy = measured["policy/entropy"] * tokens
+            assert measured["reward/sure"] == pytest.approx(-entropy, rel=1e-4)
+    assert any(measured["policy/left_out_frac"] == 0 for measured in metrics)
 
 
 def test_run_that_goes_by_two_sources_and_hangs_once(

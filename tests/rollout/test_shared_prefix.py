@@ -72,6 +72,7 @@ def plain(policy: Policy, prompts: list[Prompt], groups: list[list[Completion]])
     return [row[:length] for row, length in zip(logits, rows.lengths.tolist(), strict=True)]
 
 
+@pytest.mark.usefixtures("wide_delta_rules")
 @every_family
 @pytest.mark.parametrize("images", PROBLEMS)
 def test_logits_equal_the_plain_forward_in_float64(
@@ -125,9 +126,11 @@ def test_attention_is_the_softmax_over_prompt_and_own_for_every_number_of_heads(
         alive, own = alive[kept], own[:, kept]
 
 
-def test_logits_do_not_depend_on_the_other_rows(checkpoints: dict[str, Path]) -> None:
-    policy = sharp_policy(checkpoints["qwen2_5_vl"]).double()
-    prompts = prompts_of(PromptEncoder(str(checkpoints["qwen2_5_vl"])), "mixed")
+@every_family
+@pytest.mark.usefixtures("wide_delta_rules")
+def test_logits_do_not_depend_on_the_other_rows(family: str, checkpoints: dict[str, Path]) -> None:
+    policy = sharp_policy(checkpoints[family]).double()
+    prompts = prompts_of(PromptEncoder(str(checkpoints[family])), "mixed")
     groups = groups_of(prompts, 4, 9, 20)
     together = follow(policy, prompts, groups)
     for index, prompt in enumerate(prompts):

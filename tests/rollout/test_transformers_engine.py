@@ -73,7 +73,8 @@ def flat(groups: Groups) -> list[Completion]:
 def assert_same_logprobs(policy: Policy, rows: Rows, temperature: float) -> None:
     with torch.no_grad():
         described = policy.logprobs(rows, temperature=temperature).logprobs
-    torch.testing.assert_close(rows.sampling_logprobs, described, rtol=1e-6, atol=1e-5)
+    # float32 sums in two orders, and their difference divided by the temperature
+    torch.testing.assert_close(rows.sampling_logprobs, described, rtol=1e-6, atol=2e-5)
 
 
 @every_family

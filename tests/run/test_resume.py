@@ -115,6 +115,23 @@ def _assert_equal_metrics(run_dir: Path, whole: Path) -> None:
     assert tables[0] == tables[1]
 
 
+def test_precision_of_hf_changes_neither_training_nor_what_is_resumed(
+    folders: Folders, whole: Run, tmp_path: Path
+) -> None:
+    for steps in (3, 6):
+        fit(_command(folders, tmp_path, steps=steps, checkpoint__hf_precision="bfloat16"))
+    _assert_equal_runs(tmp_path, whole.folder)
+    half, full = (
+        AutoModelForImageTextToText.from_pretrained(
+            folder / "checkpoints" / "step_6" / "hf", dtype="auto"
+        )
+        for folder in (tmp_path, whole.folder)
+    )
+    assert (half.dtype, full.dtype) == (torch.bfloat16, torch.float32)
+    rounded = {name: weight.bfloat16() for name, weight in full.state_dict().items()}
+    assert same(half.state_dict(), rounded)
+
+
 def test_runs_compared_here_really_learn(whole: Run) -> None:
     start = torch.load(whole.folder / "checkpoints/step_3/trainer.ckpt", weights_only=True)
     end = _state(whole.folder)

@@ -108,10 +108,23 @@ CASES = {
         dtype=torch.float32,
         lora=LoraSettings(4, 8, ("language_model", "vision_tower")),
     ),
+    "mixture": lambda: Case(
+        objectives.GRPO(regularizers=[objectives.LoadBalance(0.5)]),
+        family="qwen3_vl_moe",
+        uids="01234",
+        minibatches=2,
+        checkpointing=True,
+    ),
+    "hybrid_mixture": lambda: Case(
+        objectives.DAPO(regularizers=[objectives.LoadBalance(0.5)]), family="qwen3_5_moe", steps=2
+    ),
     "mixed": lambda: Case(
         objectives.LUSPO(), minibatches=2, dtype=torch.float32, precision="bf16-mixed"
     ),
     "single": lambda: Case(objectives.LUSPO(), minibatches=2, dtype=torch.float32),
+    "hybrid": lambda: Case(
+        objectives.LUSPO(), family="qwen3_5", minibatches=2, dtype=torch.float32, checkpointing=True
+    ),
     "twenty": lambda: Case(
         objectives.LUSPO(regularizers=[objectives.KL(0.1)]),
         uids="0134",

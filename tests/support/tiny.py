@@ -15,11 +15,15 @@ import torch
 from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
+    PreTrainedConfig,
     Qwen2_5_VLConfig,
     Qwen2VLConfig,
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3_5Config,
+    Qwen3_5MoeConfig,
+    Qwen3VLConfig,
 )
 
 from data_prep.tiny_policy import CHAT_TEMPLATE, build_tokenizer, build_untrained
@@ -44,10 +48,26 @@ PROBLEMS = {
 """Batches of problems: a question and the heights and widths of its images, in pixels."""
 
 
+EXPERTS = {
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
+
+
 def build_checkpoint(family: str, folder: Path) -> Path:
     """Write an untrained checkpoint of any family, with its processor."""
-    if family != "qwen2_vl":
-        return build_untrained(family, folder)
+    if family == "qwen2_vl":
+        return _build_qwen2_vl(folder)
+    if family == "qwen3_5":
+        return _build_qwen3_5(folder, Qwen3_5Config)
+    if family == "qwen3_5_moe":
+        return _build_qwen3_5(folder, Qwen3_5MoeConfig, **EXPERTS)
+    return build_untrained(family, folder)
+
+
+def _build_qwen2_vl(folder: Path) -> Path:
     vision = {
         "depth": 2,
         "embed_dim": 64,
@@ -72,6 +92,34 @@ def build_checkpoint(family: str, folder: Path) -> Path:
         video_processor=Qwen2VLVideoProcessor(**patches),
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(folder)
+    return folder
+
+
+def _build_qwen3_5(folder: Path, kind: type[PreTrainedConfig], **more: int) -> Path:
+    """Write one with attention between two recurrences, which remember whole prompts."""
+    config = Qwen3VLConfig.from_pretrained(build_untrained("qwen3_vl", folder)).to_dict()
+    shared = {name: config[name] for name in config if name.endswith("token_id")}
+    text, vision = config["text_config"], config["vision_config"]
+    text |= more | {
+        "num_hidden_layers": 3,
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    }
+    text["rope_parameters"] |= {"partial_rotary_factor": 0.5, "mrope_section": [3, 3, 2]}
+    del text["model_type"], vision["model_type"], vision["deepstack_visual_indexes"]
+    torch.manual_seed(5)
+    model = AutoModelForImageTextToText.from_config(
+        kind(text_config=text, vision_config=vision, tie_word_embeddings=True, **shared),
+        dtype=torch.float32,
+    )
+    for layer in model.model.language_model.layers:
+        if layer.block_type == "linear_attention":
+            rates = torch.linspace(-4, -2, len(layer.linear_attn.A_log))
+            layer.linear_attn.A_log.data.copy_(rates)
+    model.save_pretrained(folder)
     return folder
 
 

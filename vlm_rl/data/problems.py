@@ -77,6 +77,8 @@ def problem_of(
     golds = _golds(values, chat, plan, notes)
     shown = _options(row, plan, golds, notes)
     checked = [images.add(item, folder) for item in named]
+    if any(images.has_frames(image) for image, _ in checked):
+        notes.counts["an image has several frames, of which the first is shown"] += 1
     question = _checked_marks(question, len(checked), notes)
     _check_left_over(kept, plan, bool(checked), notes)
     optional = {name: _optional(name, values[name]) for name in OPTIONAL_COLUMNS if name in values}

@@ -24,7 +24,8 @@ from tokenizers import models, normalizers
 from torch import Tensor
 from transformers import AutoProcessor
 
-from vlm_rl.data.images import BadImage, Resizer, Size
+from vlm_rl.data.image_files import BadImage, Size
+from vlm_rl.data.images import Resizer
 from vlm_rl.data.template import STAND_IN, ChatTemplate
 from vlm_rl.model.families import IMAGE_TOKEN, rope_positions
 from vlm_rl.records import IMAGE_MARK, THINK, ImageSizes, Problem, Prompt

@@ -69,6 +69,14 @@ class ZeroStrategy(RankStrategy, DeepSpeedStrategy):
                 "base and adapters apart; set fsdp2, which shards both, or zero2"
             )
 
+    def check_recurrences(self) -> None:
+        if self.stage == 3:
+            raise ValueError(
+                f"trainer.strategy={self.name} cannot train a model with a recurrence: its layers "
+                "are computed piece by piece, and ranks would gather weights unequally often; set "
+                "fsdp2, which shards weights too, or zero2"
+            )
+
     def spread(self, policy: Policy, *, with_reference: bool) -> Reference | None:
         """Make the reference, which stays whole; DeepSpeed shards the policy itself later."""
         policy.shards = ZeroShards(are_whole=self.stage < 3)

@@ -31,10 +31,12 @@ class Places:
 
 
 def rollout(own: Rollout) -> Rollout:
-    """Gather the groups of every rank, without their images, in the order of `Places`."""
+    """Gather the groups of every rank, without images and experts, in the order of `Places`."""
     if ranks.world_size() == 1:
         return own
-    parts = ranks.gather(replace(own, prompts=[_without_images(p) for p in own.prompts]))
+    groups = [[replace(c, experts=None) for c in group] for group in own.groups]
+    prompts = [_without_images(prompt) for prompt in own.prompts]
+    parts = ranks.gather(replace(own, prompts=prompts, groups=groups))
     offset, indices = 0, []
     for part in parts:
         indices.append(list(range(offset, offset + len(part.prompts))))

@@ -80,6 +80,13 @@ class Cut:
             whole[index.to(whole.device)] = values
         return whole
 
+    def by_row(self, rows: Rows, of_forwards: Sequence[Tensor]) -> Tensor:
+        """Return [B, n] of what each forward gave for its own rows, [b, n]; 0 in all others."""
+        whole = of_forwards[0].new_zeros(len(rows), of_forwards[0].shape[1])
+        for index, values in zip(self._forwards, of_forwards, strict=True):
+            whole[index.to(whole.device)] = values
+        return whole
+
     def computed(self, rows: R) -> R:
         """Return `rows` without a trained token in those left out."""
         left_out = torch.cat([part.left_out for part in self._parts] or [torch.zeros(0).long()])
@@ -98,6 +105,10 @@ class Cut:
             )
             for part in self._parts
         ]
+
+    def forwards(self, rows: R) -> list[R]:
+        """Return those of all updates, in their order."""
+        return [forward for part in self.minibatches(rows) for forward in part.forwards]
 
     def _forward(self, rows: R, index: Tensor) -> R:
         """Select the rows of a forward; with several ranks it has an image."""

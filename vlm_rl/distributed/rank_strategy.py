@@ -29,6 +29,10 @@ class RankStrategy:
     def check_adapters(self) -> None:
         """Raise ValueError if LoRA adapters cannot be trained under this strategy."""
 
+    def check_recurrences(self) -> None:
+        """Raise ValueError if layers with a recurrent state cannot be trained under this
+        strategy."""
+
     def spread(self, policy: Policy, *, with_reference: bool) -> Reference | None:
         """Shard the weights of a policy in place and make its reference; call once, before the
         optimizer is built."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from vlm_rl import ranks
 from vlm_rl.model.lora import save_adapter
 from vlm_rl.model.policy import Policy, empty_model
+from vlm_rl.model.saving import DiskPrecision, save_model
 from vlm_rl.model.shards import Shards
 
 
@@ -38,7 +39,13 @@ def whole_weights(
     return policy.shards.weights(policy.model, merge_adapters=merge_adapters, only=only)
 
 
-def save_pretrained(policy: Policy, folder: Path, *, merge_adapter: bool = False) -> None:
+def save_pretrained(
+    policy: Policy,
+    folder: Path,
+    *,
+    merge_adapter: bool = False,
+    precision: DiskPrecision = "source",
+) -> None:
     """Write whole weights for `from_pretrained`, or only the adapters of a policy that has some,
     unless they are to be merged. Call on every rank; rank 0 writes.
 
@@ -50,14 +57,15 @@ def save_pretrained(policy: Policy, folder: Path, *, merge_adapter: bool = False
         return
     if policy.shards.are_whole and not policy.has_adapters:
         if is_writer:
-            policy.save(folder)
+            policy.save(folder, precision=precision)
         return
     weights: dict[str, Tensor] = {}
     for name, tensor in whole_weights(policy):
         if is_writer:
             weights[name] = tensor.cpu()
     if is_writer:
-        _plain_model(policy, weights).save_pretrained(folder)
+        whole = _plain_model(policy, weights)
+        save_model(whole, folder, source=policy.source_dtype, precision=precision)
 
 
 def _plain_model(policy: Policy, weights: dict[str, Tensor]) -> Any:

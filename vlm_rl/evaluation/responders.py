@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_rl.data.images import BadImage
+from vlm_rl.data.image_files import BadImage
 from vlm_rl.data.prompts import BadProblem, PromptEncoder, PromptTooLong, TemplateArg, text_parts
 from vlm_rl.evaluation.benchmarks.benchmark import Response
 from vlm_rl.records import Groups, Problem, Prompt

@@ -12,18 +12,19 @@ not hardware utilisation. Norms, rotations, softmax and the optimizer are left o
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from vlm_rl.model.attention import Group
+from vlm_rl.model.families import recurrences
 from vlm_rl.model.packing import groups_of
 from vlm_rl.model.policy import Policy
 from vlm_rl.records import Prompt, Rollout, Rows
 
-_READS_STREAM = re.compile(r"([qkv]_proj|qkv)(\.base_layer|\.lora_A\.\w+)?$")
+_READS_STREAM = re.compile(r"([qkv]_proj|qkv|in_proj_\w+)(\.base_layer|\.lora_A\.\w+)?$")
 """The matrices that read what comes into a layer, alone or under an adapter."""
 
 
@@ -101,6 +102,12 @@ class Matrices:
         trained = sum(w.numel() for w in own if w.requires_grad)
         return cls(sum(w.numel() for w in own), trained, sum(w.numel() for w in ahead))
 
+    def plus(self, more: Iterable[tuple[int, bool]]) -> "Matrices":
+        """Add further weights, and whether they are trained; none of them stands first."""
+        sizes = [(size, size * trained) for size, trained in more]
+        weights, trained = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0)
+        return Matrices(self.weights + weights, self.trained + trained, self.first)
+
     @property
     def backward(self) -> int:
         """Return the weights that a token meets in the backward."""
@@ -116,8 +123,10 @@ class ModelFlops:
         layers: Any = text.layers
         embeddings: Any = text.embed_tokens
         is_moved = embeddings.weight.requires_grad or self._tower.is_trained
-        self._text = Matrices.of(_matrices(layers), [] if is_moved else _unmoved(layers[0]))
-        self._attention = sum(int(layer.self_attn.q_proj.out_features) for layer in layers)
+        unmoved = [] if is_moved else _unmoved(layers[0])
+        self._text = Matrices.of(_matrices(layers), unmoved).plus(_mixtures(policy))
+        self._attention = sum(int(m.o_proj.in_features) for m in _parts(layers, "self_attn"))
+        self._states = sum(_state_numbers(net) for net in recurrences(policy.model))
         self._head = Matrices.of([policy.model.lm_head])
 
     @property
@@ -127,8 +136,9 @@ class ModelFlops:
     def forward(self, work: Work) -> int:
         """Return the FLOPs of a forward, its images included."""
         of_text = 2 * self._text.weights * work.tokens + 2 * self._head.weights * work.targets
-        pairs = 4 * self._attention * visible_pairs(work.groups)
-        return of_text + pairs + sum(self._tower.forward(*grid) for grid in work.grids)
+        of_text += 4 * self._attention * visible_pairs(work.groups)
+        of_text += 6 * self._states * work.tokens
+        return of_text + sum(self._tower.forward(*grid) for grid in work.grids)
 
     def scoring(self, work: Work) -> int:
         """Return the FLOPs of log-probabilities alone: what the tower made of images is there."""
@@ -138,6 +148,7 @@ class ModelFlops:
         """Return the FLOPs of forward and backward; a frozen tower's features are there."""
         matrices = self._text.backward * work.tokens + self._head.backward * work.targets
         backward = 2 * matrices + 8 * self._attention * visible_pairs(work.groups)
+        backward += 12 * self._states * work.tokens
         flops = self.scoring(work) + backward
         if self._tower.is_trained:
             flops += sum(self._tower.training(*grid) for grid in work.grids)
@@ -203,9 +214,34 @@ def _weight(module: nn.Module) -> nn.Parameter:
     return weight
 
 
+def _parts(layers: Iterable[Any], name: str) -> list[Any]:
+    """List the submodules of this name; not every layer has one."""
+    return [getattr(layer, name) for layer in layers if hasattr(layer, name)]
+
+
+def _mixtures(policy: Policy) -> Iterator[tuple[int, bool]]:
+    """Yield the weights of each router, and those of the experts that a token meets, whether or not
+    they are trained."""
+    for layer in policy.part("language_model").layers:  # type: ignore[union-attr]
+        for mixture in layer.modules():
+            if not hasattr(mixture, "experts"):
+                continue
+            router: Any = mixture.gate
+            yield router.weight.numel(), router.weight.requires_grad
+            for weight in mixture.experts.parameters():
+                active = weight.numel() // router.num_experts * router.top_k
+                yield active, weight.requires_grad
+
+
+def _state_numbers(recurrence: Any) -> int:
+    """Return the size of the state of one sequence."""
+    return int(recurrence.num_v_heads * recurrence.head_k_dim * recurrence.head_v_dim)
+
+
 def _matrices(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """List the matrices inside `modules`, those of adapters too."""
-    return [m for module in modules for m in module.modules() if isinstance(m, nn.Linear)]
+    """List the matrices inside `modules`, those of adapters too, and convolutions along the row."""
+    kinds = (nn.Linear, nn.Conv1d)
+    return [m for module in modules for m in module.modules() if isinstance(m, kinds)]
 
 
 def _unmoved(layer: nn.Module) -> list[nn.Module]:

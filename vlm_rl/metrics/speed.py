@@ -7,7 +7,8 @@ All names begin with `time/`, as all do that differ from machine to machine:
     time/positions_frac              token positions of the updates' forwards over those that a
                                      row for each completion would need, its prompt repeated
     time/padding_frac                padding in the attention of these forwards over all that it
-                                     computes; nothing else in a packed row is padding
+                                     computes; nothing else in a packed row is padding, but in
+                                     recurrences, where it is not counted
     time/model_tflop_per_second      what the mathematics of a step needs (`metrics.flops`) over its
                                      seconds, in 1e12 FLOPs a second and rank
     time/mfu, time/update_mfu        that of the step, and of the updates alone, over the dense

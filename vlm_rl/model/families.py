@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Part = Literal["vision_tower", "language_model"]
+
+Freezable = Literal["vision_tower", "language_model", "router"]
+"""What `freeze` may name: parts, and the routers of a mixture of experts alone."""
 
 PARTS: dict[Part, str] = {
     "vision_tower": "model.visual",
@@ -35,13 +38,20 @@ _PLACEHOLDERS = (
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between families: the matrices of attention and MLP in one layer.
+    """What differs between families.
 
-    Each is a regular expression on the path below the layer.
+    `text_matrices` and `tower_matrices` are the matrices of attention and MLP in one layer, a
+    regular expression on the path below the layer; so are `routers`, of a mixture of experts, and
+    `turned`, the weights that published checkpoints hold with their last two dimensions exchanged.
+    `recurrence` is the path below a layer of the language model where some layers have a recurrent
+    state in place of attention.
     """
 
     text_matrices: str
     tower_matrices: str
+    routers: str | None = None
+    recurrence: str | None = None
+    turned: str | None = None
 
     @property
     def matrices(self) -> dict[Part, str]:
@@ -56,13 +66,33 @@ class Family:
             "vision_tower": rf"{tower}\.blocks\.\d+\.({self.tower_matrices})",
         }
 
+    def is_turned(self, name: str) -> bool:
+        """Return whether a published checkpoint holds the weight of this name transposed."""
+        text = re.escape(PARTS["language_model"])
+        turned = self.turned
+        return turned is not None and bool(re.fullmatch(rf"{text}\.layers\.\d+\.({turned})", name))
+
 
 _DENSE = r"self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj"
+_HYBRID = rf"{_DENSE}|linear_attn\.(in_proj_(qkv|z|b|a)|out_proj)"
 
 FAMILIES: dict[str, Family] = {
     "qwen2_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.fc[12]"),
     "qwen2_5_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.(gate|up|down)_proj"),
     "qwen3_vl": Family(_DENSE, r"attn\.(qkv|proj)|mlp\.linear_fc[12]"),
+    "qwen3_vl_moe": Family(
+        _DENSE,
+        r"attn\.(qkv|proj)|mlp\.linear_fc[12]",
+        routers=r"mlp\.gate",
+        turned=r"mlp\.experts\.(gate_up|down)_proj",
+    ),
+    "qwen3_5": Family(_HYBRID, r"attn\.(qkv|proj)|mlp\.linear_fc[12]", recurrence="linear_attn"),
+    "qwen3_5_moe": Family(
+        rf"{_HYBRID}|mlp\.shared_expert\.(gate|up|down)_proj|mlp\.shared_expert_gate",
+        r"attn\.(qkv|proj)|mlp\.linear_fc[12]",
+        routers=r"mlp\.gate",
+        recurrence="linear_attn",
+    ),
 }
 """Supported families by the `model_type` of their configuration; every other one is refused."""
 
@@ -78,6 +108,16 @@ def family_of(config: Any) -> Family:
             f"{', '.join(FAMILIES)}"
         )
     return FAMILIES[config.model_type]
+
+
+def recurrences(model: nn.Module) -> list[nn.Module]:
+    """List the parts of a transformers model that carry a recurrent state along the row."""
+    path = family_of(model.config).recurrence
+    if path is None:
+        return []
+    layers: Any = model.get_submodule(PARTS["language_model"]).layers
+    parts = (getattr(layer, path, None) for layer in layers)
+    return [part for part in parts if isinstance(part, nn.Module)]
 
 
 def placeholder_ids(config: Any) -> tuple[int, ...]:

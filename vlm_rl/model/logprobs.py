@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from vlm_rl.model.routing import RouterStats
 from vlm_rl.model.tiles import (
     NEVER,
     Buffer,
@@ -30,10 +31,12 @@ from vlm_rl.model.tiles import (
 
 
 class TokenStats(NamedTuple):
-    """Per token: `logprobs` and, if asked for, `entropy` in nats; float32 or float64."""
+    """Per token: `logprobs` and, if asked for, `entropy` in nats; float32 or float64. `routing` is
+    what the routers of a mixture did, None without experts."""
 
     logprobs: Tensor
     entropy: Tensor | None
+    routing: RouterStats | None = None
 
 
 def linear_logprobs(

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from vlm_rl.model import safe_archives
-from vlm_rl.model.families import PARTS, Part, family_of
+from vlm_rl.model.families import PARTS, Freezable, Part, family_of
 from vlm_rl.model.weights import full, is_adapter
 
 CONFIG = "adapter_config.json"
@@ -52,7 +52,7 @@ class LoraSettings:
             )
 
 
-def check_lora(lora: LoraSettings | None, freeze: Sequence[Part]) -> None:
+def check_lora(lora: LoraSettings | None, freeze: Sequence[Freezable]) -> None:
     """Check, before any model is loaded, that `lora` can be trained. Raises ValueError."""
     if lora is None:
         return

@@ -23,7 +23,8 @@ class Packed:
     `token_ids` [1, S]; `positions` [3, 1, S]; `groups` say how long the prompts and completions
     are that the row is made of; `images` are those of the prompts, each content once, and
     `image_keys` name the content of every one in the order of the row; `predictors` [N] index the
-    position whose hidden state predicts `targets` [N].
+    position whose hidden state predicts `targets` [N]. `experts` [S, L, K] int16 are those that the
+    engine chose, -1 where it does not say; None if it never does.
     """
 
     token_ids: Tensor
@@ -33,6 +34,7 @@ class Packed:
     image_keys: tuple[bytes, ...]
     predictors: Tensor
     targets: Tensor
+    experts: Tensor | None = None
 
 
 def pack(rows: Rows) -> Packed:
@@ -71,7 +73,28 @@ def pack(rows: Rows) -> Packed:
         # the first token is predicted by the prompt's end, the others by the one before
         predictors=torch.where(step == 0, (prompt_start + sizes - 1)[owner], of_completions - 1),
         targets=targets,
+        experts=_experts_of(rows, len(token_ids), prompt_start, row_start),
     )
+
+
+def _experts_of(rows: Rows, size: int, prompt_start: Tensor, row_start: Tensor) -> Tensor | None:
+    """Lay out the experts of the rows; those of a prompt are the same in each of its rows.
+
+    The last token of a row predicts nothing, and no engine computes it.
+    """
+    known = [experts for experts in rows.experts if experts is not None]
+    if not known:
+        return None
+    laid = torch.full((size, *known[0].shape[1:]), -1, dtype=torch.int16)
+    lengths, owners = rows.lengths.tolist(), rows.row_prompt.tolist()
+    for row, experts in enumerate(rows.experts):
+        if experts is None or not lengths[row]:
+            continue
+        before, start = len(rows.prompts[owners[row]]), int(prompt_start[owners[row]])
+        own = experts[before : before + lengths[row]]
+        laid[start : start + before] = experts[:before]
+        laid[row_start[row] : int(row_start[row]) + len(own)] = own
+    return laid
 
 
 def groups_of(rows: Rows) -> tuple[Group, ...]:

@@ -22,7 +22,15 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlm_rl.model import safe_archives
 from vlm_rl.model.attention import Segments, use_segments
-from vlm_rl.model.families import PARTS, Part, family_of, placeholder_ids
+from vlm_rl.model.experts import check_experts, use_experts
+from vlm_rl.model.families import (
+    PARTS,
+    Freezable,
+    Part,
+    family_of,
+    placeholder_ids,
+    recurrences,
+)
 from vlm_rl.model.logprobs import TokenStats, linear_logprobs
 from vlm_rl.model.lora import (
     LoraSettings,
@@ -34,7 +42,10 @@ from vlm_rl.model.lora import (
     save_adapter,
 )
 from vlm_rl.model.packing import Packed, pack
+from vlm_rl.model.routing import Routing, listen
+from vlm_rl.model.saving import DiskPrecision, check_layout, dtype_of, save_model
 from vlm_rl.model.shards import Shards
+from vlm_rl.model.tied_head import check_head, check_tie
 from vlm_rl.model.vision import Features, Images, KeptFeatures, features_of
 from vlm_rl.records import Rows
 
@@ -44,14 +55,22 @@ class Policy(nn.Module):
 
     `model` is the transformers model. Its vision placeholders are banned from the softmax here, as
     they are banned from sampling, so that trainer and engine have the same distribution. `shards`
-    says how the weights lie on this rank; a strategy that shards them replaces it.
+    says how the weights lie on this rank; a strategy that shards them replaces it. `num_routers`
+    counts the layers with experts; `replays_experts`: these are the engine's, where it names them.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model
-        use_segments(model)
+        use_segments(model, recurrences(model))
+        self.num_routers = 0
+        self.replays_experts = False
+        routers = family_of(model.config).routers
+        if routers is not None:
+            use_experts(model)
+            self.num_routers = listen(self.part("language_model"), routers)
         self.shards = Shards()
+        self.source_dtype = torch.float32
         banned_ids = torch.tensor(placeholder_ids(model.config))
         self.register_buffer("banned_ids", banned_ids, persistent=False)
         self.banned_ids: Tensor
@@ -61,9 +80,10 @@ class Policy(nn.Module):
         cls,
         path: str,
         *,
-        freeze: Sequence[Part] = (),
+        freeze: Sequence[Freezable] = (),
         gradient_checkpointing: bool = False,
         lora: LoraSettings | None = None,
+        router_replay: bool = False,
         seed: int = 0,
         empty: bool = False,
     ) -> "Policy":
@@ -71,17 +91,23 @@ class Policy(nn.Module):
 
         The folder of a LoRA adapter gives its base with the adapter added to the weights. With
         `lora` only new adapters are trained; `seed` decides how they start. `empty` gives the same
-        policy without weights, on the meta device, for a rank that receives its shard later. Raises
+        policy without weights, on the meta device, for a rank that receives its shard later. With
+        `router_replay` the experts of a mixture are those that the engine chose. Raises
         ValueError for a checkpoint of another family, a folder that is not a checkpoint, and
         weights that cannot be read or are missing.
         """
         check_lora(lora, freeze)
         config = check_checkpoint(path)
+        wanted = {"policy.freeze=[router]": "router" in freeze}
+        check_experts(config, wanted | {"policy.router_replay": router_replay})
         policy = cls(empty_model(config) if empty else _load_model(path))
+        policy.source_dtype = dtype_of(config)
+        policy.replays_experts = router_replay
         if lora is not None:
             add_adapters(policy.model, lora, base=path, seed=seed)
         for part in freeze:
-            policy.part(part).requires_grad_(False)
+            for module in policy.routers() if part == "router" else [policy.part(part)]:
+                module.requires_grad_(False)
             if part == "language_model":  # its embeddings may be tied to the head, or not
                 policy.model.lm_head.requires_grad_(False)
         if gradient_checkpointing:
@@ -97,6 +123,10 @@ class Policy(nn.Module):
         part: nn.Module = self.model.get_submodule(PARTS[name])
         return part
 
+    def routers(self) -> list[nn.Module]:
+        """Return the routers of a mixture of experts."""
+        return [module for module in self.modules() if hasattr(module, "listener")]
+
     @property
     def device(self) -> torch.device:
         return self.banned_ids.device
@@ -107,6 +137,7 @@ class Policy(nn.Module):
         temperature: float = 1.0,
         with_entropy: bool = False,
         kept: KeptFeatures | None = None,
+        with_balance: bool = False,
     ) -> TokenStats | list[Features]:
         """Run the whole policy, or its vision tower alone; see `token_stats` and `encode`.
 
@@ -114,7 +145,7 @@ class Policy(nn.Module):
         """
         if isinstance(inputs, Images):
             return features_of(self.model, Images(*(part.to(self.device) for part in inputs)))
-        return self._token_stats(inputs, temperature, with_entropy, kept)
+        return self._token_stats(inputs, temperature, with_entropy, kept, with_balance)
 
     def encode(self, images: Images) -> list[Features]:
         """Return what the vision tower makes of each image."""
@@ -127,34 +158,52 @@ class Policy(nn.Module):
         temperature: float,
         with_entropy: bool,
         kept: KeptFeatures | None = None,
+        with_balance: bool = False,
     ) -> TokenStats:
         """Return log-probabilities (and entropies) of the N packed completion tokens, each [N].
 
         The features of images come from `kept`, or from the vision tower with their graph.
         """
-        stats: TokenStats = self(packed, temperature, with_entropy, kept)
+        stats: TokenStats = self(packed, temperature, with_entropy, kept, with_balance)
         return stats
 
     def _token_stats(
-        self, packed: Packed, temperature: float, with_entropy: bool, kept: KeptFeatures | None
+        self,
+        packed: Packed,
+        temperature: float,
+        with_entropy: bool,
+        kept: KeptFeatures | None,
+        with_balance: bool,
     ) -> TokenStats:
         device = self.device
+        routing = self._routing(packed, with_balance) if self.num_routers else None
         hidden = self.model.model(
             input_ids=packed.token_ids.to(device),
             position_ids=packed.positions.to(device),
             # transformers makes no mask where it is given one; nobody reads this
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
             segments=Segments(packed.groups, device),
+            routing=routing,
             use_cache=False,  # one pass needs none
             mm_encoder_outputs=self._image_outputs(packed, kept),
         ).last_hidden_state[0]
-        return linear_logprobs(
+        stats = linear_logprobs(
             hidden[packed.predictors.to(device)],
             self.model.lm_head.weight,
             packed.targets.to(device),
             temperature=temperature,
             banned_ids=self.banned_ids,
             with_entropy=with_entropy,
+        )
+        return stats if routing is None else stats._replace(routing=routing.stats())
+
+    def _routing(self, packed: Packed, with_balance: bool) -> Routing:
+        given = None if packed.experts is None else packed.experts.to(self.device)
+        return Routing(
+            packed.predictors.to(self.device),
+            given,
+            replays=self.replays_experts,
+            with_balance=with_balance,
         )
 
     def _image_outputs(self, packed: Packed, kept: KeptFeatures | None) -> dict[str, Any]:
@@ -179,16 +228,20 @@ class Policy(nn.Module):
         temperature: float,
         with_entropy: bool = False,
         kept: KeptFeatures | None = None,
+        with_balance: bool = False,
     ) -> TokenStats:
-        """Return statistics per completion token of `rows`, each [B, T], 0 in the padding."""
-        stats = self.token_stats(pack(rows), temperature, with_entropy, kept)
+        """Return statistics per completion token of `rows`, each [B, T], 0 in the padding.
+
+        Those of routers, in full `with_balance`, stay as they are packed, in the order of the mask.
+        """
+        stats = self.token_stats(pack(rows), temperature, with_entropy, kept, with_balance)
         mask = rows.completion_mask.to(self.device)
 
         def unpack(values: Tensor) -> Tensor:
             return values.new_zeros(mask.shape).masked_scatter(mask, values)
 
         entropy = None if stats.entropy is None else unpack(stats.entropy)
-        return TokenStats(unpack(stats.logprobs), entropy)
+        return TokenStats(unpack(stats.logprobs), entropy, stats.routing)
 
     @property
     def has_frozen_tower(self) -> bool:
@@ -231,7 +284,7 @@ class Policy(nn.Module):
         finally:
             self.train(was_training)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, precision: DiskPrecision = "source") -> None:
         """Write what `from_pretrained` loads: weights and configuration.
 
         Of a policy with adapters, write only the adapters and the name of their base.
@@ -239,7 +292,7 @@ class Policy(nn.Module):
         if self.has_adapters:
             save_adapter(self.model, folder)
         else:
-            self.model.save_pretrained(folder)
+            save_model(self.model, folder, source=self.source_dtype, precision=precision)
 
 
 def check_checkpoint(path: str) -> Any:
@@ -269,6 +322,9 @@ def check_checkpoint(path: str) -> Any:
     except _UNREADABLE as error:
         raise ValueError(_unreadable(path, error)) from error
     family_of(config)
+    check_layout(path, config)
+    # transformers ties by the outer one, vLLM by the one of the text
+    config.get_text_config().tie_word_embeddings = config.tie_word_embeddings
     return config
 
 
@@ -306,6 +362,7 @@ def _load_model(path: str) -> nn.Module:
     except _UNREADABLE as error:
         raise ValueError(_unreadable(path, error)) from error
     missing = sorted(info["missing_keys"])
+    check_head(path, missing)
     if missing:
         raise ValueError(f"{path} lacks {len(missing)} weights, the first of them {missing[0]}")
     if info["mismatched_keys"]:
@@ -314,6 +371,7 @@ def _load_model(path: str) -> nn.Module:
             f"{path}: weight {name} has shape {list(shape)}, but config.json asks for "
             f"{list(expected)}"
         )
+    check_tie(path, model)
     loaded: nn.Module = model
     return loaded
 

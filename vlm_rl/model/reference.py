@@ -1,5 +1,7 @@
 """The frozen reference of KL terms."""
 
+from dataclasses import replace
+
 import torch
 
 from vlm_rl.model.logprobs import TokenStats
@@ -19,7 +21,11 @@ class Reference:
     def logprobs(
         self, rows: Rows, *, temperature: float, kept: KeptFeatures | None = None
     ) -> TokenStats:
-        """Return per-token statistics of `rows`, each [B, T], without gradients."""
+        """Return per-token statistics of `rows`, each [B, T], without gradients.
+
+        Its routers choose for themselves: experts that an engine chose are the policy's.
+        """
+        rows = replace(rows, experts=())
         with torch.no_grad():
             return self.policy.logprobs(rows, temperature=temperature, kept=kept)
 

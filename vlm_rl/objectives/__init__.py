@@ -15,6 +15,7 @@ from vlm_rl.objectives.aggregations import (
 )
 from vlm_rl.objectives.covariance import ClipCov, KLCov
 from vlm_rl.objectives.entropy import EntropyBand, EntropyBonus
+from vlm_rl.objectives.load_balance import LoadBalance
 from vlm_rl.objectives.mismatch import (
     GeometricRejection,
     K3Rejection,
@@ -93,6 +94,7 @@ __all__ = [
     "K3Rejection",
     "KLCov",
     "LengthBand",
+    "LoadBalance",
     "LocalTokenMean",
     "Loss",
     "Objective",

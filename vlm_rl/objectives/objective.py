@@ -97,6 +97,11 @@ class Objective:
         return any(regularizer.needs_reference for regularizer in self.regularizers)
 
     @property
+    def needs_routing(self) -> bool:
+        """Whether some term reads what the routers of a mixture of experts did."""
+        return any(regularizer.needs_routing for regularizer in self.regularizers)
+
+    @property
     def corrects(self) -> bool:
         """Whether it allows for completions that were sampled with other weights than the policy's:
         by a token weight, or by a ratio against the probabilities that sampled."""
@@ -165,7 +170,7 @@ class Objective:
             entropy = torch.where(mask, entropy, 0.0)
             per_token["policy/entropy"] = entropy
         for regularizer in self.regularizers:
-            own = TokenStats(tokens.logprobs, entropy)
+            own = TokenStats(tokens.logprobs, entropy, stats.routing)
             values = regularizer(own, batch, plan[regularizer.name])
             aggregation = regularizer.aggregation or self.aggregation
             terms[regularizer.name] = regularizer.coef * aggregation.sums(values, mask)

@@ -24,6 +24,7 @@ class Regularizer(ABC):
 
     name: ClassVar[str]
     needs_reference: ClassVar[bool]
+    needs_routing: ClassVar[bool] = False
     coef: float
     aggregation: Aggregation | None
 

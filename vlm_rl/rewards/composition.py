@@ -64,8 +64,17 @@ class Reward:
     @property
     def accuracy(self) -> Accuracy | None:
         """The term that reads answers, None if nothing here does."""
-        found = (term for judge in self._judges.values() for term in judge.judges())
-        return next((term for term in found if isinstance(term, Accuracy)), None)
+        return next((term for term in self._routed if isinstance(term, Accuracy)), None)
+
+    @property
+    def reads_policy(self) -> bool:
+        """Whether some term reads what the policy says of the tokens."""
+        return any(term.reads_policy for term in (*self._all.values(), *self._routed))
+
+    @property
+    def _routed(self) -> list[JudgingTerm]:
+        """The terms that judge in the end, those of routes among them."""
+        return [term for judge in self._judges.values() for term in judge.judges()]
 
     @property
     def _judges(self) -> dict[str, JudgingTerm]:

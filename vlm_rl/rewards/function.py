@@ -34,6 +34,7 @@ class _OfFunction(RewardTerm):
                 f"{timeout_s}; it bounds one call of the function"
             )
         self.own = OwnFunction(function, None if file is None else Path(file).resolve())
+        self.reads_policy = self.own.reads_policy
         self._process = OwnProcess(self.own, timeout_s)
 
     def unusable(self, problems: Sequence[Problem]) -> list[str]:

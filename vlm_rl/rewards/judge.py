@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vlm_rl.data.images import BadImage
+from vlm_rl.data.image_files import BadImage
 from vlm_rl.records import Groups, Problem, Verdict
 from vlm_rl.rewards.judge_cache import JudgeCache, key_of
 from vlm_rl.rewards.judge_prompt import PATTERN, TEMPLATE, JudgePrompt

@@ -40,12 +40,14 @@ FIELDS = {
     **{name: name for name in ("uid", "images", "choices", "source", "task")},
 }
 """What TRL's functions may ask for beside the row's own columns, and the field that has it."""
-_OF_ONE = ("problem", "completion", "verdict", "images", "meta", "length", "sampling_logprobs")
-_OF_ALL = ("problems", "groups", "verdicts", "lengths", "sampling_logprobs")
-_OF_TRL = ("completions", "completion_ids", "prompts", "verdicts", "lengths", "sampling_logprobs")
-_TOO_EARLY = {"logprobs", "old_logprobs", "ref_logprobs", "entropy", "entropies"}
+_OF_POLICY = ("logprobs", "entropies")
+_OF_TOKENS = ("sampling_logprobs", *_OF_POLICY)
+_OF_ONE = ("problem", "completion", "verdict", "images", "meta", "length", *_OF_TOKENS)
+_OF_ALL = ("problems", "groups", "verdicts", "lengths", *_OF_TOKENS)
+_OF_TRL = ("completions", "completion_ids", "prompts", "verdicts", "lengths", *_OF_TOKENS)
+_TOO_EARLY = {"old_logprobs", "ref_logprobs", "entropy"}
 
-Answer = float | str
+ValueOrReason = float | str
 """The number for a completion, or why there is none."""
 Asked = tuple[Sequence[Any], Sequence[Sequence[Any]], Sequence[Sequence[Any]]]
 """Problems, groups and verdicts, as a reward term has them."""
@@ -70,6 +72,10 @@ class OwnFunction:
     def reads_verdicts(self) -> bool:
         return not {"verdict", "verdicts"}.isdisjoint(self._parameters)
 
+    @property
+    def reads_policy(self) -> bool:
+        return not self._parameters.keys().isdisjoint(_OF_POLICY)
+
     def needs(self) -> list[str]:
         """Return the columns that rows must have, since the function has no default for them."""
         if self._way != self._as_trl_does:
@@ -87,7 +93,7 @@ class OwnFunction:
         num = sum(map(len, groups))
         return [1] * num if self._way == self._one_by_one else [num] * bool(num)
 
-    def answers(self, asked: Asked, call: int) -> list[Answer]:
+    def answers(self, asked: Asked, call: int) -> list[ValueOrReason]:
         """Make one of the calls. Raises Misfit if what it returns does not fit the completions."""
         try:
             values = self._way(asked, call)
@@ -100,8 +106,9 @@ class OwnFunction:
     def _way_of(self, names: set[str]) -> Callable[[Asked, int], Sequence[Any]]:
         if early := sorted(names & _TOO_EARLY):
             raise ValueError(
-                f"{self.place} asks for {', '.join(early)}, which are computed after the reward; "
-                "sampling_logprobs are those of the engine that sampled"
+                f"{self.place} asks for {', '.join(early)}, which there is not before the reward; "
+                "per token there are the policy's logprobs and entropies, and sampling_logprobs "
+                "of the engine"
             )
         if "completion" in names and names <= {*_OF_ONE}:
             return self._one_by_one
@@ -124,7 +131,7 @@ class OwnFunction:
             "images": problem.images,
             "meta": problem.meta,
             "length": len(completion),
-            "sampling_logprobs": completion.sampling_logprobs,
+            **{name: getattr(completion, name) for name in _OF_TOKENS},
         }
         return [self._function(**self._wanted(offered))]
 
@@ -135,7 +142,7 @@ class OwnFunction:
             "groups": groups,
             "verdicts": verdicts,
             "lengths": [[len(completion) for completion in group] for group in groups],
-            "sampling_logprobs": [[c.sampling_logprobs for c in group] for group in groups],
+            **{name: [[getattr(c, name) for c in g] for g in groups] for name in _OF_TOKENS},
         }
         rows = _listed(self._function(**self._wanted(offered)))
         sizes = [len(_listed(row)) for row in rows]
@@ -153,7 +160,7 @@ class OwnFunction:
             "prompts": [[{"role": "user", "content": problem.question}] for problem, _, _ in flat],
             "verdicts": [verdict for _, _, verdict in flat],
             "lengths": [len(completion) for _, completion, _ in flat],
-            "sampling_logprobs": [completion.sampling_logprobs for _, completion, _ in flat],
+            **{name: [getattr(c, name) for _, c, _ in flat] for name in _OF_TOKENS},
             **columns([problem for problem, _, _ in flat]),
         }
         missing = {name: [None] * len(flat) for name in self.needs() if name not in offered}
@@ -247,7 +254,7 @@ def _listed(values: Any) -> Sequence[Any]:
     return listed
 
 
-def _number(value: Any) -> Answer:
+def _number(value: Any) -> ValueOrReason:
     if value is None:
         return "it returned None"
     try:
@@ -288,7 +295,7 @@ def main(asks: int, replies: int, name: str, file: str) -> None:
             pipe.send_bytes(pickle.dumps(reply))
 
 
-def _reply(function: OwnFunction, asked: Asked, call: int) -> list[Answer] | str:
+def _reply(function: OwnFunction, asked: Asked, call: int) -> list[ValueOrReason] | str:
     try:
         return function.answers(asked, call)
     except Misfit as misfit:

@@ -17,11 +17,13 @@ class RewardTerm(ABC):
     `may_fail`: a value may be NaN, of a completion that the term could not score; of any other term
     NaN stops the run. `last_failure` is empty or says, behind a colon, why that was. `shrinks`: as
     a factor it is below 1 for what it punishes, which is a gift where the reward is below 0.
+    `reads_policy`: it reads `logprobs` and `entropies` of completions, which cost a forward.
     """
 
     may_fail: ClassVar[bool] = False
     shrinks: ClassVar[bool] = False
     last_failure: str = ""
+    reads_policy: bool = False
 
     def __init__(self, weight: float) -> None:
         if not (math.isfinite(weight) and weight >= 0):

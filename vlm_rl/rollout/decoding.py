@@ -7,7 +7,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vlm_rl.model.policy import Policy
+from vlm_rl.model.routing import Recorder
 from vlm_rl.records import Prompt
+from vlm_rl.rollout.chosen_experts import ChosenExperts
 from vlm_rl.rollout.shared_prefix import SharedPrefixCache
 
 COMPACT_BELOW = 0.9
@@ -24,7 +26,11 @@ class Decoding:
     def __init__(self, policy: Policy, prompts: Sequence[Prompt], group_size: int) -> None:
         self._policy = policy
         device = policy.device
-        cache, attention, logits = _prefill(policy, prompts)
+        recorder = _recorder(policy)
+        cache, attention, logits = _prefill(policy, prompts, recorder)
+        self._experts: ChosenExperts | None = None
+        if recorder is not None:
+            self._experts = ChosenExperts(recorder, attention, group_size)
         self.logits = logits.repeat_interleave(group_size, 0)
         self.rows = torch.arange(len(prompts) * group_size, device=device)
         self.ended = torch.zeros_like(self.rows, dtype=torch.bool)
@@ -46,6 +52,7 @@ class Decoding:
         if self._attention is not None:
             new = torch.ones_like(tokens[:, None])
             self._attention = torch.cat([self._attention, new], dim=1)
+        recorder = _recorder(self._policy)
         hidden = self._policy.model.model(
             input_ids=tokens[:, None],
             attention_mask=self._attention,
@@ -53,10 +60,19 @@ class Decoding:
             past_key_values=self._cache,
             use_cache=True,
             shared=self._cache,  # transformers hands it on to the attention function
+            routing=recorder,
         ).last_hidden_state[:, -1]
+        if self._experts is not None and recorder is not None:
+            self._experts.append(self.rows, recorder)
         self.logits = self._policy.model.lm_head(hidden)
         self._positions = self._positions + 1
         return True
+
+    def experts(self, lengths: Tensor) -> Sequence[Tensor | None]:
+        """Return those that were computed for the rows of all these `lengths`, see `Completion`."""
+        if self._experts is None:
+            return [None] * len(lengths)
+        return self._experts.of_rows(lengths.tolist())
 
     def _compact(self, active: Tensor, tokens: Tensor) -> Tensor:
         """Drop all rows but the `active`; return the tokens of those."""
@@ -68,7 +84,13 @@ class Decoding:
         return tokens[active]
 
 
-def _prefill(policy: Policy, prompts: Sequence[Prompt]) -> tuple[DynamicCache, Tensor, Tensor]:
+def _recorder(policy: Policy) -> Recorder | None:
+    return Recorder() if policy.num_routers else None
+
+
+def _prefill(
+    policy: Policy, prompts: Sequence[Prompt], recorder: Recorder | None
+) -> tuple[DynamicCache, Tensor, Tensor]:
     """Read each prompt once, padded on the left.
 
     Returns its keys and values, the mask [P, S] of its tokens and the logits [P, V] of the next.
@@ -96,6 +118,7 @@ def _prefill(policy: Policy, prompts: Sequence[Prompt]) -> tuple[DynamicCache, T
         position_ids=positions.to(device),
         past_key_values=cache,
         use_cache=True,
+        routing=recorder,
         **vision,
     ).last_hidden_state[:, -1]
     return cache, attention, policy.model.lm_head(hidden)

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.model.policy import Policy
@@ -23,6 +24,9 @@ class Engine(ABC):
 
     restarts: int = 0
     """How often the engine was restarted because it failed."""
+
+    returns_experts: ClassVar[bool] = False
+    """Whether completions have the `experts` of a mixture."""
 
     is_elsewhere: bool = False
     """Whether it computes on devices of its own, not on those that train."""
@@ -111,6 +115,7 @@ def decoded(
     token_ids: Sequence[int],
     logprobs: Sequence[float],
     finish_reason: FinishReason,
+    experts: Tensor | None = None,
 ) -> Completion:
     """Return the completion of `prompt` that these sampled tokens are."""
     return Completion(
@@ -118,4 +123,5 @@ def decoded(
         sampling_logprobs=torch.tensor(logprobs, dtype=torch.float32),
         finish_reason=finish_reason,
         text=prompt.opening + tokenizer.decode(token_ids, skip_special_tokens=True),
+        experts=experts,
     )

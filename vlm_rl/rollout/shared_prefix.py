@@ -10,6 +10,10 @@ query heads that share a key head, so that no key is ever repeated.
 
 It is an attention function of transformers by the name `SHARED_PREFIX`, so every model family has
 it. Layers whose cache is of another kind, and a prefill, get SDPA.
+
+A recurrent state goes on by itself: at the end of its prompt every row gets a copy. In the prefill
+transformers puts zeros where a prompt is padded on the left, which leave an empty state empty, so
+that no prompt depends on the lengths of the others.
 """
 
 from collections.abc import Iterator
@@ -20,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, LinearAttentionLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -111,27 +115,38 @@ class SharedPrefixCache(Cache):
     """A prefill's cache, made ready for `group_size` completions of each prompt.
 
     `attention` [P, S] marks the prompts' tokens that are not padding. Layers that are not plain
-    full attention keep transformers' own cache, with every prompt repeated for its completions.
+    full attention keep transformers' own cache, with every prompt repeated for its completions, and
+    so do recurrences with their states.
     """
 
     def __init__(self, prefill: DynamicCache, attention: Tensor, group_size: int) -> None:
         num_prompts = len(attention)
         super().__init__(layers=prefill.layers)
+        self.prompt_of = torch.arange(num_prompts, device=attention.device)
+        self.prompt_of = self.prompt_of.repeat_interleave(group_size)
         for index, layer in enumerate(self.layers):
             if type(layer) is DynamicLayer:
                 keys, values = layer.keys, layer.values
                 self.layers[index] = SharedPrefixLayer(keys, values, num_prompts * group_size)
+            elif type(layer) is LinearAttentionLayer:
+                layer.reorder_cache(self.prompt_of)
             else:
                 layer.batch_repeat_interleave(group_size)
-        self.prompt_of = torch.arange(num_prompts, device=attention.device)
-        self.prompt_of = self.prompt_of.repeat_interleave(group_size)
         padding = None if bool(attention.all()) else attention == 0
         self.grid = Grid(num_prompts, group_size, None, padding)
 
     @property
     def needs_mask(self) -> bool:
         """Whether a layer attends through transformers' own mask."""
-        return not all(isinstance(layer, SharedPrefixLayer) for layer in self.layers)
+        without = (SharedPrefixLayer, LinearAttentionLayer)
+        return not all(isinstance(layer, without) for layer in self.layers)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        for layer in self.layers:
+            if type(layer) is LinearAttentionLayer:
+                layer.reorder_cache(indices)
+            else:
+                layer.batch_select_indices(indices)
 
     def keep(self, rows: Tensor) -> None:
         """Keep only `rows`, ascending; prompts without a row go too."""

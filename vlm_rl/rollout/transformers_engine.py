@@ -25,6 +25,8 @@ class TransformersEngine(Engine):
     """Samples from the live policy. `max_rows` bounds the completions decoded side by side, but a
     group is never split: at least one group is decoded at a time."""
 
+    returns_experts = True
+
     def __init__(self, max_rows: int = 256) -> None:
         if max_rows < 1:
             raise ValueError(f"TransformersEngine.max_rows must be >= 1, got {max_rows}")
@@ -79,7 +81,7 @@ class TransformersEngine(Engine):
             out.append(decoding.rows, tokens, logprobs, ended)
             if not decoding.advance(tokens, ended):
                 break
-        return out.completions(owners, self._tokenizer)
+        return out.completions(owners, self._tokenizer, decoding.experts(out.lengths))
 
 
 class _Output:
@@ -95,8 +97,10 @@ class _Output:
         self.lengths[rows] += ~self.ended[rows]
         self.ended[rows] |= ended
 
-    def completions(self, owners: Sequence[Prompt], tokenizer: Any) -> list[Completion]:
-        """Return the completion of each row, given its prompt."""
+    def completions(
+        self, owners: Sequence[Prompt], tokenizer: Any, experts: Sequence[Tensor | None]
+    ) -> list[Completion]:
+        """Return the completion of each row, given its prompt and its experts."""
         tokens = torch.zeros(len(owners), len(self.steps), dtype=torch.int64)
         logprobs = torch.zeros(tokens.shape)
         for step, (rows, drawn, described) in enumerate(self.steps):
@@ -110,6 +114,7 @@ class _Output:
                 token_ids=tokens[row, :length].tolist(),
                 logprobs=logprobs[row, :length].tolist(),
                 finish_reason="stop" if ended else "length",
+                experts=experts[row],
             )
             for row, (owner, length, ended) in enumerate(ends)
         ]

@@ -22,6 +22,7 @@ from vlm_rl import ranks
 from vlm_rl.disk.files import PARTIAL, Unwritable
 from vlm_rl.distributed import strategies
 from vlm_rl.distributed.weights import save_pretrained
+from vlm_rl.model.saving import DiskPrecision, check_precision
 from vlm_rl.parts import PartError, is_out_of_memory
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.metrics_csv import MetricsCsv
@@ -38,8 +39,10 @@ ROWS = "metrics_rows"
 class Checkpoints(L.Callback):
     """Save every `every_n_steps` steps, at the last step, and at a new best validation accuracy.
 
-    Keeps the `keep_last` newest and the `keep_best` best. The link `best` points to the first of
-    the best (the earliest of equal ones; with `keep_best` 0 there is no link).
+    `hf_precision` is that of the weights in `hf/`; `trainer.ckpt` always has all of it, so that a
+    run goes on exactly. Keeps the `keep_last` newest and the `keep_best` best. The link `best`
+    points to the first of the best (the earliest of equal ones; with `keep_best` 0 there is no
+    link).
 
     With the optimizer's two moments a checkpoint is four times the policy's float32 weights (7B:
     133 GB), and all of them would fill a disk. So it keeps the newest to resume from, one more in
@@ -54,13 +57,16 @@ class Checkpoints(L.Callback):
         keep_last: int = 2,
         keep_best: int = 1,
         merge_adapter: bool = False,
+        hf_precision: DiskPrecision = "source",
     ) -> None:
         least = {"every_n_steps": 1, "keep_last": 1, "keep_best": 0}
         given = {"every_n_steps": every_n_steps, "keep_last": keep_last, "keep_best": keep_best}
         for name, value in given.items():
             if value < least[name]:
                 raise ValueError(f"checkpoint.{name} must be >= {least[name]}, got {value}")
+        check_precision("checkpoint.hf_precision", hf_precision)
         self.run_dir = run_dir
+        self.hf_precision = hf_precision
         self.every_n_steps = every_n_steps
         self.keep_last = keep_last
         self.keep_best = keep_best
@@ -153,9 +159,12 @@ class Checkpoints(L.Callback):
             _save_trainer(trainer, partial / "trainer.ckpt")
             if self.merge_adapter:
                 save_pretrained(module.policy, partial / "adapter")
-                save_pretrained(module.policy, partial / "hf", merge_adapter=True)
-            else:
-                save_pretrained(module.policy, partial / "hf")
+            save_pretrained(
+                module.policy,
+                partial / "hf",
+                merge_adapter=self.merge_adapter,
+                precision=self.hf_precision,
+            )
             if trainer.is_global_zero:
                 module.encoder.processor.save_pretrained(partial / "hf")
                 run_folder.write_sums(partial)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from vlm_rl.data.images import web_file
+from vlm_rl.data.image_files import web_file
 from vlm_rl.processes.background import Returned, begun
 
 MOST_BYTES = 32 * 2**20

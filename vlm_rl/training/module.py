@@ -23,7 +23,9 @@ from vlm_rl.distributed.rank_strategy import RankStrategy
 from vlm_rl.distributed.weights import frozen_checksum
 from vlm_rl.metrics import drift
 from vlm_rl.metrics.rollout import answer_statistics, task_statistics
+from vlm_rl.metrics.routing import RouterTally
 from vlm_rl.metrics.statistic import Statistics, add_up, mean_of, means
+from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.model.lora import check_base
 from vlm_rl.model.policy import Policy
 from vlm_rl.model.reference import Reference
@@ -34,6 +36,7 @@ from vlm_rl.parts import UpdateError, check_values, named
 from vlm_rl.records import Batch, Groups, Prompt, Rollout, Rows, Statistic
 from vlm_rl.rewards import KLInReward, Reward
 from vlm_rl.rollout import Engine, EngineError, Sampling
+from vlm_rl.training.before import Before
 from vlm_rl.training.clock import Clock
 from vlm_rl.training.dynamic_sampling import (
     GroupFilter,
@@ -44,6 +47,7 @@ from vlm_rl.training.dynamic_sampling import (
 )
 from vlm_rl.training.meter import Meter
 from vlm_rl.training.optimizer import build_optimizer
+from vlm_rl.training.policy_view import PolicyView
 from vlm_rl.training.sampler import Sampler
 from vlm_rl.training.settings import (
     OptimizerSettings,
@@ -130,7 +134,8 @@ class RLModule(L.LightningModule):
         self.validation_history: list[Metrics] = []
         self.clock = Clock()
         self.meter = Meter(policy, self.clock)
-        self.sampler = Sampler(policy, self.engine, self.reward, self.clock)
+        view = PolicyView(policy, micro_batch_tokens=self.updates.micro_batch_tokens)
+        self.sampler = Sampler(policy, self.engine, self.reward, self.clock, view)
         self.lockstep = Lockstep(
             policy,
             num_minibatches=self.updates.num_minibatches,
@@ -224,22 +229,31 @@ class RLModule(L.LightningModule):
                 self.kept.prepare(cut.prompts(rows))
         has_old = self._needs_old(cut)
         with self.clock("logprobs"):
-            old = self.logprobs(self.policy, rows, cut) if has_old else cut.joined(rows)
+            before = self._before(rows, cut) if has_old else Before.unknown(rows, cut)
             ref = None if self.reference is None else self.logprobs(self.reference, rows, cut)
         if self.kl_in_reward is not None:
             assert ref is not None
             if rollout.prompts:
-                rollout = self.kl_in_reward(rollout, old, ref)
+                rollout = self.kl_in_reward(rollout, before.logprobs, ref)
             everyone, advantages = self._with_advantages(rollout, places)
         batch = Batch.of(
             rows,
-            old_logprobs=old,
+            old_logprobs=before.logprobs,
             ref_logprobs=ref,
             advantages=advantages.float(),
+            expert_loads=before.expert_loads,
             step=self.completed_steps,
         ).to(self.policy.device)
         return StepBatch(
-            rollout, everyone, places.own, advantages, batch, cut, cut.minibatches(batch), has_old
+            rollout,
+            everyone,
+            places.own,
+            advantages,
+            batch,
+            cut,
+            cut.minibatches(batch),
+            has_old,
+            before.routers,
         )
 
     def _with_advantages(self, rollout: Rollout, places: Places) -> tuple[Rollout, Tensor]:
@@ -280,13 +294,29 @@ class RLModule(L.LightningModule):
         Forwards are cut exactly as those of the updates will be: in bf16 another packing rounds
         otherwise, and GSPO's band of 3e-4 would be filled with that noise.
         """
-        forwards = [forward for part in cut.minibatches(rows) for forward in part.forwards]
-        with torch.no_grad():
-            return cut.joined(rows, [self._stats(model, forward) for forward in forwards])
-
-    def _stats(self, model: Policy | Reference, forward: Rows) -> Tensor:
         temperature = self.sampling.temperature
-        return model.logprobs(forward, temperature=temperature, kept=self.kept).logprobs
+        with torch.no_grad():
+            stats = [
+                model.logprobs(forward, temperature=temperature, kept=self.kept)
+                for forward in cut.forwards(rows)
+            ]
+        return cut.joined(rows, [of_forward.logprobs for of_forward in stats])
+
+    def _before(self, rows: Rows, cut: Cut) -> Before:
+        """Return what is known of the policy before the first update, as `logprobs` does."""
+        with torch.no_grad():
+            forwards = cut.forwards(rows)
+            stats = [self._policy_stats(forward, with_entropy=False) for forward in forwards]
+        return Before.of(rows, cut, stats)
+
+    def _policy_stats(self, forward: Rows, *, with_entropy: bool) -> TokenStats:
+        return self.policy.logprobs(
+            forward,
+            temperature=self.sampling.temperature,
+            with_entropy=with_entropy,
+            kept=self.kept,
+            with_balance=self.objective.needs_routing,
+        )
 
     def update(self, minibatch: Minibatch[Batch], has_old: bool) -> Update:
         """Do one optimizer update; the only place that divides by a count of the batch."""
@@ -295,15 +325,10 @@ class RLModule(L.LightningModule):
             normalizers = count_normalizers(self.objective, minibatch)
         total = torch.zeros((), dtype=torch.float64, device=self.policy.device)
         statistics = {"policy/left_out_frac": left_out(minibatch)}
-        sequences, logprobs = [], []
+        sequences, logprobs, routers = [], [], RouterTally()
         for forward in minibatch.forwards:
             with self.strategy.micro_batch(last=forward is minibatch.forwards[-1]):
-                stats = self.policy.logprobs(
-                    forward,
-                    temperature=self.sampling.temperature,
-                    with_entropy=True,
-                    kept=self.kept,
-                )
+                stats = self._policy_stats(forward, with_entropy=True)
                 if not has_old:
                     forward = replace(forward, old_logprobs=stats.logprobs.detach())
                 with named(self.objective, "objective", UpdateError):
@@ -315,12 +340,13 @@ class RLModule(L.LightningModule):
             statistics = add_up(statistics, loss.statistics)
             sequences.append(loss.sequences)
             logprobs.append(stats.logprobs.detach())
+            routers.add(stats.routing)
         statistics |= self._step_optimizer(minibatch, ranks.all_sum(total))
         if self.objective.observes and "policy/loss" in statistics:
             with named(self.objective, "objective", UpdateError):
                 self.objective.observe(means(statistics))
         own = Sequences.joined(sequences).weighted(1 / normalizers[POLICY_TERM])
-        return Update(statistics, gather.sequences(own), logprobs)
+        return Update(statistics, gather.sequences(own), logprobs, routers)
 
     def _step_optimizer(self, minibatch: Minibatch[Batch], loss: Tensor) -> Statistics:
         """Clip and step; skip, count and name what is not finite."""

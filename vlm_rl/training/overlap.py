@@ -125,7 +125,12 @@ class OverlappedModule(RLModule):
         groups = self._landed(self.completed_steps)
         if self.dynamic_sampling is None:  # else a further round may need the engine
             self._begin_next()
-        return self.sampler.judge(prompts, groups, group_size=self.group_size)
+        return self.sampler.judge(
+            prompts,
+            groups,
+            group_size=self.group_size,
+            temperature=self.sampling.temperature,
+        )
 
     def _begin_next(self) -> None:
         step = self.completed_steps + 1

@@ -10,17 +10,22 @@ from vlm_rl.rewards import Reward
 from vlm_rl.rollout import Engine, EngineError, Sampling, contract
 from vlm_rl.rollout.faults import EngineFault
 from vlm_rl.training.clock import Clock
+from vlm_rl.training.policy_view import PolicyView
 
 
 class Sampler:
-    """Samples with `engine` and judges with `reward`; `clock` times both."""
+    """Samples with `engine` and judges with `reward`; `clock` times both. `view` is for rewards
+    that read the policy."""
 
-    def __init__(self, policy: Policy, engine: Engine, reward: Reward, clock: Clock) -> None:
+    def __init__(
+        self, policy: Policy, engine: Engine, reward: Reward, clock: Clock, view: PolicyView
+    ) -> None:
         self.engine = engine
         self.reward = reward
         self._policy = policy
         self._allowed = contract.AllowedTokens.of(policy)
         self._clock = clock
+        self._view = view
         self._engine_is_current = False
 
     def policy_changed(self) -> None:
@@ -48,14 +53,20 @@ class Sampler:
     ) -> Rollout:
         """Sample a group per prompt and judge it. Every rank calls this, also without prompts."""
         groups = self.sample(prompts, group_size=group_size, sampling=sampling, seed=seed)
-        return self.judge(prompts, groups, group_size=group_size)
+        return self.judge(prompts, groups, group_size=group_size, temperature=sampling.temperature)
 
-    def judge(self, prompts: Sequence[Prompt], groups: Groups, *, group_size: int) -> Rollout:
-        """Return `groups` with their rewards."""
+    def judge(
+        self, prompts: Sequence[Prompt], groups: Groups, *, group_size: int, temperature: float
+    ) -> Rollout:
+        """Return `groups` with their rewards. Every rank calls this, also without prompts."""
+        seen = groups
+        if self.reward.reads_policy:
+            with self._clock("logprobs"):
+                seen = self._view.seen(prompts, groups, temperature)
         if not prompts:
             return Rollout.empty(group_size)
         with self._clock("reward"):
-            scores = self.reward([prompt.problem for prompt in prompts], groups)
+            scores = self.reward([prompt.problem for prompt in prompts], seen)
         return Rollout(prompts, groups, scores)
 
     def begin(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from vlm_rl.distributed.lockstep import Cut, Minibatch
+from vlm_rl.metrics.routing import RouterTally
 from vlm_rl.objectives import Sequences
 from vlm_rl.records import Batch, Rollout
 
@@ -20,7 +21,8 @@ class StepBatch:
     images, `advantages` [P, G] those of `rollout`. `rows` are the completions of `rollout`, which
     `cut` has cut once into `minibatches`, one per update. `places` [P] int64: where the groups of
     `rollout` stand in `everyone`. `old_logprobs` are NaN in rows that no forward has; without
-    `has_old` in all, because the only update takes them from its own forwards.
+    `has_old` in all, because the only update takes them from its own forwards. `routers` are those
+    of the forwards before the updates.
     """
 
     rollout: Rollout
@@ -31,6 +33,7 @@ class StepBatch:
     cut: Cut
     minibatches: Sequence[Minibatch[Batch]]
     has_old: bool
+    routers: RouterTally
 
     def rows_with_old(self, of_forwards: Sequence[Tensor]) -> Batch:
         """Complete `rows` with the `old_logprobs` of each forward."""

@@ -6,6 +6,7 @@ import torch
 
 from vlm_rl import ranks
 from vlm_rl.metrics.rollout import rollout_statistics
+from vlm_rl.metrics.routing import load_metrics
 from vlm_rl.metrics.statistic import add_up, means
 from vlm_rl.records import Statistic
 from vlm_rl.rollout import Engine
@@ -30,9 +31,14 @@ def step_metrics(
         statistics = add_up(statistics, of_rollout)
     for update in updates:
         statistics = add_up(statistics, update.statistics)
+        statistics = add_up(statistics, update.routers.entropy)
+    # at the weights of the engine: of a single update, its own forwards
+    before = batch.routers if batch.has_old or not updates else updates[0].routers
+    statistics = add_up(statistics, before.drift)
     # of all ranks, counted once: the mean is their sum
     restarts = Statistic(torch.tensor(engine.restarts), torch.tensor(ranks.rank() == 0))
     statistics = add_up(statistics, {"rollout/engine_restarts": restarts})
     rollouts = [batch.rollout, sampled.dropped]
     cost = meter.statistics(rollouts, batch, sampled_here=not engine.is_elsewhere)
-    return means(add_up(statistics, cost)) | meter.metrics()
+    loads = load_metrics([update.routers for update in updates])
+    return means(add_up(statistics, cost)) | loads | meter.metrics()

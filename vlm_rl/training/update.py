@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vlm_rl import ranks
 from vlm_rl.distributed.lockstep import Minibatch
+from vlm_rl.metrics.routing import RouterTally
 from vlm_rl.metrics.statistic import Statistics
 from vlm_rl.objectives import Loss, Objective, Sequences
 from vlm_rl.records import Batch, Statistic
@@ -17,12 +18,14 @@ from vlm_rl.records import Batch, Statistic
 class Update:
     """What one optimizer update did.
 
-    `statistics` and `logprobs`, [B, T] of each forward, are of this rank, `sequences` of all.
+    `statistics`, `logprobs`, [B, T] of each forward, and `routers` are of this rank, `sequences` of
+    all.
     """
 
     statistics: Statistics
     sequences: Sequences
     logprobs: Sequence[Tensor]
+    routers: RouterTally
 
 
 def count_normalizers(objective: Objective, minibatch: Minibatch[Batch]) -> dict[str, Tensor]:

@@ -49,6 +49,7 @@ def load(
             else:
                 problems.append(replace(problem, task=benchmark.name, split=split))
     _report(benchmark, bad, benchmark.flawed_rows if max_bad_rows is None else max_bad_rows)
+    _report_frames(benchmark, problems, store)
     _check_ids(benchmark, problems)
     return problems if limit is None else _limited(problems, limit, seed)
 
@@ -160,6 +161,19 @@ def _check_columns(benchmark: Benchmark, table: Table, source: TableSource) -> N
                 f"{table.label}: no column {column!r} that {benchmark.name} needs; there are "
                 f"{', '.join(table.columns) or 'none'}"
             )
+
+
+def _report_frames(
+    benchmark: Benchmark, problems: Sequence[Problem], store: ImageStore | None
+) -> None:
+    """Say how many problems have images of which the first frame alone is shown."""
+    number = sum(any(store.has_frames(i) for i in p.images) for p in problems) if store else 0
+    if number:
+        _logger.warning(
+            "%s: %d rows: an image has several frames, of which the first is shown",
+            benchmark.name,
+            number,
+        )
 
 
 def _report(benchmark: Benchmark, bad: Sequence[str], allowed: int) -> None:

@@ -4,7 +4,7 @@ May import of `vlm_rl` itself and `show`.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from vlm_rl.model.attention.agreement import disagreement
 from vlm_rl.model.attention.cpu import CpuKernel
 from vlm_rl.model.attention.merged import merged_attention
 from vlm_rl.model.attention.plain import plain_attention
+from vlm_rl.model.attention.recurrence import read_by_segments
 from vlm_rl.model.attention.segments import Group, Segments, padding_of
 from vlm_rl.model.attention.varlen import varlen_attention
 from vlm_rl.show.screen import warn
@@ -57,9 +58,11 @@ def attend(
     return out.transpose(0, 1)[None], None
 
 
-def use_segments(model: Any) -> None:
-    """Let the language model of a Qwen-VL understand `segments`."""
+def use_segments(model: Any, recurrences: Iterable[nn.Module] = ()) -> None:
+    """Let the language model of a Qwen-VL, and its layers with a state, understand `segments`."""
     model.set_attn_implementation({"text_config": NAME})
+    for recurrence in recurrences:
+        read_by_segments(recurrence)
 
 
 @functools.cache

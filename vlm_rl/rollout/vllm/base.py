@@ -22,6 +22,7 @@ from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed.weights import whole_weights
 from vlm_rl.model.lora import save_adapter
 from vlm_rl.model.policy import Policy
+from vlm_rl.model.saving import published
 from vlm_rl.processes.background import begun
 from vlm_rl.records import Completion, Prompt
 from vlm_rl.rollout.background import awaited
@@ -345,7 +346,8 @@ class VLLMBase(RestartingEngine):
             deque(weights, maxlen=0)  # to its end: the other ranks gather them with this one
 
     def _weights(self, only: frozenset[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        return whole_weights(self._policy, merge_adapters=not self.adapter_rank, only=only)
+        weights = whole_weights(self._policy, merge_adapters=not self.adapter_rank, only=only)
+        return published(self._policy.model.config, weights)
 
     def _send_adapter(self) -> None:
         """Write it to a folder that both see; a new number keeps vLLM from using an older one."""
