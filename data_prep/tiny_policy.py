@@ -143,7 +143,7 @@ def build_policy(
             config = Qwen3VLConfig(text_config=text, vision_config=tower, **shared)
         else:
             text |= {"num_experts": 8, "num_experts_per_tok": 2}
-            text |= {"moe_intermediate_size": 3 * hidden // 2, "norm_topk_prob": True}
+            text |= {"moe_intermediate_size": 3 * hidden // 4, "norm_topk_prob": True}
             config = Qwen3VLMoeConfig(text_config=text, vision_config=tower, **shared)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -137,7 +137,7 @@ def kl(**arguments):
         ({"updates.max_grad_norm": "big"}, "updates.max_grad_norm must be float, got big"),
         (
             {"policy.freeze": ["vision"]},
-            "policy.freeze must be one of 'vision_tower', 'language_model', got vision; "
+            "policy.freeze must be one of 'vision_tower', 'language_model', 'router', got vision; "
             "did you mean vision_tower?",
         ),
         (
@@ -156,8 +156,8 @@ def kl(**arguments):
         ({"objective": MISSING}, "objective: required, but not set"),
         (
             {"reward.terms.accuracy": MISSING},
-            "Reward.terms must hold exactly one Accuracy, got 0 in ['format']; "
-            "add one with class_path vlm_rl.rewards.Accuracy, or merge them",
+            "Reward.terms must hold a term that says what is right, such as class_path "
+            "vlm_rl.rewards.Accuracy (weight 0 for its verdicts alone); none of them does",
         ),
         (
             {"updates.num_minibatches": 17},
@@ -257,7 +257,7 @@ MOVED = [
     (fit, ("kl_in_reward",), "kl_in_reward", "rewards.KLInReward"),
     (fit, ("objective", "regularizers"), "kl", "objectives.KL"),
     (fit, ("reward", "terms"), "reward_terms", "rewards.Accuracy"),
-    (evaluate, ("engine",), "responding", "evaluation.ChatServer"),
+    (evaluate, ("engine",), "responding", "servers.chat_server.ChatServer"),
 ]
 """Program, key, a module that is no more, and the path of a class that stood there."""
 

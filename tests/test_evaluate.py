@@ -298,7 +298,7 @@ WRONG = {
     "no server": (f"{CHAT} --engine.max_retries 0", "no server answers at http://127.0.0.1:9/v1"),
     "server of an old name": (
         CHAT.replace("evaluation", "responding"),
-        "did you mean vlm_rl.evaluation.ChatServer?",
+        "did you mean vlm_rl.servers.chat_server.ChatServer?",
     ),
 }
 

@@ -225,7 +225,7 @@ def test_large_logits_match_naive_float64():
     expected = naive(hidden, weight, targets)
     assert expected.logprobs.min() < -10_000
     assert expected.entropy.max() > 1
-    exact = TokenStats(*(values.float() for values in expected))
+    exact = TokenStats(*(values.float() for values in expected[:2]))
     torch.testing.assert_close(stats, exact, rtol=1e-6, atol=1e-6)
     pairs = zip(gradients(stats, hidden, weight), gradients(expected, hidden, weight), strict=True)
     for actual, wanted in pairs:
@@ -254,7 +254,7 @@ def test_float32_is_close():
     stats = linear_logprobs(hidden, weight, targets, banned_ids=BANNED, with_entropy=True)
     assert stats.logprobs.dtype == torch.float32
     expected = naive(hidden, weight, targets)
-    torch.testing.assert_close(stats, TokenStats(*(values.float() for values in expected)))
+    torch.testing.assert_close(stats, TokenStats(*(values.float() for values in expected[:2])))
     actual = gradients(stats, hidden, weight)
     torch.testing.assert_close(actual, gradients(expected, hidden, weight), rtol=1e-4, atol=1e-5)
 

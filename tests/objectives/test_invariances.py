@@ -93,7 +93,7 @@ def test_objective_is_micro_batch_invariant(cls, size):
     parts = torch.arange(len(rows)).split(size)
     loss, statistics = divided(
         objective,
-        [TokenStats(*(values[part] for values in stats)) for part in parts],
+        [TokenStats(stats.logprobs[part], stats.entropy[part]) for part in parts],
         [batch.select(part) for part in parts],
         batch,
     )

@@ -182,7 +182,7 @@ def test_sampler_of_the_checkpoint_has_no_effect(
 
 
 @every_family
-@pytest.mark.parametrize("limit", [7, 60])
+@pytest.mark.parametrize("limit", [7, 30])
 def test_completions_end_at_a_stop_token_or_at_the_limit(
     family: str, limit: int, setups: dict[str, Setup]
 ) -> None:
@@ -201,7 +201,7 @@ def test_completions_end_at_a_stop_token_or_at_the_limit(
             assert len(ids) == limit
         assert completion.truncated == (not stops)
         reasons.add(completion.finish_reason)
-    assert reasons == {"stop", "length"} or limit < 60
+    assert reasons == {"stop", "length"} or limit < 30
 
 
 def test_text_is_that_of_the_tokens_without_specials(any_setup: Setup) -> None:

@@ -334,7 +334,7 @@ def test_lack_of_memory_in_the_old_log_probabilities(
     def fail(*_: Any, **__: Any) -> Any:
         return torch.empty(1 << 50)
 
-    monkeypatch.setattr(RLModule, "logprobs", fail)
+    monkeypatch.setattr(RLModule, "_before", fail)
     run = ended()
     assert run.status == 71
     assert "out of memory in the logprobs (" in run.line

@@ -22,6 +22,7 @@ from vlm_rl.objectives import (
     ClipCov,
     EntropyBand,
     KLCov,
+    LoadBalance,
     Objective,
     Plan,
     Regularizer,
@@ -103,7 +104,8 @@ def numbers(plan: Plan) -> dict[str, dict[str, list[float]]]:
 def test_every_part_with_a_plan_is_tested():
     bases = (TokenWeight, Regularizer)
     planning = {c for b in bases for c in discover_parts(b) if c.prepare is not b.prepare}
-    assert planning == {type(part) for part in PARTS}
+    of_routers = {LoadBalance}  # reads what a model did: tests/objectives/test_load_balance.py
+    assert planning - of_routers == {type(part) for part in PARTS}
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)

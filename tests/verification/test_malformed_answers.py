@@ -87,6 +87,8 @@ def test_run_stops_when_too_many_answers_cannot_be_checked():
         assert reward([good, bad], groups).scored.tolist() == [[True] * 32, [False] * 32]
     with (
         Reward({"accuracy": Accuracy()}, max_unscored_frac=0.4) as reward,
-        pytest.raises(RuntimeError, match=r"32 of 64 answers could not be checked.*'p7'.*'soon'"),
+        pytest.raises(
+            RuntimeError, match=r"32 of 64 completions could not be scored.*'p7'.*'soon'"
+        ),
     ):
         reward([good, bad], groups)
