@@ -64,7 +64,7 @@ class Accuracy(JudgingTerm):
         ]
         readings = iter(read_answers(asked, self.pool))
         rows = [
-            [_best([next(readings) for _ in any_of]) for _ in row]
+            [best_of([next(readings) for _ in any_of]) for _ in row]
             for any_of, row in zip(golds, texts, strict=True)
         ]
         _log_failures(problems, rows)
@@ -114,7 +114,7 @@ def gold_of(problem: Problem, answer: str | None = None) -> Gold:
     )
 
 
-def _best(readings: Sequence[Reading]) -> Reading:
+def best_of(readings: Sequence[Reading]) -> Reading:
     """Return what several golds say of an answer: correct by any; not known if one that was not
     checked might have been the one."""
     correct = Verdict.CORRECT

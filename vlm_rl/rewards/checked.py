@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from vlm_rl.records import Groups, Problem, Verdict
+from vlm_rl.rewards.accuracy import NO_ANSWER, best_of
 from vlm_rl.rewards.answer_term import (
     Rated,
     SlotStyle,
@@ -19,8 +20,6 @@ from vlm_rl.verification.matching import FULL_MATCH
 from vlm_rl.verification.pool import CheckerPool, Reading, read_answers
 from vlm_rl.verification.self_test import self_test
 
-_NO_ANSWER = "?"
-
 
 class CheckedTerm(JudgingTerm):
     """1 for what a checking process calls correct, else 0.
@@ -32,11 +31,11 @@ class CheckedTerm(JudgingTerm):
 
     def __init__(
         self,
-        weight: float,
-        answer_style: SlotStyle,
-        timeout_s: float,
-        workers: int,
-        memory_mb: int,
+        answer_style: SlotStyle = "box",
+        weight: float = 1.0,
+        timeout_s: float = 2.0,
+        workers: int = 1,
+        memory_mb: int = 1024,
     ) -> None:
         super().__init__(weight)
         check_slot_style(answer_style, f"{type(self).__name__}.answer_style")
@@ -59,7 +58,7 @@ class CheckedTerm(JudgingTerm):
         readings = iter(read_answers(asked, self.pool))
         return judgement_of(
             [
-                [_best([next(readings) for _ in any_of]) for _ in group]
+                [_rated(best_of([next(readings) for _ in any_of])) for _ in group]
                 for any_of, group in zip(golds, groups, strict=True)
             ]
         )
@@ -67,7 +66,7 @@ class CheckedTerm(JudgingTerm):
     def unusable(self, problems: Sequence[Problem]) -> list[str]:
         """Return a line for each gold that cannot be checked against."""
         golds = [(problem, gold) for problem in problems for gold in self.golds(problem)]
-        checks = self.pool.check([(gold, _NO_ANSWER) for _, gold in golds])
+        checks = self.pool.check([(gold, NO_ANSWER) for _, gold in golds])
         return [
             unusable_line(self, problem, gold.answer, check.rule)
             for (problem, gold), check in zip(golds, checks, strict=True)
@@ -90,16 +89,6 @@ class Choice(CheckedTerm):
     the gold is a letter.
     """
 
-    def __init__(
-        self,
-        answer_style: SlotStyle = "box",
-        weight: float = 1.0,
-        timeout_s: float = 2.0,
-        workers: int = 1,
-        memory_mb: int = 1024,
-    ) -> None:
-        super().__init__(weight, answer_style, timeout_s, workers, memory_mb)
-
     def golds(self, problem: Problem) -> list[Gold]:
         answers = (problem.answer, *problem.alternatives)
         return [Gold(answer, "choice", problem.choices or ()) for answer in answers]
@@ -121,7 +110,7 @@ class Regex(CheckedTerm):
         workers: int = 1,
         memory_mb: int = 1024,
     ) -> None:
-        super().__init__(weight, answer_style, timeout_s, workers, memory_mb)
+        super().__init__(answer_style, weight, timeout_s, workers, memory_mb)
         try:
             re.compile(pattern or "")
         except re.error as error:
@@ -134,10 +123,5 @@ class Regex(CheckedTerm):
         return [Gold(pattern, FULL_MATCH) for pattern in patterns]
 
 
-def _best(readings: Sequence[Reading]) -> Rated:
-    """Return correct if any gold says so; not scored if one that was not checked might have."""
-    correct = Verdict.CORRECT
-    verdict = min(
-        (reading.verdict for reading in readings), key=lambda one: (one is not correct, one.scored)
-    )
-    return Rated(float(verdict is correct), verdict)
+def _rated(reading: Reading) -> Rated:
+    return Rated(float(reading.verdict is Verdict.CORRECT), reading.verdict)

@@ -8,12 +8,11 @@ above its size.
 import contextlib
 import hashlib
 import os
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
-from vlm_rl.disk.files import Damaged, read_json
+from vlm_rl.disk.files import Damaged, Unwritable, read_json, write_bytes
 from vlm_rl.show.json_text import json_text
 from vlm_rl.show.log import Log
 
@@ -47,18 +46,13 @@ class JudgeCache:
             return
         content = json_text(reply).encode("utf-8", errors="backslashreplace")
         path = self._path(key)
+        # a name of its own: another rank or thread may write the same reply
+        own = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(content)
-                os.replace(name, path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            write_bytes(own, content)
+            own.replace(path)
             self._bound(len(content))
-        except OSError as error:
+        except (OSError, Unwritable) as error:
             if not self._failed:
                 _logger.warning("the judge's replies are not kept in %s: %s", self._folder, error)
             self._failed = True

@@ -125,7 +125,7 @@ class ChatServer:
             raise _Transient(self._safe(error)) from None
         except _Transient:
             raise
-        except Exception as error:  # of whichever HTTP library has read the body
+        except Exception as error:  # openai reads a body by httpx or httpx2, whose errors differ
             raise _Transient(f"Connection error: {type(error).__name__}") from None
         return bytes(received)
 
