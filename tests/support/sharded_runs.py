@@ -199,6 +199,8 @@ class Judge:
     """Rewards even token ids, all completions of the problems in `equal` alike; those of the
     problems in `unscored` could not be checked."""
 
+    reads_policy = False
+
     def __init__(self, unscored: str, equal: str) -> None:
         self.unscored, self.equal = unscored, equal
 
