@@ -9,10 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from measurements.attacks.ground import Outcome
 from tests.support.places import REPOSITORY
 
 
+@pytest.mark.long
 def test_few_attacks_of_each_kind_break_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "measurements.attack", "--output", tmp_path / "out", "--share=0.02"],

@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from tests.support.objective_cases import discover
+from tests.support.parameters import also_long
 from tests.support.places import CONFIGS
 from vlm_rl.config import instantiate, parse, plain
 from vlm_rl.fit import build_parser
@@ -23,6 +24,8 @@ from vlm_rl.rewards import GR3
 QUICKSTART = CONFIGS / "quickstart.yaml"
 OVERLAYS = sorted((CONFIGS / "objective").glob("*.yaml"))
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+FULLEST = [CONFIGS / "objective" / f"{name}.yaml" for name in ("dapo", "grpo_clip_cov", "rloo")]
+"""Together they set every key: a length term, a filter, a KL in the reward, token weights."""
 KEYS = {"objective", "advantage", "dynamic_sampling", "kl_in_reward", "reward", "updates"}
 
 
@@ -51,9 +54,10 @@ def test_every_preset_has_an_overlay():
 
 
 @every_overlay
-def test_overlay_onto_every_other_leaves_nothing_of_it(parser, overlay):
+@pytest.mark.parametrize("others", [FULLEST, also_long(OVERLAYS)], ids=["the fullest", "all"])
+def test_overlay_onto_another_leaves_nothing_of_it(parser, overlay, others):
     alone = merged(parser, overlay)
-    for other in OVERLAYS:
+    for other in others:
         assert merged(parser, other, overlay) == alone, f"{other.stem} is left over"
 
 

@@ -323,7 +323,7 @@ def test_image_that_is_broken_is_an_error() -> None:
 
 def write_often(folder: str, seed: int) -> None:
     cache, rng = JudgeCache(Path(folder), 2**20), random.Random(seed)
-    for _ in range(150):
+    for _ in range(40):
         number = rng.randrange(4)
         cache.put(f"{number:064d}", {"reply": str(number) * 999})
         kept = cache.get(f"{number:064d}")
@@ -332,12 +332,12 @@ def write_often(folder: str, seed: int) -> None:
 
 def test_several_processes_share_a_folder(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=write_often, args=(str(tmp_path), n)) for n in range(3)]
+    writers = [context.Process(target=write_often, args=(str(tmp_path), n)) for n in range(2)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert [writer.exitcode for writer in writers] == [0, 0]
     assert not [*tmp_path.rglob("*.partial")]
 
 

@@ -18,17 +18,18 @@ import pytest
 from measurements.kill_while_writing import Point
 from tests.run.test_resume import STATEFUL
 from tests.run.test_survival import Forks
+from tests.support.parameters import also_long
 from tests.support.run_helpers import command
 
 KILLED = (
     "open half of metrics.csv",  # a row is appended
     "rename checkpoints/step_N",
-    "rename checkpoints/best",
-    "rename checkpoints/step_N.partial",  # in cleaning up
-    "rename plots/training.png",
+    also_long("rename checkpoints/best"),
+    also_long("rename checkpoints/step_N.partial"),  # in cleaning up
+    also_long("rename plots/training.png"),
     "rename summary.json",
 )
-STOPPED = ("begin validation", "begin rollout", "begin reward")
+STOPPED = ("begin validation", also_long("begin rollout"), also_long("begin reward"))
 STEPS = 3
 
 

@@ -28,6 +28,7 @@ from measurements.kill_reports import command_of, output_of
 from measurements.kill_while_writing import file_differences
 from tests.run.test_endings import SIGNALS, hear_before, loads
 from tests.run.test_survival import Forks
+from tests.support.parameters import also_long
 from tests.support.patience import until
 from tests.support.places import CONFIGS, REPOSITORY, TINY_POLICY
 from vlm_rl import ask, evaluate, serve, verify
@@ -359,7 +360,7 @@ def serving(port: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [also_long(signal.SIGINT), signal.SIGTERM])
 def test_stopped_server_leaves_neither_processes_nor_files(
     number: signal.Signals, tmp_path: Path
 ) -> None:

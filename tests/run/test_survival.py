@@ -244,6 +244,7 @@ def test_hang_of_one_rank_shows_the_stacks_of_all(forks: Forks, tmp_path: Path) 
     assert "rank 1 in starting of step 0" in (tmp_path / "0.log").read_text()
 
 
+@pytest.mark.long
 def test_random_kills_leave_no_trace(
     forks: Forks, whole: Path, policy_folder: Path, data_folder: Path
 ) -> None:

@@ -1,6 +1,6 @@
 """vLLM when two ranks train, with weights sharded over them (FSDP2, float32).
 
-One launch of three runs: a worker killed in the middle of a step, an engine beyond its ceiling, a
+Three runs: a worker killed in the middle of a step, an engine beyond its ceiling, a
 server that both ranks share. The run itself compares the log-probabilities of the engines with the
 policy's, at 1e-4 nats a token.
 
@@ -9,6 +9,7 @@ The rest of what ranks must agree about is in test_restarts.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,21 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    root = tmp_path_factory.mktemp("runs")
+def ended(policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Launch a run that ends because its engine may not restart."""
+    return launched(["ceiling"], policy_folder, data_folder, tmp_path_factory.mktemp("ended"))
+
+
+@pytest.fixture(scope="module")
+def runs(
+    ended: Runs, policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Runs:
+    """Launch the others too."""
+    launched(["killed", "shared"], policy_folder, data_folder, ended.root)
+    return ended
+
+
+def launched(names: Sequence[str], policy_folder: Path, data_folder: Path, root: Path) -> Runs:
 
     def entry(
         name: str, engine: str, *, every: int = 2, status: int = 0, lora: str = "null", **of: Any
@@ -57,35 +71,38 @@ def runs(policy_folder: Path, data_folder: Path, tmp_path_factory: pytest.TempPa
         )
         return {"strategy": "fsdp2", "processes": 2, "argv": argv, "status": status}
 
+    killed = "tests.support.vllm_setup.Killed"
+    never = {"max_restarts": 0, "every": 9, "status": 3}
+    entries = {
+        "killed": entry("killed", killed, rank=1, dies_at=2),
+        "ceiling": entry("ceiling", killed, rank=0, dies_at=3, **never),
+        "shared": entry("shared", "vlm_rl.rollout.VLLMServer", lora='{"rank": 4}', adapter_rank=8),
+    }
     output = launch(
         {
             "checkpoints": {},
             "out": "",
-            "runs": [
-                entry("killed", "tests.support.vllm_setup.Killed", rank=1, dies_at=2),
-                entry(
-                    "ceiling",
-                    "tests.support.vllm_setup.Killed",
-                    rank=0,
-                    dies_at=3,
-                    max_restarts=0,
-                    every=9,
-                    status=3,
-                ),
-                entry("shared", "vlm_rl.rollout.VLLMServer", lora='{"rank": 4}', adapter_rank=8),
-            ],
+            "runs": [entries[name] for name in names],
         }
     )
     return Runs(root, output)
 
 
-@pytest.mark.parametrize("name", ["killed", "ceiling", "shared"])
-def test_every_rank_samples_from_the_policy_before_and_after_updates(runs: Runs, name: str) -> None:
-    rows = runs.trained(name)
-    assert len(rows) == (2 if name == "ceiling" else 3)
+def test_every_rank_samples_from_the_policy_before_and_after_an_update(ended: Runs) -> None:
+    rows = ended.trained("ceiling")
+    assert len(rows) == 2
     assert max(row["drift/abs_max"] for row in rows) < 1e-4
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["killed", "shared"])
+def test_every_rank_samples_from_the_policy_at_every_step(runs: Runs, name: str) -> None:
+    rows = runs.trained(name)
+    assert len(rows) == 3
+    assert max(row["drift/abs_max"] for row in rows) < 1e-4
+
+
+@pytest.mark.long
 def test_worker_killed_in_the_middle_of_a_step_changes_nothing_but_the_count(runs: Runs) -> None:
     """Until it ends, the run beyond the ceiling is the same run, undisturbed."""
     assert [row["rollout/engine_restarts"] for row in runs.trained("killed")] == [0, 1, 1]
@@ -99,13 +116,13 @@ def test_worker_killed_in_the_middle_of_a_step_changes_nothing_but_the_count(run
 
 
 def test_engine_beyond_its_ceiling_stops_all_ranks_with_one_line_and_a_checkpoint(
-    runs: Runs,
+    ended: Runs,
 ) -> None:
     """The launch checks the status of both; no checkpoint is due before step 3."""
-    (line,) = [line for line in runs.output.splitlines() if "vlm_rl.fit:" in line]
+    (line,) = [line for line in ended.output.splitlines() if "vlm_rl.fit:" in line]
     assert "failed 1 times in a row, last: rank 0: RuntimeError" in line
     assert "stopped after step 2 with a checkpoint" in line
-    checkpoint = runs.root / "ceiling" / "checkpoints" / "step_2"
+    checkpoint = ended.root / "ceiling" / "checkpoints" / "step_2"
     assert (checkpoint / "hf" / "config.json").exists()
 
 

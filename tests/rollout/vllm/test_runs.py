@@ -56,6 +56,7 @@ def test_steps_are_on_policy_to_float32(undisturbed: Path) -> None:
         assert row["rollout/engine_restarts"] == 0
 
 
+@pytest.mark.long
 def test_engine_killed_hung_and_aborted_in_the_middle_of_steps_loses_nothing(
     undisturbed: Path, tmp_path: Path, policy_folder: Path, data_folder: Path
 ) -> None:

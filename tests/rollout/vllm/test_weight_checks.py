@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.parameters import also_long
 from tests.support.vllm_setup import MISSING, ROUNDING, Setup, change_stream, in_process
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.rollout import VLLMEngine
@@ -36,7 +37,7 @@ def setup(tmp_path: Path) -> Iterator[Setup]:
     built.engine.close()
 
 
-@pytest.mark.parametrize("name", [NAME, TOWER, "lm_head.weight"])
+@pytest.mark.parametrize("name", [also_long(NAME), TOWER, also_long("lm_head.weight")])
 def test_renamed_weight_is_fatal_by_name(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -45,7 +46,7 @@ def test_renamed_weight_is_fatal_by_name(
         setup.start()
 
 
-@pytest.mark.parametrize("name", [NAME, TOWER, "lm_head.weight"])
+@pytest.mark.parametrize("name", [also_long(NAME), also_long(TOWER), "lm_head.weight"])
 def test_missing_weight_is_fatal_by_name(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
