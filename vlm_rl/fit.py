@@ -26,20 +26,17 @@ from vlm_rl import ranks
 from vlm_rl.advantages import Advantage
 from vlm_rl.config import instantiate, one_line_errors, parse, plain
 from vlm_rl.data.datamodule import ProblemData
-from vlm_rl.data.prompts import ANSWER_STYLE_OF, PromptEncoder
+from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed import strategies
 from vlm_rl.distributed.rank_strategy import RankStrategy
-from vlm_rl.model.experts import check_experts
-from vlm_rl.model.families import family_of
-from vlm_rl.model.lora import check_lora
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.objectives import Objective
-from vlm_rl.parts import path_of
 from vlm_rl.rewards import KLInReward, Reward
 from vlm_rl.rollout import Engine, Sampling, StopTokens, unused_sampler
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.benchmarks import BenchmarkRuns, BenchmarkSettings
 from vlm_rl.run.checkpoints import Checkpoints
+from vlm_rl.run.checks import check_consistency, check_golds, check_ranks, check_routers
 from vlm_rl.run.exit_status import Exits
 from vlm_rl.run.first_problems import show_first_problems
 from vlm_rl.run.heartbeat import Heartbeat
@@ -53,6 +50,7 @@ from vlm_rl.run.samples import RolloutFiles, SampleTable
 from vlm_rl.run.signals import Preemption
 from vlm_rl.run.terminal import LastingOutput
 from vlm_rl.run.trace import Trace
+from vlm_rl.shaping import Shaping
 from vlm_rl.training.dynamic_sampling import GroupFilter
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.overlap import Overlap, OverlappedModule
@@ -60,7 +58,6 @@ from vlm_rl.training.settings import (
     OptimizerSettings,
     UpdateSettings,
     ValidationSettings,
-    check_groups,
 )
 
 OURS = {
@@ -124,6 +121,7 @@ def build_parser() -> ArgumentParser:
     parser.add_subclass_arguments(Advantage, "advantage", required=True)
     parser.add_subclass_arguments(Objective, "objective", required=True)
     parser.add_argument("--kl_in_reward", type=KLInReward | None, default=None)
+    parser.add_argument("--shaping", type=Shaping | None, default=None)
     parser.add_argument("--dynamic_sampling", type=GroupFilter | None, default=None)
     parser.add_argument("--overlap", type=Overlap | None, default=None)
     parser.add_argument(
@@ -185,18 +183,18 @@ def _fit(
         newest = _resume(run_dir, resolved)
         check_wandb(config.logging.wandb)
         parts = instantiate(parser, config)
-        _check_consistency(config, parts)
+        check_consistency(config, parts)
         trainer = _trainer(config)
         checkpoints = Checkpoints(run_dir, **vars(config.checkpoint))
         rollouts = RolloutFiles(run_dir, **vars(config.rollouts))
         model = check_checkpoint(config.policy.path)
-        _check_ranks(trainer, parts, model)
-        _check_experts(parts, model)
+        check_ranks(trainer, parts, model)
+        check_routers(parts, model)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
         data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
         data.setup("fit")
         parts.reward.self_test()
-        _check_golds(data, parts.reward)
+        check_golds(data, parts.reward)
         if parts.dynamic_sampling is not None:
             parts.dynamic_sampling.check_refill(len(data.train_set), data.prompts_per_step)
         if notice := unused_sampler(config.policy.path, parts.sampling):
@@ -260,99 +258,6 @@ def _choose_threads() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
-def _check_consistency(config: Namespace, parts: Namespace) -> None:
-    """Refuse keys that do not go together, before a model is loaded. Raises ValueError."""
-    prompts, minibatches = config.data.prompts_per_step, parts.updates.num_minibatches
-    if minibatches > prompts:
-        raise ValueError(
-            f"updates.num_minibatches={minibatches} is above data.prompts_per_step={prompts}; "
-            "each minibatch needs at least one prompt"
-        )
-    check_groups(config.group_size, parts.sampling)
-    parts.engine.check(parts.sampling)
-    if parts.overlap is not None:
-        parts.overlap.check(parts.engine, parts.objective)
-    lora = parts.policy.lora
-    check_lora(lora, config.policy.freeze)
-    if config.checkpoint.merge_adapter and lora is None:
-        raise ValueError(
-            "checkpoint.merge_adapter=true merges LoRA adapters, but policy.lora is not set; set "
-            "it, or leave merge_adapter out"
-        )
-    frozen = config.policy.freeze if lora is None else {"vision_tower"} - set(lora.parts)
-    if parts.optimizer.vision_lr is not None and "vision_tower" in frozen:
-        raise ValueError(
-            f"optimizer.vision_lr={parts.optimizer.vision_lr} is for the vision tower, which "
-            f"policy.{'freeze' if lora is None else 'lora'} does not train; drop one of them"
-        )
-    if parts.kl_in_reward is not None:
-        parts.kl_in_reward.check(parts.objective, parts.updates.train_on_truncated)
-    if parts.reward.factors and parts.advantage.reads_terms:
-        raise ValueError(
-            f"advantage {path_of(parts.advantage)} reads the terms of the reward, and would leave "
-            f"out reward.factors {', '.join(parts.reward.factors)}; take another of the two"
-        )
-    accuracy, reads = parts.reward.accuracy, ANSWER_STYLE_OF.get(config.prompt.style)
-    if accuracy is not None and reads is not None and accuracy.answer_style != reads:
-        raise ValueError(
-            f"prompt.style={config.prompt.style} asks for an answer that the accuracy term does "
-            f"not read: its answer_style must be {reads}, got {accuracy.answer_style}"
-        )
-    if accuracy is None and parts.benchmarks is not None:
-        raise ValueError(
-            "benchmarks need a term that reads answers; add class_path vlm_rl.rewards.Accuracy to "
-            "reward.terms, of weight 0 if it shall not count, or leave benchmarks out"
-        )
-
-
-def _check_experts(parts: Namespace, model: Any) -> None:
-    """Refuse what only a mixture of experts has, and an engine that does not name its experts.
-    Raises ValueError."""
-    replays = parts.policy.router_replay
-    check_experts(
-        model,
-        {
-            "policy.freeze=[router]": "router" in parts.policy.freeze,
-            "policy.router_replay=true": replays,
-            "the regularizer LoadBalance": parts.objective.needs_routing,
-        },
-    )
-    if replays and not parts.engine.returns_experts:
-        raise ValueError(
-            f"policy.router_replay=true takes the experts that the engine chose, which "
-            f"{type(parts.engine).__name__} does not return; leave it out, or take "
-            "TransformersEngine"
-        )
-
-
-def _check_ranks(trainer: L.Trainer, parts: Namespace, model: Any) -> None:
-    """Check what the strategy and the engine can do on these ranks with a model of this
-    configuration. Raises ValueError."""
-    strategy = strategies.of(trainer.strategy)
-    if parts.policy.lora is not None:
-        strategy.check_adapters()
-    if family_of(model).recurrence is not None:
-        strategy.check_recurrences()
-    parts.engine.check_ranks(
-        world_size=trainer.world_size,
-        num_nodes=trainer.num_nodes,
-        devices_per_node=trainer.num_devices,
-        gathers_within_step=strategy.gathers_within_step,
-    )
-
-
-def _check_golds(data: ProblemData, reward: Reward) -> None:
-    """Name the problems that no answer can be scored for. Raises ValueError if bad rows stop a run;
-    otherwise they stay, are counted as `reward/error_frac`, and train nothing."""
-    lines = reward.unusable([*data.train_set, *data.val_set])
-    if lines and data.on_bad_row == "stop":
-        raise ValueError(
-            f"{lines[0]}, or set data.on_bad_row to skip; {len(lines)} such problems in all"
-        )
-    for line in lines:
-        ranks.print_once(line)
-
-
 def _module(
     config: Namespace,
     parts: Namespace,
@@ -379,6 +284,7 @@ def _module(
         steps=config.steps,
         seed=config.seed,
         kl_in_reward=parts.kl_in_reward,
+        shaping=parts.shaping,
         dynamic_sampling=parts.dynamic_sampling,
         refill=data.refill,
         drift_alarm=config.drift_alarm,
@@ -416,7 +322,7 @@ def _benchmarks(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> 
     if parts.benchmarks is None:
         return []
     accuracy, run_dir = parts.reward.accuracy, Path(config.run_dir)
-    assert accuracy is not None, "`_check_consistency` refuses benchmarks without one"
+    assert accuracy is not None, "`check_consistency` refuses benchmarks without one"
     style = accuracy.answer_style
     return [
         BenchmarkRuns(

@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -171,9 +171,9 @@ def path_of(part: object) -> str:
 
 
 def check_values(
-    values: object, part: object, place: str, shape: tuple[int, ...], of: list[str]
+    values: object, part: object, place: str, shape: tuple[int, ...], of: Sequence[str]
 ) -> Tensor:
-    """Return `values` if they are finite float64 of `shape` [P, G] without a graph.
+    """Return `values` if they are finite float64 of `shape` [P, G, ...] without a graph.
 
     `of` names the problems by uid. Raises PartError.
     """
@@ -188,9 +188,9 @@ def check_values(
         raise PartError(f"{who} returns values with a gradient graph; return values.detach()")
     bad = (~values.isfinite()).nonzero()
     if len(bad):
-        problem, completion = bad[0].tolist()
+        problem, completion, *_ = place_of_bad = bad[0].tolist()
         raise PartError(
-            f"{who} must return finite values, got {values[problem, completion].item()} for "
+            f"{who} must return finite values, got {values[tuple(place_of_bad)].item()} for "
             f"completion {completion} of problem {of[problem]!r}, one of {len(bad)} such"
         )
     return values

@@ -10,10 +10,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from vlm_rl.advantages.remembering import Remembering
 from vlm_rl.records import Rollout
 
 
-class Advantage(ABC):
+class Advantage(Remembering, ABC):
     """Maps the rewards of a step's completions to advantages, relative to each other.
 
     `reads_terms`: it reads the terms of the reward and not their total.

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -146,6 +146,18 @@ class Scores:
         """[P, G] bool."""
         return self._by_verdict(lambda verdict: verdict is Verdict.CORRECT)
 
+    def plus(self, name: str, values: Tensor, weight: float) -> "Scores":
+        """Return these with one more term, `weight` times `values` [P, G].
+
+        What is not scored keeps a total of 0.
+        """
+        return replace(
+            self,
+            terms={**self.terms, name: values},
+            weights={**self.weights, name: weight},
+            total=torch.where(self.scored, self.total + weight * values, 0.0),
+        )
+
     def _by_verdict(self, says: Callable[[Verdict], bool]) -> Tensor:
         values = [[says(verdict) for verdict in row] for row in self.verdicts]
         return torch.tensor(values, dtype=torch.bool).reshape(self.total.shape)
@@ -153,11 +165,12 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """The sampled groups of a step, with their rewards."""
+    """The sampled groups of a step, with their rewards. `step` numbers it, from 0."""
 
     prompts: Sequence[Prompt]
     groups: Groups
     scores: Scores
+    step: int = 0
 
     @property
     def lengths(self) -> Tensor:
@@ -188,6 +201,7 @@ class Rollout:
             [self.prompts[row] for row in groups],
             [self.groups[row] for row in groups],
             Scores(terms, scores.total[rows], verdicts, scores.weights, factors, measures),
+            self.step,
         )
 
     @classmethod
@@ -209,6 +223,7 @@ class Rollout:
             [prompt for part in parts for prompt in part.prompts],
             [group for part in parts for group in part.groups],
             Scores(terms, total, verdicts, first.weights, factors, measures),
+            rollouts[0].step,
         )
 
 

@@ -19,7 +19,7 @@ SMALLEST_SAMPLE = 64
 """A call with fewer completions counts as this many: one failure in four says little."""
 _NAME = re.compile(r"\w[\w.-]*")
 LENGTH = "length"
-RESERVED = ("mean", "group_std", LENGTH, "kl")
+RESERVED = ("mean", "group_std", LENGTH, "kl", "shaping")
 """Metrics beside `reward/<term>`, so no names of terms; nor is a name that ends in `_frac`."""
 
 

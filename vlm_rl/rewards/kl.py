@@ -50,6 +50,4 @@ class KLInReward:
         mask = torch.arange(old_logprobs.shape[1]) < lengths[:, None]
         difference = torch.where(mask, (old_logprobs - ref_logprobs).cpu().double(), 0.0)
         sums = divergence(difference, self.estimator).sum(-1).reshape(scores.total.shape)
-        total = torch.where(scores.scored, scores.total - self.kl_coef * sums, 0.0)
-        terms, weights = {**scores.terms, "kl": sums}, {**scores.weights, "kl": -self.kl_coef}
-        return replace(rollout, scores=replace(scores, terms=terms, weights=weights, total=total))
+        return replace(rollout, scores=scores.plus("kl", sums, -self.kl_coef))

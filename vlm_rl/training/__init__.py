@@ -4,6 +4,6 @@ May import everything but `evaluation`, `run` and the entry points. A new group 
 of `GroupFilter`.
 """
 
-from vlm_rl.training.dynamic_sampling import GroupFilter, MixedVerdicts
+from vlm_rl.training.dynamic_sampling import GroupFilter, MixedVerdicts, SomeCorrect
 
-__all__ = ["GroupFilter", "MixedVerdicts"]
+__all__ = ["GroupFilter", "MixedVerdicts", "SomeCorrect"]

@@ -10,6 +10,7 @@ group worth training on is lost.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,10 +37,14 @@ def no_refill(position: int, used: Collection[str]) -> None:
 class GroupFilter(ABC):
     """Chooses the groups that are worth training on.
 
+    `drops_all_right`: a group in which all is right never stays.
+
     `max_rounds` bounds the rounds of generation in a step, its first included; published for DAPO:
     10. After the last the step trains on the groups that it has, and makes no update if it has
     none. 1 drops groups and replaces none.
     """
+
+    drops_all_right: ClassVar[bool] = False
 
     def __init__(self, max_rounds: int = 10) -> None:
         if max_rounds < 1:
@@ -72,9 +77,19 @@ class MixedVerdicts(GroupFilter):
     count, so a group with fewer than two scored ones is dropped.
     """
 
+    drops_all_right = True
+
     def keep(self, rollout: Rollout) -> Tensor:
         correct, scored = rollout.scores.correct.sum(1), rollout.scores.scored.sum(1)
         return (correct > 0) & (correct < scored)
+
+
+class SomeCorrect(GroupFilter):
+    """Keeps 0 < #correct: groups in which all is right stay, for methods that learn length from
+    them. They have a signal only if the reward tells right answers apart."""
+
+    def keep(self, rollout: Rollout) -> Tensor:
+        return rollout.scores.correct.any(dim=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,12 +32,15 @@ from vlm_rl.model.reference import Reference
 from vlm_rl.model.vision import KeptFeatures, images_of
 from vlm_rl.model.weights import is_adapter
 from vlm_rl.objectives import POLICY_TERM, Objective, Sequences
-from vlm_rl.parts import UpdateError, check_values, named
+from vlm_rl.parts import UpdateError, named
 from vlm_rl.records import Batch, Groups, Prompt, Rollout, Rows, Statistic
 from vlm_rl.rewards import KLInReward, Reward
 from vlm_rl.rollout import Engine, EngineError, Sampling
+from vlm_rl.shaping import Shaping
+from vlm_rl.training import monitor
 from vlm_rl.training.before import Before
 from vlm_rl.training.clock import Clock
+from vlm_rl.training.credit import Credit, Credited
 from vlm_rl.training.dynamic_sampling import (
     GroupFilter,
     Refill,
@@ -97,6 +100,7 @@ class RLModule(L.LightningModule):
         steps: int,
         seed: int,
         kl_in_reward: KLInReward | None = None,
+        shaping: Shaping | None = None,
         dynamic_sampling: GroupFilter | None = None,
         refill: Refill = no_refill,
         drift_alarm: float = 0.1,
@@ -110,6 +114,7 @@ class RLModule(L.LightningModule):
         self.engine = engine
         self.reward = reward
         self.advantage = advantage
+        self.shaping = shaping
         self.objective = objective
         self.sampling = sampling
         self.updates = updates
@@ -134,6 +139,7 @@ class RLModule(L.LightningModule):
         self.validation_history: list[Metrics] = []
         self.clock = Clock()
         self.meter = Meter(policy, self.clock)
+        self.credit = Credit(self.advantage, self.shaping)
         view = PolicyView(policy, micro_batch_tokens=self.updates.micro_batch_tokens)
         self.sampler = Sampler(policy, self.engine, self.reward, self.clock, view)
         self.lockstep = Lockstep(
@@ -161,9 +167,11 @@ class RLModule(L.LightningModule):
         """Do one step on this rank's share of its prompts."""
         self.meter.begin_step()
         sampled = self._sample_groups(prompts)
+        monitored = self._monitored()
         batch = self.build_batch(sampled.kept, sampled.places)
         with self.clock("update"):  # up to here a step changes nothing: a run may stop in it
             self.refill_position = sampled.refill_position
+            self.credit.learn(batch.everyone, sampled.dropped, sampled.any_dropped, monitored)
             updates = [self.update(minibatch, batch.has_old) for minibatch in batch.minibatches]
             self._move_schedule(self.updates.num_minibatches - len(updates))
         self.sampler.policy_changed()
@@ -195,8 +203,30 @@ class RLModule(L.LightningModule):
             refill_position=self.refill_position,
         )
 
+    def _monitored(self) -> Rollout:
+        """Sample this rank's share of the problems that the shaping wants to see."""
+        step, rounds = self.completed_steps, [Rollout.empty(self.group_size)]
+        shares = monitor.shares(self.credit.monitors(step), self.refill, step)
+        for part, prompts in enumerate(shares):
+            stream = Stream.monitor(part)
+            rounds.append(self._rollout(prompts, self.group_size, self.sampling, stream))
+        return Rollout.joined(rounds)
+
     def _sample_round(self, prompts: Sequence[Prompt], number: int) -> Rollout:
-        return self._rollout(prompts, self.group_size, self.sampling, Stream.training(number))
+        """Sample a group per prompt in this round of a training step, and judge it."""
+        return self._judged(prompts, self._round(prompts, number))
+
+    def _round(self, prompts: Sequence[Prompt], number: int) -> Groups:
+        return self.sample(prompts, self.group_size, self.sampling, Stream.training(number))
+
+    def _judged(self, prompts: Sequence[Prompt], groups: Groups) -> Rollout:
+        return self.sampler.judge(
+            prompts,
+            groups,
+            group_size=self.group_size,
+            temperature=self.sampling.temperature,
+            keep_view=self.credit.reads_policy,
+        )
 
     def _rollout(
         self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, stream: Stream
@@ -220,8 +250,8 @@ class RLModule(L.LightningModule):
         all rows before there are advantages."""
         rows = Rows.build(rollout.prompts, rollout.groups, trained=self._trainable(rollout))
         if self.kl_in_reward is None:
-            everyone, advantages = self._with_advantages(rollout, places)
-            cut = self.lockstep.cut(rows, places, self._counts(rows, advantages))
+            credited = self._credited(rollout, places)
+            cut = self.lockstep.cut(rows, places, self._counts(rows, credited))
         else:
             cut = self.lockstep.cut(rows, places)
         if self.kept is not None:
@@ -235,20 +265,20 @@ class RLModule(L.LightningModule):
             assert ref is not None
             if rollout.prompts:
                 rollout = self.kl_in_reward(rollout, before.logprobs, ref)
-            everyone, advantages = self._with_advantages(rollout, places)
+            credited = self._credited(rollout, places)
         batch = Batch.of(
             rows,
             old_logprobs=before.logprobs,
             ref_logprobs=ref,
-            advantages=advantages.float(),
+            advantages=credited.of_rows(rows),
             expert_loads=before.expert_loads,
             step=self.completed_steps,
         ).to(self.policy.device)
         return StepBatch(
-            rollout,
-            everyone,
+            credited.rollout,
+            credited.everyone,
             places.own,
-            advantages,
+            credited.advantages,
             batch,
             cut,
             cut.minibatches(batch),
@@ -256,18 +286,14 @@ class RLModule(L.LightningModule):
             before.routers,
         )
 
-    def _with_advantages(self, rollout: Rollout, places: Places) -> tuple[Rollout, Tensor]:
-        """Return the groups of all ranks, and the advantages [P, G] of this rank's."""
-        everyone = gather.rollout(rollout)
-        if not everyone.prompts:  # dynamic sampling may have kept none
-            return everyone, rollout.scores.total
-        return everyone, self._advantages(everyone)[places.own]
+    def _credited(self, rollout: Rollout, places: Places) -> Credited:
+        return self.credit(rollout, places, self.completed_steps)
 
-    def _counts(self, rows: Rows, advantages: Tensor) -> Tensor | None:
+    def _counts(self, rows: Rows, credited: Credited) -> Tensor | None:
         """Return which rows [B] the updates learn from; None if the objective needs all."""
         if self.objective.needs_all_rows:
             return None
-        return (advantages.float().flatten() != 0) & (rows.lengths > 0)
+        return (credited.of_rows(rows) != 0).any(dim=1) & (rows.lengths > 0)
 
     def _needs_old(self, cut: Cut) -> bool:
         """Whether the old log-probabilities must be known before the first update.
@@ -275,13 +301,6 @@ class RLModule(L.LightningModule):
         A single update takes them from its own forwards: the weights are still those of the start.
         """
         return cut.num_updates != 1 or self.objective.looks_ahead or self.kl_in_reward is not None
-
-    def _advantages(self, everyone: Rollout) -> Tensor:
-        with named(self.advantage, "advantage"):
-            advantages = self.advantage(everyone)
-        uids = [prompt.uid for prompt in everyone.prompts]
-        shape = tuple(everyone.scores.total.shape)
-        return check_values(advantages, self.advantage, "advantage", shape, uids)
 
     def _trainable(self, rollout: Rollout) -> Tensor:
         """[P, G] bool: completions that are sequences of the loss."""
@@ -467,6 +486,7 @@ class RLModule(L.LightningModule):
         checkpoint["vlm_rl"] = {name: getattr(self, name) for name in STATE} | {
             "stage_seconds": self.clock.seconds,
             "objective": self.objective.state_dict(),
+            "credit": self.credit.state_dict(),
             "base": self._base_checksum,
         }
 
@@ -476,4 +496,5 @@ class RLModule(L.LightningModule):
             setattr(self, name, state[name])
         self.clock.seconds.update(state["stage_seconds"])
         self.objective.load_state_dict(state["objective"])
+        self.credit.load_state_dict(state["credit"])
         self._resumed_base = state["base"]

@@ -119,18 +119,13 @@ class OverlappedModule(RLModule):
         own = _statistics(self._ahead[step], step, num_groups, before)
         return replace(sampled, statistics=add_up(sampled.statistics, own))
 
-    def _sample_round(self, prompts: Sequence[Prompt], number: int) -> Rollout:
+    def _round(self, prompts: Sequence[Prompt], number: int) -> Groups:
         if number > 0:
-            return super()._sample_round(prompts, number)
+            return super()._round(prompts, number)
         groups = self._landed(self.completed_steps)
         if self.dynamic_sampling is None:  # else a further round may need the engine
             self._begin_next()
-        return self.sampler.judge(
-            prompts,
-            groups,
-            group_size=self.group_size,
-            temperature=self.sampling.temperature,
-        )
+        return groups
 
     def _begin_next(self) -> None:
         step = self.completed_steps + 1

@@ -56,18 +56,27 @@ class Sampler:
         return self.judge(prompts, groups, group_size=group_size, temperature=sampling.temperature)
 
     def judge(
-        self, prompts: Sequence[Prompt], groups: Groups, *, group_size: int, temperature: float
+        self,
+        prompts: Sequence[Prompt],
+        groups: Groups,
+        *,
+        group_size: int,
+        temperature: float,
+        keep_view: bool = False,
     ) -> Rollout:
-        """Return `groups` with their rewards. Every rank calls this, also without prompts."""
+        """Return `groups` with their rewards. Every rank calls this, also without prompts.
+
+        With `keep_view` the completions come with what the policy says of their tokens.
+        """
         seen = groups
-        if self.reward.reads_policy:
+        if self.reward.reads_policy or keep_view:
             with self._clock("logprobs"):
                 seen = self._view.seen(prompts, groups, temperature)
         if not prompts:
             return Rollout.empty(group_size)
         with self._clock("reward"):
             scores = self.reward([prompt.problem for prompt in prompts], seen)
-        return Rollout(prompts, groups, scores)
+        return Rollout(prompts, seen if keep_view else groups, scores)
 
     def begin(
         self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int

@@ -19,6 +19,11 @@ class Stream:
         return cls(f"train {sampling_round}" if sampling_round else "train", per_step=True)
 
     @classmethod
+    def monitor(cls, part: int) -> "Stream":
+        """Numbers of a part of the problems that a shaping monitors."""
+        return cls(f"monitor {part}", per_step=True)
+
+    @classmethod
     def validation(cls, batch_idx: int) -> "Stream":
         """Numbers of a batch of held-out problems."""
         return cls(f"validation {batch_idx}")
