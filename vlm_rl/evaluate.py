@@ -138,7 +138,7 @@ def _evaluate(argv: Sequence[str] | None, ending: Ending, held: ExitStack) -> No
         missing = any(each.responses.missing for task in tasks for each in task.problem_sets)
         if missing and isinstance(parts.engine, Engine):
             parts.engine.check(parts.sampling)
-            check_checkpoint(config.model)
+            parts.engine.check_model(check_checkpoint(config.model))
         ending.left = f"the responses so far are kept in {output}, the same command resumes"
         ending.place = str(output)
         ending.lower = _less_memory(config)

@@ -190,6 +190,7 @@ def _fit(
         model = check_checkpoint(config.policy.path)
         check_ranks(trainer, parts, model)
         check_routers(parts, model)
+        parts.engine.check_model(model)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
         data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
         data.setup("fit")

@@ -54,6 +54,7 @@ def _serve(ending: Ending) -> None:
         parts.engine.check(parts.sampling)
         token = gate.shared_token()
         model_config = check_checkpoint(config.policy.path)
+        parts.engine.check_model(model_config)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
     with tempfile.TemporaryDirectory(prefix="vlm_rl_serve_") as folder:
         parts.engine.prepare(Path(folder), model_config, encoder, parts.sampling)

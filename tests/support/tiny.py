@@ -103,8 +103,8 @@ def _build_qwen3_5(folder: Path, kind: type[PreTrainedConfig], **more: int) -> P
     text |= more | {
         "num_hidden_layers": 3,
         "layer_types": ["linear_attention", "full_attention", "linear_attention"],
-        "linear_key_head_dim": 16,
-        "linear_value_head_dim": 16,
+        "linear_key_head_dim": 64,
+        "linear_value_head_dim": 64,
         "linear_num_key_heads": 2,
         "linear_num_value_heads": 4,
     }

@@ -54,6 +54,10 @@ class Engine(ABC):
         training step only; otherwise it is None. Raises ValueError.
         """
 
+    def check_model(self, config: Any) -> None:  # noqa: B027  (most engines compute any family)
+        """Check, before any model is loaded, that this engine can sample from one of this
+        transformers configuration. Raises ValueError."""
+
     @abstractmethod
     def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
         """Load the policy's weights, and the tokenizer that both sides share.

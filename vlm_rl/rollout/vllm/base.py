@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed.weights import whole_weights
+from vlm_rl.model.families import family_of
 from vlm_rl.model.lora import save_adapter
 from vlm_rl.model.policy import Policy
 from vlm_rl.model.saving import published
@@ -29,6 +30,7 @@ from vlm_rl.rollout.background import awaited
 from vlm_rl.rollout.faults import EngineFault
 from vlm_rl.rollout.sampling import Sampling
 from vlm_rl.rollout.stop_tokens import StopTokens
+from vlm_rl.rollout.vllm import on_cpu
 from vlm_rl.rollout.vllm.plugin import NAME
 from vlm_rl.rollout.vllm.protocol import Answer, Request, Vocabulary
 from vlm_rl.rollout.vllm.restarts import RestartingEngine, agreed
@@ -155,6 +157,10 @@ class VLLMBase(RestartingEngine):
             )
         self._check_placement(world_size, num_nodes, devices_per_node)
 
+    def check_model(self, config: Any) -> None:
+        if not torch.cuda.is_available():
+            on_cpu.check(config, self.precision, self.adapter_rank)
+
     def _check_placement(self, world_size: int, num_nodes: int, devices_per_node: int) -> None:
         """Check that every rank can have an engine. Raises ValueError."""
 
@@ -193,6 +199,7 @@ class VLLMBase(RestartingEngine):
         The processor is the trainer's, so that both have the same pixel limits.
         """
         self.folder = folder
+        self.family = family_of(config)
         self.max_model_len = encoder.max_prompt_tokens + sampling.max_completion_tokens
         config.save_pretrained(folder)
         encoder.processor.save_pretrained(folder)
@@ -265,7 +272,11 @@ class VLLMBase(RestartingEngine):
             "weight_transfer_config": {"backend": NAME},
             **memory,
             **self._adapter_arguments(),
-            **({} if torch.cuda.is_available() else _on_cpu(self.max_model_len)),
+            **(
+                {}
+                if torch.cuda.is_available()
+                else on_cpu.arguments(self.family, self.max_model_len)
+            ),
         }
 
     def _adapter_arguments(self) -> dict[str, Any]:
@@ -360,12 +371,3 @@ class VLLMBase(RestartingEngine):
 
 def _nothing() -> None:
     """Follows a restart of an operation that loads the weights: the restart has loaded them."""
-
-
-def _on_cpu(max_model_len: int) -> dict[str, Any]:
-    return {
-        "enforce_eager": True,
-        # a seeded request whose prompt is processed in parts kills vLLM's CPU sampler
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(8192, max_model_len),
-    }

@@ -126,6 +126,10 @@ class VLLMServer(VLLMBase):
         if self.url is not None:
             gate.shared_token()
 
+    def check_model(self, config: Any) -> None:
+        if self.url is None:  # else vLLM runs on another machine
+            super().check_model(config)
+
     def _check_placement(self, world_size: int, num_nodes: int, devices_per_node: int) -> None:
         if self.url is None and num_nodes > 1:
             raise ValueError(

@@ -160,16 +160,17 @@ class WeightChecks:
         stale: frozenset[str] = frozenset()
         for block, parameters in _parameters_by_block(self._policy).items():
             names = frozenset(parameters)
-            seen, hardly_moved = False, True
+            seen, hardly_moved, farthest = False, True, (0.0, 0.0)
             for factor in FACTORS:
                 moved, gap = self._distances(parameters, factor, names | stale)
                 stale = names
                 seen |= gap <= moved / CLEAR
+                farthest = max(farthest, (gap, moved))
                 hardly_moved &= moved <= CLEAR * self._tolerance and gap <= self._tolerance
                 if all(ranks.gather(seen)):
                     break
             else:
-                agreed(partial(_check_seen, seen or hardly_moved, block, moved, gap))
+                agreed(partial(_check_seen, seen or hardly_moved, block, *farthest))
                 unseen.append(block)
         self._send(stale)
         return unseen
@@ -190,9 +191,10 @@ class WeightChecks:
 
 
 class Probe:
-    """A prompt with an image and one without, and the policy's log-probabilities of completions.
+    """Prompts with and without an image, and the policy's log-probabilities of completions.
 
-    They fit the encoder's limit on prompts: their text is shortened if that is low.
+    They fit the encoder's limit on prompts: their text is shortened if that is low. The short one
+    depends on its image the most: in a long prompt little of an image may be left.
     """
 
     def __init__(self, encoder: PromptEncoder, max_completion_tokens: int) -> None:
@@ -200,6 +202,7 @@ class Probe:
         self.prompts: list[Prompt] = [
             _longest(encoder, "probe with image", (_noise(),)),
             _longest(encoder, "probe without image", ()),
+            _longest(encoder, "short probe with image", (_noise(),), repeats=0),
         ]
 
     def logprobs(self, policy: Policy, groups: Groups) -> Tensor:
@@ -228,8 +231,9 @@ def _noise() -> bytes:
     return buffer.getvalue()
 
 
-def _longest(encoder: PromptEncoder, uid: str, images: tuple[bytes, ...]) -> Prompt:
-    repeats = REPEATS
+def _longest(
+    encoder: PromptEncoder, uid: str, images: tuple[bytes, ...], repeats: int = REPEATS
+) -> Prompt:
     while True:
         question = "what is shown? " * repeats + "answer:"
         problem = Problem(uid=uid, question=question, answer="-", images=images)
@@ -238,12 +242,12 @@ def _longest(encoder: PromptEncoder, uid: str, images: tuple[bytes, ...]) -> Pro
         repeats //= 2
 
 
-def _check_seen(seen: bool, block: str, moved: float, gap: float) -> None:
+def _check_seen(seen: bool, block: str, gap: float, moved: float) -> None:
     if not seen:
         raise EngineMismatch(
             f"weights of {block} do not reach the rollout engine: after a change that moves the "
             f"policy's log-probabilities by {moved:.2g} nats a token, the engine's are {gap:.2g} "
-            "from them"
+            "from them; if its precision explains that, raise engine.init_args.probe_tolerance"
         )
 
 

@@ -16,6 +16,10 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
+from vllm.model_executor.layers.fused_moe.oracle.unquantized import UnquantizedMoeBackend
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
+    UnquantizedFusedMoEMethod,
+)
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
@@ -67,6 +71,7 @@ class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
         self._names: set[str] = set()
         self._loaded: set[str] = set()
         self._partial = False
+        self._kernels: list[tuple[Any, Any]] = []
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         self.shutdown()
@@ -77,6 +82,7 @@ class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def start_weight_update(self) -> None:
         self._names, self._loaded, self._partial = set(), set(), False
+        self._kernels = forget_packed_experts(self.model)
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
@@ -106,6 +112,8 @@ class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
+        for method, kernel in self._kernels:
+            method.moe_kernel = method.moe_kernel or kernel  # no weights of this layer came
         if not self._partial:
             tied = self.model_config.hf_text_config.tie_word_embeddings
             check_complete(self.model, sent=self._names, loaded=self._loaded, tied=tied)
@@ -114,6 +122,26 @@ class WeightReceiver(WeightTransferEngine[InitInfo, UpdateInfo]):
         if self._sink is not None:
             self._sink.close()
         self._sink = None
+
+
+def forget_packed_experts(model: torch.nn.Module) -> list[tuple[Any, Any]]:
+    """Let each mixture's experts be packed again when their next weights have come.
+
+    On a CPU vLLM computes experts with packed weights, but packs only if a layer has no kernel yet:
+    an update would put unpacked weights in the place of packed ones, and they would be read as
+    packed. Returns (quantisation method, kernel) of each layer, to be put back where no weights
+    come.
+    """
+    methods = (getattr(module, "quant_method", None) for module in model.modules())
+    found = [
+        (method, method.moe_kernel)
+        for method in methods
+        if isinstance(method, UnquantizedFusedMoEMethod)
+        and method.unquantized_backend is UnquantizedMoeBackend.CPU
+    ]
+    for method, _ in found:
+        method.moe_kernel = None
+    return found
 
 
 class EmptyLoader(BaseModelLoader):

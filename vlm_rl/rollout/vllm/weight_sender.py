@@ -66,13 +66,14 @@ class WeightSender:
         one_by_one: bool = False,
         partial: bool = False,
     ) -> None:
-        """Replace the engine's weights by `weights`, in its own precision, chunk by chunk.
+        """Replace the engine's weights by `weights`, matrices in its precision, chunk by chunk.
 
         `one_by_one` asks the engine about every name by itself. Raises EngineFault if the engine is
         gone, EngineMismatch for a name that it lacks, or has and did not get (unless `partial`).
         """
         self._control.start_weight_update()
-        cast = ((name, tensor.to(self._dtype)) for name, tensor in weights)
+        # vLLM keeps some vectors in float32, such as the rates of a recurrence, and casts the rest
+        cast = ((n, weight.to(self._dtype) if weight.ndim > 1 else weight) for n, weight in weights)
         for chunk in chunks(cast, self._chunk_bytes):
             names, tensors = [name for name, _ in chunk], [tensor for _, tensor in chunk]
             update = {"names": names, "one_by_one": one_by_one, "partial": partial}
