@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen3_5Config, Qwen3_5MoeConfig, Qwen3VLMoeConfig
 
 from tests.support.vllm_setup import SAMPLING, Setup, in_process
 from vlm_rl.rollout import Engine, TransformersEngine, VLLMEngine, VLLMServer
@@ -67,3 +68,13 @@ def test_files_of_an_engine_have_neither_weights_nor_a_sampler(tmp_path: Path) -
     assert "config.json" in names
     assert not {name for name in names if name.endswith("safetensors")}
     assert "generation_config.json" not in names
+
+
+def test_families_that_vllm_cannot_compute_on_a_cpu_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"precision=float32: .* qwen3_5 in bfloat16 only"):
+        VLLMEngine().check_model(Qwen3_5Config())
+    with pytest.raises(ValueError, match=r"adapter_rank=8: .* experts of qwen3_vl_moe with Triton"):
+        VLLMServer(adapter_rank=8).check_model(Qwen3VLMoeConfig())
+    VLLMEngine(precision="bfloat16").check_model(Qwen3_5MoeConfig())
+    VLLMEngine(precision="bfloat16", adapter_rank=8).check_model(Qwen3_5Config())
+    VLLMServer(url=URL).check_model(Qwen3_5Config())  # on another machine

@@ -256,9 +256,11 @@ class VLLMBase(RestartingEngine):
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `vllm.LLM`; a server's command line has the same."""
-        memory: dict[str, Any] = {"gpu_memory_utilization": self.gpu_memory_utilization}
+        machine: dict[str, Any] = {"gpu_memory_utilization": self.gpu_memory_utilization}
         if self.kv_cache_gib is not None:
-            memory = {"kv_cache_memory_bytes": int(self.kv_cache_gib * 2**30)}
+            machine = {"kv_cache_memory_bytes": int(self.kv_cache_gib * 2**30)}
+        if not torch.cuda.is_available():
+            machine |= on_cpu.arguments(self.family, self.max_model_len)
         return {
             "model": str(self.folder),
             "load_format": NAME,  # the weights come from the policy
@@ -270,13 +272,8 @@ class VLLMBase(RestartingEngine):
             "max_num_seqs": self.max_concurrent,
             "limit_mm_per_prompt": {"image": self.max_images, "video": 0},
             "weight_transfer_config": {"backend": NAME},
-            **memory,
+            **machine,
             **self._adapter_arguments(),
-            **(
-                {}
-                if torch.cuda.is_available()
-                else on_cpu.arguments(self.family, self.max_model_len)
-            ),
         }
 
     def _adapter_arguments(self) -> dict[str, Any]:
