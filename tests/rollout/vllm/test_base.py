@@ -70,7 +70,10 @@ def test_files_of_an_engine_have_neither_weights_nor_a_sampler(tmp_path: Path) -
     assert "generation_config.json" not in names
 
 
-def test_families_that_vllm_cannot_compute_on_a_cpu_are_refused() -> None:
+def test_families_that_vllm_cannot_compute_on_a_cpu_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"precision=float32: .* qwen3_5 in bfloat16 only"):
         VLLMEngine().check_model(Qwen3_5Config())
     with pytest.raises(ValueError, match=r"adapter_rank=8: .* experts of qwen3_vl_moe with Triton"):
