@@ -84,7 +84,10 @@ class Loaded:
         return made[0] if isinstance(made, tuple) else made
 
     def close(self) -> None:
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
         self.executor.shutdown()
+        cleanup_dist_env_and_memory()  # a dense model makes other groups than a mixture
 
 
 def noise(module: Any, dtype: torch.dtype) -> Tensor:
