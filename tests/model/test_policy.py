@@ -72,6 +72,7 @@ def packed_values(policy: Policy, rows: Rows, temperature: float = 1.0) -> tuple
     return stats.logprobs, stats.entropy
 
 
+@pytest.mark.covers("shared forward")
 @pytest.mark.usefixtures("wide_delta_rules")
 @every_family
 @every_batch
@@ -291,6 +292,7 @@ def test_vision_tower_runs_once_and_sees_each_image_once(
     assert seen == [sum(patches)]
 
 
+@pytest.mark.covers("shared forward")
 @every_family
 def test_gradient_checkpointing_changes_no_gradient(
     family: str, checkpoints: dict[str, Path], encoders: dict[str, PromptEncoder]

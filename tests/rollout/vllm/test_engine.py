@@ -61,6 +61,7 @@ def weights_restored(setup: Setup) -> Iterator[None]:
     setup.engine.update_weights(setup.policy)
 
 
+@pytest.mark.covers("vLLM")
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_sampling_logprobs_are_the_policys(setup: Setup, temperature: float) -> None:
     groups = setup.generate(Sampling(temperature, 24))
