@@ -124,9 +124,6 @@ CASES: dict[str, Callable[[], Case]] = {
         objectives.LUSPO(), minibatches=2, dtype=torch.float32, precision="bf16-mixed"
     ),
     "single": lambda: Case(objectives.LUSPO(), minibatches=2, dtype=torch.float32),
-    "hybrid": lambda: Case(
-        objectives.LUSPO(), family="qwen3_5", minibatches=2, dtype=torch.float32, checkpointing=True
-    ),
     "twenty": lambda: Case(
         objectives.LUSPO(regularizers=[objectives.KL(0.1)]),
         uids="0134",
@@ -139,25 +136,23 @@ HYBRIDS = tuple(family for family, entry in FAMILIES.items() if entry.recurrence
 
 
 def _of_family(family: str, **options: Any) -> Case:
+    """Rollouts in which no token lies between two experts of a tiny mixture: rounding would choose
+    there, and one token's other experts move weights by more than any tolerance of this dtype."""
     objective = objectives.LUSPO(regularizers=[objectives.KL(0.1)])
-    given = {"uids": "0134", "steps": 2, "minibatches": 2, "dtype": torch.float32} | options
+    given = {"uids": "2045", "steps": 2, "minibatches": 2}
+    given |= {"dtype": torch.float32, "checkpointing": True} | options
     return Case(objective, family=family, **given)
 
 
 CASES |= {f"full_{family}": partial(_of_family, family) for family in FAMILIES}
 CASES |= {
     f"lora_{family}": partial(
-        _of_family,
-        family,
-        checkpointing=True,
-        lora=LoraSettings(4, 8, ("language_model", "vision_tower")),
+        _of_family, family, lora=LoraSettings(4, 8, ("language_model", "vision_tower"))
     )
     for family in FAMILIES
 }
 CASES |= {
-    f"{name}_{family}": partial(
-        _of_family, family, freeze=("vision_tower",), checkpointing=True, precision=precision
-    )
+    f"{name}_{family}": partial(_of_family, family, freeze=("vision_tower",), precision=precision)
     for family in HYBRIDS
     for name, precision in (("frozen", "32-true"), ("mixed", "bf16-mixed"))
 }
