@@ -21,7 +21,7 @@ from vlm_rl.model.policy import Policy
 
 FULL = tuple(f"full_{family}" for family in FAMILIES)
 LORA = tuple(f"lora_{family}" for family in FAMILIES)
-FROZEN = tuple(f"{kind}_{family}" for family in HYBRIDS for kind in ("frozen", "mixed"))
+FROZEN = (*(f"frozen_{family}" for family in HYBRIDS), "mixed_qwen3_5")
 CUT_BY_ZERO3 = tuple(family for family in FAMILIES if family not in HYBRIDS)
 ZERO3_LATER = tuple(f"full_{family}" for family in CUT_BY_ZERO3 if family != "qwen3_vl_moe")
 BALANCED = ("hybrid_mixture",)
@@ -132,18 +132,27 @@ def test_balance_of_a_mixture_with_recurrences_is_that_of_one_process(
 @pytest.mark.long
 @pytest.mark.parametrize("family", HYBRIDS)
 @pytest.mark.parametrize("strategy", ["fsdp2", "zero2"])
-def test_recurrences_with_a_frozen_tower_and_bf16(
+def test_recurrences_with_a_frozen_tower_equal_those_of_one_process(
     runs: Runs, checkpoints: Any, family: str, strategy: str
 ) -> None:
-    """In float32 as one process; in bfloat16 as near as one process is to its own float32."""
-    alone, mixed = (runs("auto", f"{kind}_{family}") for kind in ("frozen", "mixed"))
-    start = dict(Policy.from_pretrained(str(checkpoints[family])).model.state_dict())
-    for name, weight in start.items():
+    alone = runs("auto", f"frozen_{family}")
+    for name, weight in Policy.from_pretrained(str(checkpoints[family])).model.state_dict().items():
         assert ("visual" not in name) or torch.equal(weight, alone["weights"][name])
     assert_same(runs(strategy, f"frozen_{family}"), alone, 2e-5)
-    moved = distance(alone["weights"], start)
-    rounding = distance(mixed["weights"], alone["weights"]) / moved
-    together = runs(strategy, f"mixed_{family}")["weights"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero2"])
+def test_recurrences_in_bf16_are_as_near_as_those_of_one_process(
+    runs: Runs, checkpoints: Any, strategy: str
+) -> None:
+    """As one process in bfloat16 is to its own float32. Not of a mixture: bfloat16 gives tokens of
+    the tiny one other experts, and one process ends 0.75 of the way elsewhere."""
+    alone, mixed = (runs("auto", f"{kind}_qwen3_5")["weights"] for kind in ("frozen", "mixed"))
+    start = dict(Policy.from_pretrained(str(checkpoints["qwen3_5"])).model.state_dict())
+    moved = distance(alone, start)
+    rounding = distance(mixed, alone) / moved
+    together = runs(strategy, "mixed_qwen3_5")["weights"]
     assert 0.01 < rounding < 0.3
-    for wanted in (mixed["weights"], alone["weights"]):
+    for wanted in (mixed, alone):
         assert distance(together, wanted) / moved < 2 * rounding
