@@ -64,6 +64,21 @@ OFFICIAL: dict[str, tuple[Problem, dict[str, Any], list[dict[str, Any]]]] = {
             }
         ],
     ),
+    "extreme shapes": (
+        problem("<image>\nor <image>?", (16, 496), (640, 16)),
+        {},
+        [
+            {
+                "role": "user",
+                "content": [
+                    IMAGE,
+                    {"type": "text", "text": "\nor "},
+                    IMAGE,
+                    {"type": "text", "text": "?"},
+                ],
+            }
+        ],
+    ),
     "system and style": (
         problem("<image>Count them.", (32, 64)),
         {"system": "Be brief.", "style": "boxed_think"},
@@ -105,10 +120,17 @@ def encoder(checkpoints: dict[str, Path]) -> PromptEncoder:
     return PromptEncoder(str(checkpoints["qwen2_5_vl"]))
 
 
+@pytest.fixture(scope="module")
+def models(checkpoints: dict[str, Path]) -> dict[str, Any]:
+    load = AutoModelForImageTextToText.from_pretrained
+    return {family: load(folder).model for family, folder in checkpoints.items()}
+
+
+@pytest.mark.covers("prompts")
 @every_family
 @pytest.mark.parametrize("case", OFFICIAL)
 def test_prompt_equals_the_official_processor(
-    family: str, case: str, checkpoints: dict[str, Path]
+    family: str, case: str, checkpoints: dict[str, Path], models: dict[str, Any]
 ) -> None:
     asked, settings, messages = OFFICIAL[case]
     encoder = PromptEncoder(str(checkpoints[family]), **settings)
@@ -122,8 +144,7 @@ def test_prompt_equals_the_official_processor(
     assert prompt.token_ids.tolist() == official["input_ids"][0].tolist()
     assert prompt.unexpanded_ids.tolist() == encoder.tokenizer(chat)["input_ids"]
     assert encoder.count_tokens(asked) == len(prompt)
-    model = AutoModelForImageTextToText.from_pretrained(checkpoints[family])
-    positions, _ = model.model.get_rope_index(
+    positions, _ = models[family].get_rope_index(
         official["input_ids"],
         official["mm_token_type_ids"],
         image_grid_thw=official.get("image_grid_thw"),

@@ -146,6 +146,7 @@ def test_checkpoint_of_another_version_is_refused(
         check_fits(Checkpoint(2, checkpoint.parent), module, NO_DATA)
 
 
+@pytest.mark.refuses("ZeRO-3")
 @pytest.mark.parametrize("strategy", ["zero3", "zero3_offload"])
 @pytest.mark.parametrize("family", ["qwen3_5", "qwen3_5_moe"])
 def test_recurrence_under_zero3_is_refused_before_a_model_is_loaded(

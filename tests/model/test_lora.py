@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
+from tests.support.oracles import plain_logprobs
 from tests.support.run_helpers import build_module, problems, same, weights
 from tests.support.tiny import FAMILIES, completion_of, prompts_of, random_rows, sharp_policy
 from vlm_rl.data.prompts import PromptEncoder
@@ -165,6 +166,26 @@ def test_reference_holds_no_weight(sharp: dict[str, str]) -> None:
     assert held == {None: 2, BOTH: 1}
 
 
+@pytest.mark.covers("LoRA")
+@every_family
+def test_gradients_of_adapters_are_those_of_the_plain_forward(
+    family: str, sharp: dict[str, str]
+) -> None:
+    """With gradient checkpointing; float32 sums in two orders."""
+    rows = rows_of(sharp[family])
+    policy = with_learned_adapters(sharp[family], gradient_checkpointing=True)
+    packed = logprobs(policy, rows)
+    plain, _ = plain_logprobs(policy.model, rows, banned_ids=policy.banned_ids)
+    torch.testing.assert_close(packed, plain, rtol=1e-6, atol=1e-5)
+    adapters = {name: p for name, p in policy.named_parameters() if is_adapter(name)}
+    ours, theirs = (
+        torch.autograd.grad(values.square().mean(), [*adapters.values()])
+        for values in (packed, plain)
+    )
+    for name, one, other in zip(adapters, ours, theirs, strict=True):
+        assert (one - other).norm() < 1e-4 * other.norm(), name
+
+
 @every_family
 def test_gradient_checkpointing_changes_no_gradient_and_leaves_a_frozen_tower_alone(
     family: str, sharp: dict[str, str]
@@ -220,6 +241,7 @@ def test_vision_lr_is_that_of_adapters_in_the_tower(checkpoints: dict[str, Path]
     assert sum(map(len, by_lr.values())) == sum(map(is_adapter, names.values()))
 
 
+@pytest.mark.covers("LoRA")
 @every_family
 def test_saved_policy_loads_everywhere_alone_and_merged(
     family: str, sharp: dict[str, str], tmp_path: Path

@@ -72,6 +72,7 @@ def packed_values(policy: Policy, rows: Rows, temperature: float = 1.0) -> tuple
     return stats.logprobs, stats.entropy
 
 
+@pytest.mark.covers("shared forward")
 @pytest.mark.usefixtures("wide_delta_rules")
 @every_family
 @every_batch
@@ -116,14 +117,15 @@ def test_packed_forward_equals_plain_forward_in_float32(
 
 @pytest.mark.usefixtures("wide_delta_rules")
 @every_family
-def test_twenty_updates_end_with_the_weights_of_the_plain_forward(
-    family: str, checkpoints: dict[str, Path], encoders: dict[str, PromptEncoder]
+@pytest.mark.parametrize("updates", [4, pytest.param(20, marks=pytest.mark.long)])
+def test_updates_end_with_the_weights_of_the_plain_forward(
+    family: str, updates: int, checkpoints: dict[str, Path], encoders: dict[str, PromptEncoder]
 ) -> None:
     ends = []
     for is_packed in (True, False):
         policy = sharp_policy(checkpoints[family]).double()
         optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4)
-        for step in range(20):
+        for step in range(updates):
             rows = random_rows(prompts_of(encoders[family], "mixed"), LENGTHS[step % 3 :], step)
             if is_packed:
                 logprobs = policy.logprobs(rows, temperature=1.0).logprobs
@@ -135,7 +137,8 @@ def test_twenty_updates_end_with_the_weights_of_the_plain_forward(
             optimizer.zero_grad()
         ends.append(policy.state_dict())
     start = sharp_policy(checkpoints[family]).double().state_dict()
-    assert any((ends[0][name] - start[name]).abs().max() > 1e-3 for name in start)
+    moved = max(float((ends[0][name] - start[name]).abs().max()) for name in start)
+    assert moved > updates * 5e-5
     for name, weight in ends[1].items():
         # AdamW divides by the size of a gradient, also by one that is rounding
         torch.testing.assert_close(ends[0][name], weight, rtol=0, atol=1e-5)
@@ -291,6 +294,7 @@ def test_vision_tower_runs_once_and_sees_each_image_once(
     assert seen == [sum(patches)]
 
 
+@pytest.mark.covers("shared forward")
 @every_family
 def test_gradient_checkpointing_changes_no_gradient(
     family: str, checkpoints: dict[str, Path], encoders: dict[str, PromptEncoder]

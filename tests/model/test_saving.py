@@ -54,6 +54,7 @@ def copied(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(checkpoints["qwen3_vl"], tmp_path / "source"))
 
 
+@pytest.mark.covers("checkpoint")
 @every_family
 def test_round_trip_keeps_names_and_bits_and_transformers_loads_it_whole(
     family: str, checkpoints: dict[str, Path], tmp_path: Path

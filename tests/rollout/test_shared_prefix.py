@@ -126,6 +126,7 @@ def test_attention_is_the_softmax_over_prompt_and_own_for_every_number_of_heads(
         alive, own = alive[kept], own[:, kept]
 
 
+@pytest.mark.covers("engine")
 @every_family
 @pytest.mark.usefixtures("wide_delta_rules")
 def test_logits_do_not_depend_on_the_other_rows(family: str, checkpoints: dict[str, Path]) -> None:

@@ -77,6 +77,7 @@ def assert_same_logprobs(policy: Policy, rows: Rows, temperature: float) -> None
     torch.testing.assert_close(rows.sampling_logprobs, described, rtol=1e-6, atol=2e-5)
 
 
+@pytest.mark.covers("engine")
 @every_family
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])
 def test_sampling_logprobs_equal_those_of_the_policy(

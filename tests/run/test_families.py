@@ -61,6 +61,7 @@ def _command(policy: Path, data: Path, run_dir: Path, steps: int) -> list[str]:
     )
 
 
+@pytest.mark.covers("fit")
 def test_reward_rises(run: Run) -> None:
     rows = read_metrics(run.folder / "metrics.csv")
     rewards = [row["reward/mean"] for row in rows if "reward/mean" in row]
@@ -69,6 +70,7 @@ def test_reward_rises(run: Run) -> None:
     assert sum(rewards[-4:]) / 4 > 0.9
 
 
+@pytest.mark.covers("fit")
 def test_continued_run_equals_the_undisturbed_one_bit_for_bit(
     run: Run, data_folder: Path, tmp_path: Path
 ) -> None:
@@ -79,6 +81,7 @@ def test_continued_run_equals_the_undisturbed_one_bit_for_bit(
         assert same(states[0][name], states[1][name]), name
 
 
+@pytest.mark.covers("fit")
 def test_checkpoint_loads_with_transformers_and_equals_the_policy(run: Run) -> None:
     folder = run.folder / "checkpoints" / f"step_{STEPS}" / "hf"
     trained = dict(run.module.policy.model.state_dict())

@@ -17,8 +17,9 @@ import threading
 import time
 import traceback
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from vlm_rl import fit as command_line
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed import strategies
 from vlm_rl.distributed.weights import checksum, frozen_checksum, whole_weights
+from vlm_rl.model.families import FAMILIES
 from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.model.lora import LoraSettings
 from vlm_rl.model.policy import Policy
@@ -78,7 +80,7 @@ class Case:
     precision: str = "32-true"
 
 
-CASES = {
+CASES: dict[str, Callable[[], Case]] = {
     "token_mean": lambda: Case(objectives.DAPO(), advantages.Whitened()),
     "sequence_mean": lambda: Case(
         objectives.GRPO(regularizers=[objectives.KL(0.1)]), advantages.RankGaussian(), minibatches=2
@@ -122,15 +124,37 @@ CASES = {
         objectives.LUSPO(), minibatches=2, dtype=torch.float32, precision="bf16-mixed"
     ),
     "single": lambda: Case(objectives.LUSPO(), minibatches=2, dtype=torch.float32),
-    "hybrid": lambda: Case(
-        objectives.LUSPO(), family="qwen3_5", minibatches=2, dtype=torch.float32, checkpointing=True
-    ),
     "twenty": lambda: Case(
         objectives.LUSPO(regularizers=[objectives.KL(0.1)]),
         uids="0134",
         steps=20,
         dtype=torch.float32,
     ),
+}
+
+HYBRIDS = tuple(family for family, entry in FAMILIES.items() if entry.recurrence is not None)
+
+
+def _of_family(family: str, **options: Any) -> Case:
+    """Rollouts in which no token lies between two experts of a tiny mixture: rounding would choose
+    there, and one token's other experts move weights by more than any tolerance of this dtype."""
+    objective = objectives.LUSPO(regularizers=[objectives.KL(0.1)])
+    given = {"uids": "2045", "steps": 2, "minibatches": 2}
+    given |= {"dtype": torch.float32, "checkpointing": True} | options
+    return Case(objective, family=family, **given)
+
+
+CASES |= {f"full_{family}": partial(_of_family, family) for family in FAMILIES}
+CASES |= {
+    f"lora_{family}": partial(
+        _of_family, family, lora=LoraSettings(4, 8, ("language_model", "vision_tower"))
+    )
+    for family in FAMILIES
+}
+CASES |= {
+    f"{name}_{family}": partial(_of_family, family, freeze=("vision_tower",), precision=precision)
+    for family in HYBRIDS
+    for name, precision in (("frozen", "32-true"), ("mixed", "bf16-mixed"))
 }
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tests.support.run_helpers import command
-from tests.support.tiny import build_checkpoint, completion_of, sharp_policy
+from tests.support.tiny import FAMILIES, build_checkpoint, completion_of, sharp_policy
 from tests.support.vllm_loading import Loaded, adapters_of, loaded, noise
 from tests.support.vllm_setup import MISSING, ROUNDING, Setup, in_process
 from vlm_rl.distributed.weights import whole_weights
@@ -99,18 +99,20 @@ def adapted_layers(policy: Policy) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.long
+@pytest.mark.covers("vLLM")
 @pytest.mark.parametrize(
     ("family", "alone"),
-    [*((family, False) for family in PRECISIONS), ("qwen3_5", True)],
-    ids=[*(f"{family}, merged" for family in PRECISIONS), "qwen3_5, alone"],
+    [*((family, False) for family in FAMILIES), ("qwen3_5", True)],
+    ids=[*(f"{family}, merged" for family in FAMILIES), "qwen3_5, alone"],
 )
 def test_engine_samples_from_the_policy_with_its_adapters(
     family: str, alone: bool, tmp_path: Path
 ) -> None:
     """Its checks at the start see that every block of the model reaches it."""
-    engine = in_process(precision=PRECISIONS[family], adapter_rank=RANK if alone else 0)
+    precision = PRECISIONS.get(family, "float32")
+    engine = in_process(precision=precision, adapter_rank=RANK if alone else 0)
     setup = Setup.build(family, tmp_path, engine)
-    limit = ROUNDING if PRECISIONS[family] == "float32" else rounding(setup)
+    limit = ROUNDING if precision == "float32" else rounding(setup)
     adapters = LoraSettings(rank=4, alpha=8)
     add_adapters(setup.policy.model, adapters, base=str(tmp_path), seed=0)
     try:
