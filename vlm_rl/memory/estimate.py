@@ -184,7 +184,7 @@ def _update(model: ModelShape, setup: Setup) -> dict[str, dict[str, int]]:
 def _largest_gradient(model: ModelShape, setup: Setup) -> int:
     """Return the bytes of the head's gradient or, if they are more, those of a layer's weight, in
     the precision of the product and in that of the weight; FSDP2's are counted by block."""
-    head = model.head.numel() * setup.stream if model.head.requires_grad else 0
+    head: int = model.head.numel() * setup.stream if model.head.requires_grad else 0
     if setup.fsdp:
         return head
     cast = setup.compute if setup.compute != setup.stream else 0
@@ -237,8 +237,8 @@ def _sampling(model: ModelShape, setup: Setup) -> dict[str, dict[str, int]]:
     """Return what sampling takes, and sending the largest weight whole in a chunk before it.
 
     In "transformers", the layer at work reads prompts at once, then decodes a token in each row,
-    over keys and values of at most `length` tokens and the states of recurrences. vLLM asleep has its weights on the CPU; of its
-    share, its weights and one completion are the least.
+    over keys and values of at most `length` tokens and the states of recurrences. vLLM asleep has
+    its weights on the CPU; of its share, its weights and one completion are the least.
     """
     text, compute = model.text, setup.compute
     if setup.engine == "transformers":

@@ -81,7 +81,7 @@ class Recurrence:
 
         Input and output of the convolution. Queries and keys: raw, normalised, with their decay,
         by beta and behind the solved system. Values: raw, solved, new, and six on the way to the
-        output. Pairs in a chunk: decays, system, products. Of each chunk its state. Rates and gates.
+        output. Pairs in a chunk: decays, system, products. Of each chunk its state. Rates.
         """
         half = compute != FLOAT
         keys = (6 * FLOAT + (7 if half else 8) * compute) * self.keys

@@ -23,8 +23,9 @@ class ModelShape:
     """The policy that `Policy.from_pretrained` makes of a checkpoint with this configuration.
 
     `weights` are parameters on the meta device by name, tied ones once; `base` has no adapters.
-    `text` and `tower` are the layers. `head` is the matrix of the logits, which may be tied to the embeddings. A patch has `pixels`
-    numbers; `patches` of them become a token in each of `mergers` mergers.
+    `text` and `tower` are the layers. `head` is the matrix of the logits, which may be tied to the
+    embeddings. A patch has `pixels` numbers; `patches` of them become a token in each of `mergers`
+    mergers.
     """
 
     def __init__(
