@@ -7,7 +7,7 @@ Broken on purpose, one at a time, each seen red: rounding down where FSDP2 cuts;
 reference that shares frozen weights under FSDP2, or does not under DDP; the tower's rest counted
 with the root; an engine that fits without its share, or is never awake in an update; the gate of an
 MLP; offloaded state of one rank for a node's; experts without their rows; a recurrence without its
-state in a rollout, and without the states that it keeps for the backward.
+state in a rollout.
 """
 
 import json
