@@ -11,7 +11,7 @@ from math import ceil
 from typing import Literal
 
 from vlm_rl.distributed import strategies
-from vlm_rl.memory.layers import FLOAT, Attention, LayerShape
+from vlm_rl.memory.layers import FLOAT, Heads, LayerShape
 from vlm_rl.memory.model_shape import ModelShape, Weights, by_block, count
 from vlm_rl.model.tiles import MANY_ELEMENTS
 
@@ -189,7 +189,8 @@ def _largest_gradient(model: ModelShape, setup: Setup) -> int:
         return head
     cast = setup.compute if setup.compute != setup.stream else 0
     layers = [w.numel() for name, w in model.trained.items() if ".layers." in name]
-    return max([head, *(size * (setup.stream + cast) for size in layers)])
+    largest: int = max([head, *(size * (setup.stream + cast) for size in layers)])
+    return largest
 
 
 def activations(model: ModelShape, setup: Setup, tokens: int, patches: int) -> dict[str, int]:
@@ -244,7 +245,7 @@ def _sampling(model: ModelShape, setup: Setup) -> dict[str, dict[str, int]]:
     if setup.engine == "transformers":
         groups = max(1, setup.rows // setup.group_size)
         rows, prompts = groups * setup.group_size, groups * setup.max_prompt_tokens
-        queries = max(x.mixer.queries for x in text if isinstance(x.mixer, Attention))
+        queries = max(x.mixer.queries for x in text if isinstance(x.mixer, Heads))
         decoding = 2 * rows * setup.length * queries * compute
         at_once = prompts * max(layer.at_once(compute) for layer in text)
         rollout = {

@@ -17,8 +17,8 @@ CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Attention:
-    """`queries` and `keys` (and as many values) are the widths of all heads, `gated` whether the
+class Heads:
+    """Attention: `queries` and `keys` (and as many values) are the widths of all heads, `gated` whether the
     output is multiplied by a gate as wide as the queries."""
 
     heads: int
@@ -129,7 +129,7 @@ class Mlp:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Experts:
     """`experts`, `active` of them for each token, each a gated MLP of `width`; and one that every
     token meets, if there is one."""
 
@@ -165,8 +165,8 @@ class LayerShape:
     """A layer; `hidden` is the residual stream."""
 
     hidden: int
-    mixer: Attention | Recurrence
-    mlp: Mlp | Mixture
+    mixer: Heads | Recurrence
+    mlp: Mlp | Experts
 
     def kept(self, compute: int, stream: int) -> int:
         """Return what it keeps of a token, with `stream` bytes for a number of the stream.
@@ -193,26 +193,26 @@ class LayerShape:
 def shape_of(layer: Any, heads: int) -> LayerShape:
     """Read a layer of transformers; `heads` is the number of attention heads."""
     mlp = _mlp(layer.mlp)
-    hidden = mlp.hidden if isinstance(mlp, Mixture) else _linears(layer.mlp)[0].in_features
+    hidden = mlp.hidden if isinstance(mlp, Experts) else _linears(layer.mlp)[0].in_features
     if recurrence := getattr(layer, "linear_attn", None):
-        mixer: Attention | Recurrence = _recurrence(recurrence)
+        mixer: Heads | Recurrence = _recurrence(recurrence)
     elif attention := getattr(layer, "self_attn", None):
         queries = attention.o_proj.in_features
         keys = attention.k_proj.out_features
-        mixer = Attention(heads, queries, keys, attention.q_proj.out_features > queries)
+        mixer = Heads(heads, queries, keys, attention.q_proj.out_features > queries)
     else:  # the tower's is as wide as hidden
-        mixer = Attention(heads, hidden, hidden)
+        mixer = Heads(heads, hidden, hidden)
     return LayerShape(hidden, mixer, mlp)
 
 
-def _mlp(module: Any) -> Mlp | Mixture:
+def _mlp(module: Any) -> Mlp | Experts:
     if not hasattr(module, "experts"):
         return _dense(module)
     router, experts = module.gate, module.experts
     number, hidden = router.weight.shape
     shared = getattr(module, "shared_expert", None)
     width = experts.down_proj.numel() // (number * hidden)
-    return Mixture(hidden, number, router.top_k, width, _dense(shared) if shared else None)
+    return Experts(hidden, number, router.top_k, width, _dense(shared) if shared else None)
 
 
 def _dense(module: nn.Module) -> Mlp:
