@@ -18,8 +18,8 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention: `queries` and `keys` (and as many values) are the widths of all heads, `gated` whether the
-    output is multiplied by a gate as wide as the queries."""
+    """Of attention: `queries` and `keys` (and as many values) are the widths of all heads, `gated`
+    whether the output is multiplied by a gate as wide as the queries."""
 
     heads: int
     queries: int
