@@ -1,4 +1,4 @@
-"""The memory of published sizes of Qwen2.5-VL, by the arithmetic of `vlm_rl.memory`:
+"""The memory of published sizes of Qwen-VL, by the arithmetic of `vlm_rl.memory`:
 
     python -m measurements.memory_table
 
@@ -12,7 +12,7 @@ from typing import Any
 import vlm_rl  # noqa: F401  (before anything that imports torchvision)
 
 # isort: split
-from transformers import Qwen2_5_VLConfig
+from transformers import Qwen2_5_VLConfig, Qwen3_5Config, Qwen3VLMoeConfig
 
 from vlm_rl.hardware import GB
 from vlm_rl.memory.estimate import PHASES, Setup, estimate
@@ -30,6 +30,55 @@ SIZES = {
 """Qwen2.5-VL, from memory of each `config.json`, not read from the hub. The number of parameters
 that follows agrees with the published one, which a test has beside it."""
 
+LATER = {
+    "3.5-4B": Qwen3_5Config(
+        text_config={
+            "hidden_size": 2560,
+            "num_hidden_layers": 32,  # every fourth one with attention
+            "num_attention_heads": 16,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "intermediate_size": 9216,
+            "vocab_size": 248320,
+            "linear_num_key_heads": 16,
+            "linear_num_value_heads": 32,
+        },
+        vision_config={
+            "depth": 24,
+            "hidden_size": 1024,
+            "num_heads": 16,
+            "intermediate_size": 4096,
+            "out_hidden_size": 2560,
+        },
+        tie_word_embeddings=True,
+    ),
+    "30B-A3B": Qwen3VLMoeConfig(
+        text_config={
+            "hidden_size": 2048,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+            "intermediate_size": 6144,
+            "moe_intermediate_size": 768,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "vocab_size": 151936,
+        },
+        vision_config={
+            "depth": 27,
+            "hidden_size": 1152,
+            "num_heads": 16,
+            "intermediate_size": 4304,
+            "out_hidden_size": 2048,
+        },
+        tie_word_embeddings=False,
+    ),
+}
+"""Qwen3.5-4B, without the layer that predicts a second token, and Qwen3-VL-30B-A3B: widths from
+copies of each `config.json` in public repositories, not read from the hub. The number of parameters
+that follows is exactly what two others have counted in the published weights."""
+
 NUM_GPUS = (1, 2, 4, 8, 16)
 METHODS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -40,7 +89,9 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def published_config(size: str) -> Any:
-    """Return the transformers configuration of a model in `SIZES`."""
+    """Return the transformers configuration of a model in `SIZES` or `LATER`."""
+    if size in LATER:
+        return LATER[size]
     hidden, layers, heads, key_heads, mlp, vocabulary, tower_mlp, tied = SIZES[size]
     text = {"hidden_size": hidden, "num_hidden_layers": layers, "vocab_size": vocabulary}
     text |= {"num_attention_heads": heads, "num_key_value_heads": key_heads}
@@ -57,9 +108,10 @@ def memory_table() -> str:
     with vLLM elsewhere, in brackets if they are not.
     """
     rows = []
-    for size in SIZES:
+    for size in (*SIZES, *LATER):
+        full = ModelShape(published_config(size))
         for method, arguments in METHODS.items():
-            model = ModelShape(published_config(size), **arguments)
+            model = ModelShape(published_config(size), **arguments) if arguments else full
             offload = "offloaded" in method
             rows.append([size, method, *(_cell(model, number, offload) for number in NUM_GPUS)])
     return table(["", "", *map(str, NUM_GPUS)], rows)

@@ -6,7 +6,8 @@ one, two and three ranks; the estimate of activations within the factors stated 
 Broken on purpose, one at a time, each seen red: rounding down where FSDP2 cuts; one moment; a
 reference that shares frozen weights under FSDP2, or does not under DDP; the tower's rest counted
 with the root; an engine that fits without its share, or is never awake in an update; the gate of an
-MLP; offloaded state of one rank for a node's.
+MLP; offloaded state of one rank for a node's; experts without their rows; a recurrence without its
+state in a rollout.
 """
 
 import json
@@ -15,24 +16,28 @@ import re
 import subprocess
 import sys
 from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoConfig
 
-from data_prep.tiny_policy import build_policy, build_processor, save
 from measurements import memory_table
 from tests.support.measured_runs import CASES
 from tests.support.places import REPOSITORY, SUPPORT
-from tests.support.tiny import problem, random_rows
+from tests.support.tiny import build_wide, problem, random_rows
 from vlm_rl import hardware
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.memory.estimate import PHASES, Setup, activations, estimate
+from vlm_rl.memory.layers import CHUNK
 from vlm_rl.memory.model_shape import ModelShape, by_block, count
+from vlm_rl.model.families import FAMILIES
 from vlm_rl.model.lora import LoraSettings
 from vlm_rl.model.packing import pack
 from vlm_rl.model.policy import Policy
+from vlm_rl.rollout.decoding import Decoding
+from vlm_rl.rollout.shared_prefix import SharedPrefixLayer, attending
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +68,15 @@ def test_bytes_of_a_real_run_are_those_of_the_arithmetic(
     assert parts == (len(by_block(model.weights)) if strategy == "fsdp2" else 0)
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_are_those_of_the_loaded_policy(
     checkpoints: dict[str, Path], family: str
 ) -> None:
     folder = str(checkpoints[family])
     config = AutoConfig.from_pretrained(folder)
     both = LoraSettings(rank=3, parts=("vision_tower", "language_model"))
-    for arguments in ({}, {"freeze": ("language_model",)}, {"lora": both}):
+    routers = [{"freeze": ("router",)}] if FAMILIES[family].routers else []
+    for arguments in ({}, {"freeze": ("language_model",)}, {"lora": both}, *routers):
         model = ModelShape(config, **arguments)
         parameters = list(Policy.from_pretrained(folder, **arguments).parameters())
         assert count(model.weights) == sum(p.numel() for p in parameters)
@@ -85,6 +91,8 @@ def test_parameters_are_those_of_the_loaded_policy(
         ("7B", 8.29, 8_292_166_656, None),
         ("32B", 33.45, 33_452_718_336, None),
         ("72B", 73.41, 73_410_777_344, None),
+        ("3.5-4B", 4.54, 4_539_265_536, None),
+        ("30B-A3B", 31.07, 31_070_754_032, None),
     ],
 )
 def test_published_shapes_have_the_published_number_of_parameters(
@@ -96,29 +104,63 @@ def test_published_shapes_have_the_published_number_of_parameters(
     assert parameters / 1e9 == pytest.approx(published, abs=0.005)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_activations_are_near_what_autograd_saves(
-    tmp_path: Path, family: str, checkpointing: bool
+    checkpoints: dict[str, Path], tmp_path: Path, family: str
 ) -> None:
-    """Without the layer at work and the logits, which come and go in the backward."""
-    processor = build_processor(family)
-    model = build_policy(family, processor.tokenizer, hidden=256, layers=4, vision=256, seed=0)
-    save(model, processor, tmp_path)
-    encoder = PromptEncoder(str(tmp_path))
-    prompts = [encoder.encode(problem("Count <image>", (64, 96), uid=uid)) for uid in "ab"]
-    packed = pack(random_rows(prompts, (20, 30, 40, 25)))
-    shape = ModelShape(model.config)
-    for half, strategy in ((False, "auto"), (True, "auto"), (True, "fsdp2")):
-        policy = Policy.from_pretrained(str(tmp_path), gradient_checkpointing=checkpointing)
+    """Without the layer at work and the logits, which come and go in the backward. All pieces fill
+    the chunks of a recurrence: it pads others, which long ones do not notice."""
+    folder = build_wide(checkpoints[family], tmp_path / "wide")
+    encoder = PromptEncoder(str(folder))
+    prompts = [encoder.encode(problem("Count <image>", (64, 208), uid=uid)) for uid in "ab"]
+    assert {len(prompt) for prompt in prompts} == {CHUNK}
+    packed = pack(random_rows(prompts, (CHUNK, CHUNK, 2 * CHUNK, 25)))
+    shape = ModelShape(AutoConfig.from_pretrained(folder))
+    patches = sum(len(image.pixel_values) for image in packed.images.values())
+    for checkpointing, (half, strategy) in product(
+        (False, True), ((False, "auto"), (True, "auto"), (True, "fsdp2"))
+    ):
+        policy = Policy.from_pretrained(str(folder), gradient_checkpointing=checkpointing)
         if strategy == "fsdp2":  # which gathers weights in bfloat16
             policy.to(torch.bfloat16)
         setup = Setup(strategy=strategy, half=half, checkpointing=checkpointing)
-        tokens = packed.token_ids.shape[1]
-        patches = sum(len(image.pixel_values) for image in packed.images.values())
-        kept = activations(shape, setup, tokens, patches)
+        kept = activations(shape, setup, packed.token_ids.shape[1], patches)
         estimated = sum(kept.values()) - kept["layer at work"] - kept["logits"]
         assert 1 < estimated / _saved(policy, packed, half=half) < 1.4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cache_of_a_row_is_that_of_a_decoding(checkpoints: dict[str, Path], family: str) -> None:
+    """Keys and values of a prompt, before its completions have any, and the states of each row."""
+    folder, group_size = str(checkpoints[family]), 3
+    policy = Policy.from_pretrained(folder)
+    encoder = PromptEncoder(folder)
+    prompts = [encoder.encode(problem("Count <image>", (32, 64), uid=uid)) for uid in "ab"]
+    with policy.evaluating(), attending(policy.part("language_model")):
+        layers = Decoding(policy, prompts, group_size)._cache.layers
+    held = {"keys": 0, "states": 0}
+    for layer in layers:
+        if isinstance(layer, SharedPrefixLayer):
+            held["keys"] += layer.prefix_keys.nbytes + layer.prefix_values.nbytes
+        else:
+            states = (*layer.conv_states.values(), *layer.recurrent_states.values())
+            held["states"] += sum(state.nbytes for state in states)
+    shape = ModelShape(AutoConfig.from_pretrained(folder))
+    assert held["keys"] == sum(map(len, prompts)) * shape.cached(4)
+    assert held["states"] == len(prompts) * group_size * shape.state(4)
+    assert (shape.state(4) > 0) == (FAMILIES[family].recurrence is not None)
+
+
+def test_a_rollout_has_states_beside_keys_and_values() -> None:
+    """Of Qwen3.5-4B: 8 layers of attention with 4 heads of 256, and 24 with 32 states of 128 x 128
+    in float32 and 4 columns of 8192 channels."""
+    model = ModelShape(memory_table.published_config("3.5-4B"))
+    state = 24 * (32 * 128 * 128 * 4 + 4 * 8192 * 2)
+    token = 8 * 2 * 4 * 256 * 2
+    own = estimate(model, Setup(engine="transformers", rows=16)).items["rollout"]
+    assert (own["cache"], own["states"]) == (16 * 8192 * token, 16 * state)
+    vllm = estimate(model, Setup(share=0.5)).items["rollout"]
+    assert vllm["vLLM's cache"] == 8192 * token + state
 
 
 def _saved(policy: Policy, packed: object, *, half: bool) -> int:

@@ -5,6 +5,8 @@ matrices are scaled up, which makes every token's distribution depend on all tha
 """
 
 import io
+import json
+import shutil
 import struct
 import zlib
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
     PreTrainedConfig,
     Qwen2_5_VLConfig,
@@ -120,6 +123,35 @@ def _build_qwen3_5(folder: Path, kind: type[PreTrainedConfig], **more: int) -> P
             rates = torch.linspace(-4, -2, len(layer.linear_attn.A_log))
             layer.linear_attn.A_log.data.copy_(rates)
     model.save_pretrained(folder)
+    return folder
+
+
+def build_wide(source: Path, folder: Path) -> Path:
+    """Write an untrained checkpoint of the family of `source`, four times as wide and four layers
+    deep, with its processor."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((folder / "config.json").read_text())
+    text, vision = config["text_config"], config["vision_config"]
+    text |= {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4}
+    text |= {"num_attention_heads": 8, "num_key_value_heads": 4}
+    widths = [name for name in text if name.endswith("expert_intermediate_size")]
+    text |= dict.fromkeys([*widths, *(["moe_intermediate_size"] if widths else [])], 128)
+    if "layer_types" in text:
+        text["layer_types"] = ["full_attention"] * 4
+    if "linear_num_key_heads" in text:
+        text["layer_types"][::2] = ["linear_attention"] * 2
+        text |= {"linear_key_head_dim": 64, "linear_value_head_dim": 64}
+    vision |= {"num_heads": 8, "intermediate_size": 512, "out_hidden_size": 256}
+    if "embed_dim" in vision:  # Qwen2-VL, which calls the widths so
+        vision |= {"embed_dim": 256, "hidden_size": 256}
+    else:
+        vision["hidden_size"] = 256
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    wide = AutoModelForImageTextToText.from_config(
+        AutoConfig.from_pretrained(folder), dtype=torch.float32
+    )
+    wide.save_pretrained(folder)
     return folder
 
 

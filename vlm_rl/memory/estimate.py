@@ -5,13 +5,14 @@ them out. What is gathered for a moment and what a forward holds are estimates. 
 context of CUDA, the buffers of NCCL and what the allocator cannot use: `USABLE` leaves room.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
 from vlm_rl.distributed import strategies
-from vlm_rl.memory.model_shape import LayerShape, ModelShape, Weights, by_block, count
+from vlm_rl.memory.layers import FLOAT, Heads, LayerShape
+from vlm_rl.memory.model_shape import ModelShape, Weights, by_block, count
 from vlm_rl.model.tiles import MANY_ELEMENTS
 
 PHASES = ("update", "step", "exchange", "rollout")
@@ -29,7 +30,6 @@ OFFLOADED = {
 USABLE = 0.9
 """Share of a GPU that the sum may reach; chosen, not measured."""
 
-FLOAT = 4
 ZERO_BUCKET = 500_000_000
 ZERO_LIVE = 1_000_000_000
 """Numbers in DeepSpeed's bucket of gradients, and in weights that stage 3 keeps gathered: its
@@ -157,15 +157,14 @@ def _state(model: ModelShape, setup: Setup) -> dict[str, dict[str, int]]:
 def _update(model: ModelShape, setup: Setup) -> dict[str, dict[str, int]]:
     """Return what an update and its optimizer's step hold on the way, all tokens being of images.
 
-    The head's gradient exists once more before it is added. Of FSDP2's blocks, one is
+    The largest gradient exists once more before it is added. Of FSDP2's blocks, one is
     fetched ahead of another, whose gradients are float32; the root stays gathered. AdamW takes the
     roots of all second moments at once, of FSDP2's one after the other.
     """
     tokens = max(setup.micro_batch_tokens, setup.length)
     update = activations(model, setup, tokens, tokens * model.patches)
     step, parts = {}, [model.trained]
-    if model.head.requires_grad:
-        update["head's gradient"] = model.head.numel() * setup.stream
+    update["largest gradient"] = _largest_gradient(model, setup)
     if setup.fsdp:
         blocks, trained = by_block(model.weights), by_block(model.trained)
         root, block = blocks.pop(""), max(blocks.values())
@@ -182,29 +181,40 @@ def _update(model: ModelShape, setup: Setup) -> dict[str, dict[str, int]]:
     return {"update": update, "step": step}
 
 
+def _largest_gradient(model: ModelShape, setup: Setup) -> int:
+    """Return the bytes of the head's gradient or, if they are more, those of a layer's weight, in
+    the precision of the product and in that of the weight; FSDP2's are counted by block."""
+    head: int = model.head.numel() * setup.stream if model.head.requires_grad else 0
+    if setup.fsdp:
+        return head
+    cast = setup.compute if setup.compute != setup.stream else 0
+    layers = [w.numel() for name, w in model.trained.items() if ".layers." in name]
+    largest: int = max([head, *(size * (setup.stream + cast) for size in layers)])
+    return largest
+
+
 def activations(model: ModelShape, setup: Setup, tokens: int, patches: int) -> dict[str, int]:
     """Return what a forward over `tokens` with the `patches` of their images holds until its
     backward is done, in bytes by purpose. Nothing is kept of a frozen tower.
 
-    The sums name what autograd saves in the layers that transformers has for Qwen-VL, with
-    attention by segments. Under bf16-mixed the residual stream stays float32, except
+    Under bf16-mixed the residual stream stays float32, except
     under FSDP2, which gathers weights in bfloat16. With checkpointing only casts of the tower
     outside its blocks wait for the backward.
     """
     compute, text = setup.compute, model.text
     kept, at_work = _kept(text, tokens, setup)
-    tower, in_tower = 0, 3 * patches * model.tower.mlp * compute
+    tower, in_tower = 0, patches * max(block.gradients(compute) for block in model.tower)
     if model.tower_trained:
         tower, in_tower = _kept(model.tower, patches, setup)
         # what mergers normalise, and the input and output of their activation
-        tower += model.mergers * patches * model.tower.hidden * (FLOAT + 3 * compute)
+        tower += model.mergers * patches * model.tower[0].hidden * (FLOAT + 3 * compute)
     blocks = by_block(model.weights)
     layers = [blocks.pop(name) for name in list(blocks) if name[-1:].isdigit()]
     waiting = sum(blocks.values()) - blocks[""]
     waiting, casting = (waiting, max(layers)) if setup.checkpointing else (waiting + sum(layers), 0)
     cast = compute if compute != setup.stream else 0  # autocast's copies
     return {
-        "language layers": kept + tokens * text.hidden * (FLOAT + setup.stream + compute),
+        "language layers": kept + tokens * text[0].hidden * (FLOAT + setup.stream + compute),
         "vision tower": tower + patches * model.pixels * (FLOAT + compute),
         "layer at work": max(at_work, in_tower) + cast * casting,
         "cast weights": cast * waiting,
@@ -212,42 +222,36 @@ def activations(model: ModelShape, setup: Setup, tokens: int, patches: int) -> d
     }
 
 
-def _kept(layers: LayerShape, rows: int, setup: Setup) -> tuple[int, int]:
+def _kept(layers: Sequence[LayerShape], rows: int, setup: Setup) -> tuple[int, int]:
     """Return the bytes that all layers keep for `rows` tokens or patches, and those at work in the
-    layer whose backward runs.
-
-    Two norms: the input in float32, the normalised one, and what enters the matrices, which
-    autocast casts for each of them. Attention: queries and keys before and after half of a
-    rotation, queries, keys and values for every head, output, sums. MLP: the output of each matrix
-    and its activation.
-    """
+    layer whose backward runs."""
     compute, stream = setup.compute, setup.stream
-    norms = layers.hidden * (2 * (FLOAT + stream) + (5 if compute != stream else 2) * compute)
-    attention = (6 * layers.queries + 2 * layers.keys) * compute + layers.heads * FLOAT
-    mlp = (4 if layers.gated else 2) * layers.mlp * compute
-    layer, gradients = rows * (norms + attention + mlp), 3 * rows * layers.mlp * compute
     if setup.checkpointing:  # of each layer its input, and one layer again
-        return layers.count * rows * layers.hidden * stream, layer + gradients
-    return layers.count * layer, gradients
+        inputs = sum(layer.hidden for layer in layers) * rows * stream
+        at_work = max(layer.kept(compute, stream) + layer.gradients(compute) for layer in layers)
+        return inputs, rows * at_work
+    kept = sum(layer.kept(compute, stream) for layer in layers)
+    return rows * kept, rows * max(layer.gradients(compute) for layer in layers)
 
 
 def _sampling(model: ModelShape, setup: Setup) -> dict[str, dict[str, int]]:
     """Return what sampling takes, and sending the largest weight whole in a chunk before it.
 
     In "transformers", the layer at work reads prompts at once, then decodes a token in each row,
-    over keys and values of at most `length` tokens. vLLM asleep has its weights on the CPU; of its
-    share, its weights and one completion are the least.
+    over keys and values of at most `length` tokens and the states of recurrences. vLLM asleep has
+    its weights on the CPU; of its share, its weights and one completion are the least.
     """
     text, compute = model.text, setup.compute
-    cached = 2 * text.count * text.keys * setup.length
     if setup.engine == "transformers":
         groups = max(1, setup.rows // setup.group_size)
         rows, prompts = groups * setup.group_size, groups * setup.max_prompt_tokens
-        decoding = 2 * rows * setup.length * text.queries * compute
-        at_once = prompts * (3 * text.mlp * compute + 4 * text.hidden * FLOAT)
+        queries = max(x.mixer.queries for x in text if isinstance(x.mixer, Heads))
+        decoding = 2 * rows * setup.length * queries * compute
+        at_once = prompts * max(layer.at_once(compute) for layer in text)
         rollout = {
             "whole policy": setup.stream * count(model.weights) if setup.shards_weights else 0,
-            "cache": rows * cached * compute,
+            "cache": rows * setup.length * model.cached(compute),
+            "states": rows * model.state(compute),
             "layer at work": max(decoding, at_once),
             "logits": 4 * rows * model.vocabulary * FLOAT,
         }
@@ -258,7 +262,8 @@ def _sampling(model: ModelShape, setup: Setup) -> dict[str, dict[str, int]]:
     if setup.engine == "elsewhere":
         return {"exchange": sent}
     whole, engines = setup.precision * count(model.base), setup.tensor_parallel
-    cache = setup.cache_bytes if setup.share is None else cached * setup.precision
+    one = setup.length * model.cached(setup.precision) + model.state(setup.precision)
+    cache = setup.cache_bytes if setup.share is None else one
     weights = {"vLLM's weights": ceil(whole / engines)}
     awake = weights | {"vLLM's cache": cache}
     if not setup.sleep:

@@ -11,39 +11,25 @@ from typing import Any
 
 from torch import nn
 
-from vlm_rl.model.families import Part, family_of
+from vlm_rl.memory.layers import shape_of
+from vlm_rl.model.families import PARTS, Freezable, Part, family_of
 from vlm_rl.model.lora import LoraSettings
 from vlm_rl.model.policy import empty_model
 
 Weights = Mapping[str, nn.Parameter]
 
 
-class LayerShape:
-    """Equal transformer layers: their `count` and widths.
-
-    `hidden` is the residual stream, `queries` and `keys` (and as many values) those of all heads,
-    `mlp` the inside of the MLP, which is `gated` if a second matrix multiplies the first.
-    """
-
-    def __init__(self, layers: Any, heads: int) -> None:
-        mlp = [module for module in layers[0].mlp.modules() if isinstance(module, nn.Linear)]
-        self.count, self.heads, self.gated = len(layers), heads, len(mlp) == 3
-        self.hidden, self.mlp = mlp[0].in_features, mlp[0].out_features
-        self.queries = self.keys = self.hidden
-        if attention := getattr(layers[0], "self_attn", None):  # the tower's is as wide as hidden
-            self.queries, self.keys = attention.q_proj.out_features, attention.k_proj.out_features
-
-
 class ModelShape:
     """The policy that `Policy.from_pretrained` makes of a checkpoint with this configuration.
 
     `weights` are parameters on the meta device by name, tied ones once; `base` has no adapters.
-    `head` is the matrix of the logits, which may be tied to the embeddings. A patch has `pixels`
-    numbers; `patches` of them become a token in each of `mergers` mergers.
+    `text` and `tower` are the layers. `head` is the matrix of the logits, which may be tied to the
+    embeddings. A patch has `pixels` numbers; `patches` of them become a token in each of `mergers`
+    mergers.
     """
 
     def __init__(
-        self, config: Any, *, freeze: Sequence[Part] = (), lora: LoraSettings | None = None
+        self, config: Any, *, freeze: Sequence[Freezable] = (), lora: LoraSettings | None = None
     ) -> None:
         model = empty_model(config)
         model.tie_weights()
@@ -51,8 +37,11 @@ class ModelShape:
         self.base = dict(model.named_parameters())
         for name, weight in self.base.items():
             weight.requires_grad_(lora is None and _part(name) not in freeze)
-        self.text = LayerShape(model.model.language_model.layers, text.num_attention_heads)
-        self.tower = LayerShape(tower.blocks, vision.num_heads)
+        if "router" in freeze:
+            _freeze_routers(config, self.base)
+        layers = model.model.language_model.layers
+        self.text = [shape_of(layer, text.num_attention_heads) for layer in layers]
+        self.tower = [shape_of(block, vision.num_heads) for block in tower.blocks]
         if lora:
             _add_adapters(model, lora)
         self.weights = dict(model.named_parameters())
@@ -62,6 +51,14 @@ class ModelShape:
         self.pixels = prod(tower.patch_embed.proj.weight.shape[1:])
         self.patches = vision.spatial_merge_size**2
         self.mergers = 1 + len(getattr(vision, "deepstack_visual_indexes", ()))
+
+    def cached(self, compute: int) -> int:
+        """Return the bytes of keys and values of a token; a recurrence has none."""
+        return sum(layer.mixer.cached(compute) for layer in self.text)
+
+    def state(self, compute: int) -> int:
+        """Return the bytes of the states of a row, of whatever length."""
+        return sum(layer.mixer.state(compute) for layer in self.text)
 
 
 def count(weights: Weights) -> int:
@@ -80,6 +77,13 @@ def by_block(weights: Weights) -> Counter[str]:
 
 def _part(name: str) -> Part:
     return "vision_tower" if name.startswith("model.visual.") else "language_model"
+
+
+def _freeze_routers(config: Any, weights: Weights) -> None:
+    layers = re.escape(PARTS["language_model"]) + r"\.layers\.\d+"
+    for name, weight in weights.items():
+        if re.fullmatch(rf"{layers}\.({family_of(config).routers})\.weight", name):
+            weight.requires_grad_(False)
 
 
 def _add_adapters(model: nn.Module, lora: LoraSettings) -> None:
