@@ -1,12 +1,13 @@
-"""Terms that pay or punish the length of a completion."""
+"""Limits and ranges of length: published for all rows, by task, by row or by group accuracy."""
 
-import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlm_rl.records import Completion, Groups, Problem, Verdict
+from vlm_rl.rewards.length.group_term import GroupTerm, RowTerm, refuse_unfit, right
 from vlm_rl.rewards.term import RewardTerm, each_completion
 
 
@@ -71,39 +72,94 @@ class LengthTrapezoid(RewardTerm):
         return torch.tensor(rows, dtype=torch.float64)
 
 
-class GR3(RewardTerm):
-    """Length rescaling of GR3 (https://arxiv.org/abs/2603.10535), one of `Reward.factors`.
+class LengthRange(RowTerm):
+    """Length reward of LongWriter-Zero (https://arxiv.org/abs/2506.18841), a range for each row.
 
-    1 / (1 + alpha * length / mean length of the group), in tokens, over the completions that could
-    be checked. So a completion of mean length keeps 1 / (1 + alpha), an empty one keeps all, and
-    what is worth nothing costs nothing, however long. In a group of empty completions each has the
-    mean length. `alpha` is fixed: the paper's calibration of it is not done here. Rewards must not
-    be negative.
+    `meta[key]` is [low, high] in tokens. 1 for a length L in it, L / low below, and
+    (max_tokens - L) / (max_tokens - high) above, but not below 0. Published is that a range is
+    predicted for each query, that lengths in it are worth most, and that shorter and longer ones
+    lose. The two slopes could not be confirmed, and the paper's ranges count words.
+    """
+
+    def __init__(self, max_tokens: int, key: str = "length_range", weight: float = 1.0) -> None:
+        super().__init__(key, weight)
+        refuse_unfit(self, {"max_tokens": (max_tokens, max_tokens >= 1, "at least 1 token")})
+        self.max_tokens = max_tokens
+
+    def wanted(self, said: Any) -> str | None:
+        pair = said if isinstance(said, list | tuple) and len(said) == 2 else ()
+        whole = [end for end in pair if isinstance(end, int) and not isinstance(end, bool)]
+        if len(whole) == 2 and 0 <= whole[0] <= whole[1] < self.max_tokens:
+            return None
+        return f"it must be [low, high] with 0 <= low <= high < max_tokens ({self.max_tokens})"
+
+    def of_group(
+        self, problem: Problem, group: Sequence[Completion], verdicts: Sequence[Verdict]
+    ) -> list[float]:
+        return self.of_row(problem, group, self._value)
+
+    def _value(self, ends: tuple[int, int], length: int) -> float:
+        low, high = ends
+        if length < low:
+            return length / low
+        if length > high:
+            return max(0.0, (self.max_tokens - length) / (self.max_tokens - high))
+        return 1.0
+
+
+class Unfinished(GroupTerm):
+    """What remains of the reward of a completion that was cut off, one of `Reward.factors`.
+
+    `kept` for a completion that did not end by itself, else 1. The code of DLER
+    (https://arxiv.org/abs/2510.15110) keeps 0.1; its paper gives 0 beyond the limit.
     """
 
     shrinks = True
 
-    def __init__(self, alpha: float, weight: float = 1.0) -> None:
+    def __init__(self, kept: float = 0.1, weight: float = 1.0) -> None:
         super().__init__(weight)
-        if not 0 < alpha < math.inf:
-            raise ValueError(
-                f"GR3.alpha must be positive and finite, got {alpha}; 0.33 is a usual value"
-            )
-        self.alpha = alpha
+        refuse_unfit(self, {"kept": (kept, 0 <= kept <= 1, "in [0, 1]; DLER keeps 0.1")})
+        self.kept = kept
 
-    def __call__(self, problems: Sequence[Problem], groups: Groups) -> Tensor:
-        return self.judged(problems, groups, [[Verdict.WRONG] * len(group) for group in groups])
+    def of_group(
+        self, problem: Problem, group: Sequence[Completion], verdicts: Sequence[Verdict]
+    ) -> list[float]:
+        return [self.kept if completion.truncated else 1.0 for completion in group]
 
-    def judged(
-        self, problems: Sequence[Problem], groups: Groups, verdicts: Sequence[Sequence[Verdict]]
-    ) -> Tensor:
-        rows = [self._row(*both) for both in zip(groups, verdicts, strict=True)]
-        return torch.tensor(rows, dtype=torch.float64)
 
-    def _row(self, group: Sequence[Completion], verdicts: Sequence[Verdict]) -> list[float]:
-        checked = [len(c) for c, verdict in zip(group, verdicts, strict=True) if verdict.scored]
-        mean = sum(checked) / len(checked) if checked else 0.0
-        return [1 / (1 + self.alpha * (len(c) / mean if mean else 1.0)) for c in group]
+class AccuracyLimit(GroupTerm):
+    """Limit of DA-DLER (https://arxiv.org/abs/2510.15110), one of `Reward.factors`.
+
+    1 up to the limit and 0 beyond. The limit is `easy_limit` tokens in a group of which at least
+    `easy_from` of the scored completions are right, else `limit`. The paper says "correctness
+    ratio" of a prompt; that it is the ratio of the group itself is our reading.
+    """
+
+    shrinks = True
+
+    def __init__(
+        self, limit: int, easy_limit: int, easy_from: float = 0.5, weight: float = 1.0
+    ) -> None:
+        super().__init__(weight)
+        order = f"in 1..limit ({limit}); DA-DLER has 2000 of 4000"
+        refuse_unfit(
+            self,
+            {
+                "limit": (limit, limit >= 1, "at least 1 token"),
+                "easy_limit": (easy_limit, 1 <= easy_limit <= limit, order),
+                "easy_from": (easy_from, 0 < easy_from <= 1, "in (0, 1]; DA-DLER has 0.5"),
+            },
+        )
+        self.limit, self.easy_limit, self.easy_from = limit, easy_limit, easy_from
+
+    def of_group(
+        self, problem: Problem, group: Sequence[Completion], verdicts: Sequence[Verdict]
+    ) -> list[float]:
+        num_scored = sum(verdict.scored for verdict in verdicts)
+        num_right = sum(map(right, verdicts))
+        easy = num_scored > 0 and num_right >= self.easy_from * num_scored
+        limit = self.easy_limit if easy else self.limit
+        return [float(len(completion) <= limit) for completion in group]
 
 
 def _height(length: int, corners: Sequence[int]) -> float:
