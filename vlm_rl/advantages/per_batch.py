@@ -69,7 +69,7 @@ class WhitenedWithBonus(Whitened):
 
     def __call__(self, rollout: Rollout) -> Tensor:
         whole = rollout.scores.total >= self.bonus_from - 1e-5
-        return super().__call__(rollout) + self.bonus * (whole & _learning(rollout))
+        return super().__call__(rollout) + self.bonus * (whole & _learning(rollout)).double()
 
 
 class ComponentNormalized(Advantage):
