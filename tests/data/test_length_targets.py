@@ -1,6 +1,7 @@
 """Targets of length: in meta, in the prompt, the same on every rank and in every run.
 
-Mutations tried, each seen red: @@MUT@@
+Mutations tried, each seen red: the global generator; the seed ignored; a target drawn over
+that of the row.
 """
 
 from collections.abc import Sequence

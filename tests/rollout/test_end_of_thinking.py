@@ -1,6 +1,6 @@
 """Where the thinking of a completion ends, in tokens, whoever decodes it.
 
-Mutations tried, each seen red: @@MUT@@
+Mutations tried, each seen red: the last of several tags; no count by `decoded`.
 """
 
 from dataclasses import replace

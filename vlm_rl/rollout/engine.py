@@ -146,6 +146,5 @@ def thinking_tokens(token_ids: Sequence[int], text: str, tokenizer: Any) -> int 
     return bisect_left(
         range(len(token_ids)),
         True,
-        lo=1,
         key=lambda n: END_OF_THINKING in tokenizer.decode(token_ids[:n], skip_special_tokens=True),
     )

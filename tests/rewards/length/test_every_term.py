@@ -2,7 +2,7 @@
 
 A new term is found here; it needs an overlay in `configs/` and an oracle in `length_oracles.py`.
 
-Mutations tried, each seen red: @@MUT@@
+Mutations tried, each seen red: the group of Kimi over completions that were not checked.
 """
 
 import inspect

@@ -1,6 +1,9 @@
 """Length terms on numbers that are worked out by hand, what they refuse, and rows they cannot use.
 
-Mutations tried, each seen red: @@MUT@@
+Mutations tried, each seen red: a strict target of LASER; a wrong answer that gains by the
+group of Kimi; ConciseR in groups with one right answer; a cosine that turns back beyond the budget;
+the tag of PEAR in the thinking; a row without a target scored as 0; the limit of DA-DLER over all
+completions; a wrong form paid for its length; L1Max not clipped below.
 """
 
 import json
