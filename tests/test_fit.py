@@ -81,6 +81,9 @@ ELSEWHERE = {
     "prompt.max_prompt_tokens": (
         "data/test_datamodule.py::test_limit_is_met_by_a_prompt_of_exactly_that_length"
     ),
+    "data.length_targets": (
+        "data/test_length_targets.py::test_prompts_say_the_target_that_the_reward_reads"
+    ),
     "dynamic_sampling": (
         "training/test_dynamic_sampling.py::"
         "test_rollout_files_hold_every_sampled_group_and_say_which_was_trained_on"

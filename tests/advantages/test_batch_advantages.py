@@ -4,6 +4,7 @@ package on groups without a signal and on 10,000 random groups.
 Mutations, each seen red:
     the whitening without lengths -> golden, loop
     groups without a signal whitened too -> all-equal
+    the bonus for every scored completion -> its golden
     ties of ranks not shared, or only exact ties -> goldens of the ranks
     the halves of CANON swapped, an unstable sort -> CANON golden, ties
     a reward term without its weight -> ComponentNormalized loop
@@ -34,6 +35,7 @@ from vlm_rl.advantages import (
     OneWinner,
     RankGaussian,
     Whitened,
+    WhitenedWithBonus,
     gaussian_ranks,
 )
 from vlm_rl.records import Completion, Problem, Prompt, Rollout, Scores, Verdict
@@ -50,6 +52,7 @@ ALL = [
     CANON("batch_error", 0.9),
     BatchNormalized(),
     Whitened(),
+    WhitenedWithBonus(0.1, 0.5),
     ComponentNormalized(),
     RankGaussian(),
     RankGaussian("task"),
@@ -192,6 +195,19 @@ def test_whitened_golden():
     # unbiased variance (3 x 0.49 + 7 x 0.09) / 9 = 0.233333: 0.7 / 0.483046 and -0.3 / 0.483046
     actual = Whitened()(rollout_of([[1.0, 0.0, 0.0, 1.0]], [[2, 4, 3, 1]]))[0].tolist()
     assert actual == pytest.approx([1.449138, -0.621059, -0.621059, 1.449138], abs=1e-6)
+
+
+def test_whitened_with_bonus_adds_it_to_whole_right_answers_of_groups_with_a_signal():
+    rewards = [[1.0, 0.1, 0.0, 1.0 - 1e-6], [1.0, 1.0, 1.0, 1.0]]
+    scored = torch.tensor([[True] * 4, [True, True, True, True]])
+    plain = Whitened()(rollout_of(rewards, scored=scored))
+    actual = WhitenedWithBonus()(rollout_of(rewards, scored=scored))
+    wanted = torch.tensor([[0.1, 0, 0, 0.1], [0, 0, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(actual - plain, wanted, rtol=0, atol=1e-12)
+    for arguments in ({"bonus": 0.0}, {"bonus_from": math.inf}):
+        (name,) = arguments
+        with pytest.raises(ValueError, match=f"WhitenedWithBonus.{name} must be above 0 and fin"):
+            WhitenedWithBonus(**arguments)
 
 
 def test_component_normalized_matches_loop():

@@ -1,4 +1,5 @@
-"""`configs/objective/*.yaml`: each goes onto any run, also onto a run with another overlay.
+"""The overlays of `configs/objective` and `configs/length`: each goes onto any run, also onto a run
+with another overlay.
 
 Mutations, each seen red: an argument left out of an overlay; `reward.length` left out.
 """
@@ -7,6 +8,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ from tests.support.objective_cases import discover
 from tests.support.parameters import also_long
 from tests.support.places import CONFIGS
 from vlm_rl.config import instantiate, parse, plain
+from vlm_rl.data.length_targets import LengthTargets
 from vlm_rl.fit import build_parser
-from vlm_rl.rewards import GR3
+from vlm_rl.rewards.composition import LENGTH
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
 OVERLAYS = sorted((CONFIGS / "objective").glob("*.yaml"))
+LENGTHS = sorted((CONFIGS / "length").glob("*.yaml"))
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 FULLEST = [CONFIGS / "objective" / f"{name}.yaml" for name in ("dapo", "grpo_clip_cov", "rloo")]
 """Together they set every key: a length term, a filter, a KL in the reward, token weights."""
@@ -87,21 +91,54 @@ def test_overlay_is_a_sound_composition(parser, overlay):
 
 
 def test_length_overlay_goes_onto_every_objective(parser):
-    """It states every value of its own, and changes nothing else but `reward.length`."""
+    """It changes nothing else but the two places of length terms."""
     path = CONFIGS / "length" / "gr3.yaml"
-    assert f"configs/length/{path.name}" in path.read_text()
-    [factor] = _classes(values := yaml.safe_load(path.read_text()))
-    assert values.keys() == {"reward"}
-    assert factor["init_args"].keys() == inspect.signature(GR3).parameters.keys()
+    values = yaml.safe_load(path.read_text())
     for other in OVERLAYS:
         plain_run, with_it = merged(parser, other), merged(parser, other, path)
         assert with_it["reward"].pop("factors") == values["reward"]["factors"]
         assert with_it["reward"].pop("length") is None
         del plain_run["reward"]["factors"], plain_run["reward"]["length"]
         assert with_it == plain_run
+
+
+@pytest.mark.parametrize("path", LENGTHS, ids=lambda path: path.stem)
+def test_length_overlay_states_every_value_and_leaves_nothing_of_another(parser, path):
+    """A method of length alone names one class; one that is more than that is a whole method."""
+    assert f"configs/length/{path.name}" in path.read_text()
+    values = yaml.safe_load(path.read_text())
+    assert values["reward"].keys() == {"length", "factors"}
+    assert {"reward"} <= values.keys() <= KEYS | {"data"}
+    if "objective" in values:
+        assert values.keys() == KEYS
+    for node in _classes(values):
+        module, _, name = node["class_path"].rpartition(".")
+        wanted = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+        assert node.get("init_args", {}).keys() == wanted.keys(), node["class_path"]
+    if "data" in values:
+        named = {field.name for field in fields(LengthTargets)}
+        assert values["data"]["length_targets"].keys() == named
+    other = LENGTHS[LENGTHS.index(path) - 1]
+    for name in ("length", "factors"):
+        after = merged(parser, other, path)["reward"][name]
+        assert after == merged(parser, path)["reward"][name], f"{other.stem} is left over"
+
+
+@pytest.mark.parametrize("path", LENGTHS, ids=lambda path: path.stem)
+def test_length_overlay_is_a_sound_composition(parser, path):
     argv = ["--config", str(QUICKSTART), "--config", str(path)]
-    with instantiate(parser, parse(parser, argv)).reward as reward:
-        assert reward.factors["gr3"].alpha == 0.33
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        parts = instantiate(parser, parse(parser, argv))
+    named = [node["class_path"] for node in _classes(yaml.safe_load(path.read_text())["reward"])]
+    with parts.reward as reward:
+        of_length = [
+            *reward.factors.values(),
+            *([reward.terms[LENGTH]] if LENGTH in reward.terms else []),
+        ]
+        assert [f"vlm_rl.rewards.{type(term).__name__}" for term in of_length] == named
+    if "data" in yaml.safe_load(path.read_text()):
+        assert isinstance(parts.data.length_targets, LengthTargets)
 
 
 def _classes(node: Any) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from vlm_rl.advantages.per_batch import (
     ComponentNormalized,
     RankGaussian,
     Whitened,
+    WhitenedWithBonus,
     gaussian_ranks,
 )
 from vlm_rl.advantages.per_group import (
@@ -37,5 +38,6 @@ __all__ = [
     "PerGroup",
     "RankGaussian",
     "Whitened",
+    "WhitenedWithBonus",
     "gaussian_ranks",
 ]

@@ -1,5 +1,6 @@
 """Advantages that also read the other groups of the step."""
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -47,6 +48,28 @@ class Whitened(Advantage):
         variance = (weights * (centered - mean).square()).sum() / (count - 1)
         whitened = (centered - mean) / torch.sqrt(variance + 1e-8)
         return torch.where(_learning(rollout), whitened, 0.0)
+
+
+class WhitenedWithBonus(Whitened):
+    """`Whitened`, plus `bonus` for what earned the reward of a right answer (DLER,
+    arXiv:2510.15110).
+
+    Completions with a reward of at least `bonus_from` - 1e-5 get it, in groups with a signal. Only
+    the published code does so, with 0.1; set `bonus_from` to what a right answer is worth whole.
+    """
+
+    def __init__(self, bonus: float = 0.1, bonus_from: float = 1.0) -> None:
+        for name, value in (("bonus", bonus), ("bonus_from", bonus_from)):
+            if not 0 < value < math.inf:
+                raise ValueError(
+                    f"WhitenedWithBonus.{name} must be above 0 and finite, got {value}; DLER adds "
+                    "0.1 to rewards from 1"
+                )
+        self.bonus, self.bonus_from = bonus, bonus_from
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        whole = rollout.scores.total >= self.bonus_from - 1e-5
+        return super().__call__(rollout) + self.bonus * (whole & _learning(rollout)).double()
 
 
 class ComponentNormalized(Advantage):

@@ -20,6 +20,7 @@ from vlm_rl.data.batches import Batches, PromptDataset
 from vlm_rl.data.content import Acceptance, Changes, Contents, check_accepted
 from vlm_rl.data.forms import FORMS
 from vlm_rl.data.images import ImageStore
+from vlm_rl.data.length_targets import LengthTargets
 from vlm_rl.data.order import Mixture
 from vlm_rl.data.prompts import BadProblem, PromptEncoder
 from vlm_rl.data.rows import COLUMNS, MAX_TEXT_CHARS, Skipped, read_problems
@@ -94,6 +95,7 @@ class ProblemData(LightningDataModule):
     "stop" raises ValueError with its line, "skip" continues without it. A prompt that is too long
     never stops a run. A row with more than `max_text_chars` characters in one of its columns cannot
     be a problem. Images on the web are fetched with `allow_download`, and bad without.
+    `length_targets` gives each problem a length to aim at, which its question says.
 
     A run that resumes refuses rows that were edited, added, removed or moved since. With
     `accept_changes` it goes on: "validation" with other validation rows, "added" also with rows
@@ -122,6 +124,7 @@ class ProblemData(LightningDataModule):
         accept_changes: Acceptance = "none",
         num_workers: int = 0,
         allow_download: bool = False,
+        length_targets: LengthTargets | None = None,
     ) -> None:
         super().__init__()
         counts = {"prompts_per_step": prompts_per_step, "val_batch_prompts": val_batch_prompts}
@@ -147,6 +150,7 @@ class ProblemData(LightningDataModule):
         self.max_text_chars = max_text_chars
         self.accept_changes = accept_changes
         self.num_workers = num_workers
+        self.length_targets = length_targets
         self.completed_steps = 0
         self.train_set: list[Problem] = []
         self.val_set: list[Problem] = []
@@ -296,8 +300,9 @@ class ProblemData(LightningDataModule):
                 defaults=source.defaults,
             )
             self._where |= owners
+            found = self._with_targets(rows.problems)
             checked = track(
-                rows.problems,
+                found,
                 f"checking {source.path}",
                 transient=True,
                 hidden=not is_zero(),
@@ -306,7 +311,7 @@ class ProblemData(LightningDataModule):
                 problem.uid: self._unfit(problem, what)
                 for problem, what in self.encoder.unfit(checked, self._images.size_of)
             }
-            problems = [problem for problem in rows.problems if problem.uid not in unfit]
+            problems = [problem for problem in found if problem.uid not in unfit]
             print_once(f"{rows.mapping}; {len(problems)} problems")
             for line in rows.lines:
                 print_once(f"  {line}")
@@ -318,6 +323,10 @@ class ProblemData(LightningDataModule):
             name = f"{part} {source.path}"
             self.looked_at[name] = [problems[i * len(problems) // shown] for i in range(shown)]
             yield problems
+
+    def _with_targets(self, problems: list[Problem]) -> list[Problem]:
+        targets = self.length_targets
+        return problems if targets is None else [targets.given_to(one) for one in problems]
 
     def _unfit(self, problem: Problem, what: int | BadProblem) -> Skipped:
         where, limit = self._where[problem.uid], self.encoder.max_prompt_tokens

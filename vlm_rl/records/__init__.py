@@ -6,6 +6,7 @@ Each is frozen, built complete, and checks itself. Shape letters, here and every
 """
 
 from vlm_rl.records.problem import (
+    END_OF_THINKING,
     IMAGE_MARK,
     THINK,
     AnswerType,
@@ -28,6 +29,7 @@ from vlm_rl.records.rollout import (
 from vlm_rl.records.rows import Batch, Rows
 
 __all__ = [
+    "END_OF_THINKING",
     "IMAGE_MARK",
     "THINK",
     "AnswerType",

@@ -12,6 +12,8 @@ IMAGE_MARK = "<image>"
 THINK = "<think>"
 """What opens the thinking; a chat template may write it at the end of every prompt."""
 
+END_OF_THINKING = "</think>"
+
 AnswerType = Literal[
     "number",
     "number_unit",

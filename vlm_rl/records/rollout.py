@@ -75,7 +75,8 @@ class Completion:
     is the opening of the prompt and then the tokens without special ones. An empty completion is
     legal. `experts` [S + T - 1, L, K] are those that the engine's routers chose for the prompt and
     for every token but the last, which it does not compute; None if it does not say. `logprobs` and
-    `entropies` [T] float32 are the policy's, only where a reward asks for them.
+    `entropies` [T] float32 are the policy's, only where a reward asks for them. `thinking_tokens`
+    is how many tokens there are up to and with the first `</think>`; None without one.
     """
 
     token_ids: Tensor
@@ -85,6 +86,7 @@ class Completion:
     experts: Tensor | None = None
     logprobs: Tensor | None = None
     entropies: Tensor | None = None
+    thinking_tokens: int | None = None
 
     def __post_init__(self) -> None:
         ids, logprobs = self.token_ids, self.sampling_logprobs

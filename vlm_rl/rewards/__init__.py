@@ -2,7 +2,7 @@
 
 May import `verification`, `objectives.regularizers` and `records`; sees no model or configuration.
 A new term is a subclass of `RewardTerm` in a file here, exported below; its test is in
-`tests/rewards/`.
+`tests/rewards/`. Terms of length have a folder.
 """
 
 from vlm_rl.rewards.accuracy import Accuracy
@@ -16,7 +16,22 @@ from vlm_rl.rewards.json_match import JsonMatch
 from vlm_rl.rewards.judge import Judge
 from vlm_rl.rewards.judging import Judgement, JudgingTerm
 from vlm_rl.rewards.kl import KLInReward
-from vlm_rl.rewards.length import GR3, LengthTrapezoid, SoftOverlong
+from vlm_rl.rewards.length import (
+    GR3,
+    LASER,
+    PEAR,
+    AccuracyLimit,
+    ConciseR,
+    CosineLength,
+    FormatLength,
+    KimiLength,
+    L1Exact,
+    L1Max,
+    LengthRange,
+    LengthTrapezoid,
+    SoftOverlong,
+    Unfinished,
+)
 from vlm_rl.rewards.route import Route
 from vlm_rl.rewards.term import RewardTerm
 from vlm_rl.rewards.text_match import ANLS, ExactMatch, RelaxedNumber
@@ -24,13 +39,19 @@ from vlm_rl.rewards.text_match import ANLS, ExactMatch, RelaxedNumber
 __all__ = [
     "ANLS",
     "GR3",
+    "LASER",
+    "PEAR",
     "Accuracy",
+    "AccuracyLimit",
     "BoxGIoU",
     "BoxIoU",
     "Choice",
     "Coin",
+    "ConciseR",
+    "CosineLength",
     "ExactMatch",
     "Format",
+    "FormatLength",
     "Function",
     "JsonMatch",
     "Judge",
@@ -38,6 +59,10 @@ __all__ = [
     "JudgingFunction",
     "JudgingTerm",
     "KLInReward",
+    "KimiLength",
+    "L1Exact",
+    "L1Max",
+    "LengthRange",
     "LengthTrapezoid",
     "PointInBox",
     "Regex",
@@ -46,4 +71,5 @@ __all__ = [
     "RewardTerm",
     "Route",
     "SoftOverlong",
+    "Unfinished",
 ]

@@ -1,6 +1,7 @@
 """What every rollout engine does."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from torch import Tensor
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.model.policy import Policy
 from vlm_rl.processes.background import begun
-from vlm_rl.records import Completion, FinishReason, Prompt
+from vlm_rl.records import END_OF_THINKING, Completion, FinishReason, Prompt
 from vlm_rl.rollout.faults import EngineFault
 from vlm_rl.rollout.sampling import Sampling
 
@@ -122,10 +123,28 @@ def decoded(
     experts: Tensor | None = None,
 ) -> Completion:
     """Return the completion of `prompt` that these sampled tokens are."""
+    text = tokenizer.decode(token_ids, skip_special_tokens=True)
     return Completion(
         token_ids=torch.tensor(token_ids, dtype=torch.int64),
         sampling_logprobs=torch.tensor(logprobs, dtype=torch.float32),
         finish_reason=finish_reason,
-        text=prompt.opening + tokenizer.decode(token_ids, skip_special_tokens=True),
+        text=prompt.opening + text,
         experts=experts,
+        thinking_tokens=thinking_tokens(token_ids, text, tokenizer),
+    )
+
+
+def thinking_tokens(token_ids: Sequence[int], text: str, tokenizer: Any) -> int | None:
+    """Return the number of tokens up to and with the first `</think>` of their `text`.
+
+    That is the shortest prefix whose text has the whole tag, found by bisection: tokenizers write
+    the tag with one token or with several, and the last of these may hold what follows it. None if
+    the text has no such tag.
+    """
+    if END_OF_THINKING not in text:
+        return None
+    return bisect_left(
+        range(len(token_ids)),
+        True,
+        key=lambda n: END_OF_THINKING in tokenizer.decode(token_ids[:n], skip_special_tokens=True),
     )
