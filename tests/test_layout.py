@@ -24,7 +24,7 @@ LAYERS = [
     },
     {"verification", "model", "advantages"},
     {"data", "objectives", "distributed", "memory", "servers"},
-    {"metrics", "rewards", "rollout"},
+    {"metrics", "rewards", "rollout", "shaping"},
     {"training", "evaluation"},
     {"run"},
     {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware"},
@@ -40,6 +40,7 @@ FORBIDDEN = {
     "advantages": {"lightning", "transformers"},
     "verification": {"lightning", "transformers", "torch"},
     "rewards": {"lightning", "transformers"},
+    "shaping": {"lightning", "transformers"},
     "records": {"lightning", "transformers"},
 }
 

@@ -4,7 +4,6 @@ package on groups without a signal and on 10,000 random groups.
 Mutations, each seen red:
     the whitening without lengths -> golden, loop
     groups without a signal whitened too -> all-equal
-    the bonus for every scored completion -> its golden
     ties of ranks not shared, or only exact ties -> goldens of the ranks
     the halves of CANON swapped, an unstable sort -> CANON golden, ties
     a reward term without its weight -> ComponentNormalized loop

@@ -91,7 +91,7 @@ def test_overlay_is_a_sound_composition(parser, overlay):
 
 
 def test_length_overlay_goes_onto_every_objective(parser):
-    """It changes nothing else but the two places of length terms."""
+    """It changes nothing else but the places of length methods."""
     path = CONFIGS / "length" / "gr3.yaml"
     values = yaml.safe_load(path.read_text())
     for other in OVERLAYS:
@@ -108,9 +108,9 @@ def test_length_overlay_states_every_value_and_leaves_nothing_of_another(parser,
     assert f"configs/length/{path.name}" in path.read_text()
     values = yaml.safe_load(path.read_text())
     assert values["reward"].keys() == {"length", "factors"}
-    assert {"reward"} <= values.keys() <= KEYS | {"data"}
+    assert {"reward", "shaping"} <= values.keys() <= KEYS | {"data", "shaping"}
     if "objective" in values:
-        assert values.keys() == KEYS
+        assert values.keys() == KEYS | {"shaping"}
     for node in _classes(values):
         module, _, name = node["class_path"].rpartition(".")
         wanted = inspect.signature(getattr(importlib.import_module(module), name)).parameters
@@ -119,9 +119,10 @@ def test_length_overlay_states_every_value_and_leaves_nothing_of_another(parser,
         named = {field.name for field in fields(LengthTargets)}
         assert values["data"]["length_targets"].keys() == named
     other = LENGTHS[LENGTHS.index(path) - 1]
+    alone, after = merged(parser, path), merged(parser, other, path)
     for name in ("length", "factors"):
-        after = merged(parser, other, path)["reward"][name]
-        assert after == merged(parser, path)["reward"][name], f"{other.stem} is left over"
+        assert after["reward"][name] == alone["reward"][name], f"{other.stem} is left over"
+    assert after["shaping"] == alone["shaping"], f"{other.stem} is left over"
 
 
 @pytest.mark.parametrize("path", LENGTHS, ids=lambda path: path.stem)
@@ -130,14 +131,18 @@ def test_length_overlay_is_a_sound_composition(parser, path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         parts = instantiate(parser, parse(parser, argv))
-    named = [node["class_path"] for node in _classes(yaml.safe_load(path.read_text())["reward"])]
+    values = yaml.safe_load(path.read_text())
+    named = [node["class_path"] for node in _classes(values["reward"])]
+    shaping = [node["class_path"] for node in _classes(values["shaping"])]
+    assert [f"vlm_rl.shaping.{type(part).__name__}" for part in [parts.shaping] if part] == shaping
+    assert len(named) + len(shaping) > 0
     with parts.reward as reward:
         of_length = [
             *reward.factors.values(),
             *([reward.terms[LENGTH]] if LENGTH in reward.terms else []),
         ]
         assert [f"vlm_rl.rewards.{type(term).__name__}" for term in of_length] == named
-    if "data" in yaml.safe_load(path.read_text()):
+    if "data" in values:
         assert isinstance(parts.data.length_targets, LengthTargets)
 
 

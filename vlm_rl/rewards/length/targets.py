@@ -15,7 +15,7 @@ class LASER(GroupTerm):
     A right completion of at most `target` tokens gets `bonus` in the modes `reward` and `hybrid`; a
     longer right one loses it in `penalty` and `hybrid`. A completion that is not right gets
     `wrong`, whatever its length. Published: right is worth 1, beside which stand a bonus of 0.5 and
-    -0.5 for wrong; targets of 2048, 4096 and 8192. The value of a failed format is not published.
+    -0.5 for wrong; targets of 2048, 4096 and 8192. Its value of a failed format was not found.
     """
 
     def __init__(
