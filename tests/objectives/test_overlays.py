@@ -108,9 +108,9 @@ def test_length_overlay_states_every_value_and_leaves_nothing_of_another(parser,
     assert f"configs/length/{path.name}" in path.read_text()
     values = yaml.safe_load(path.read_text())
     assert values["reward"].keys() == {"length", "factors"}
-    assert {"reward"} <= values.keys() <= KEYS | {"data"}
+    assert {"reward", "shaping"} <= values.keys() <= KEYS | {"data", "shaping"}
     if "objective" in values:
-        assert values.keys() == KEYS
+        assert values.keys() == KEYS | {"shaping"}
     for node in _classes(values):
         module, _, name = node["class_path"].rpartition(".")
         wanted = inspect.signature(getattr(importlib.import_module(module), name)).parameters
@@ -119,9 +119,10 @@ def test_length_overlay_states_every_value_and_leaves_nothing_of_another(parser,
         named = {field.name for field in fields(LengthTargets)}
         assert values["data"]["length_targets"].keys() == named
     other = LENGTHS[LENGTHS.index(path) - 1]
+    after, alone = merged(parser, other, path), merged(parser, path)
+    assert after["shaping"] == alone["shaping"], f"{other.stem} is left over"
     for name in ("length", "factors"):
-        after = merged(parser, other, path)["reward"][name]
-        assert after == merged(parser, path)["reward"][name], f"{other.stem} is left over"
+        assert after["reward"][name] == alone["reward"][name], f"{other.stem} is left over"
 
 
 @pytest.mark.parametrize("path", LENGTHS, ids=lambda path: path.stem)
