@@ -109,7 +109,7 @@ ELSEWHERE = {
     },
     "reward.length": "rewards/test_length.py::test_length_term_is_a_term_of_its_own",
     "reward.factors": (
-        "rewards/test_gr3.py::test_reward_matches_a_loop_and_skips_what_was_not_checked"
+        "rewards/length/test_gr3.py::test_reward_matches_a_loop_and_skips_what_was_not_checked"
     ),
     "reward.verdicts_from": (
         "rewards/test_composition.py::test_verdicts_are_those_of_the_named_term"
