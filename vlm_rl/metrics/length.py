@@ -65,7 +65,7 @@ class LengthReport:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Return `length/...`: LREs, floors, E q, and q and clip fractions by bin, shortest first."""
+        """Return `length/...`: LREs, floors, E q; q and clip fractions by bin, shortest first."""
         values: dict[str, float | None] = {
             "q_inside": self._q("inside", "num_sequences"),
             "q_accepted": self._q("accepted", "num_learning"),
