@@ -263,7 +263,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build and warm-start the tiny policy.")
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
+    parser.add_argument(
+        "--untrained",
+        action="store_true",
+        help="a smaller one that ends at chance, after about 400",
+    )
     arguments = parser.parse_args()
+    if arguments.untrained:
+        build_untrained("qwen2_5_vl", arguments.output, arguments.seed)
+        say(f"the untrained tiny policy is in {arguments.output}")
+        return
     # one thread, so that the sums, and so the weights, are the same on every run
     torch.set_num_threads(1)
     policy, processor = build_warm_start(arguments.seed)

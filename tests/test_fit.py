@@ -136,6 +136,10 @@ ELSEWHERE = {
         for name in ("every_n_steps", "keep_last", "compress")
     },
     "hang_timeout_s": "run/test_survival.py::test_hang_names_itself_and_ends_the_run",
+    "length_gradients": (
+        "metrics/test_length_gradients.py::"
+        "test_run_logs_cosine_and_bound_every_so_many_steps_and_a_wide_band_turns_nothing"
+    ),
     "profile": "run/test_trace.py::test_trace_holds_the_steps_asked_for_with_their_stages",
     "logging.wandb": "run/test_reports.py::test_wandb_run_is_written_offline",
     "logging.project": "run/test_reports.py::test_wandb_run_is_written_offline",

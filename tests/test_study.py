@@ -13,7 +13,15 @@ import pytest
 import yaml
 
 from tests.support.places import CONFIGS
-from vlm_rl.run.study_report import Interval, Outcome, acceptance, weight_ratio
+from vlm_rl.run.study_pushes import push_table
+from vlm_rl.run.study_report import (
+    Interval,
+    Outcome,
+    _cells,
+    _push_points,
+    acceptance,
+    weight_ratio,
+)
 from vlm_rl.study import study
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
@@ -85,7 +93,7 @@ def test_study_reports_what_fails_and_resumes(config: Path, tmp_path: Path, capf
     assert table[0] == "| coin | GSPO | LUSPO |"
     # untrained answers are never right, so there is no number of tokens per right one
     assert "| tokens per correct | - | - |" in table
-    for name in ("curves.png", "acceptance.png", "weights.png"):
+    for name in ("curves.png", "acceptance.png", "weights.png", "pushes.png"):
         assert (folder / name).stat().st_size > 10_000
     assert str(folder / "table.md") in capfd.readouterr().out
 
@@ -124,3 +132,18 @@ def test_acceptance_and_weights_of_a_report() -> None:
     outcome = Outcome("a", "b", 0, [], [], {"bins": bins})
     assert acceptance(outcome) == pytest.approx(0.9)
     assert weight_ratio(outcome) == pytest.approx(0.2)
+
+
+def test_pushes_beside_changes_of_length_by_variant_and_over_conditions() -> None:
+    def run(condition: str, variant: str, seed: int) -> Outcome:
+        # LUSPO's length follows its push, GSPO's goes against it; a step without one has no column
+        push, sign = 0.1 * seed + (condition == "b"), 1 if variant == "LUSPO" else -1
+        steps = [{"length/push": push}, {}, {"length/push": push}]
+        values = [10.0, 10.0 + sign * push]
+        validations = [{"val/length_tokens": value} for value in values]
+        return Outcome(condition, variant, seed, validations, steps, {})
+
+    outcomes = [run(c, v, s) for c in "ab" for v in ("GSPO", "LUSPO") for s in range(3)]
+    rows = push_table(_push_points(_cells(outcomes))).splitlines()
+    assert rows[2].count("too few or equal, n 3") == 2
+    assert "r -1.00 [-1.00, -1.00], n 6 | r +1.00 [+1.00, +1.00], n 6" in rows[4]

@@ -40,6 +40,7 @@ from vlm_rl.run.checks import check_consistency, check_golds, check_ranks, check
 from vlm_rl.run.exit_status import Exits
 from vlm_rl.run.first_problems import show_first_problems
 from vlm_rl.run.heartbeat import Heartbeat
+from vlm_rl.run.length_gradients import LengthGradients
 from vlm_rl.run.length_report import LengthFairness
 from vlm_rl.run.loggers import WandbMode, check_wandb, wandb_loggers
 from vlm_rl.run.metrics_csv import MetricsCsv
@@ -142,6 +143,12 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--profile", type=NonNegativeInt, default=0, help="steps, after the first, to trace"
     )
+    parser.add_argument(
+        "--length_gradients",
+        type=NonNegativeInt,
+        default=0,
+        help="measure gradients by length every so many steps; 0: never",
+    )
     parser.add_argument("--logging.wandb", type=WandbMode, default="offline")
     parser.add_argument("--logging.project", type=str, default="vlm_rl")
     parser.add_class_arguments(L.Trainer, "trainer", skip=set(OURS), instantiate=False)
@@ -189,6 +196,8 @@ def _fit(
         rollouts = RolloutFiles(run_dir, **vars(config.rollouts))
         model = check_checkpoint(config.policy.path)
         check_ranks(trainer, parts, model)
+        gradients = LengthGradients(config.length_gradients)
+        gradients.check(parts.objective, trainer.world_size)
         check_routers(parts, model)
         parts.engine.check_model(model)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
@@ -213,6 +222,7 @@ def _fit(
     )
     trainer.callbacks[:0] = [  # type: ignore[attr-defined]
         *_reports(run_dir, rollouts),
+        gradients,
         *benchmarks,  # after all that is written of a step, which a signal in here would leave out
         OwedWork(),  # as a validation comes after them
         checkpoints,  # says that all of the step is done

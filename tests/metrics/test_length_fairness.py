@@ -26,6 +26,7 @@ from vlm_rl.metrics.length import (
     report_of,
     sampling_floor,
 )
+from vlm_rl.metrics.push_course import LENGTH, PUSHES
 from vlm_rl.objectives import GSPO, LUSPO, Sequences
 from vlm_rl.records import Completion, Rollout, Scores, Verdict
 from vlm_rl.run.length_report import PLOT, REPORTS, LengthFairness, plot_length_fairness
@@ -37,7 +38,7 @@ def sequences(lengths: list[int], inside: list[float], weight: list[float] | Non
     share = torch.tensor(inside, dtype=torch.float64)
     none = torch.zeros_like(share)
     weights = torch.tensor(weight or [1.0] * len(lengths), dtype=torch.float64)
-    return Sequences(torch.tensor(lengths), share, share, 1 - share, none, none, weights)
+    return Sequences(torch.tensor(lengths), share, share, 1 - share, none, none, weights, weights)
 
 
 def rollout(lengths: list[int]) -> Rollout:
@@ -172,7 +173,10 @@ def test_plot_is_drawn(tmp_path: Path):
     for step in range(3):
         part = sequences([5, 6, 20, 30 + step], [1.0, 0.5, 0.2, 0.1])
         window.add([part, part], rollout([5, 6, 20, 30 + step]))
-    plot_length_fairness(window.report(), window.lengths(), tmp_path / "a" / PLOT)
+    course = [
+        {LENGTH: 10.0 + step % 7, **dict.fromkeys(PUSHES, 0.01 * (step % 5))} for step in range(40)
+    ]
+    plot_length_fairness(window.report(), window.lengths(), course, tmp_path / "a" / PLOT)
     assert (tmp_path / "a" / PLOT).stat().st_size > 20_000
 
 
@@ -192,3 +196,4 @@ def test_run_reports_length_fairness_at_every_validation(
         assert (run_dir / "plots" / f"step_{step}" / PLOT).exists()
     state = trainer_checkpoint(run_dir, 6)["callbacks"][LengthFairness.__qualname__]
     assert state["reports"] == reports
+    assert len(state["course"]) == 6

@@ -65,8 +65,10 @@ class LengthReport:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Return `length/...`: LREs, their floors, q and clip fractions by bin, shortest first."""
+        """Return `length/...`: LREs, floors, E q; q and clip fractions by bin, shortest first."""
         values: dict[str, float | None] = {
+            "q_inside": self._q("inside", "num_sequences"),
+            "q_accepted": self._q("accepted", "num_learning"),
             "lre_inside": self.lre_inside,
             "lre_inside_floor": self.lre_inside_floor,
             "lre_accepted": self.lre_accepted,
@@ -78,6 +80,12 @@ class LengthReport:
         for index, part in enumerate(self.bins, 1):
             values |= {f"{name}_bin{index}": getattr(part, name) for name in names}
         return {f"length/{name}": value for name, value in values.items() if value is not None}
+
+    def _q(self, name: str, count: str) -> float | None:
+        """Return E q over the bins; LREs compare at equal q, as they go to 0 where q goes to 1."""
+        parts = [(getattr(b, name), getattr(b, count)) for b in self.bins if getattr(b, count)]
+        total = sum(number for _, number in parts)
+        return sum(value * number for value, number in parts) / total if total else None
 
     def plain(self) -> dict[str, Any]:
         """Return plain values, as they are written to a file."""

@@ -33,7 +33,7 @@ class Sequences(NamedTuple):
     `length` is in tokens. `inside`: within the band, whatever the sign of the advantage.
     `accepted`: not cut off. `clipped_*`: as in `SurrogateLoss`. `weight`: |d (policy term) /
     d logprob| / |A|, the factor of A grad log pi, before the division by the normalizer; NaN if the
-    advantage is 0.
+    advantage is 0. `push`: -d (policy term) / d logprob, the factor of grad log pi, with its sign.
     """
 
     length: Tensor
@@ -43,6 +43,7 @@ class Sequences(NamedTuple):
     clipped_high: Tensor
     clipped_dual: Tensor
     weight: Tensor
+    push: Tensor
 
     @classmethod
     def joined(cls, parts: Sequence["Sequences"]) -> "Sequences":
@@ -52,8 +53,9 @@ class Sequences(NamedTuple):
         return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def weighted(self, factor: Tensor) -> "Sequences":
-        """Scale `weight`, for instance by 1 over the policy term's normalizer."""
-        return self._replace(weight=self.weight * factor.to(self.weight.device))
+        """Scale `weight` and `push`, for instance by 1 over the policy term's normalizer."""
+        factor = factor.to(self.weight.device)
+        return self._replace(weight=self.weight * factor, push=self.push * factor)
 
 
 class Loss(NamedTuple):
@@ -218,6 +220,7 @@ def _token_mean(values: Tensor, mask: Tensor) -> Statistic:
 def _sequences(surrogate: SurrogateLoss, tokens: Tokens, policy: Tensor) -> Sequences:
     """Measure what was done to each row; `policy` [B] are row sums, still with their graph."""
     cut = surrogate.clipped_low | surrogate.clipped_high | surrogate.clipped_dual
+    gradient = _gradient(tokens, policy)
     return Sequences(
         length=tokens.mask.sum(-1),
         inside=_row_mean(surrogate.inside, tokens),
@@ -225,16 +228,17 @@ def _sequences(surrogate: SurrogateLoss, tokens: Tokens, policy: Tensor) -> Sequ
         clipped_low=_row_mean(surrogate.clipped_low, tokens),
         clipped_high=_row_mean(surrogate.clipped_high, tokens),
         clipped_dual=_row_mean(surrogate.clipped_dual, tokens),
-        weight=_row_mean(_gradient_weights(tokens, policy), tokens),
+        weight=_row_mean((gradient / tokens.advantages).abs(), tokens),
+        push=-_row_mean(gradient, tokens),
     )
 
 
-def _gradient_weights(tokens: Tokens, policy: Tensor) -> Tensor:
-    """Measure |d policy / d logprobs| / |A| of each token, [B, T]: true of any objective."""
+def _gradient(tokens: Tokens, policy: Tensor) -> Tensor:
+    """Measure d policy / d logprobs of each token, [B, T]: true of any objective."""
     if not policy.requires_grad:
         return torch.full_like(tokens.logprobs, torch.nan)
     (gradient,) = torch.autograd.grad(policy.sum(), tokens.logprobs, retain_graph=True)
-    return (gradient / tokens.advantages).abs()
+    return gradient
 
 
 def _row_mean(values: Tensor, tokens: Tokens) -> Tensor:

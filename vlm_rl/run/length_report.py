@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from vlm_rl.disk.files import write_text, written_whole
 from vlm_rl.distributed import gather
 from vlm_rl.metrics.length import LengthBin, LengthReport, LengthWindow
+from vlm_rl.metrics.push_course import LENGTH, PUSHES, Correlation, changes, course_of
 from vlm_rl.run.loggers import wandb_table
 from vlm_rl.show.figures import Axes, plt, save
 from vlm_rl.training.module import RLModule
@@ -28,7 +30,8 @@ class LengthFairness(L.Callback):
     Logs `length/...` metrics, adds a report to `length_fairness.json`, and draws
     `plots/step_N/length_fairness.png`; W&B gets the same.
 
-    The window and the reports so far are part of the checkpoint.
+    The window, the course of pushes and lengths over its steps, and the reports so far are part of
+    the checkpoint.
     """
 
     def __init__(self, run_dir: Path, window_steps: int = 100) -> None:
@@ -36,6 +39,7 @@ class LengthFairness(L.Callback):
             raise ValueError(f"length_fairness.window_steps must be >= 1, got {window_steps}")
         self.run_dir = run_dir
         self.window = LengthWindow(window_steps)
+        self.course: list[dict[str, float]] = []
         self.reports: list[dict[str, Any]] = []
 
     def on_train_batch_end(
@@ -45,6 +49,8 @@ class LengthFairness(L.Callback):
         if step.sequences:  # those of all ranks, so that each rank has the same window
             dropped = gather.rollout(step.dropped) if step.any_dropped else step.dropped
             self.window.add(step.sequences, step.everyone, dropped)
+            self.course.append(course_of(step.metrics))
+            del self.course[: -self.window.window_steps]
 
     def on_validation_start(self, trainer: L.Trainer, module: Any) -> None:
         """Report at the start, so that the checkpoint after the validation has the report."""
@@ -63,16 +69,18 @@ class LengthFairness(L.Callback):
     def _write(self, trainer: L.Trainer, report: LengthReport, step: int) -> None:
         write_text(self.run_dir / REPORTS, json.dumps(self.reports, indent=1) + "\n")
         plot = self.run_dir / "plots" / f"step_{step}" / PLOT
-        plot_length_fairness(report, self.window.lengths(), plot)
+        plot_length_fairness(report, self.window.lengths(), self.course, plot)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 _show_in_wandb(logger, report, plot)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"window": self.window.state_dict(), "reports": self.reports}
+        window = self.window.state_dict()
+        return {"window": window, "course": self.course, "reports": self.reports}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.window.load_state_dict(state_dict["window"])
+        self.course = list(state_dict["course"])
         self.reports = list(state_dict["reports"])
 
 
@@ -94,13 +102,21 @@ def _show_in_wandb(logger: WandbLogger, report: LengthReport, plot: Path) -> Non
     )
 
 
-def plot_length_fairness(report: LengthReport, lengths: Mapping[str, Tensor], target: Path) -> None:
-    """Draw acceptance, clipping and gradient weight by length, and lengths by verdict."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
+def plot_length_fairness(
+    report: LengthReport,
+    lengths: Mapping[str, Tensor],
+    course: Sequence[Mapping[str, float]],
+    target: Path,
+) -> None:
+    """Draw acceptance, clipping and gradient weight by length, lengths by verdict, and pushes
+    beside what mean length did over the steps of `course`."""
+    figure, axes = plt.subplots(3, 2, figsize=(11, 11), layout="constrained")
     _plot_acceptance(axes[0, 0], report)
     _plot_clipping(axes[0, 1], report.bins)
     _plot_weights(axes[1, 0], report.bins)
     _plot_lengths(axes[1, 1], lengths)
+    _plot_course(axes[2, 0], course)
+    _plot_changes(axes[2, 1], course)
     with written_whole(target) as partial:
         save(figure, partial)
 
@@ -147,6 +163,33 @@ def _plot_lengths(axis: Axes, lengths: Mapping[str, Tensor]) -> None:
             axis.hist(part.numpy(), bins=40, range=(0, longest), histtype="step", label=label)
     axis.set_title("lengths of the completions")
     _finish(axis, "length in tokens")
+
+
+def _plot_course(axis: Axes, course: Sequence[Mapping[str, float]]) -> None:
+    """Draw mean length, and the pushes added up so far on an axis of their own."""
+    axis.plot([step[LENGTH] for step in course], color="black", label="mean length")
+    beside = axis.twinx()
+    for name in PUSHES:
+        added = [*accumulate(step[name] for step in course)]
+        beside.plot(added, linewidth=1.2, label=f"{name}, added up")
+    beside.legend(loc="lower left")
+    beside.set_ylabel("pushes")
+    axis.set_ylabel("tokens")
+    axis.set_title("mean length of training rollouts")
+    _finish(axis, "step of the window")
+
+
+def _plot_changes(axis: Axes, course: Sequence[Mapping[str, float]]) -> None:
+    """Draw a point for each block of steps and kind of push."""
+    for name in PUSHES:
+        points = changes(course, name)
+        found = Correlation.of(points)
+        if points:
+            label = f"{name}: {found.text() if found else 'too few blocks'}"
+            predicted, measured = zip(*points, strict=True)
+            axis.scatter(predicted, measured, s=14, label=label)
+    axis.set_title("push of a block of steps, and what mean length did, in tokens")
+    _finish(axis, "predicted push, deviations of length per sqrt(2 KL)")
 
 
 def _curve(axis: Axes, bins: Sequence[LengthBin], name: str, label: str) -> None:

@@ -1,4 +1,4 @@
-"""What a study reports: a table with intervals over seeds, and three plots."""
+"""What a study reports: tables with intervals over seeds, and four plots."""
 
 import json
 import math
@@ -11,8 +11,10 @@ from typing import Any
 from scipy.stats import t as student
 
 from vlm_rl.disk.files import Damaged, read_json, write_text, written_whole
+from vlm_rl.metrics.push_course import BLOCK_STEPS, Point
 from vlm_rl.run.length_report import REPORTS
 from vlm_rl.run.metrics_csv import METRICS, read_metrics
+from vlm_rl.run.study_pushes import PUSH_PLOT, plot_pushes, push_table
 from vlm_rl.show.figures import Axes, plt, save
 from vlm_rl.show.markdown import Markdown, table
 from vlm_rl.show.screen import Screen, Table, say
@@ -94,6 +96,17 @@ def _of_lengths(name: str) -> Measure:
     return lambda outcome: math.nan if (v := outcome.lengths[name]) is None else float(v)
 
 
+def _push(name: str, first: int | None = None) -> Measure:
+    """Read the mean push over all steps, or the `first`; NaN if nothing was pushed in any."""
+
+    def measure(outcome: Outcome) -> float:
+        steps = outcome.steps[:first]
+        pushes = [step[name] for step in steps if name in step]
+        return mean(pushes) if pushes else math.nan
+
+    return measure
+
+
 def acceptance(outcome: Outcome, name: str = "inside") -> float:
     """Return q, the mean of q(L) over the sequences of all bins."""
     count = "num_sequences" if name == "inside" else "num_learning"
@@ -116,6 +129,9 @@ COLUMNS: Mapping[str, tuple[Measure, str]] = {
     "length before": (_first("val/length_tokens"), "{:.1f}"),
     "length after": (_last("val/length_tokens"), "{:.1f}"),
     "change of length": (_change("val/length_tokens"), "{:+.1f}"),
+    "push of its updates": (_push("length/push"), "{:+.3f}"),
+    "push of a sum, first steps": (_push("length/push_sum", BLOCK_STEPS), "{:+.3f}"),
+    "push of a mean, first steps": (_push("length/push_mean", BLOCK_STEPS), "{:+.3f}"),
     "tokens per correct": (_last("val/length_per_correct_tokens"), "{:.1f}"),
     "q inside": (acceptance, "{:.2f}"),
     "LRE inside": (_of_lengths("lre_inside"), "{:.3f}"),
@@ -135,8 +151,8 @@ rollouts, so the interval of the difference is narrower than those of the two.""
 
 
 def write_report(outcomes: Sequence[Outcome], folder: Path) -> None:
-    """Print the table; write `table.md`, `results.json`, `curves.png`, `acceptance.png` and
-    `weights.png`."""
+    """Print the table; write `table.md`, `results.json`, `curves.png`, `acceptance.png`,
+    `weights.png` and `pushes.png`."""
     cells = _cells(outcomes)
     results = [
         {"condition": condition, "variant": variant, "seeds": [o.seed for o in group]}
@@ -149,8 +165,10 @@ def write_report(outcomes: Sequence[Outcome], folder: Path) -> None:
     _plot(cells, folder / "curves.png", _plot_curves, rows=2)
     _plot(cells, folder / "acceptance.png", _plot_acceptance, rows=2)
     _plot(cells, folder / "weights.png", _plot_weights, rows=2)
+    plot_pushes(_push_points(cells), folder / PUSH_PLOT)
     _print(cells)
-    for name in ("table.md", "results.json", "curves.png", "acceptance.png", "weights.png"):
+    plots = ("curves.png", "acceptance.png", "weights.png", PUSH_PLOT)
+    for name in ("table.md", "results.json", *plots):
         say(str(folder / name))
 
 
@@ -190,12 +208,25 @@ def _texts(cells: Cells, key: tuple[str, str]) -> dict[str, str]:
 
 
 def _markdown(cells: Cells) -> Markdown:
-    """Write a table per condition, with a row per measure and a column per variant."""
+    """Write a table per condition, with a row per measure and a column per variant, and one of
+    pushes against changes of length."""
     tables = [
         table((condition, *texts), _rows(texts))
         for condition, texts in _by_condition(cells).items()
     ]
+    tables.append(push_table(_push_points(cells)))
     return Markdown("\n\n").join(tables) + Markdown("\n")
+
+
+def _push_points(cells: Cells) -> dict[str, dict[str, list[Point]]]:
+    """Pair each run's mean push with its change of length; a run that pushed nothing has none."""
+    points: dict[str, dict[str, list[Point]]] = {}
+    change, push = _change("val/length_tokens"), _push("length/push")
+    for (condition, variant), group in cells.items():
+        own = [(push(outcome), change(outcome)) for outcome in group]
+        known = [point for point in own if not math.isnan(point[0])]
+        points.setdefault(condition, {})[variant] = known
+    return points
 
 
 def _print(cells: Cells) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from vlm_rl import ranks
+from vlm_rl.metrics.pushes import push_metrics
 from vlm_rl.metrics.rollout import rollout_statistics
 from vlm_rl.metrics.routing import load_metrics
 from vlm_rl.metrics.statistic import add_up, means
@@ -41,4 +42,10 @@ def step_metrics(
     rollouts = [batch.rollout, sampled.dropped]
     cost = meter.statistics(rollouts, batch, sampled_here=not engine.is_elsewhere)
     loads = load_metrics([update.routers for update in updates])
-    return means(add_up(statistics, cost)) | loads | meter.metrics()
+    pushes = push_metrics(
+        batch.rollout.lengths,
+        batch.advantages,
+        (batch.rows.lengths > 0).reshape(batch.advantages.shape),
+        [update.sequences for update in updates],
+    )
+    return means(add_up(statistics, cost)) | loads | pushes | meter.metrics()
