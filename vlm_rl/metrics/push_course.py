@@ -12,7 +12,7 @@ PUSHES = ("length/push", "length/push_sum", "length/push_mean")
 BLOCK_STEPS = 5
 """Steps have different problems, so that their mean lengths differ by chance; a block averages."""
 
-Point = tuple[float, float]
+PushPoint = tuple[float, float]
 """A predicted push and the measured change of mean length in tokens."""
 
 
@@ -26,7 +26,7 @@ class Correlation:
     num_points: int
 
     @classmethod
-    def of(cls, points: Sequence[Point]) -> "Correlation | None":
+    def of(cls, points: Sequence[PushPoint]) -> "Correlation | None":
         """Return None for fewer than 4 points, which have no interval, or if a side is constant."""
         if len(points) < 4 or any(len(set(side)) == 1 for side in zip(*points, strict=True)):
             return None
@@ -47,7 +47,7 @@ def course_of(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def changes(
     course: Sequence[Mapping[str, float]], name: str, block_steps: int = BLOCK_STEPS
-) -> list[Point]:
+) -> list[PushPoint]:
     """Return the mean push of each block of steps and the change of mean length from it to the
     next. A rest that fills no block is left out."""
     count = len(course) // block_steps

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlm_rl.disk.files import written_whole
-from vlm_rl.metrics.push_course import Correlation, Point
+from vlm_rl.metrics.push_course import Correlation, PushPoint
 from vlm_rl.show.figures import plt, save
 from vlm_rl.show.markdown import Markdown, table
 
 PUSH_PLOT = "pushes.png"
 
-Points = Mapping[str, Mapping[str, Sequence[Point]]]
+Points = Mapping[str, Mapping[str, Sequence[PushPoint]]]
 """Condition -> variant -> a point per seed: the mean push of the run and its change of length."""
 
 
@@ -29,7 +29,7 @@ def push_table(points: Points) -> Markdown:
     return table(("push against change of length", *variants), listed)
 
 
-def _text(points: Sequence[Point]) -> str:
+def _text(points: Sequence[PushPoint]) -> str:
     found = Correlation.of(points)
     return found.text() if found else f"too few or equal, n {len(points)}"
 

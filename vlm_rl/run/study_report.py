@@ -11,7 +11,7 @@ from typing import Any
 from scipy.stats import t as student
 
 from vlm_rl.disk.files import Damaged, read_json, write_text, written_whole
-from vlm_rl.metrics.push_course import BLOCK_STEPS, Point
+from vlm_rl.metrics.push_course import BLOCK_STEPS, PushPoint
 from vlm_rl.run.length_report import REPORTS
 from vlm_rl.run.metrics_csv import METRICS, read_metrics
 from vlm_rl.run.study_pushes import PUSH_PLOT, plot_pushes, push_table
@@ -218,9 +218,9 @@ def _markdown(cells: Cells) -> Markdown:
     return Markdown("\n\n").join(tables) + Markdown("\n")
 
 
-def _push_points(cells: Cells) -> dict[str, dict[str, list[Point]]]:
+def _push_points(cells: Cells) -> dict[str, dict[str, list[PushPoint]]]:
     """Pair each run's mean push with its change of length; a run that pushed nothing has none."""
-    points: dict[str, dict[str, list[Point]]] = {}
+    points: dict[str, dict[str, list[PushPoint]]] = {}
     change, push = _change("val/length_tokens"), _push("length/push")
     for (condition, variant), group in cells.items():
         own = [(push(outcome), change(outcome)) for outcome in group]
