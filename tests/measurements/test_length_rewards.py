@@ -1,7 +1,4 @@
-"""Rewards of the length alone, and that every study's runs have a valid configuration.
-
-Mutation tried, seen red: the coin without the uid -> its share over problems.
-"""
+"""Rewards of the length alone, and that every study's runs have a valid configuration."""
 
 import pytest
 import torch
