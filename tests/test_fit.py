@@ -92,6 +92,7 @@ ELSEWHERE = {
         "training/test_overlap.py::test_staleness_of_zero_equals_the_synchronous_run_bit_for_bit"
     ),
     "shaping": ("shaping/test_shaping_runs.py::test_run_goes_on_bit_for_bit_with_its_state"),
+    "edit": "edits/test_edited_runs.py::test_edited_run_goes_on_bit_for_bit",
     "kl_in_reward": "rewards/test_kl.py::test_kl_in_reward_golden",
     "updates.train_on_truncated": (
         "training/test_updates.py::test_truncated_completions_can_be_left_out_of_the_loss"

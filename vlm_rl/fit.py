@@ -29,6 +29,7 @@ from vlm_rl.data.datamodule import ProblemData
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed import strategies
 from vlm_rl.distributed.rank_strategy import RankStrategy
+from vlm_rl.edits import RolloutEdit
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.objectives import Objective
 from vlm_rl.rewards import KLInReward, Reward
@@ -123,6 +124,7 @@ def build_parser() -> ArgumentParser:
     parser.add_subclass_arguments(Objective, "objective", required=True)
     parser.add_argument("--kl_in_reward", type=KLInReward | None, default=None)
     parser.add_argument("--shaping", type=Shaping | None, default=None)
+    parser.add_argument("--edit", type=RolloutEdit | None, default=None)
     parser.add_argument("--dynamic_sampling", type=GroupFilter | None, default=None)
     parser.add_argument("--overlap", type=Overlap | None, default=None)
     parser.add_argument(
@@ -296,6 +298,7 @@ def _module(
         seed=config.seed,
         kl_in_reward=parts.kl_in_reward,
         shaping=parts.shaping,
+        edit=parts.edit,
         dynamic_sampling=parts.dynamic_sampling,
         refill=data.refill,
         drift_alarm=config.drift_alarm,

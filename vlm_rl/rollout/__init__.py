@@ -4,7 +4,7 @@ May import data, model, distributed and below. A new engine is one file with a s
 exported here; what holds its own copy of the weights and imports vLLM lives in `vllm/`.
 """
 
-from vlm_rl.rollout.engine import Engine
+from vlm_rl.rollout.engine import Engine, shortened
 from vlm_rl.rollout.faults import EngineError
 from vlm_rl.rollout.sampling import Sampling, unused_sampler
 from vlm_rl.rollout.stop_tokens import StopTokens
@@ -20,5 +20,6 @@ __all__ = [
     "TransformersEngine",
     "VLLMEngine",
     "VLLMServer",
+    "shortened",
     "unused_sampler",
 ]

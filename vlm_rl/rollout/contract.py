@@ -1,11 +1,12 @@
-"""Check what an engine returns, once, where it enters: every engine is used through `sample`."""
+"""Check completions where they enter: every engine is used through `sample`, every edit through
+`checked`."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from vlm_rl.model.policy import Policy
-from vlm_rl.parts import named, path_of
+from vlm_rl.parts import PartError, named, path_of
 from vlm_rl.records import Completion, Groups, Prompt
 from vlm_rl.rollout.engine import Engine
 from vlm_rl.rollout.faults import EngineError
@@ -42,32 +43,35 @@ def sample(
 
 
 def checked(
-    engine: Engine,
+    part: object,
     allowed: AllowedTokens,
     prompts: Sequence[Prompt],
     groups: Groups,
     *,
     group_size: int,
     sampling: Sampling,
+    place: str = "engine",
+    kind: type[PartError] = EngineError,
 ) -> Groups:
-    """Return `groups` if they are what `engine` must return for `prompts`. Raises EngineError."""
-    who = f"engine {path_of(engine)}"
-    _check_count(groups, len(prompts), f"{who} must return a list of groups, one per prompt")
+    """Return `groups` if they are what `part`, in this place of the configuration, must return for
+    `prompts`. Raises `kind`."""
+    who = f"{place} {path_of(part)}"
+    _check_count(groups, len(prompts), f"{who} must return a list of groups, one per prompt", kind)
     for prompt, group in zip(prompts, groups, strict=True):
         rule = f"{who} must return {group_size} completions of problem {prompt.uid!r}"
-        _check_count(group, group_size, rule)
+        _check_count(group, group_size, rule, kind)
         for number, completion in enumerate(group):
             fault = _fault(completion, sampling.max_completion_tokens, allowed)
             if fault is not None:
-                raise EngineError(f"{who}: completion {number} of problem {prompt.uid!r} {fault}")
+                raise kind(f"{who}: completion {number} of problem {prompt.uid!r} {fault}")
     return groups
 
 
-def _check_count(given: object, wanted: int, rule: str) -> None:
+def _check_count(given: object, wanted: int, rule: str, kind: type[PartError]) -> None:
     if not isinstance(given, Sequence):
-        raise EngineError(f"{rule}, got {type(given).__name__}")
+        raise kind(f"{rule}, got {type(given).__name__}")
     if len(given) != wanted:
-        raise EngineError(f"{rule}, got {len(given)} for {wanted}")
+        raise kind(f"{rule}, got {len(given)} for {wanted}")
 
 
 def _fault(completion: object, limit: int, allowed: AllowedTokens) -> str | None:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -147,4 +148,23 @@ def thinking_tokens(token_ids: Sequence[int], text: str, tokenizer: Any) -> int 
         range(len(token_ids)),
         True,
         key=lambda n: END_OF_THINKING in tokenizer.decode(token_ids[:n], skip_special_tokens=True),
+    )
+
+
+def shortened(prompt: Prompt, completion: Completion, length: int, tokenizer: Any) -> Completion:
+    """Return the first `length` tokens of a completion, as if the budget had ended it there."""
+    experts, logprobs, entropies = completion.experts, completion.logprobs, completion.entropies
+    cut = decoded(
+        prompt,
+        tokenizer,
+        token_ids=completion.token_ids[:length].tolist(),
+        logprobs=completion.sampling_logprobs[:length].tolist(),
+        finish_reason="length",
+        # no engine computes the last token
+        experts=None if experts is None else experts[: len(prompt) + length - 1],
+    )
+    return replace(
+        cut,
+        logprobs=None if logprobs is None else logprobs[:length],
+        entropies=None if entropies is None else entropies[:length],
     )

@@ -26,6 +26,8 @@ def check_consistency(config: Namespace, parts: Namespace) -> None:
             "each minibatch needs at least one prompt"
         )
     check_groups(config.group_size, parts.sampling)
+    if parts.edit is not None:
+        parts.edit.check(config.group_size, parts.updates.train_on_truncated)
     parts.engine.check(parts.sampling)
     if parts.overlap is not None:
         parts.overlap.check(parts.engine, parts.objective)

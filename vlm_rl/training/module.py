@@ -21,6 +21,7 @@ from vlm_rl.distributed.gather import Places
 from vlm_rl.distributed.lockstep import Cut, Lockstep, Minibatch
 from vlm_rl.distributed.rank_strategy import RankStrategy
 from vlm_rl.distributed.weights import frozen_checksum
+from vlm_rl.edits import RolloutEdit
 from vlm_rl.metrics import drift
 from vlm_rl.metrics.rollout import answer_statistics, task_statistics
 from vlm_rl.metrics.routing import RouterTally
@@ -48,6 +49,7 @@ from vlm_rl.training.dynamic_sampling import (
     no_refill,
     sample_groups,
 )
+from vlm_rl.training.editing import Editing
 from vlm_rl.training.meter import Meter
 from vlm_rl.training.optimizer import build_optimizer
 from vlm_rl.training.policy_view import PolicyView
@@ -101,6 +103,7 @@ class RLModule(L.LightningModule):
         seed: int,
         kl_in_reward: KLInReward | None = None,
         shaping: Shaping | None = None,
+        edit: RolloutEdit | None = None,
         dynamic_sampling: GroupFilter | None = None,
         refill: Refill = no_refill,
         drift_alarm: float = 0.1,
@@ -115,6 +118,7 @@ class RLModule(L.LightningModule):
         self.reward = reward
         self.advantage = advantage
         self.shaping = shaping
+        self.edit = edit
         self.objective = objective
         self.sampling = sampling
         self.updates = updates
@@ -195,13 +199,15 @@ class RLModule(L.LightningModule):
         return {"step": step}  # Lightning takes no other type in manual optimisation
 
     def _sample_groups(self, prompts: Sequence[Prompt]) -> Sampled:
-        return sample_groups(
+        editing = Editing(self.edit, self._edited, self._judged)
+        sampled = sample_groups(
             prompts,
-            self._sample_round,
+            lambda new, number: editing(self._sample_round(new, number)),
             group_filter=self.dynamic_sampling,
             refill=self.refill,
             refill_position=self.refill_position,
         )
+        return replace(sampled, statistics=sampled.statistics | editing.statistics)
 
     def _monitored(self) -> Rollout:
         """Sample this rank's share of the problems that the shaping wants to see."""
@@ -226,6 +232,15 @@ class RLModule(L.LightningModule):
             group_size=self.group_size,
             temperature=self.sampling.temperature,
             keep_view=self.credit.reads_policy,
+        )
+
+    def _edited(self, edit: RolloutEdit, rollout: Rollout) -> Groups:
+        return self.sampler.edited(
+            edit,
+            rollout,
+            group_size=self.group_size,
+            sampling=self.sampling,
+            tokenizer=self.encoder.tokenizer,
         )
 
     def _rollout(

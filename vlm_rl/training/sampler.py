@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Any
 
+from vlm_rl.edits import RolloutEdit
 from vlm_rl.model.policy import Policy
-from vlm_rl.parts import named
+from vlm_rl.parts import PartError, named
 from vlm_rl.records import Completion, Groups, Prompt, Rollout
 from vlm_rl.rewards import Reward
 from vlm_rl.rollout import Engine, EngineError, Sampling, contract
@@ -77,6 +79,29 @@ class Sampler:
         with self._clock("reward"):
             scores = self.reward([prompt.problem for prompt in prompts], seen)
         return Rollout(prompts, seen if keep_view else groups, scores)
+
+    def edited(
+        self,
+        edit: RolloutEdit,
+        rollout: Rollout,
+        *,
+        group_size: int,
+        sampling: Sampling,
+        tokenizer: Any,
+    ) -> Groups:
+        """Return the groups of `rollout` as `edit` makes them, not judged. Raises PartError."""
+        with named(edit, "edit"):
+            groups = edit(rollout, tokenizer)
+        return contract.checked(
+            edit,
+            self._allowed,
+            rollout.prompts,
+            groups,
+            group_size=group_size,
+            sampling=sampling,
+            place="edit",
+            kind=PartError,
+        )
 
     def begin(
         self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
