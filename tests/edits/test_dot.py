@@ -1,7 +1,7 @@
 """DOT: where it cuts, what a cut completion is, and in which runs it is refused.
 
-Mutations, each seen red: the std of a population; `correct` without `all`; a text that is not
-decoded again; `<=` at 32 tokens; a refusal that begins one group size lower.
+Mutations, each seen red: the std of a population; `correct` of any; the text before the cut; no cut of
+exactly 32 tokens; a refusal that names one less.
 """
 
 import math
@@ -16,11 +16,13 @@ import torch
 
 from tests.support.shaped import NOTHING, drawn_step, step_of
 from tests.test_config import refusal
+from vlm_rl.config import instantiate, parse
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.edits import DOT
-from vlm_rl.fit import fit
+from vlm_rl.fit import build_parser, fit
 from vlm_rl.records import Completion
 from vlm_rl.rollout import shortened
+from vlm_rl.run.checks import check_consistency
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,17 @@ def test_groups_in_which_nothing_can_be_cut_are_refused() -> None:
     for how in ({"deviations": 0.0}, {"deviations": math.inf}, {"least_tokens": 0}):
         with pytest.raises(ValueError, match=rf"DOT.{next(iter(how))} must be"):
             DOT(**how)
+
+
+def test_overlay_is_a_run_that_can_cut(tmp_path: Path) -> None:
+    overlay, parser = "configs/length/dot.yaml", build_parser()
+    argv = ["--config", "configs/quickstart.yaml", "--config", overlay, f"--run_dir={tmp_path}"]
+    config = parse(parser, argv)
+    parts = instantiate(parser, config)
+    with parts.reward:
+        check_consistency(config, parts)
+    assert vars(parts.edit) == {"deviations": 3.0, "least_tokens": 32} == vars(DOT())
+    assert f"--config {overlay}" in Path(overlay).read_text()
 
 
 def test_refusal_comes_before_a_model_is_loaded(

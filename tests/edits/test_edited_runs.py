@@ -1,7 +1,7 @@
 """Whole runs with an edit: what is judged again, what a filter then keeps, and a restart.
 
-Mutations, each seen red: edited groups not judged again; their order kept as judged; a validation
-that is edited; the edit after the filter; `edit` not passed on to the module.
+Mutations, each seen red: what is judged again is what was sampled; the order kept as judged; `edit`
+not passed on to the module.
 """
 
 import json
