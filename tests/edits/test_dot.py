@@ -1,7 +1,7 @@
 """DOT: where it cuts, what a cut completion is, and in which runs it is refused.
 
-Mutations, each seen red: the std of a population; `correct` of any; the text before the cut; no cut of
-exactly 32 tokens; a refusal that names one less.
+Mutations, each seen red: the std of a population; `correct` of any; the text before the cut; no cut
+of exactly 32 tokens; a refusal that names one less.
 """
 
 import math
