@@ -18,7 +18,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ import vlm_rl  # noqa: F401  (before anything that imports torchvision)
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from tests.support.run_helpers import build_module
@@ -78,6 +79,7 @@ class Case:
     checkpointing: bool = False
     lora: LoraSettings | None = None
     precision: str = "32-true"
+    router_replay: bool = False
 
 
 CASES: dict[str, Callable[[], Case]] = {
@@ -133,6 +135,7 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 HYBRIDS = tuple(family for family, entry in FAMILIES.items() if entry.recurrence is not None)
+MIXTURES = tuple(family for family, entry in FAMILIES.items() if entry.routers is not None)
 
 
 def _of_family(family: str, **options: Any) -> Case:
@@ -155,6 +158,20 @@ CASES |= {
     f"{name}_{family}": partial(_of_family, family, freeze=("vision_tower",), precision=precision)
     for family in HYBRIDS
     for name, precision in (("frozen", "32-true"), ("mixed", "bf16-mixed"))
+}
+
+
+def _replayed(family: str, precision: str) -> Case:
+    """Every token has its experts from the engine, so that rounding exchanges none. No KL: its
+    reference chooses for itself."""
+    case = _of_family(family, precision=precision, router_replay=True)
+    return replace(case, objective=objectives.LUSPO())
+
+
+CASES |= {
+    f"replayed{name}_{family}": partial(_replayed, family, precision)
+    for family in MIXTURES
+    for name, precision in (("", "32-true"), ("_mixed", "bf16-mixed"))
 }
 
 
@@ -183,6 +200,34 @@ class Replayed(Engine):
 
         longest = int(torch.randint(2, self.limit + 1, (1,), generator=generator))
         return [draw(1 + k * (longest - 1) // max(size - 1, 1)) for k in range(size)]
+
+
+class ReplayedExperts(Replayed):
+    """Names experts beside the tokens, always the same: `chosen` of E for a token in each layer."""
+
+    returns_experts = True
+
+    def start(self, policy: Policy, encoder: PromptEncoder, sampling: Sampling) -> None:
+        super().start(policy, encoder, sampling)
+        config = policy.model.config.get_text_config()
+        self.shape = (policy.num_routers, config.num_experts)
+        self.chosen = config.num_experts_per_tok
+
+    def generate(
+        self, prompts: Sequence[Prompt], *, group_size: int, sampling: Sampling, seed: int
+    ) -> list[list[Completion]]:
+        groups = super().generate(prompts, group_size=group_size, sampling=sampling, seed=seed)
+        return [self._routed(*pair) for pair in zip(prompts, groups, strict=True)]
+
+    def _routed(self, prompt: Prompt, group: Sequence[Completion]) -> list[Completion]:
+        generator = torch.Generator().manual_seed(zlib.crc32(prompt.uid.encode()))
+
+        def draw(number: int) -> Tensor:
+            order = torch.rand(number, *self.shape, generator=generator).argsort(-1)
+            return order[..., : self.chosen].to(torch.uint8)
+
+        before = draw(len(prompt))
+        return [replace(c, experts=torch.cat([before, draw(len(c) - 1)])) for c in group]
 
 
 class SpoiltOnce(objectives.LUSPO):
@@ -339,12 +384,13 @@ def train(
         freeze=case.freeze,
         gradient_checkpointing=case.checkpointing,
         lora=case.lora,
+        router_replay=case.router_replay,
         empty=not strategies.of(trainer.strategy).loads_weights,
     ).to(case.dtype)
     module = build_module(
         policy,
         encoder,
-        engine=Replayed(),
+        engine=ReplayedExperts() if case.router_replay else Replayed(),
         reward=Judge(case.unscored, case.equal),
         objective=case.objective,
         advantage=case.advantage,
