@@ -128,10 +128,10 @@ def test_several_processes_equal_one(runs: Runs, strategy: str, num_processes: i
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_few_pickled_objects_are_exchanged_in_a_step(runs: Runs, strategy: str) -> None:
-    """At most 7 a step and 2 a minibatch; what is a tensor travels as one."""
+    """At most 8 a step and 2 a minibatch; what is a tensor travels as one."""
     for name in (*EXACT, *FLOAT32):
         result = runs(strategy, 2, name)
-        limit = 7 + 2 * result["minibatches"]
+        limit = 8 + 2 * result["minibatches"]
         assert max(result["exchanges"]) <= limit, name
         assert min(result["exchanges"]) >= 4, name  # rollouts, cuts, drift and metrics
 
