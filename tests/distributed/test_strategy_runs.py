@@ -68,6 +68,7 @@ def _uids(run_dir: Path, step: int) -> list[str]:
     return sorted(row["uid"] for rows in of_step for row in rows)
 
 
+@pytest.mark.long
 def test_run_of_two_processes_goes_on_with_one_and_with_three(commands: Commands) -> None:
     replayed = {"engine": "tests.support.sharded_runs.Replayed"}
     commands.run(

@@ -81,6 +81,7 @@ def test_cut_policy_samples_what_a_whole_one_samples(commands: Commands) -> None
     assert largest_difference(commands.weights("whole", 2), commands.weights("cut", 2)) < 5e-5
 
 
+@pytest.mark.long
 def test_interrupted_run_goes_on_as_one_that_was_not(commands: Commands) -> None:
     """Its checkpoint of step 2 was written before the validation, and again after it."""
     middle, end = (commands.weights("one", step) for step in (2, 4))
@@ -92,11 +93,13 @@ def test_interrupted_run_goes_on_as_one_that_was_not(commands: Commands) -> None
     assert not list((commands.root / "interrupted").rglob("*.partial"))
 
 
+@pytest.mark.long
 def test_reference_of_a_frozen_part_is_not_emptied(commands: Commands) -> None:
     whole, cut = (commands.weights(name, 2) for name in ("frozen_whole", "frozen_cut"))
     assert largest_difference(whole, cut) < 5e-5
 
 
+@pytest.mark.long
 def test_gradients_of_a_skipped_update_are_forgotten(commands: Commands) -> None:
     """Where they wait on the CPU for the next ones of their update."""
     alone, together = (commands.weights(name, 2) for name in ("spoilt_one", "spoilt"))
@@ -106,6 +109,7 @@ def test_gradients_of_a_skipped_update_are_forgotten(commands: Commands) -> None
     assert skipped == [0.5, 0.0], "the first of two updates of the first step alone"
 
 
+@pytest.mark.long
 def test_adapters_go_on_without_their_base(commands: Commands) -> None:
     end = commands.adapters("lora_one", 4, "hf")
     assert largest_difference(commands.adapters("lora_one", 2, "hf"), end) > 1e-3
@@ -115,6 +119,7 @@ def test_adapters_go_on_without_their_base(commands: Commands) -> None:
     assert state.stat().st_size < base.stat().st_size / 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["model", "optim"])
 def test_flipped_byte_is_named(
     commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
@@ -130,6 +135,7 @@ def test_flipped_byte_is_named(
         find_resume(tmp_path / "run", config)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["interrupted", "cut"])
 def test_checkpoint_of_another_version_is_refused(
     commands: Commands, tmp_path: Path, name: str, policy_folder: Path
