@@ -32,6 +32,11 @@ FULLEST = [CONFIGS / "objective" / f"{name}.yaml" for name in ("dapo", "grpo_cli
 """Together they set every key: a length term, a filter, a KL in the reward, token weights."""
 KEYS = {"objective", "advantage", "dynamic_sampling", "kl_in_reward", "reward", "updates"}
 
+OF_LENGTH = {"reward", "shaping", "edit"}
+"""Where methods of length stand."""
+OF_RUN = {"data", "group_size", "optimizer", "sampling"}
+"""What else a method of length may need."""
+
 
 @pytest.fixture(scope="module")
 def parser() -> ArgumentParser:
@@ -108,21 +113,22 @@ def test_length_overlay_states_every_value_and_leaves_nothing_of_another(parser,
     assert f"configs/length/{path.name}" in path.read_text()
     values = yaml.safe_load(path.read_text())
     assert values["reward"].keys() == {"length", "factors"}
-    assert {"reward", "shaping"} <= values.keys() <= KEYS | {"data", "shaping"}
+    assert OF_LENGTH <= values.keys() <= KEYS | OF_LENGTH | OF_RUN
     if "objective" in values:
-        assert values.keys() == KEYS | {"shaping"}
+        assert values.keys() >= KEYS | OF_LENGTH
     for node in _classes(values):
         module, _, name = node["class_path"].rpartition(".")
         wanted = inspect.signature(getattr(importlib.import_module(module), name)).parameters
         assert node.get("init_args", {}).keys() == wanted.keys(), node["class_path"]
-    if "data" in values:
+    if "length_targets" in values.get("data", {}):
         named = {field.name for field in fields(LengthTargets)}
         assert values["data"]["length_targets"].keys() == named
     other = LENGTHS[LENGTHS.index(path) - 1]
     alone, after = merged(parser, path), merged(parser, other, path)
     for name in ("length", "factors"):
         assert after["reward"][name] == alone["reward"][name], f"{other.stem} is left over"
-    assert after["shaping"] == alone["shaping"], f"{other.stem} is left over"
+    for name in ("shaping", "edit"):
+        assert after[name] == alone[name], f"{other.stem} is left over"
 
 
 @pytest.mark.parametrize("path", LENGTHS, ids=lambda path: path.stem)
@@ -135,14 +141,14 @@ def test_length_overlay_is_a_sound_composition(parser, path):
     named = [node["class_path"] for node in _classes(values["reward"])]
     shaping = [node["class_path"] for node in _classes(values["shaping"])]
     assert [f"vlm_rl.shaping.{type(part).__name__}" for part in [parts.shaping] if part] == shaping
-    assert len(named) + len(shaping) > 0
+    assert named or shaping or values["edit"]
     with parts.reward as reward:
         of_length = [
             *reward.factors.values(),
             *([reward.terms[LENGTH]] if LENGTH in reward.terms else []),
         ]
         assert [f"vlm_rl.rewards.{type(term).__name__}" for term in of_length] == named
-    if "data" in values:
+    if "length_targets" in values.get("data", {}):
         assert isinstance(parts.data.length_targets, LengthTargets)
 
 
