@@ -152,29 +152,38 @@ def test_advantages_of_tokens_reach_the_update(policy_folder: Path) -> None:
         assert (batch.advantages[[1, 5]] == 0).all()
 
 
-def test_shaping_of_right_groups_is_refused_beside_a_filter_that_drops_them(
-    tmp_path: Path, policy_folder: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
+RIGHT_GROUPS = {
+    "class_path": "vlm_rl.rewards.ConciseR",
+    "init_args": {"max_completion_tokens": 99},
+}
+
+
+def stage(term: dict[str, Any]) -> dict[str, Any]:
+    """Begin `term` at the second step."""
+    named = {"term": term, "weights": {1: 0.5}}
+    return {"class_path": "vlm_rl.shaping.Scheduled", "init_args": named}
+
+
+@pytest.mark.parametrize("place", ["shaping", "reward.length"])
+def test_pay_for_right_groups_is_refused_beside_a_filter_that_drops_them(
+    place: str, policy_folder: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage = {
-        "class_path": "vlm_rl.shaping.Scheduled",
-        "init_args": {
-            "term": {
-                "class_path": "vlm_rl.rewards.LengthTrapezoid",
-                "init_args": {"least": 1, "low": 2, "high": 50, "most": 60},
-            },
-            "weights": {1: 0.5},
-            "needs_all_right": True,
-        },
-    }
+    part = stage(RIGHT_GROUPS) if place == "shaping" else RIGHT_GROUPS
+    argv = command(policy_folder, data_folder, Path("never made"), FILTER)
     with pytest.raises(SystemExit) as ended:
-        run(tmp_path, policy_folder, data_folder, stage, FILTER)
+        fit([*argv, f"--{place}={json.dumps(part)}"])
     assert ended.value.code == 2
     assert "take vlm_rl.training.SomeCorrect" in capsys.readouterr().err
+
+
+def test_stage_begins_at_its_step(tmp_path: Path, policy_folder: Path, data_folder: Path) -> None:
+    corners = {"least": 1, "low": 2, "high": 50, "most": 60}
+    trapezoid = {"class_path": "vlm_rl.rewards.LengthTrapezoid", "init_args": corners}
     credit = run(
         tmp_path / "kept",
         policy_folder,
         data_folder,
-        stage,
+        stage(trapezoid),
         FILTER.replace("MixedVerdicts", "SomeCorrect"),
     )["vlm_rl"]["credit"]
     assert credit == {"advantage": {}, "shaping": {}}

@@ -1,7 +1,7 @@
 """What advantages and shapings share: a view of the policy, and a state from step to step."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from vlm_rl.records import Rollout
 
@@ -12,7 +12,7 @@ class Remembering:
     `reads_policy`: it reads `logprobs` and `entropies` of completions, which cost a forward.
     """
 
-    reads_policy: ClassVar[bool] = False
+    reads_policy: bool = False
 
     def learn(self, everyone: Rollout, dropped: Rollout) -> None:
         """Change the state by a step; `dropped` are the groups that a filter left out.

@@ -18,12 +18,14 @@ class RewardTerm(ABC):
     NaN stops the run. `last_failure` is empty or says, behind a colon, why that was. `shrinks`: as
     a factor it is below 1 for what it punishes, which is a gift where the reward is below 0.
     `reads_policy`: it reads `logprobs` and `entropies` of completions, which cost a forward.
+    `needs_all_right`: it pays nothing but groups in which all is right.
     """
 
     may_fail: ClassVar[bool] = False
     shrinks: ClassVar[bool] = False
     last_failure: str = ""
     reads_policy: bool = False
+    needs_all_right: ClassVar[bool] = False
 
     def __init__(self, weight: float) -> None:
         if not (math.isfinite(weight) and weight >= 0):

@@ -51,7 +51,7 @@ def check_consistency(config: Namespace, parts: Namespace) -> None:
             f"advantage {path_of(parts.advantage)} reads the terms of the reward, and would leave "
             f"out reward.factors {', '.join(parts.reward.factors)}; take another of the two"
         )
-    _check_shaping(parts)
+    _check_filter(parts)
     accuracy, reads = parts.reward.accuracy, ANSWER_STYLE_OF.get(config.prompt.style)
     if accuracy is not None and reads is not None and accuracy.answer_style != reads:
         raise ValueError(
@@ -113,12 +113,18 @@ def check_golds(data: ProblemData, reward: Reward) -> None:
         ranks.print_once(line)
 
 
-def _check_shaping(parts: Namespace) -> None:
-    shaping, group_filter = parts.shaping, parts.dynamic_sampling
-    if shaping is None or group_filter is None:
+def _check_filter(parts: Namespace) -> None:
+    """Refuse a filter that drops the only groups that a part pays. Raises ValueError."""
+    group_filter = parts.dynamic_sampling
+    if group_filter is None or not group_filter.drops_all_right:
         return
-    if shaping.needs_all_right and group_filter.drops_all_right:
-        raise ValueError(
-            f"shaping {path_of(shaping)} pays groups in which all is right, which dynamic_sampling "
-            f"{path_of(group_filter)} drops; take vlm_rl.training.SomeCorrect, or leave one out"
-        )
+    pays = {f"reward term {name}": term for name, term in parts.reward.terms.items()}
+    if parts.shaping is not None:
+        pays["shaping"] = parts.shaping
+    for place, part in pays.items():
+        if part.needs_all_right:
+            raise ValueError(
+                f"{place} {path_of(part)} pays groups in which all is right, which "
+                f"dynamic_sampling {path_of(group_filter)} drops; take "
+                "vlm_rl.training.SomeCorrect, or leave one out"
+            )

@@ -57,7 +57,7 @@ class CEEH(Shaping):
         self.entropy_steps = entropy_steps
         self.rate_up = rate_up
         self.rate_down = rate_down
-        self.reads_policy = entropy_gain > 0  # type: ignore[misc]
+        self.reads_policy = entropy_gain > 0
         self.records: dict[str, Record] = {}
 
     def values(self, everyone: Rollout) -> Tensor:

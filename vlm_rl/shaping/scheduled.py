@@ -26,7 +26,6 @@ class Scheduled(Shaping):
         term: RewardTerm,
         weights: Mapping[int, float],
         between: Literal["constant", "linear"] = "constant",
-        needs_all_right: bool = False,
     ) -> None:
         super().__init__(1.0)
         if not weights or min(weights) < 0 or min(weights.values()) < 0:
@@ -42,8 +41,8 @@ class Scheduled(Shaping):
         self.term = term
         self.weights = dict(sorted(weights.items()))
         self.between = between
-        self.needs_all_right = needs_all_right  # type: ignore[misc]
-        self.reads_policy = term.reads_policy  # type: ignore[misc]
+        self.needs_all_right = term.needs_all_right
+        self.reads_policy = term.reads_policy
 
     def weight_at(self, step: int) -> float:
         """Return the weight of `step`, counted from 0."""

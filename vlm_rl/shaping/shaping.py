@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,7 +18,7 @@ class Shaping(Remembering, ABC):
     mixed verdicts would drop.
     """
 
-    needs_all_right: ClassVar[bool] = False
+    needs_all_right: bool = False
 
     def __init__(self, weight: float) -> None:
         if not (math.isfinite(weight) and weight > 0):

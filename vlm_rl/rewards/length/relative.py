@@ -67,8 +67,10 @@ class ConciseR(GroupTerm):
     In a group whose scored completions are all right: the unused share of the budget, max(0, 1 -
     L / max_completion_tokens). 0 in every other group. That only such groups are paid is published;
     the exact form of the bonus could not be found, and this one is linear. A filter on mixed
-    verdicts (`MixedVerdicts`) drops exactly the groups that it pays.
+    verdicts (`MixedVerdicts`) drops exactly the groups that it pays, and is refused beside it.
     """
+
+    needs_all_right = True
 
     def __init__(self, max_completion_tokens: int, weight: float = 1.0) -> None:
         super().__init__(weight)
