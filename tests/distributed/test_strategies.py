@@ -34,6 +34,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from data_prep.tiny_policy import build_untrained
+from tests.support.parameters import also_long
 from tests.support.places import REPOSITORY, SUPPORT
 from vlm_rl.distributed import strategies
 from vlm_rl.distributed.lockstep import Lockstep, smallest_prompt
@@ -57,17 +58,22 @@ EXACT = (
 )
 SOME = ("sequence_mean", "sequence_sum")
 FLOAT32 = ("twenty", "lora", "mixed")
+DDP = ("token_mean", "covariance", "masked_process", "text_then_images", "left_out_twice", "lora")
+"""What `make test` runs under DDP, which shares most of its code with FSDP2."""
+DDP_LATER = tuple(name for name in (*EXACT, *FLOAT32) if name not in DDP)
 TOGETHER: tuple[dict[tuple[str, int], tuple[str, ...]], ...] = (
     {
         ("auto", 1): (*EXACT, *FLOAT32, "single"),
-        ("ddp", 2): (*EXACT, *FLOAT32),
+        ("ddp", 2): DDP,
         ("fsdp2", 2): (*EXACT, *FLOAT32),
     },
-    {("zero2", 2): FLOAT32, ("zero3", 2): ("mixed",)},
+    {("zero2", 2): ("lora", "mixed"), ("zero3", 2): ("mixed",)},
     {
+        ("ddp", 2): DDP_LATER,
         ("ddp", 3): SOME,
         ("fsdp2", 3): SOME,
         ("zero1", 2): ("twenty",),
+        ("zero2", 2): ("twenty",),
         ("zero3", 2): ("twenty",),
         ("zero3_offload", 2): ("mixed",),
     },
@@ -118,18 +124,31 @@ def start(checkpoints: dict[str, Path]) -> dict[str, Tensor]:
     return dict(Policy.from_pretrained(str(checkpoints["qwen2_5_vl"])).model.state_dict())
 
 
-@pytest.mark.parametrize("num_processes", [2, pytest.param(3, marks=pytest.mark.long)])
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_several_processes_equal_one(runs: Runs, strategy: str, num_processes: int) -> None:
-    for name in EXACT if num_processes == 2 else SOME:
+@pytest.mark.parametrize(
+    ("strategy", "num_processes", "cases"),
+    [
+        ("ddp", 2, DDP),
+        ("fsdp2", 2, EXACT),
+        also_long("ddp", 2, DDP_LATER),
+        also_long("ddp", 3, SOME),
+        also_long("fsdp2", 3, SOME),
+    ],
+    ids=["ddp-2", "fsdp2-2", "ddp-2-others", "ddp-3", "fsdp2-3"],
+)
+def test_several_processes_equal_one(
+    runs: Runs, strategy: str, num_processes: int, cases: tuple[str, ...]
+) -> None:
+    for name in filter(EXACT.__contains__, cases):
         together, alone = runs(strategy, num_processes, name), runs("auto", 1, name)
         assert_equal(together, alone, name, TOLERANCE[num_processes])
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_few_pickled_objects_are_exchanged_in_a_step(runs: Runs, strategy: str) -> None:
+@pytest.mark.parametrize(("strategy", "cases"), [("ddp", DDP), ("fsdp2", (*EXACT, *FLOAT32))])
+def test_few_pickled_objects_are_exchanged_in_a_step(
+    runs: Runs, strategy: str, cases: tuple[str, ...]
+) -> None:
     """At most 8 a step and 2 a minibatch; what is a tensor travels as one."""
-    for name in (*EXACT, *FLOAT32):
+    for name in cases:
         result = runs(strategy, 2, name)
         limit = 8 + 2 * result["minibatches"]
         assert max(result["exchanges"]) <= limit, name
@@ -188,13 +207,7 @@ def test_unknown_strategy_is_refused(name: Any) -> None:
         strategies.build(name)
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        *("ddp", "fsdp2", "zero2"),
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("zero1", "zero3")),
-    ],
-)
+@pytest.mark.parametrize("strategy", ["fsdp2", *map(also_long, ("ddp", "zero1", "zero2", "zero3"))])
 def test_twenty_steps_end_with_the_weights_of_one_process(runs: Runs, strategy: str) -> None:
     """In float32, several micro-batches an update. The tolerance is a thousandth of what the
     weights move by: AdamW divides gradients that are rounding only by their own size."""
@@ -220,8 +233,7 @@ def test_adapters_of_several_processes_equal_those_of_one(runs: Runs, strategy: 
 
 
 @pytest.mark.parametrize(
-    "strategy",
-    ["ddp", "fsdp2", "zero2", "zero3", pytest.param("zero3_offload", marks=pytest.mark.long)],
+    "strategy", ["fsdp2", "zero2", "zero3", *map(also_long, ("ddp", "zero3_offload"))]
 )
 def test_bfloat16_of_several_processes_is_near_that_of_one(
     runs: Runs, start: dict[str, Tensor], strategy: str

@@ -114,6 +114,7 @@ def test_adapters_of_two_processes_go_on_with_one_and_of_one_with_two(commands: 
         assert largest_difference(merged, commands.weights("lora_one", 4)) < 5e-5
 
 
+@pytest.mark.long
 def test_sharded_policy_samples_what_a_whole_one_samples(commands: Commands) -> None:
     """Completions of unequal lengths, dynamic sampling, a process with one problem less to
     validate: nobody waits for the others in vain, and both see the same weights."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from tests.support.parameters import also_long
 from tests.support.run_helpers import command
 from vlm_rl.fit import fit
 from vlm_rl.run import folder as run_folder
@@ -200,8 +201,8 @@ def test_link_to_the_best_is_made_again(kind: str, trained: Trained, folder: Pat
     assert os.readlink(best) == right
 
 
-@pytest.mark.parametrize("kind", ["flipped", "missing", "pipe", "half"])
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("kind", ["flipped", also_long("missing"), also_long("pipe"), "half"])
+@pytest.mark.parametrize("name", ["model.safetensors", also_long("tokenizer.json")])
 def test_damage_in_hf_is_found(
     kind: str, name: str, trained: Trained, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,7 @@ import pytest
 import torch
 
 from tests.run import test_survival
+from tests.support.parameters import also_long
 from tests.support.places import REPOSITORY
 from tests.support.run_helpers import REWARD_TERMS, command
 from vlm_rl.data.datamodule import ProblemData
@@ -106,7 +107,7 @@ START: dict[str, tuple[type, str]] = {
     "model": (Policy, "from_pretrained"),
     "self test": (Reward, "self_test"),
 }
-ACTIVITIES = ("weights", "rollout", "reward", "logprobs", "update", "validation", "checkpoint")
+RARER = ("weights", "rollout", "reward", "logprobs", "checkpoint")
 SIGNALS = {signal.SIGTERM: 0, signal.SIGHUP: 0, signal.SIGINT: 130, signal.SIGUSR1: 0}
 
 
@@ -129,7 +130,7 @@ def hear_before(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("phase", START)
+@pytest.mark.parametrize("phase", ["model", *map(also_long, ("data", "encoder", "self test"))])
 def test_signal_in_the_start_leaves_nothing_and_the_next_start_goes(
     phase: str, number: signal.Signals, ended: Ending, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,7 +145,7 @@ def test_signal_in_the_start_leaves_nothing_and_the_next_start_goes(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("activity", ACTIVITIES)
+@pytest.mark.parametrize("activity", ["update", "validation", *map(also_long, RARER)])
 def test_signal_in_an_activity_saves_and_the_next_start_resumes(
     activity: str, number: signal.Signals, ended: Ending, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,7 +269,7 @@ def test_closed_terminal_saves_and_says_so_in_the_log(
     assert "Traceback" not in log
 
 
-@pytest.mark.parametrize("way", ["pipe", "closed"])
+@pytest.mark.parametrize("way", ["pipe", also_long("closed")])
 def test_run_goes_on_without_its_stdout(
     way: str, policy_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ import pytest
 from tests.run.test_endings import hear_before
 from tests.support.false_server import FalseServer, false_server, of_json, raw
 from tests.support.false_wandb import LOSSES, FalseWandb
+from tests.support.parameters import also_long
 from tests.support.patience import until
 from tests.support.run_helpers import command
 from vlm_rl.data.datamodule import ProblemData
@@ -224,7 +225,7 @@ def kept_run(folder: Path) -> str:
     return str(kept)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", ["refuses", *map(also_long, ("never answers", "answers 500"))])
 def test_server_that_is_lost_before_the_run_begins(
     loss: str, online_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ KILLED = {
     ),
     "verify": ("open half of verdicts.jsonl.partial", "rename verdicts.jsonl"),
 }
+RARER = {"rename config.yaml", "open half of overview.png.partial", "rename report.md"}
 APPENDED = {"evaluate": {"open amcN/responses.jsonl"}, "verify": set[str]()}
 
 
@@ -63,7 +64,12 @@ def test_every_file_of_a_report_is_written_whole(program: str, whole: Whole) -> 
 
 
 @pytest.mark.parametrize(
-    ("program", "kind"), [(name, kind) for name, kinds in KILLED.items() for kind in kinds]
+    ("program", "kind"),
+    [
+        pytest.param(name, kind, marks=[pytest.mark.long] * (kind in RARER))
+        for name, kinds in KILLED.items()
+        for kind in kinds
+    ],
 )
 def test_killed_program_ends_as_the_undisturbed_one(
     program: str, kind: str, whole: Whole, tmp_path: Path

@@ -27,7 +27,7 @@ KILLED = (
     also_long("rename checkpoints/best"),
     also_long("rename checkpoints/step_N.partial"),  # in cleaning up
     also_long("rename plots/training.png"),
-    "rename summary.json",
+    also_long("rename summary.json"),
 )
 STOPPED = ("begin validation", also_long("begin rollout"), also_long("begin reward"))
 STEPS = 3

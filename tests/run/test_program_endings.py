@@ -297,6 +297,7 @@ def test_stopped_study_saves_its_runs_and_starts_no_other(ended: Ending, tmp_pat
     assert not (tmp_path / "out/all/LUSPO-0").exists()
 
 
+@pytest.mark.long
 def test_runs_of_a_killed_study_end_with_it(tmp_path: Path) -> None:
     """So that the same command finds their folders free."""
     forks = Forks()
@@ -312,6 +313,7 @@ def test_runs_of_a_killed_study_end_with_it(tmp_path: Path) -> None:
     forks.process.wait()
 
 
+@pytest.mark.long
 def test_run_that_was_stopped_alone_is_no_finished_one(ended: Ending, tmp_path: Path) -> None:
     argv = [*slow_study(tmp_path), "--only_variants=[GSPO]"]
 

@@ -38,10 +38,8 @@ WAYS = (
 )
 GROUP_ONLY = ("start", "meeting")
 SHORT = {
-    ("start", *WAYS[4]),
     ("meeting", *WAYS[5]),
     ("rollout", *WAYS[4]),
-    ("update", *WAYS[3]),
     ("checkpoint", *WAYS[0]),
 }
 CASES = [

@@ -29,6 +29,7 @@ import pytest
 import torch
 
 from tests.run.test_resume import STATEFUL
+from tests.support.parameters import also_long
 from tests.support.patience import until
 from tests.support.places import SUPPORT
 from tests.support.run_helpers import REPOSITORY, REWARD_TERMS, command
@@ -172,7 +173,7 @@ def test_sigterm_in_a_rollout_saves_at_once_and_the_run_resumes_bit_for_bit(
     assert forks("compare", run.run_dir, whole, 6) == []
 
 
-@pytest.mark.parametrize("step", [3, 6])  # the last one too
+@pytest.mark.parametrize("step", [3, also_long(6)])  # the last one too
 def test_validation_that_sigterm_cuts_short_is_caught_up(
     step: int, start: Start, forks: Forks, whole: Path
 ) -> None:

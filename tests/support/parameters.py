@@ -5,6 +5,6 @@ from typing import Any
 import pytest
 
 
-def also_long(value: Any) -> Any:
-    """Mark one parameter of a test `long`: others of its kind stay in `make test`."""
-    return pytest.param(value, marks=pytest.mark.long)
+def also_long(*values: Any) -> Any:
+    """Mark one set of parameters of a test `long`: others of its kind stay in `make test`."""
+    return pytest.param(*values, marks=pytest.mark.long)

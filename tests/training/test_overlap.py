@@ -22,6 +22,7 @@ from tests.support.overlapping import (
     engine,
     overlapped,
 )
+from tests.support.parameters import also_long
 from tests.support.run_helpers import (
     REWARD_TERMS,
     build_module,
@@ -221,6 +222,7 @@ def test_problems_are_those_of_the_synchronous_run(synchronous: Path, whole: Pat
     assert ours[1] != theirs[1]
 
 
+@pytest.mark.long
 def test_weights_that_do_not_move_make_the_age_of_completions_irrelevant(
     policy_folder: Path,
 ) -> None:
@@ -249,7 +251,7 @@ def _stopped(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
-@pytest.mark.parametrize("more", [(), REFILLED], ids=["one round", "dynamic sampling"])
+@pytest.mark.parametrize("more", [also_long(()), REFILLED], ids=["one round", "dynamic sampling"])
 def test_run_goes_on_bit_for_bit_from_a_signal_and_from_a_checkpoint(
     more: tuple[str, ...],
     policy_folder: Path,

@@ -12,12 +12,13 @@ import pytest
 
 from tests.distributed.test_strategies import launch
 from tests.support.overlapping import engine, overlapped
+from tests.support.parameters import also_long
 from tests.support.run_helpers import REWARD_TERMS, rollouts, same, trainer_checkpoint
 from vlm_rl.run.metrics_csv import read_metrics
 from vlm_rl.training.overlap import PENDING
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.long)])
+@pytest.mark.parametrize("strategy", ["ddp", also_long("fsdp2")])
 def test_two_ranks_overlap_recover_together_and_go_on_bit_for_bit(
     strategy: str, policy_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.parameters import also_long
 from tests.support.vllm_setup import MISSING, ROUNDING, Setup, in_process
 from vlm_rl.rollout import VLLMServer
 from vlm_rl.rollout.faults import EngineMismatch
@@ -45,7 +46,7 @@ def break_engine(engine: Any) -> None:
     engine._llm.llm_engine.engine_core.engine_core.scheduler = None
 
 
-@pytest.fixture(params=["merged", "alone"])
+@pytest.fixture(params=[also_long("merged"), "alone"])
 def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setup]:
     engine: Any = {
         "merged": lambda: in_process(),

@@ -88,6 +88,7 @@ def launched(names: Sequence[str], policy_folder: Path, data_folder: Path, root:
     return Runs(root, output)
 
 
+@pytest.mark.long
 def test_every_rank_samples_from_the_policy_before_and_after_an_update(ended: Runs) -> None:
     rows = ended.trained("ceiling")
     assert len(rows) == 2
@@ -115,6 +116,7 @@ def test_worker_killed_in_the_middle_of_a_step_changes_nothing_but_the_count(run
     assert same(ours["optimizer_states"], theirs["optimizer_states"])
 
 
+@pytest.mark.long
 def test_engine_beyond_its_ceiling_stops_all_ranks_with_one_line_and_a_checkpoint(
     ended: Runs,
 ) -> None:

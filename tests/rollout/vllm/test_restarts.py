@@ -59,6 +59,7 @@ def test_failure_inside_vllm_restarts_it_and_asks_again(setup: Setup) -> None:
     assert tokens_of(setup.generate()) == undisturbed
 
 
+@pytest.mark.long
 @needs_vllm
 def test_ceiling_of_restarts_ends_in_one_line(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
@@ -90,6 +91,7 @@ def _breaking(launch: Any) -> Any:
     return broken
 
 
+@pytest.mark.long
 @needs_vllm
 def test_what_vllm_refuses_is_not_tried_again(setup: Setup) -> None:
     """A head size that its CPU kernels lack would fail forever; a prompt that is too long too."""

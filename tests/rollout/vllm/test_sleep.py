@@ -35,6 +35,7 @@ def test_engine_that_sleeps_between_rollouts_samples_the_same(setup: Setup) -> N
     assert setup.gaps(setup.generate(seed=1)).max() < ROUNDING
 
 
+@pytest.mark.long
 def test_weights_and_requests_reach_an_engine_that_is_awake(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:

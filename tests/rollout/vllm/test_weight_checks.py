@@ -57,6 +57,7 @@ def test_missing_weight_is_fatal_by_name(
         setup.start()
 
 
+@pytest.mark.long
 def test_weight_that_vllm_ignores_is_fatal_by_name(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +68,7 @@ def test_weight_that_vllm_ignores_is_fatal_by_name(
         setup.start()
 
 
+@pytest.mark.long
 def test_weights_renamed_later_are_fatal(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     setup.start()
     change_stream(monkeypatch, lambda n, w: [(n + "_x" if n == NAME else n, w)])
@@ -74,12 +76,14 @@ def test_weights_renamed_later_are_fatal(setup: Setup, monkeypatch: pytest.Monke
         setup.engine.update_weights(setup.policy)
 
 
+@pytest.mark.long
 def test_weights_of_another_shape_are_fatal(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     change_stream(monkeypatch, lambda n, w: [(n, w[:-1] if n == NAME else w)])
     with pytest.raises(EngineMismatch, match=NAME.replace(".", r"\.")):
         setup.start()
 
 
+@pytest.mark.long
 def test_other_values_are_fatal(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two blocks exchanged: every name and shape fits."""
     parameters = dict(setup.policy.model.named_parameters())
@@ -102,7 +106,7 @@ def test_other_values_after_an_update_are_fatal(
     ("block", "first"),
     [
         (r"model\.language_model\.layers\.1", "layers.1."),
-        (r"model\.visual\.blocks\.0", "blocks.0."),
+        pytest.param(r"model\.visual\.blocks\.0", "blocks.0.", marks=pytest.mark.long),
     ],
 )
 def test_block_that_the_engine_keeps_is_named(
@@ -121,6 +125,7 @@ def test_block_that_the_engine_keeps_is_named(
         setup.start()
 
 
+@pytest.mark.long
 def test_caches_that_survive_an_update_are_noticed_at_the_start(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +145,7 @@ def test_image_embeddings_that_survive_an_update_are_noticed_at_the_start(
         setup.start()
 
 
+@pytest.mark.long
 def test_bfloat16_engine_is_checked_within_its_precision(setup: Setup) -> None:
     setup.engine = in_process(precision="bfloat16")
     setup.start()
@@ -161,6 +167,7 @@ def test_other_pixel_limit_in_the_engine_is_an_error_with_the_uid(setup: Setup) 
         setup.start()
 
 
+@pytest.mark.long
 def test_sampler_of_a_checkpoint_is_not_used(setup: Setup) -> None:
     """The folder that vLLM reads has a penalty."""
     penalties = '{"repetition_penalty": 3.0, "temperature": 0.1, "top_k": 2}'
