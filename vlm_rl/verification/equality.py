@@ -4,15 +4,24 @@ Symmetric but for what the gold alone decides: its type, its unit, its tolerance
 """
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from typing import TypeGuard, TypeVar
+from typing import TypeVar
 
 from vlm_rl.verification import algebra
 from vlm_rl.verification.arithmetic import last_place
+from vlm_rl.verification.chains import difference, minus, results, same_name
 from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.grammar import ONE, Node, number
+from vlm_rl.verification.members import (
+    alone,
+    as_point,
+    is_mixed,
+    is_point,
+    is_system,
+    members,
+    variables,
+)
 from vlm_rl.verification.quantities import Quantity
 from vlm_rl.verification.regions import RealInterval, Region
 from vlm_rl.verification.units import Unit, conversion, is_percent, unit_of
@@ -22,7 +31,6 @@ from vlm_rl.verification.values import (
     Proportion,
     Relation,
     Value,
-    Words,
     as_region,
 )
 
@@ -57,7 +65,7 @@ class Equality:
 
     def same(self, gold: Value, given: Value) -> bool:
         """Return whether two values are equal."""
-        gold, given = _alone(gold), _alone(given)
+        gold, given = alone(gold), alone(given)
         match gold, given:
             case Chain(), Chain():
                 return self._same_chain(gold, given)
@@ -65,8 +73,8 @@ class Equality:
                 sides = gold.sides if gold.name is None else gold.sides[-1:]
                 return all(self.same(side, given) for side in sides)
             case _, Chain():
-                return not _is_system(gold) and (
-                    all(self.same(gold, side) for side in _results(gold, given))
+                return not is_system(gold) and (
+                    all(self.same(gold, side) for side in results(gold, given))
                     or (given.rounded is not None and self.same(gold, given.rounded))
                 )
             case (Region(), Region()):
@@ -150,14 +158,14 @@ class Equality:
 
     def _same_chain(self, gold: Chain, given: Chain) -> bool:
         """Compare all that is claimed of the same name, else two equations."""
-        named = gold.name is not None and _same_name(gold.name, given.name)
+        named = gold.name is not None and same_name(gold.name, given.name)
         if named and all(self.same(gold.sides[-1], side) for side in given.sides):
             return True
         if named and self._same_items(gold.sides, given.sides):
             return True
         if named and given.rounded is not None and self.same(gold.sides[-1], given.rounded):
             return True
-        a, b = _difference(gold), _difference(given)
+        a, b = difference(gold), difference(given)
         if a is None or b is None:
             return False
         return algebra.proportional(a, b, numeric=self._numeric) != 0
@@ -169,7 +177,7 @@ class Equality:
                 return True
         if len(gold.signs) > 1 or len(given.signs) > 1 or gold.signs[0] in _GEOMETRIC:
             return False
-        differences = _minus(*gold.sides), _minus(*given.sides)
+        differences = minus(*gold.sides), minus(*given.sides)
         sign = algebra.proportional(*differences, numeric=self._numeric, cleared=False)
         return sign != 0 and gold.signs == (given if sign > 0 else turned).signs
 
@@ -195,30 +203,30 @@ class Equality:
         return shapes[0] == shapes[1] and all(self._same_quantity(a, b) for a, b in ends if a and b)
 
     def _same_collection(self, gold: Collection, given: Value) -> bool:
-        if _is_system(gold) and _is_system(given):
+        if is_system(gold) and is_system(given):
             return _matched(gold.items, given.items, self.same)
-        if isinstance(given, Collection) and _is_system(gold) and _variables(given):
+        if isinstance(given, Collection) and is_system(gold) and variables(given):
             return False
-        gold = _as_point(gold) if isinstance(given, Collection) else gold
+        gold = as_point(gold) if isinstance(given, Collection) else gold
         ordered = gold.bracket in ("(", "[", "mod") or (
-            not gold.bracket and (self._type in _ORDERED or _is_mixed(gold))
+            not gold.bracket and (self._type in _ORDERED or is_mixed(gold))
         )
         if not isinstance(given, Collection):
-            return not ordered and self._same_members(_members(gold), [given])
-        given = _as_point(given) if ordered else given
+            return not ordered and self._same_members(members(gold), [given])
+        given = as_point(given) if ordered else given
         brackets = ((gold.bracket,) if gold.bracket else ("(", "[")) if ordered else ("{",)
         if given.bracket not in ("", *brackets):
             self.reason = "other brackets"
             return False
         if ordered:
             return self._same_items(gold.items, given.items)
-        names = [_variables(side) for side in (gold, given)]
-        points = all(_is_point(item) for item in given.items)
+        names = [variables(side) for side in (gold, given)]
+        points = all(is_point(item) for item in given.items)
         mixed = len(names[1]) > 1 and not points
         if mixed or (names[0] and names[1] and names[0] != names[1]):
             return False
         return self._same_members(
-            _members(gold), _members(given), multiset=gold.bracket == given.bracket == ""
+            members(gold), members(given), multiset=gold.bracket == given.bracket == ""
         )
 
     def _same_members(
@@ -266,137 +274,6 @@ def _in_one_angle(angle: Quantity, other: Quantity) -> Quantity:
     return Quantity(Node("/", (_times(angle.tree, Fraction(180)), _PI)), degree)
 
 
-def _alone(value: Value) -> Value:
-    """Return the member of a set of one, and `\\pm a` as a set."""
-    while isinstance(value, Collection) and value.bracket == "{" and len(value.items) == 1:
-        if _is_set(value.items[0]):
-            break  # the set of the empty set is not empty
-        (value,) = value.items
-    both = _signed(value)
-    return Collection("{", tuple(both)) if len(both) > 1 else value
-
-
-def _results(gold: Value, given: Chain) -> tuple[Value, ...]:
-    """Return what a chain claims, without what only names the number that the gold is.
-
-    That is a sum of names, `m + n = 7`, or formulas that numbers are then put into,
-    `S = \\pi r l = \\pi \\cdot 3 \\cdot 10 = 30\\pi`.
-    """
-    sides = given.sides
-    if _is_formula(gold):
-        return sides
-    if given.name is None:
-        return sides[1:] if len(sides) > 1 and _is_sum_of_names(sides[0]) else sides
-    numbers = tuple(itertools.dropwhile(lambda side: _is_derivation(side, given.name), sides))
-    return numbers if len(numbers) > 1 else sides
-
-
-def _is_sum_of_names(value: Value) -> bool:
-    terms = value.tree.args if isinstance(value, Quantity) and value.tree.op == "+" else ()
-    return bool(terms) and all(term.op == "name" for term in terms) and len({*terms}) == len(terms)
-
-
-def _is_derivation(value: Value, name: str | None) -> bool:
-    """Return whether a value is a formula for what has this name, and not letters alone, which may
-    be a word: `x = -x = 5` and `x = not = 5` say nothing."""
-    if not isinstance(value, Quantity):
-        return False
-    ops = {part.op for part in value.tree.walk()} - {"name", "*"}
-    return bool(ops) and _is_formula(value) and name not in algebra.names(value.tree)
-
-
-def _is_set(value: Value) -> bool:
-    condition = isinstance(value, Region) and value.condition
-    return not condition and (
-        isinstance(value, Region) or (isinstance(value, Collection) and value.bracket == "{")
-    )
-
-
-def _signed(value: Value) -> list[Value]:
-    """Return both values of `\\pm a`, and any other value alone."""
-    if isinstance(value, Collection) and value.bracket == "(":
-        rows = [*map(_signed, value.items)]
-        both = range(max(map(len, rows), default=1))
-        return [value._replace(items=tuple(row[i % len(row)] for row in rows)) for i in both]
-    if not isinstance(value, Quantity):
-        return [value]
-    return [value._replace(tree=tree) for tree in algebra.signs(value.tree)]
-
-
-def _members(value: Collection) -> list[Value]:
-    """Return what a set lists: `\\pm a` as two, `x = 1, x = 2` without its one name."""
-    named = len(_variables(value)) == 1 or all(map(_is_point, value.items))
-    items = _sides(value.items) if named else value.items
-    return [member for item in items for member in _signed(item)]
-
-
-def _variables(value: Value) -> set[str]:
-    """Return the names that all members have. A solver may number the roots of x in any order."""
-    items = value.items if isinstance(value, Collection) else ()
-    names = [item.name for item in items if isinstance(item, Chain) and item.name is not None]
-    if len(names) < len(items):
-        return set()
-    return {re.sub(r"^x_\{?\d+\}?$", "x", name) for name in names}
-
-
-def _is_system(value: Value) -> TypeGuard[Collection]:
-    """Return whether a value gives each of several names its value: `x=1, y=2`."""
-    return len(_variables(value)) > 1
-
-
-def _is_point(value: Value) -> bool:
-    """Return whether a value is a point with its name."""
-    return isinstance(value, Chain) and isinstance(value.sides[0], Collection)
-
-
-def _as_point(value: Collection) -> Collection:
-    """Read `y=2, x=1` as `(1, 2)`, in the order of the alphabet."""
-    if not _is_system(value):
-        return value
-    chains = [item for item in value.items if isinstance(item, Chain)]
-    chains.sort(key=lambda chain: chain.name or "")
-    return Collection("(", _sides(chains))
-
-
-def _sides(items: Iterable[Value]) -> tuple[Value, ...]:
-    """Return what is said of each name: one value, or a chain of equal ones."""
-    return tuple(
-        item.sides[0] if len(item.sides) == 1 else item._replace(name=None, left=None)
-        for item in items
-        if isinstance(item, Chain)
-    )
-
-
-def _is_mixed(value: Collection) -> bool:
-    """Return whether a list has words and numbers: the answers to several questions, in order."""
-    words = [isinstance(item, Words) for item in value.items]
-    return any(words) and not all(words)
-
-
-def _is_formula(value: Value) -> bool:
-    return isinstance(value, Quantity) and bool(algebra.names(value.tree))
-
-
-def _same_name(gold: str, given: str | None) -> bool:
-    """Return whether two names are of one thing, as `y`, `f(x)`; `x`, `x_1`; `Volume`, `V`."""
-    if given is None or gold == given or {gold, given} == {"y", "f(x)"}:
-        return given is not None
-    angles = [re.fullmatch(r"m?\\angle([A-Z]{3})", name) for name in (gold, given)]
-    if all(angles):
-        a, b = (angle[1] for angle in angles if angle)
-        return a in (b, b[::-1])
-    word = gold.removeprefix("the").removeprefix("The")
-    initial = word.isalpha() and len(word) > 3 and given.upper() == word[0].upper()
-    shorter, longer = sorted((gold, given), key=len)
-    return initial or (shorter == "x" and bool(re.fullmatch(r"x_\{?\d+\}?", longer)))
-
-
-def _difference(chain: Chain) -> Node | None:
-    sides = [side for side in (chain.left, *chain.sides) if side is not None]
-    quantities = [side for side in sides if isinstance(side, Quantity) and side.unit is None]
-    return _minus(*quantities) if len(quantities) == len(sides) == 2 else None
-
-
 def _ratio(value: Value) -> list[Node]:
     """Return the parts of a ratio in one unit, or of a fraction; empty for others.
 
@@ -409,10 +286,6 @@ def _ratio(value: Value) -> list[Node]:
     trees = [_times(part.tree, factor) for part, factor in zip(parts, factors, strict=True)]
     alike = len({part.unit is None for part in parts}) < 2
     return trees if alike and all(factors) else []
-
-
-def _minus(left: Quantity, right: Quantity) -> Node:
-    return Node("+", (left.tree, Node("negative", (right.tree,))))
 
 
 def _product(a: Node, b: Node) -> Node:
