@@ -25,14 +25,17 @@ from vlm_rl.advantages import (
     CANON,
     Advantage,
     BatchNormalized,
+    CANONEntropy,
     Centered,
     ComponentNormalized,
+    EMANormalized,
     LeaveOneOut,
     LengthWeightedBaseline,
     MaxRL,
     Normalized,
     OneWinner,
     RankGaussian,
+    VerdictSigns,
     Whitened,
     WhitenedWithBonus,
     gaussian_ranks,
@@ -49,7 +52,11 @@ ALL = [
     MaxRL(),
     CANON(),
     CANON("batch_error", 0.9),
+    CANONEntropy(),
+    CANONEntropy("batch_error", 0.9),
     BatchNormalized(),
+    EMANormalized(),
+    VerdictSigns(),
     Whitened(),
     WhitenedWithBonus(0.1, 0.5),
     ComponentNormalized(),
@@ -73,6 +80,13 @@ def prompt_of(uid: str, task: str) -> Prompt:
     )
 
 
+def completion_of(length: int, entropy: float | None = None) -> Completion:
+    """Return one whose tokens all have an entropy of `entropy`, by default of its length."""
+    entropies = torch.full((length,), float(length if entropy is None else entropy))
+    ids = torch.zeros(length, dtype=torch.int64)
+    return Completion(ids, torch.zeros(length), "stop", "", entropies=entropies)
+
+
 def rollout_of(
     rewards: list[list[float]] | Tensor,
     lengths: list[list[int]] | None = None,
@@ -94,10 +108,7 @@ def rollout_of(
         ]
         for row, valid in zip(total.tolist(), scored.tolist(), strict=True)
     ]
-    groups = [
-        [Completion(torch.zeros(n, dtype=torch.int64), torch.zeros(n), "stop", "") for n in row]
-        for row in lengths
-    ]
+    groups = [[completion_of(n) for n in row] for row in lengths]
     named = {name: torch.tensor(term, dtype=torch.float64) for name, term in (terms or {}).items()}
     named = named or {"accuracy": total}
     weights = weights or dict.fromkeys(named, 1.0)
@@ -115,7 +126,11 @@ def test_every_advantage_is_here():
 
 
 def learns_from_equal(advantage: Advantage) -> bool:
-    return isinstance(advantage, CANON) and advantage.long_weight < 1
+    if isinstance(advantage, CANONEntropy):
+        return advantage.low_weight < 1
+    if isinstance(advantage, CANON):
+        return advantage.long_weight < 1
+    return isinstance(advantage, VerdictSigns)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ records.
 
 from vlm_rl.advantages.advantage import Advantage
 from vlm_rl.advantages.canon import CANON
+from vlm_rl.advantages.canon_entropy import CANONEntropy
+from vlm_rl.advantages.ema_normalized import EMANormalized
 from vlm_rl.advantages.per_batch import (
     BatchNormalized,
     ComponentNormalized,
@@ -23,13 +25,16 @@ from vlm_rl.advantages.per_group import (
     OneWinner,
     PerGroup,
 )
+from vlm_rl.advantages.verdict_signs import VerdictSigns
 
 __all__ = [
     "CANON",
     "Advantage",
     "BatchNormalized",
+    "CANONEntropy",
     "Centered",
     "ComponentNormalized",
+    "EMANormalized",
     "LeaveOneOut",
     "LengthWeightedBaseline",
     "MaxRL",
@@ -37,6 +42,7 @@ __all__ = [
     "OneWinner",
     "PerGroup",
     "RankGaussian",
+    "VerdictSigns",
     "Whitened",
     "WhitenedWithBonus",
     "gaussian_ranks",

@@ -41,24 +41,42 @@ class CANON(Advantage):
         for row, valid in enumerate(scores.scored):
             values = scores.total[row, valid]
             if tells_apart(values) or (len(values) > 1 and self.long_weight < 1):
-                advantages[row, valid] = self._of_group(values, lengths[row, valid], mu)
+                advantages[row, valid] = halves_compared(
+                    values, lengths[row, valid], mu, discount_high=self.long_weight
+                )
         return advantages
 
     def _mu(self, rollout: Rollout) -> float:
         if not isinstance(self.mu, str):
             return self.mu
-        correct, scored = rollout.scores.correct.sum(), rollout.scores.scored.sum()
-        accuracy = float(correct / scored.clamp(min=1))
+        accuracy = share_of_right(rollout)
         return accuracy if self.mu == "batch_accuracy" else 1 - accuracy
 
-    def _of_group(self, values: Tensor, lengths: Tensor, mu: float) -> Tensor:
-        order = lengths.sort(stable=True).indices
-        short, long = order[: len(order) // 2], order[len(order) // 2 :]
-        alpha = self.long_weight
-        inter, intra = torch.empty_like(values), torch.empty_like(values)
-        inter[short] = values[short] - alpha * values[long].mean()
-        inter[long] = alpha * values[long] - values[short].mean()
-        for half in (short, long):
-            own = values[half]
-            intra[half] = own - own.mean() if tells_apart(own) else 0.0  # no rounding for a signal
-        return mu * inter + (1 - mu) * intra
+
+def share_of_right(rollout: Rollout) -> float:
+    """Return the right answers among the scored ones of a step; 0 if there are none."""
+    correct, scored = rollout.scores.correct.sum(), rollout.scores.scored.sum()
+    return float(correct / scored.clamp(min=1))
+
+
+def halves_compared(
+    values: Tensor,
+    order_by: Tensor,
+    mu: float,
+    *,
+    discount_low: float = 1.0,
+    discount_high: float = 1.0,
+) -> Tensor:
+    """Return mu inter + (1 - mu) intra of rewards [n], halved by `order_by` [n] at floor(n / 2).
+
+    A discounted half counts `discount` times in inter, on either side of the difference.
+    """
+    order = order_by.sort(stable=True).indices
+    low, high = order[: len(order) // 2], order[len(order) // 2 :]
+    inter, intra = torch.empty_like(values), torch.empty_like(values)
+    inter[low] = discount_low * values[low] - discount_high * values[high].mean()
+    inter[high] = discount_high * values[high] - discount_low * values[low].mean()
+    for half in (low, high):
+        own = values[half]
+        intra[half] = own - own.mean() if tells_apart(own) else 0.0  # no rounding for a signal
+    return mu * inter + (1 - mu) * intra
