@@ -11,7 +11,6 @@ import random
 from dataclasses import replace
 
 import pytest
-import torch
 
 from tests.advantages.test_batch_advantages import completion_of, rollout_of
 from vlm_rl.advantages import CANON, CANONEntropy

@@ -19,6 +19,7 @@ from tests.support.objective_cases import (
     batch_of,
     build,
     discover,
+    in_groups,
     stats_of,
     text_prompt,
 )
@@ -36,7 +37,9 @@ def evaluated(
 ) -> tuple[Loss, torch.Tensor]:
     """Evaluate in float32 and check that all is finite; return the gradient of the summed terms."""
     leaf = logprobs.detach().float().requires_grad_()
-    loss = objective(TokenStats(leaf, None), batch, {})
+    stats = TokenStats(leaf, None)
+    (batch,) = in_groups(objective, [stats], [batch], batch)
+    loss = objective(stats, batch, {})
     total = torch.stack([term.sum() for term in loss.terms.values()]).sum()
     total.backward()
     assert leaf.grad is not None

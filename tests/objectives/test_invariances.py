@@ -31,6 +31,7 @@ from tests.support.objective_cases import (
     evaluate,
     evaluate_parts,
     grad_of,
+    in_groups,
     plain,
     random_rows,
     run_process,
@@ -65,7 +66,9 @@ def test_forward_without_rows_adds_nothing_and_has_a_graph(cls, regularizers):
     empty = whole.select(torch.zeros(0, dtype=torch.int64))
     logprobs = torch.zeros_like(empty.old_logprobs, requires_grad=True)
     plan = objective.prepare(whole, lambda tensor: tensor)
-    loss = objective(TokenStats(logprobs, logprobs.detach()), empty, plan)
+    stats = TokenStats(logprobs, logprobs.detach())
+    (empty,) = in_groups(objective, [stats], [empty], empty)
+    loss = objective(stats, empty, plan)
     value = torch.stack([sums.sum() for sums in loss.terms.values()]).sum()
     value.backward()
     assert value.item() == 0
@@ -174,6 +177,7 @@ def test_batch_without_tokens_gives_zero_sums(cls):
     rows = [replace(row, **EMPTY) for row in random_rows(0)[:3]]
     objective = build(cls, regularizers=[KL(0.1)])
     stats, batch = stats_of(rows, 2, math.nan), batch_of(rows, 2, math.nan)
+    (batch,) = in_groups(objective, [stats], [batch], batch)
     loss = objective(stats, batch, objective.prepare(batch, lambda tensor: tensor))
     sum(term.sum() for term in loss.terms.values()).backward()
     assert all(term.tolist() == [0, 0, 0] for term in loss.terms.values())

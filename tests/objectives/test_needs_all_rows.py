@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.support.objective_cases import (
+    OF_GROUPS,
     Row,
     assert_close,
     batch_of,
@@ -45,8 +46,8 @@ from vlm_rl.objectives import (
 )
 from vlm_rl.records import Batch
 
-WHOLE_FORWARDS = {"BNPO"}
-"""Averages over a forward, which changes if a row is left out of it."""
+NEED_ALL = {"BNPO", *OF_GROUPS}
+"""An average over a forward, which changes if a row is left out of it; losses of whole groups."""
 
 
 def loss_and_gradient(
@@ -66,8 +67,9 @@ def loss_and_gradient(
 @pytest.mark.parametrize("cls", discover(), ids=lambda cls: cls.__name__)
 @pytest.mark.parametrize("seed", range(4))
 def test_rows_without_advantage_only_count_in_the_normalizers(cls: type[Objective], seed: int):
-    objective = build(cls, token_weights=[TokenTIS()] if cls.__name__ != "GMPO" else [])
-    assert objective.needs_all_rows == (cls.__name__ in WHOLE_FORWARDS)
+    takes_weights = cls.__name__ not in {"GMPO", *OF_GROUPS}
+    objective = build(cls, token_weights=[TokenTIS()] if takes_weights else [])
+    assert objective.needs_all_rows == (cls.__name__ in NEED_ALL)
     if objective.needs_all_rows:
         return
     # of the three groups one has no signal; of another a row has not

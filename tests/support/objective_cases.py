@@ -9,6 +9,7 @@ import inspect
 import pkgutil
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +53,9 @@ __all__ = [  # what is defined here, and the oracles
 
 SPLIT_DEPENDENT = {"BNPO"}
 """Objectives that are averages over micro-batches by definition."""
+
+OF_GROUPS = {"ConSPO", "REAL"}
+"""Objectives whose policy term is a loss of whole groups."""
 
 
 def text_prompt(uid: str, length: int = 3) -> Prompt:
@@ -172,10 +176,29 @@ def divided(
     """Return loss and statistics of an update of `whole` in parts, divided once by all counts."""
     normalizers = add_up([objective.normalizers(batch) for batch in batches])
     plan = objective.prepare(whole, lambda tensor: tensor)
+    batches = in_groups(objective, stats, batches, whole)
     losses = [objective(*pair, plan) for pair in zip(stats, batches, strict=True)]
     terms = add_up([{name: t.sum() for name, t in loss.terms.items()} for loss in losses])
     total = torch.stack([terms[name] / normalizers[name] for name in terms]).sum()
     return total, plain(add_up([loss.statistics for loss in losses]))
+
+
+def in_groups(
+    objective: Objective,
+    stats: Sequence[TokenStats],
+    batches: Sequence[Batch],
+    whole: Batch,
+    all_sum: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> Sequence[Batch]:
+    """Return the parts of `whole` as an update has them: with the terms of a loss of groups."""
+    if objective.group_loss is None:
+        return batches
+    width = whole.completion_mask.shape[1]
+    apart = [of_part.logprobs.detach()[:, :width] for of_part in stats]
+    logprobs = torch.cat([torch.nn.functional.pad(a, (0, width - a.shape[1])) for a in apart])
+    terms = objective.group_terms(whole, logprobs, all_sum).split([len(b) for b in batches])
+    pairs = zip(batches, terms, strict=True)
+    return [replace(batch, group_terms=own) for batch, own in pairs]
 
 
 def sequences_of(
@@ -184,8 +207,10 @@ def sequences_of(
     """Return the `Sequences` of all parts; each part is a forward of its own."""
     whole = batch_of([row for part in parts for row in part])
     plan = objective.prepare(whole, lambda tensor: tensor)
-    inputs = [(stats_of(part, extra, fill), batch_of(part, extra, fill)) for part in parts]
-    return Sequences.joined([objective(*pair, plan).sequences for pair in inputs])
+    stats = [stats_of(part, extra, fill) for part in parts]
+    batches = in_groups(objective, stats, [batch_of(part, extra, fill) for part in parts], whole)
+    pairs = zip(stats, batches, strict=True)
+    return Sequences.joined([objective(*pair, plan).sequences for pair in pairs])
 
 
 def grad_of(rows: Sequence[Row], logprobs: Tensor) -> list[list[float]]:
@@ -275,6 +300,7 @@ def weight_gradient(
     normalizers = objective.normalizers(batch)
     for normalizer in normalizers.values():
         all_reduce(normalizer)
+    (batch,) = in_groups(objective, [stats], [batch], batch, summed)
     loss = objective(stats, batch, objective.prepare(batch, summed))
     torch.stack([t.sum() / normalizers[name] for name, t in loss.terms.items()]).sum().backward()
     assert weights.grad is not None

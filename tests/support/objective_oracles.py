@@ -214,6 +214,44 @@ def dppo_kl(rows: list[Row]) -> float:
     return total / CONSTANT_TOKENS / len(rows)
 
 
+def groups_of(rows: list[Row]) -> list[list[Row]]:
+    return [[r for r in rows if r.prompt == p] for p in sorted({row.prompt for row in rows})]
+
+
+CONSPO_ARGUMENTS = {
+    "temperature": 0.3,
+    "margin_first": 0.2,
+    "margin_last": 0.5,
+    "margin_steps": 10,
+}
+
+
+def conspo(rows: list[Row]) -> float:
+    total = 0.0
+    for group in groups_of(rows):
+        right = [row for row in group if row.advantage > 0]
+        wrong = [sum(row.logprobs) / len(row) for row in group if row.advantage < 0]
+        for row in right:
+            own = math.exp((sum(row.logprobs) / len(row) - 0.2) / 0.3)
+            others = sum(math.exp(score / 0.3) for score in wrong)
+            total -= math.log(own / (own + others)) / len(right)
+    return total / len(groups_of(rows))
+
+
+def real(rows: list[Row]) -> float:
+    total = 0.0
+    for group in groups_of(rows):
+        right = wrong = 1.0
+        for row in group:
+            score = (sum(row.logprobs) - sum(row.old)) / len(row)
+            if row.advantage > 0:
+                right += math.exp(-score / 0.5)
+            else:
+                wrong += math.exp(score / 0.5)
+        total += math.log(right) + math.log(wrong)
+    return total / len(groups_of(rows))
+
+
 def over_tokens(values: list[list[float]]) -> float:
     return sum(map(sum, values)) / sum(map(len, values))
 
@@ -256,6 +294,7 @@ ORACLES = {
     "BNPO": Oracle({}, bnpo, over_tokens, band(0.2, 0.2)),
     "CISPO": Oracle({}, cispo, over_tokens, None),
     "CTPO": Oracle({}, ctpo, over_sequences, (-0.025, 0.05)),
+    "ConSPO": Oracle(CONSPO_ARGUMENTS, conspo, over_sequences, None),
     "DAPO": Oracle({}, dapo, over_tokens, band(0.2, 0.28)),
     # e^(l - 1) - e^-1 = -0.1 or 0.1
     "DPPO": Oracle(
@@ -280,6 +319,7 @@ ORACLES = {
     "GSPO": Oracle({}, gspo, over_sequences, band(3e-4, 4e-4)),
     "GSPOToken": Oracle({}, gspo_token, over_sequences, band(3e-4, 4e-4)),
     "LUSPO": Oracle({}, luspo, over_sequence_sums, band(2e-3, 2.5e-3)),
+    "REAL": Oracle({}, real, over_sequences, None),
     "RLOO": Oracle({}, rloo, over_sequence_sums, None),
     "RLOOIS": Oracle({}, rloo_is, over_sequences, band(0.2, 0.2)),
     "SAPO": Oracle({}, sapo, over_sequences, None),

@@ -28,7 +28,16 @@ from vlm_rl.advantages import Normalized
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed.weights import checksum
 from vlm_rl.model.policy import Policy
-from vlm_rl.objectives import GRPO, GSPO, KL, LUSPO, AllSum, Objective
+from vlm_rl.objectives import (
+    GRPO,
+    GSPO,
+    KL,
+    LUSPO,
+    AllSum,
+    ConSPO,
+    DistributionMatching,
+    Objective,
+)
 from vlm_rl.objectives.objective import Plan
 from vlm_rl.records import Batch, Prompt
 from vlm_rl.rewards import Reward
@@ -54,7 +63,13 @@ def policy(policy_folder: Path) -> Policy:
     return Policy.from_pretrained(str(policy_folder))
 
 
-OBJECTIVES = [LUSPO(), GSPO(), GRPO(regularizers=[KL(0.1)])]
+OBJECTIVES = [
+    LUSPO(),
+    GSPO(),
+    GRPO(regularizers=[KL(0.1)]),
+    ConSPO(0.5, 0.1, 0.1, 1),
+    GRPO(regularizers=[DistributionMatching(1.0, 0.5)]),
+]
 
 
 def _assert_close(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
@@ -81,6 +96,23 @@ def test_gradient_does_not_depend_on_micro_batches_or_order_of_prompts(
         assert len(list(run.batches[0].micro_batches(tokens))) == {1: 12, 100: 3, 10**6: 1}[tokens]
     for other in gradients.values():
         _assert_close(other, gradients[10**6, 1])
+
+
+@pytest.mark.parametrize("objective", [OBJECTIVES[3], OBJECTIVES[4]], ids=["ConSPO", "DMPO"])
+def test_loss_of_groups_is_that_of_the_policy_as_it_is_in_every_update(
+    policy_folder: Path, encoder: PromptEncoder, prompts: list[Prompt], objective: Objective
+) -> None:
+    """In the second update of a step it is not that of the first, and a group in four forwards is
+    one group."""
+    engine, runs = Memory(), []
+    for tokens in (1, 10**6):
+        updates = UpdateSettings(micro_batch_tokens=tokens, num_minibatches=3, max_grad_norm=None)
+        policy = Policy.from_pretrained(str(policy_folder)).double()
+        parts = {"engine": engine, "objective": objective, "updates": updates}
+        runs.append(run_module(build_module(policy, encoder, **parts), prompts))
+    for update in range(3):
+        _assert_close(runs[0].gradients[update], runs[1].gradients[update])
+    assert runs[0].metrics[0]["policy/loss"] == pytest.approx(runs[1].metrics[0]["policy/loss"])
 
 
 class _LooksAhead(LUSPO):

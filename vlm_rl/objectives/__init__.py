@@ -14,7 +14,9 @@ from vlm_rl.objectives.aggregations import (
     masked_sum,
 )
 from vlm_rl.objectives.covariance import ClipCov, KLCov
+from vlm_rl.objectives.distribution_matching import DistributionMatching, GroupMatch
 from vlm_rl.objectives.entropy import EntropyBand, EntropyBonus
+from vlm_rl.objectives.group_losses import GroupLoss
 from vlm_rl.objectives.load_balance import LoadBalance
 from vlm_rl.objectives.mismatch import (
     GeometricRejection,
@@ -28,6 +30,7 @@ from vlm_rl.objectives.mismatch import (
 from vlm_rl.objectives.objective import POLICY_TERM, Loss, Objective, Plan, Sequences
 from vlm_rl.objectives.presets.bnpo import BNPO
 from vlm_rl.objectives.presets.cispo import CISPO, CappedWeight
+from vlm_rl.objectives.presets.conspo import ConSPO, GroupContrast
 from vlm_rl.objectives.presets.ctpo import CTPO, PositionBand
 from vlm_rl.objectives.presets.dapo import DAPO
 from vlm_rl.objectives.presets.dppo import DPPO, DPPOKL, BinaryKLBand, ProbabilityBand
@@ -39,6 +42,7 @@ from vlm_rl.objectives.presets.gspo import GSPO
 from vlm_rl.objectives.presets.gspo_token import GSPOToken
 from vlm_rl.objectives.presets.luspo import LUSPO
 from vlm_rl.objectives.presets.preset import Preset
+from vlm_rl.objectives.presets.real import REAL, GroupLabels
 from vlm_rl.objectives.presets.rloo import RLOO
 from vlm_rl.objectives.presets.rloo_is import RLOOIS
 from vlm_rl.objectives.presets.sapo import SAPO, SoftGate
@@ -54,7 +58,13 @@ from vlm_rl.objectives.ratios import (
 )
 from vlm_rl.objectives.regularizers import KL, AdaptiveKL, CorrectedKL, Regularizer
 from vlm_rl.objectives.state import Stateful
-from vlm_rl.objectives.surrogates import Clipped, Reinforce, Surrogate, SurrogateLoss
+from vlm_rl.objectives.surrogates import (
+    Clipped,
+    OfGroups,
+    Reinforce,
+    Surrogate,
+    SurrogateLoss,
+)
 from vlm_rl.objectives.token_weights import AllSum, Scalars, TokenWeight
 from vlm_rl.objectives.tokens import Tokens
 
@@ -72,6 +82,7 @@ __all__ = [
     "KL",
     "LUSPO",
     "POLICY_TERM",
+    "REAL",
     "RLOO",
     "RLOOIS",
     "SAPO",
@@ -84,13 +95,19 @@ __all__ = [
     "ClipCov",
     "Clipped",
     "ClippedGeometricMean",
+    "ConSPO",
     "CorrectedKL",
+    "DistributionMatching",
     "DrGRPO",
     "EngineSequenceSumRatio",
     "EntropyBand",
     "EntropyBonus",
     "GSPOToken",
     "GeometricRejection",
+    "GroupContrast",
+    "GroupLabels",
+    "GroupLoss",
+    "GroupMatch",
     "K3Rejection",
     "KLCov",
     "LengthBand",
@@ -98,6 +115,7 @@ __all__ = [
     "LocalTokenMean",
     "Loss",
     "Objective",
+    "OfGroups",
     "OffPolicyMask",
     "Plan",
     "PositionBand",

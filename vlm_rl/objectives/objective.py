@@ -12,9 +12,10 @@ from torch import Tensor
 
 from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.objectives.aggregations import Aggregation, masked_sum
+from vlm_rl.objectives.group_losses import GroupLoss, group_terms
 from vlm_rl.objectives.ratios import Ratio
 from vlm_rl.objectives.regularizers import Regularizer
-from vlm_rl.objectives.soundness import refuse_unsound
+from vlm_rl.objectives.soundness import refuse_several_group_losses, refuse_unsound
 from vlm_rl.objectives.state import Stateful
 from vlm_rl.objectives.surrogates import MAX_LOG_RATIO, Surrogate, SurrogateLoss
 from vlm_rl.objectives.token_weights import AllSum, Scalars, TokenWeight
@@ -87,6 +88,7 @@ class Objective:
                 f"regularizers and token_weights must differ, got {names}; keep one of each"
             )
         refuse_unsound(ratio, surrogate, aggregation, token_weights)
+        refuse_several_group_losses(surrogate, regularizers)
         self.ratio = ratio
         self.surrogate = surrogate
         self.aggregation = aggregation
@@ -110,14 +112,27 @@ class Objective:
         return self.ratio.corrects or any(weight.corrects for weight in self.token_weights)
 
     @property
-    def looks_ahead(self) -> bool:
-        """Whether `prepare` reads log-probabilities of a minibatch before its first forward.
+    def group_loss(self) -> GroupLoss | None:
+        """The loss of whole groups among its terms, if there is one."""
+        parts: Sequence[Surrogate | Regularizer] = (self.surrogate, *self.regularizers)
+        return next((part.group_loss for part in parts if part.group_loss is not None), None)
 
-        Every part with a `prepare` of its own counts, and an objective with one.
+    def group_terms(self, minibatch: Batch, logprobs: Tensor, all_sum: AllSum) -> Tensor:
+        """Return `Batch.group_terms` [B, 2] of a minibatch, from the policy's `logprobs` [B, T] as
+        it is before the update. Only an objective with a `group_loss` is asked."""
+        assert self.group_loss is not None
+        return group_terms(self.group_loss, minibatch, logprobs, all_sum)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether log-probabilities of a minibatch are read before its first forward.
+
+        Every part with a `prepare` of its own counts, an objective with one, and a loss of groups.
         """
         parts: Sequence[Regularizer | TokenWeight] = (*self.regularizers, *self.token_weights)
         plain = {Regularizer.prepare, TokenWeight.prepare, Objective.prepare}
-        return any(type(part).prepare not in plain for part in (self, *parts))
+        plans = any(type(part).prepare not in plain for part in (self, *parts))
+        return plans or self.group_loss is not None
 
     @property
     def needs_all_rows(self) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.objectives.aggregations import Aggregation
+from vlm_rl.objectives.group_losses import GroupLoss
 from vlm_rl.objectives.state import Stateful
 from vlm_rl.objectives.surrogates import MAX_LOG_RATIO
 from vlm_rl.objectives.token_weights import AllSum, Scalars
@@ -20,13 +21,14 @@ Estimator = Literal["k1", "k2", "k3"]
 
 class Regularizer(ABC):
     """A term of the loss. `name` is its name among the terms and in the metrics. `aggregation` None
-    takes that of the policy term."""
+    takes that of the policy term. `group_loss` as in `Surrogate`."""
 
     name: ClassVar[str]
     needs_reference: ClassVar[bool]
     needs_routing: ClassVar[bool] = False
     coef: float
     aggregation: Aggregation | None
+    group_loss: GroupLoss | None = None
 
     def prepare(self, batch: Batch, all_sum: AllSum) -> Scalars:
         """Count over the whole minibatch; see `TokenWeight.prepare`."""

@@ -15,6 +15,7 @@ from vlm_rl.objectives.ratios import (
     SequenceMeanRatio,
     SequenceSumRatio,
 )
+from vlm_rl.objectives.regularizers import Regularizer
 from vlm_rl.objectives.surrogates import Clipped, Surrogate
 from vlm_rl.objectives.token_weights import TokenWeight
 
@@ -30,6 +31,18 @@ def refuse_unsound(
     _check_length_weight(ratio, surrogate, aggregation)
     _check_bound(ratio, surrogate)
     _check_token_weights(ratio, surrogate, token_weights)
+    _check_groups(surrogate, aggregation, token_weights)
+
+
+def refuse_several_group_losses(surrogate: Surrogate, regularizers: Sequence[Regularizer]) -> None:
+    """Raise ValueError for more than one loss of whole groups."""
+    parts: Sequence[Surrogate | Regularizer] = (surrogate, *regularizers)
+    several = [part for part in parts if part.group_loss is not None]
+    if len(several) > 1:
+        names = " and ".join(map(_name, several))
+        raise ValueError(
+            f"{names} are losses of whole groups, and an update knows the terms of one; keep one"
+        )
 
 
 def _name(part: object) -> str:
@@ -91,3 +104,21 @@ def _check_token_weights(
                 f"{_name(surrogate)} gives a sequence one loss, which {_name(weight)} would weigh "
                 "token by token; take a weight of whole sequences"
             )
+
+
+def _check_groups(
+    surrogate: Surrogate, aggregation: Aggregation, token_weights: Sequence[TokenWeight]
+) -> None:
+    """Refuse what would make of a loss of groups another one."""
+    if surrogate.group_loss is None:
+        return
+    if not isinstance(aggregation, SequenceMeanOfTokenMeans):
+        raise ValueError(
+            f"{_name(surrogate.group_loss)} is a loss of the mean of each sequence's tokens, which "
+            f"{_name(aggregation)} does not take; take SequenceMeanOfTokenMeans"
+        )
+    if token_weights:
+        raise ValueError(
+            f"{_name(token_weights[0])} would weigh tokens of {_name(surrogate.group_loss)}, whose "
+            "loss is not a sum over tokens; leave the weight out"
+        )

@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from vlm_rl.objectives.group_losses import GroupLoss, of_tokens
 from vlm_rl.objectives.ratios import Ratio, TokenRatio
 from vlm_rl.objectives.tokens import Tokens
 
@@ -44,12 +45,14 @@ class Surrogate(ABC):
     each token's own log-probability. `reduces_sequence`: it gives a whole sequence one loss.
 
     `scales_with_advantage`: loss and gradient of a row are 0 where its advantages are 0.
+    `group_loss`: what it is the loss of, if that is whole groups.
     """
 
     only_ratios: ClassVar[tuple[type[Ratio], ...]] = ()
     through_ratio: ClassVar[bool] = True
     reduces_sequence: ClassVar[bool] = False
     scales_with_advantage: ClassVar[bool] = False
+    group_loss: GroupLoss | None = None
 
     @abstractmethod
     def __call__(self, log_ratio: Tensor, tokens: Tokens) -> SurrogateLoss:
@@ -115,6 +118,23 @@ class Reinforce(Surrogate):
 
     def __call__(self, log_ratio: Tensor, tokens: Tokens) -> SurrogateLoss:
         return SurrogateLoss.unclipped(-tokens.advantages * tokens.logprobs)
+
+
+class OfGroups(Surrogate):
+    """A loss of whole groups, from the terms of each row that are known before the forwards.
+
+    No token loses its gradient. `loss` must give 0 to what has no advantage.
+    """
+
+    only_ratios = (TokenRatio,)  # as of `Reinforce`
+    through_ratio = False
+    scales_with_advantage = True
+
+    def __init__(self, loss: GroupLoss) -> None:
+        self.group_loss: GroupLoss = loss
+
+    def __call__(self, log_ratio: Tensor, tokens: Tokens) -> SurrogateLoss:
+        return SurrogateLoss.unclipped(of_tokens(tokens.logprobs, tokens.group_terms))
 
 
 def log_band_loss(

@@ -13,7 +13,7 @@ class Tokens(NamedTuple):
 
     `logprobs` are the policy's now, the only ones with a gradient. `old_logprobs` are those
     before the step's first update, `sampling_logprobs` the engine's. `mask` (bool) marks the
-    trained tokens.
+    trained tokens. `group_terms` as in `Batch`.
     """
 
     logprobs: Tensor
@@ -21,6 +21,7 @@ class Tokens(NamedTuple):
     sampling_logprobs: Tensor
     advantages: Tensor
     mask: Tensor
+    group_terms: Tensor | None = None
 
     @classmethod
     def of(cls, logprobs: Tensor, batch: Batch) -> "Tokens":
@@ -32,6 +33,7 @@ class Tokens(NamedTuple):
             torch.where(mask, batch.sampling_logprobs, 0.0),
             torch.where(mask, batch.advantages, 0.0),
             mask,
+            batch.group_terms,
         )
 
     @property

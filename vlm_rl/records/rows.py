@@ -36,9 +36,8 @@ class Rows:
         assert self.row_prompt.shape == mask.shape[:1]
         assert bool((self.row_prompt.diff() >= 0).all()), "rows are ordered by prompt"
         for name, tensor in self._row_tensors().items():
-            is_fit = len(tensor) == len(mask) and (
-                tensor.shape == mask.shape or name == "expert_loads"
-            )
+            by_row = name in ("expert_loads", "group_terms")
+            is_fit = len(tensor) == len(mask) and (tensor.shape == mask.shape or by_row)
             assert is_fit, f"{name} must be [B, T]"
 
     @classmethod
@@ -126,13 +125,16 @@ class Batch(Rows):
     update, `ref_logprobs` the frozen reference's (None if no term needs them). `advantages` are
     constant along a row unless an estimator says otherwise. `step` numbers the step. `expert_loads`
     [B, E] say how often each expert was computed for the tokens of a row before the first update,
-    the mean over the routers; None if no term needs them.
+    the mean over the routers; None if no term needs them. `group_terms` [B, 2] float64 are the
+    share of each row in the loss of its group and the slope in its score, None where no loss is of
+    groups (`vlm_rl.objectives.group_losses`).
     """
 
     old_logprobs: Tensor
     ref_logprobs: Tensor | None
     advantages: Tensor
     expert_loads: Tensor | None = field(default=None, kw_only=True)
+    group_terms: Tensor | None = field(default=None, kw_only=True)
     step: int = 0
 
     @classmethod

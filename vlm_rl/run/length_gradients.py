@@ -50,6 +50,11 @@ class LengthGradients(L.Callback):
                 f"length_gradients={self.every_n_steps} compares an update with the same without "
                 f"its clip, but {type(objective).__name__} does not clip a ratio; leave it out"
             )
+        if objective.group_loss is not None:
+            raise ValueError(
+                f"length_gradients={self.every_n_steps} takes rows by length, but a loss of "
+                f"{type(objective).__name__} is of whole groups; leave it out"
+            )
         if world_size > 1:
             raise ValueError(
                 f"length_gradients={self.every_n_steps} needs whole gradients, but this run has "

@@ -63,7 +63,7 @@ from vlm_rl.training.settings import (
 from vlm_rl.training.step import Metrics, Step, StepBatch
 from vlm_rl.training.step_metrics import step_metrics
 from vlm_rl.training.streams import GREEDY, Stream
-from vlm_rl.training.update import Update, count_normalizers, divided, left_out
+from vlm_rl.training.update import Update, count_normalizers, divided, in_groups, left_out
 
 STATE = (
     "completed_steps",
@@ -176,7 +176,10 @@ class RLModule(L.LightningModule):
         with self.clock("update"):  # up to here a step changes nothing: a run may stop in it
             self.refill_position = sampled.refill_position
             self.credit.learn(batch.everyone, sampled.dropped, sampled.any_dropped, monitored)
-            updates = [self.update(minibatch, batch.has_old) for minibatch in batch.minibatches]
+            updates = [
+                self.update(minibatch, batch.has_old, has_moved=number > 0)
+                for number, minibatch in enumerate(batch.minibatches)
+            ]
             self._move_schedule(self.updates.num_minibatches - len(updates))
         self.sampler.policy_changed()
         rows = batch.rows if batch.has_old else batch.rows_with_old(updates[0].logprobs)
@@ -352,9 +355,25 @@ class RLModule(L.LightningModule):
             with_balance=self.objective.needs_routing,
         )
 
-    def update(self, minibatch: Minibatch[Batch], has_old: bool) -> Update:
-        """Do one optimizer update; the only place that divides by a count of the batch."""
+    def _in_groups(self, minibatch: Minibatch[Batch], has_moved: bool) -> Minibatch[Batch]:
+        """Complete a minibatch for a loss of whole groups, which costs a pass without gradients in
+        every update of a step but the first."""
+        if self.objective.group_loss is None:
+            return minibatch
+        logprobs = [forward.old_logprobs for forward in minibatch.forwards]
+        if has_moved:
+            with torch.no_grad():
+                stats = [self._policy_stats(f, with_entropy=False) for f in minibatch.forwards]
+            logprobs = [of_forward.logprobs for of_forward in stats]
+        return in_groups(self.objective, minibatch, logprobs)
+
+    def update(self, minibatch: Minibatch[Batch], has_old: bool, *, has_moved: bool) -> Update:
+        """Do one optimizer update; the only place that divides by a count of the batch.
+
+        `has_moved`: the policy is no longer the one of `old_logprobs`.
+        """
         with named(self.objective, "objective", UpdateError):
+            minibatch = self._in_groups(minibatch, has_moved)
             plan = self.objective.prepare(minibatch.rows, ranks.all_sum)
             normalizers = count_normalizers(self.objective, minibatch)
         total = torch.zeros((), dtype=torch.float64, device=self.policy.device)

@@ -1,7 +1,7 @@
 """One optimizer update: its record, its denominators, and the one division by them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,19 @@ class Update:
     sequences: Sequences
     logprobs: Sequence[Tensor]
     routers: RouterTally
+
+
+def in_groups(
+    objective: Objective, minibatch: Minibatch[Batch], logprobs: Sequence[Tensor]
+) -> Minibatch[Batch]:
+    """Return the minibatch with `group_terms` in its forwards; `logprobs` [B, T] are those of each
+    forward, by the policy as it is. Every rank calls it."""
+    assert not len(minibatch.left_out), "a loss of groups needs all rows"
+    terms = objective.group_terms(minibatch.rows, torch.cat([*logprobs]), ranks.all_sum)
+    parts = terms.split([len(forward) for forward in minibatch.forwards])
+    pairs = zip(minibatch.forwards, parts, strict=True)
+    forwards = tuple(replace(forward, group_terms=part) for forward, part in pairs)
+    return replace(minibatch, forwards=forwards)
 
 
 def count_normalizers(objective: Objective, minibatch: Minibatch[Batch]) -> dict[str, Tensor]:
