@@ -35,6 +35,7 @@ from vlm_rl.objectives import (
     LUSPO,
     AdaptiveKL,
     CorrectedKL,
+    DistributionMatching,
     EntropyBand,
     EntropyBonus,
     KLCov,
@@ -65,10 +66,11 @@ def term(regularizer: Regularizer, rows: list[Row]) -> float:
 
 
 def test_every_regularizer_is_tested():
-    """Those of the routers of a policy need one: `test_load_balance.py`."""
-    of_routers = {LoadBalance}
-    assert all(kind.needs_routing for kind in of_routers)
-    assert set(discover_parts(Regularizer)) == {type(r) for r in REGULARIZERS} | of_routers
+    """Those of the routers of a policy need one: `test_load_balance.py`; that of groups needs their
+    terms: `test_group_losses.py`."""
+    elsewhere = {LoadBalance, DistributionMatching}
+    assert LoadBalance.needs_routing
+    assert set(discover_parts(Regularizer)) == {type(r) for r in REGULARIZERS} | elsewhere
 
 
 @every_regularizer

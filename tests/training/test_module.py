@@ -72,13 +72,15 @@ OBJECTIVES = [
 ]
 
 
-def _assert_close(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+def _assert_close(
+    got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], share: float = 1e-6
+) -> None:
     largest = max(float(grad.abs().max()) for grad in wanted.values())
     assert largest > 1e-4, "a gradient of zero would show nothing"
     assert got.keys() == wanted.keys()
     for name, grad in wanted.items():
         # transformers' norms and rotary angles are float32 whatever the policy is
-        torch.testing.assert_close(got[name], grad, rtol=0, atol=1e-6 * largest)
+        torch.testing.assert_close(got[name], grad, rtol=0, atol=share * largest)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
@@ -111,7 +113,8 @@ def test_loss_of_groups_is_that_of_the_policy_as_it_is_in_every_update(
         parts = {"engine": engine, "objective": objective, "updates": updates}
         runs.append(run_module(build_module(policy, encoder, **parts), prompts))
     for update in range(3):
-        _assert_close(runs[0].gradients[update], runs[1].gradients[update])
+        # a step of the optimizer makes more of what the float32 in between has rounded
+        _assert_close(runs[0].gradients[update], runs[1].gradients[update], share=1e-5)
     assert runs[0].metrics[0]["policy/loss"] == pytest.approx(runs[1].metrics[0]["policy/loss"])
 
 
