@@ -5,5 +5,6 @@ of `GroupFilter`.
 """
 
 from vlm_rl.training.dynamic_sampling import GroupFilter, MixedVerdicts, SomeCorrect
+from vlm_rl.training.oversampling import PredictedMixedVerdicts
 
-__all__ = ["GroupFilter", "MixedVerdicts", "SomeCorrect"]
+__all__ = ["GroupFilter", "MixedVerdicts", "PredictedMixedVerdicts", "SomeCorrect"]

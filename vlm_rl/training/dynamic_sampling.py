@@ -4,13 +4,13 @@ A group that is all right or all wrong has no advantage of correctness and only 
 gradient. DAPO (arXiv:2503.14476) drops such groups and samples further problems until the step is
 full. Its published recipe samples three times the problems at once and throws away the rest; here
 each further round asks for exactly as many new problems as groups are missing, so that no
-group worth training on is lost.
+group worth training on is lost. A filter may ask for more problems in the first round.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,7 +37,8 @@ def no_refill(position: int, used: Collection[str]) -> None:
 class GroupFilter(ABC):
     """Chooses the groups that are worth training on.
 
-    `drops_all_right`: a group in which all is right never stays.
+    `drops_all_right`: a group in which all is right never stays. `oversamples`: it asks for more
+    problems at once than a step needs.
 
     `max_rounds` bounds the rounds of generation in a step, its first included; published for DAPO:
     10. After the last the step trains on the groups that it has, and makes no update if it has
@@ -45,6 +46,7 @@ class GroupFilter(ABC):
     """
 
     drops_all_right: ClassVar[bool] = False
+    oversamples: ClassVar[bool] = False
 
     def __init__(self, max_rounds: int = 10) -> None:
         if max_rounds < 1:
@@ -67,6 +69,21 @@ class GroupFilter(ABC):
     @abstractmethod
     def keep(self, rollout: Rollout) -> Tensor:
         """Return [P] bool: whether to train on each group, from that group alone."""
+
+    def more_than(self, num_groups: int) -> int:
+        """Return how many problems to sample in the first round beside those of a step, the same on
+        every rank."""
+        return 0
+
+    def learn(self, keep_rate: float) -> None:  # noqa: B027
+        """Change the state by a step that is trained on: the share of groups kept, of all ranks."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Restore what `state_dict` returned."""
 
 
 class MixedVerdicts(GroupFilter):
@@ -98,7 +115,8 @@ class Sampled:
 
     Either may be empty. `places` are those of the kept groups among all ranks'; `any_dropped` is of
     all ranks. `refill_position` is the place in the order of further problems that comes next.
-    `statistics` are those of the sampling and of the dropped groups.
+    `keep_rate` is the share of groups that the filter kept, of all ranks. `statistics` are those of
+    the sampling and of the dropped groups.
     """
 
     kept: Rollout
@@ -106,6 +124,7 @@ class Sampled:
     places: Places
     any_dropped: bool
     refill_position: int
+    keep_rate: float = 1.0
     statistics: Statistics = field(default_factory=dict)
 
 
@@ -142,6 +161,13 @@ def sample_groups(
     used: set[str] = set()
     rounds: list[Rollout] = []
     kept = torch.zeros(0, dtype=torch.bool)
+    if group_filter.oversamples:
+        firsts = ranks.gather([prompt.uid for prompt in prompts])
+        wanted = [len(uids) for uids in firsts]
+        used.update(uid for uids in firsts for uid in uids)
+        number = group_filter.more_than(sum(wanted))
+        more, refill_position = _draw(refill, refill_position, used, number)
+        prompts = [*prompts, *_dealt(more, _evenly(len(more)))]
     while True:
         rounds.append(sample(prompts, len(rounds)))
         kept = torch.cat([kept, _keep(group_filter, rounds[-1])])
@@ -149,7 +175,7 @@ def sample_groups(
         progress = ranks.gather(own)
         wanted = wanted or [of_rank.num_sampled for of_rank in progress]
         used.update(uid for of_rank in progress for uid in of_rank.uids)
-        missing = [number - p.num_kept for number, p in zip(wanted, progress, strict=True)]
+        missing = _missing(wanted, [of_rank.num_kept for of_rank in progress])
         if len(rounds) == group_filter.max_rounds:
             break
         new, refill_position = _draw(refill, refill_position, used, sum(missing))
@@ -157,6 +183,14 @@ def sample_groups(
             break
         prompts = _dealt(new, missing)
     rollout = Rollout.joined(rounds)
+    num_sampled = sum(of_rank.num_sampled for of_rank in progress)
+    keep_rate = sum(of_rank.num_kept for of_rank in progress) / max(num_sampled, 1)
+    if sum(of_rank.num_kept for of_rank in progress) > sum(wanted):
+        kept = _without_surplus(kept, sum(wanted))
+        progress = [
+            replace(of_rank, num_kept=number)
+            for of_rank, number in zip(progress, ranks.gather(int(kept.sum())), strict=True)
+        ]
     dropped = rollout.select((~kept).nonzero()[:, 0].tolist())
     return Sampled(
         kept=rollout.select(kept.nonzero()[:, 0].tolist()),
@@ -164,6 +198,7 @@ def sample_groups(
         places=Places.of([of_rank.num_kept for of_rank in progress]),
         any_dropped=sum(p.num_sampled - p.num_kept for p in progress) > 0,
         refill_position=refill_position,
+        keep_rate=keep_rate,
         statistics=_statistics(rollout, kept, progress, len(rounds), sum(missing))
         | _dropped_statistics(dropped),
     )
@@ -190,6 +225,37 @@ def _draw(refill: Refill, position: int, used: set[str], number: int) -> tuple[l
         prompts.append(prompt)
         used.add(prompt.uid)
     return prompts, position
+
+
+def _missing(wanted: Sequence[int], kept: Sequence[int]) -> list[int]:
+    """Return how many groups each rank still samples; what others have too many counts."""
+    lacking = [max(0, number - own) for number, own in zip(wanted, kept, strict=True)]
+    spare = sum(lacking) - max(0, sum(wanted) - sum(kept))
+    for place in reversed(range(len(lacking))):
+        taken = min(spare, lacking[place])
+        lacking[place] -= taken
+        spare -= taken
+    return lacking
+
+
+def _without_surplus(kept: Tensor, wanted: int) -> Tensor:
+    """Return which of this rank's groups are among the first `wanted` that all ranks keep, in the
+    order in which they were dealt."""
+    of_ranks = ranks.gather(kept.tolist())
+    order = ranks.round_robin([[(rank, flag) for flag in own] for rank, own in enumerate(of_ranks)])
+    own, before = [], 0
+    for rank, flag in order:
+        stays = flag and before < wanted
+        before += stays
+        if rank == ranks.rank():
+            own.append(stays)
+    return torch.tensor(own, dtype=torch.bool)
+
+
+def _evenly(number: int) -> list[int]:
+    """Share `number` among the ranks, the first ones one more."""
+    size = ranks.world_size()
+    return [number // size + (rank < number % size) for rank in range(size)]
 
 
 def _dealt(new: Sequence[Prompt], missing: Sequence[int]) -> list[Prompt]:

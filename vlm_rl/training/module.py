@@ -176,6 +176,8 @@ class RLModule(L.LightningModule):
         with self.clock("update"):  # up to here a step changes nothing: a run may stop in it
             self.refill_position = sampled.refill_position
             self.credit.learn(batch.everyone, sampled.dropped, sampled.any_dropped, monitored)
+            if self.dynamic_sampling is not None:
+                self.dynamic_sampling.learn(sampled.keep_rate)
             updates = [
                 self.update(minibatch, batch.has_old, has_moved=number > 0)
                 for number, minibatch in enumerate(batch.minibatches)
@@ -521,6 +523,7 @@ class RLModule(L.LightningModule):
             "stage_seconds": self.clock.seconds,
             "objective": self.objective.state_dict(),
             "credit": self.credit.state_dict(),
+            "dynamic_sampling": self.dynamic_sampling and self.dynamic_sampling.state_dict(),
             "base": self._base_checksum,
         }
 
@@ -531,4 +534,6 @@ class RLModule(L.LightningModule):
         self.clock.seconds.update(state["stage_seconds"])
         self.objective.load_state_dict(state["objective"])
         self.credit.load_state_dict(state["credit"])
+        if self.dynamic_sampling is not None:
+            self.dynamic_sampling.load_state_dict(state["dynamic_sampling"])
         self._resumed_base = state["base"]
