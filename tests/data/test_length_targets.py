@@ -70,6 +70,21 @@ def test_row_keeps_its_own_target_and_both_ends_are_drawn():
     assert drawn == {3, 4, 5}
 
 
+def test_levels_are_drawn_and_named():
+    levels = {"short": 500, "medium": 1500, "long": 4000}
+    targets = LengthTargets(1, 4000, sentence="Reasoning: {level}.", levels=levels)
+    drawn = [targets.given_to(Problem(str(i), "Why?", "1")) for i in range(60)]
+    assert {problem.meta["target_length"] for problem in drawn} == set(levels.values())
+    for problem in drawn:
+        (name,) = (n for n, tokens in levels.items() if tokens == problem.meta["target_length"])
+        assert problem.question == f"Why? Reasoning: {name}."
+    numbers = LengthTargets(1, 4000, levels=levels).given_to(Problem("0", "Why?", "1"))
+    assert numbers.question == f"Why? Think for {numbers.meta['target_length']} tokens."
+    own = Problem("a", "Why?", "1", meta={"target_length": 77})
+    with pytest.raises(ValueError, match=r"'a' has target_length 77, which is none of .*; add it"):
+        targets.given_to(own)
+
+
 def test_a_resumed_run_notices_another_range(encoder, tmp_path):
     path = write(tmp_path, 8)
     state = data(encoder, path, length_targets=LengthTargets(10, 90)).state_dict()
@@ -86,6 +101,9 @@ def test_a_resumed_run_notices_another_range(encoder, tmp_path):
         ({"low": 9, "high": 5}, "got 9 and 5"),
         ({"low": 1, "high": 5, "sentence": "Be brief."}, "sentence must have {tokens} once"),
         ({"low": 1, "high": 5, "sentence": "{tokens} <image>"}, "and no <image>, got"),
+        ({"low": 1, "high": 5, "sentence": "{level}"}, "with levels {level} will do"),
+        ({"low": 1, "high": 5, "levels": {"long": 6}}, "from low=1 to high=5, got {'long': 6}"),
+        ({"low": 1, "high": 5, "levels": {"a": 3, "b": 3}}, "must be different numbers"),
         ({"low": 1, "high": 5, "key": ""}, "length_targets.key must name a key of meta"),
     ],
 )

@@ -5,11 +5,13 @@ prompt with "Think for n tokens."
 """
 
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from vlm_rl.records import IMAGE_MARK, Problem
 
 PLACE = "{tokens}"
+NAME = "{level}"
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class LengthTargets:
     nor the number of ranks changes it. A row whose `meta` has `key` keeps its own. `sentence`,
     with `{tokens}` where the number goes, stands behind the question, before its options and the
     instruction. Training and validation problems both have targets.
+
+    `levels` names the targets to draw from, all within `low` and `high`, such as {short: 500, long:
+    4000}; the sentence may then have `{level}` for the name instead.
     """
 
     low: int
@@ -27,6 +32,7 @@ class LengthTargets:
     key: str = "target_length"
     sentence: str = "Think for {tokens} tokens."
     seed: int = 0
+    levels: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 1 <= self.low <= self.high:
@@ -34,19 +40,41 @@ class LengthTargets:
                 f"length_targets: low and high must be 1 <= low <= high in tokens, got {self.low} "
                 f"and {self.high}"
             )
-        if self.sentence.count(PLACE) != 1 or IMAGE_MARK in self.sentence:
+        places = self.sentence.count(PLACE) + self.sentence.count(NAME) * bool(self.levels)
+        if places != 1 or IMAGE_MARK in self.sentence:
             raise ValueError(
                 f"length_targets.sentence must have {PLACE} once and no {IMAGE_MARK}, got "
-                f"{self.sentence!r:.80}"
+                f"{self.sentence!r:.80}; with levels {NAME} will do"
+            )
+        named = self.levels.values()
+        if len(set(named)) < len(named) or not all(self.low <= n <= self.high for n in named):
+            raise ValueError(
+                f"length_targets.levels must be different numbers from low={self.low} to "
+                f"high={self.high}, got {dict(self.levels)}"
             )
         if not self.key:
             raise ValueError("length_targets.key must name a key of meta, got ''")
 
     def given_to(self, problem: Problem) -> Problem:
-        """Return `problem` with its target in `meta` and in the question."""
-        drawn = random.Random(f"{self.seed} {problem.uid}").randint(self.low, self.high)
+        """Return `problem` with its target in `meta` and in the question.
+
+        Raises ValueError for a target of its row that no level has, where its name must be told.
+        """
+        generator = random.Random(f"{self.seed} {problem.uid}")
+        if self.levels:
+            drawn = generator.choice(sorted(self.levels.values()))
+        else:
+            drawn = generator.randint(self.low, self.high)
         target = problem.meta.get(self.key, drawn)
         said = self.sentence.replace(PLACE, str(target))
+        if NAME in said and self.levels:
+            names = [name for name, tokens in self.levels.items() if tokens == target]
+            if not names:
+                raise ValueError(
+                    f"problem {problem.uid!r} has {self.key} {target}, which is none of "
+                    f"length_targets.levels {dict(self.levels)}; add it, or say {PLACE}"
+                )
+            said = said.replace(NAME, names[0])
         return replace(
             problem,
             question=f"{problem.question} {said}",
