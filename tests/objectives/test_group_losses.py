@@ -5,8 +5,7 @@ DMPO's distribution matching, which is a regularizer.
 
 Mutations, each seen red:
     the scale N / P left out, or counted over one part -> loop, splits
-    the slope taken of another score; shares without their gradient -> loop
-    `NEVER` as -inf -> groups of one kind
+    shares without their gradient -> loop
     the margin added to the wrong answers, or never moved -> goldens, course of the margin
     the mean over all answers of a group in place of the right ones -> loop of ConSPO
     the target from the sum of advantages; members not masked -> loop of DMPO

@@ -27,6 +27,7 @@ from tests.support.run_helpers import (
 from vlm_rl.advantages import Normalized
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed.weights import checksum
+from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.model.policy import Policy
 from vlm_rl.objectives import (
     GRPO,
@@ -38,7 +39,7 @@ from vlm_rl.objectives import (
     DistributionMatching,
     Objective,
 )
-from vlm_rl.objectives.objective import Plan
+from vlm_rl.objectives.objective import Loss, Plan
 from vlm_rl.records import Batch, Prompt
 from vlm_rl.rewards import Reward
 from vlm_rl.rollout import Sampling
@@ -101,11 +102,10 @@ def test_gradient_does_not_depend_on_micro_batches_or_order_of_prompts(
 
 
 @pytest.mark.parametrize("objective", [OBJECTIVES[3], OBJECTIVES[4]], ids=["ConSPO", "DMPO"])
-def test_loss_of_groups_is_that_of_the_policy_as_it_is_in_every_update(
+def test_loss_of_groups_does_not_depend_on_micro_batches_in_any_update(
     policy_folder: Path, encoder: PromptEncoder, prompts: list[Prompt], objective: Objective
 ) -> None:
-    """In the second update of a step it is not that of the first, and a group in four forwards is
-    one group."""
+    """A group in four forwards is one group."""
     engine, runs = Memory(), []
     for tokens in (1, 10**6):
         updates = UpdateSettings(micro_batch_tokens=tokens, num_minibatches=3, max_grad_norm=None)
@@ -116,6 +116,42 @@ def test_loss_of_groups_is_that_of_the_policy_as_it_is_in_every_update(
         # a step of the optimizer makes more of what the float32 in between has rounded
         _assert_close(runs[0].gradients[update], runs[1].gradients[update], share=1e-5)
     assert runs[0].metrics[0]["policy/loss"] == pytest.approx(runs[1].metrics[0]["policy/loss"])
+
+
+class _Remembers(ConSPO):
+    """Keeps the log-probabilities that the terms of an update are from, and those of the update."""
+
+    def __init__(self) -> None:
+        super().__init__(0.5, 0.1, 0.1, 1)
+        self.before: list[torch.Tensor] = []
+        self.within: list[torch.Tensor] = []
+        self.old: list[torch.Tensor] = []
+
+    def group_terms(
+        self, minibatch: Batch, logprobs: torch.Tensor, all_sum: AllSum
+    ) -> torch.Tensor:
+        self.before.append(logprobs[minibatch.completion_mask])
+        return super().group_terms(minibatch, logprobs, all_sum)
+
+    def __call__(self, stats: TokenStats, batch: Batch, plan: Plan) -> Loss:
+        self.within.append(stats.logprobs.detach()[batch.completion_mask])
+        self.old.append(batch.old_logprobs[batch.completion_mask])
+        return super().__call__(stats, batch, plan)
+
+
+def test_terms_of_groups_are_of_the_policy_as_it_is(
+    policy: Policy, encoder: PromptEncoder, prompts: list[Prompt]
+) -> None:
+    objective = _Remembers()
+    updates = UpdateSettings(micro_batch_tokens=10**6, num_minibatches=3)
+    run_module(build_module(policy, encoder, objective=objective, updates=updates), prompts)
+    assert len(objective.before) == len(objective.within) == 3
+    assert all(map(torch.equal, objective.before, objective.within))
+    assert [torch.equal(*pair) for pair in zip(objective.old, objective.within, strict=True)] == [
+        True,
+        False,
+        False,
+    ]
 
 
 class _LooksAhead(LUSPO):

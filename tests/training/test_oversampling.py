@@ -28,12 +28,14 @@ from vlm_rl.training.dynamic_sampling import Sampled, sample_groups
 
 KEPT = "bdfghk"
 """Uids of problems with mixed verdicts."""
+MANY = "efghijklm"
+"""Others, which the further problems have and few of the first."""
 PROBLEMS = "abcdefghijklmnop"
 
 
-def _judged(prompts: Sequence[Prompt], _: int = 0) -> Rollout:
+def _judged(prompts: Sequence[Prompt], kept: str) -> Rollout:
     rows = [
-        [Verdict.CORRECT, Verdict.WRONG if prompt.uid in KEPT else Verdict.CORRECT]
+        [Verdict.CORRECT, Verdict.WRONG if prompt.uid in kept else Verdict.CORRECT]
         for prompt in prompts
     ]
     total = torch.zeros(len(prompts), 2, dtype=torch.float64)
@@ -48,10 +50,10 @@ def _refill(position: int, used: Collection[str]) -> tuple[Prompt, int] | None:
     return None
 
 
-def _sample(own: Sequence[str], group_filter: PredictedMixedVerdicts) -> Sampled:
+def _sample(own: Sequence[str], group_filter: PredictedMixedVerdicts, kept: str = KEPT) -> Sampled:
     return sample_groups(
         [text_prompt(uid) for uid in own],
-        _judged,
+        lambda prompts, _: _judged(prompts, kept),
         group_filter=group_filter,
         refill=_refill,
         refill_position=0,
@@ -109,7 +111,8 @@ def _rank(rank: int, size: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
     results = {}
     for first, rounds in ((2.25, 1), (3.0, 1), (1.2, 9)):
-        sampled = _sample("abcdef"[rank::size], PredictedMixedVerdicts(rounds, first=first))
+        own = PredictedMixedVerdicts(rounds, first=first)
+        sampled = _sample("abcdef"[rank::size], own, MANY)
         results[f"{first}"] = [
             _uids(sampled.kept),
             _uids(sampled.dropped),
@@ -126,7 +129,8 @@ def test_every_number_of_ranks_keeps_the_same_groups(tmp_path: Path) -> None:
     for size in (2, 3):
         start_processes(_rank, (size, tmp_path), nprocs=size, start_method="fork")
     for first, rounds in ((2.25, 1), (3.0, 1), (1.2, 9)):
-        alone = _sample("abcdef", PredictedMixedVerdicts(rounds, first=first))
+        alone = _sample("abcdef", PredictedMixedVerdicts(rounds, first=first), MANY)
+        assert alone.places.total == 6
         for size in (2, 3):
             files = [tmp_path / f"{size}_{rank}.json" for rank in range(size)]
             parts = [json.loads(file.read_text())[f"{first}"] for file in files]

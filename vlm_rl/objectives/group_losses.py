@@ -19,7 +19,7 @@ from vlm_rl.objectives.token_weights import AllSum
 from vlm_rl.records import Batch
 
 NEVER = -1e30
-"""The logarithm of what is not there: exp gives 0, and unlike -inf a gradient of 0."""
+"""The logarithm of what is not there: exp gives 0, and a whole group of it no NaN."""
 
 
 class GroupLoss(ABC):
