@@ -47,6 +47,7 @@ EXACT = (
     "sequence_sum",
     "constant",
     "covariance",
+    "groups",
     "masked_process",
     "text",
     "text_then_images",

@@ -100,6 +100,13 @@ CASES: dict[str, Callable[[], Case]] = {
         ),
         micro_tokens=10_000,
     ),
+    "groups": lambda: Case(
+        objectives.ConSPO(0.5, 0.1, 0.1, 1),
+        advantages.VerdictSigns(),
+        uids="01234",
+        minibatches=2,
+        micro_tokens=1,
+    ),
     "masked_process": lambda: Case(objectives.DAPO(), unscored="135", micro_tokens=1),
     "text": lambda: Case(objectives.LUSPO(), uids="1355", steps=2),
     "text_then_images": lambda: Case(objectives.LUSPO(), uids="513024", minibatches=3, steps=2),
