@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from vlm_rl.evaluate.subjects import Subject
-from vlm_rl.evaluation.changes_report import CHANGES, Images, write_changes
+from vlm_rl.evaluation.changes_report import CHANGES, QuestionImages, write_changes
 from vlm_rl.evaluation.comparison import (
     COMPARISON,
     Comparison,
@@ -56,7 +56,7 @@ def compare_subjects(subjects: Sequence[Subject]) -> None:
     _write_table(named, named, first.output.parent, False, _images_of(problems))
 
 
-def _images_of(problems: Mapping[tuple[str, str], Problem]) -> Images:
+def _images_of(problems: Mapping[tuple[str, str], Problem]) -> QuestionImages:
     return lambda benchmark, uid: problems[benchmark, uid].images
 
 
@@ -65,7 +65,7 @@ def _write_table(
     targets: Mapping[str, Path],
     output: Path,
     common_only: bool,
-    images: Images | None,
+    images: QuestionImages | None,
 ) -> None:
     """Write the table into `output`, and the comparison of each model with the first one into its
     target."""
@@ -81,7 +81,7 @@ def _write_table(
 
 
 def _write_pair(
-    pair: Comparison, first: Path, second: Path, target: Path, images: Images | None
+    pair: Comparison, first: Path, second: Path, target: Path, images: QuestionImages | None
 ) -> None:
     write_comparison(pair, target)
     write_changes(first, second, target, images)

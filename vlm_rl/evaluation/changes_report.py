@@ -15,6 +15,7 @@ from vlm_rl.evaluation.changes import (
     changes_between,
 )
 from vlm_rl.evaluation.report import SAMPLES, read_rows
+from vlm_rl.records import IMAGE_MARK
 from vlm_rl.show.json_text import json_text
 from vlm_rl.show.markdown import Markdown, image, table
 
@@ -30,11 +31,13 @@ HOW = (
     "after. Whether the difference is more than noise says comparison.md."
 )
 HEADINGS = ("", "right, % of samples", "mean tokens", "answer", "verdict", "response")
-Images = Callable[[str, str], Sequence[bytes | Path] | None]
+QuestionImages = Callable[[str, str], Sequence[bytes | Path] | None]
 """Benchmark and uid -> the images of a question, None if they are not at hand."""
 
 
-def write_changes(first: Path, second: Path, target: Path, images: Images | None = None) -> None:
+def write_changes(
+    first: Path, second: Path, target: Path, images: QuestionImages | None = None
+) -> None:
     """Write what changed from evaluation folder `first` to `second` into `target`.
 
     Images come from `images`, else from the paths that the samples name; bytes of a table are not
@@ -87,7 +90,7 @@ class _Page:
     """The part of the page with questions of one benchmark."""
 
     def __init__(
-        self, benchmark: str, paths: Sequence[Path], target: Path, images: Images | None
+        self, benchmark: str, paths: Sequence[Path], target: Path, images: QuestionImages | None
     ) -> None:
         self._benchmark = benchmark
         self._paths = paths
@@ -120,7 +123,7 @@ class _Page:
         options = row.get("choices")
         parts = [
             Markdown("**{}**").format(change.uid),
-            Markdown("{}").format(_cut(row.get("question") or "(question not kept)")),
+            Markdown("{}").format(_question_of(row)),
             *([Markdown("Options: {}.").format("; ".join(options))] if options else []),
             *self._pictures(change.uid, row),
             Markdown("Gold: {}.").format(row["gold"]),
@@ -181,6 +184,11 @@ def _response(
         f"{row['verdict']} ({row['rule']}){cut}",
         _cut(row["response"]),
     )
+
+
+def _question_of(row: Mapping[str, Any]) -> str:
+    question = str(row.get("question") or "(its text is not kept in this file)")
+    return _cut(" ".join(question.replace(IMAGE_MARK, " ").split()))
 
 
 def _cut(text: str, most: int = _MOST_CHARS) -> str:

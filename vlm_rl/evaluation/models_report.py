@@ -63,7 +63,7 @@ def _row(one: Standing) -> tuple[str, ...]:
         interval(one.accuracy),
         "-" if one.difference is None else interval_of(one.difference, 100),
         p_text(one.holm_p),
-        "-" if one.spent is None else f"{one.spent.mean:,.0f}",
+        "-" if one.spent is None else tokens(one.spent.mean),
         "-" if one.length is None else interval_of(one.length, 1),
         "-" if one.spent is None else per_right(one.spent.per_correct),
         _kept(one.pareto),
@@ -71,9 +71,13 @@ def _row(one: Standing) -> tuple[str, ...]:
     )
 
 
+def tokens(mean: float) -> str:
+    return f"{mean:,.{0 if mean >= 100 else 1}f}"
+
+
 def interval_of(difference: Difference, scale: float) -> str:
     """Return a signed difference times `scale` with its interval, if it has one."""
-    digits = 1 if scale > 1 else 0
+    digits = 1 if scale > 1 or abs(difference.mean) < 10 else 0
     mean = f"{scale * difference.mean:+,.{digits}f}"
     if difference.low is None or difference.high is None:
         return mean
