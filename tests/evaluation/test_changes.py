@@ -24,7 +24,7 @@ def test_changes_are_counted_by_question(tmp_path: Path):
     first = folder(tmp_path / "a", dict(zip("abcdefg", "rrwwrrt", strict=True)) | {"h": "rw"})
     second = folder(tmp_path / "b", dict(zip("abcdefg", "rwruwtr", strict=True)) | {"h": "rr"})
     (changes,) = changes_between(first, second)
-    # f was not checked after and g not before; h is right of half its samples before, which is wrong
+    # f was not checked after, g not before; h was right of half its samples, which is not enough
     assert changes.counts == {
         ("right", "right"): 1,
         ("right", "wrong"): 2,
