@@ -69,11 +69,6 @@ def read_questions(config: Namespace, parts: Namespace, accuracy: Accuracy) -> l
             problems = usable(asked.name, problems, judge, config.max_bad_rows or 0)
         styled = [_styled(problem, asked, parts) for problem in problems]
         read.append(Questions(asked, split, styled))
-    names = [evaluation_name(one.asked, one.split) for one in read]
-    if len({*names}) < len(names):
-        raise ValueError(
-            f"--benchmark names one twice: {' '.join(config.benchmark)}; files need different names"
-        )
     return read
 
 

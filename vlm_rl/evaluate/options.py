@@ -17,7 +17,7 @@ from jsonargparse.typing import PositiveInt
 
 from vlm_rl.evaluation.benchmarks import BENCHMARKS
 from vlm_rl.evaluation.benchmarks.own_rows import OwnRows, RowSettings
-from vlm_rl.evaluation.tasks import PromptSettings, benchmark_and_split
+from vlm_rl.evaluation.tasks import PromptSettings, benchmark_and_split, evaluation_name
 from vlm_rl.metrics.word_targets import WORD_TARGETS
 from vlm_rl.rewards import JudgingTerm
 from vlm_rl.rollout import Engine, Sampling
@@ -120,7 +120,12 @@ def check(config: Namespace) -> None:
     if config.responses and len(config.benchmark) > 1:
         raise ValueError("--responses are those of one benchmark; name it alone by --benchmark")
     _check_targets(config.target_words)
-    asked = [benchmark_and_split(name)[0] for name in config.benchmark]
+    named = [benchmark_and_split(name) for name in config.benchmark]
+    asked = [questions for questions, _ in named]
+    if len({evaluation_name(*one) for one in named}) < len(named):
+        raise ValueError(
+            f"--benchmark names one twice: {' '.join(config.benchmark)}; files need different names"
+        )
     for name in config.data:
         if name not in [questions.name for questions in asked]:
             raise ValueError(f"data.{name} is for a benchmark that --benchmark does not name")
