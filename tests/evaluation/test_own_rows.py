@@ -31,12 +31,12 @@ from vlm_rl.model.policy import Policy
 
 NUM_ROWS = 8
 RULES = """
-def shows_gold(problem, completion):
-    return problem.answer in completion.text
-
-def is_short(problem, completion, length):
+def shows_gold_shortly(problem, completion, length):
     assert length == len(completion)
-    return length < 8
+    return problem.answer in completion.text and length < 18
+
+def fails_once(problem, completion):
+    return 1 / (problem.uid != "q3")
 
 def by_ids(completions, completion_ids, **columns):
     return [1.0] * len(completions)
@@ -141,12 +141,11 @@ def test_two_models_make_one_table_and_comparisons(models: Path) -> None:
 def test_lengths_and_targets_are_in_the_report(models: Path) -> None:
     folder = models / "warm_start"
     assert "[lengths.md](lengths.md)" in (folder / "report.md").read_text()
-    by_name = {
-        o["benchmark"]: o for o in json.loads((folder / "lengths.json").read_text())["benchmarks"]
-    }
+    lengths = json.loads((folder / "lengths.json").read_text())["benchmarks"]
+    (mine,) = [one for one in lengths if one["benchmark"] == "my"]
     samples = lines(folder / "my" / "samples.jsonl")
-    assert by_name["my"]["num_responses"] == len(samples) == 2 * NUM_ROWS
-    total = sum(cell["mean"] * cell["num_responses"] for cell in by_name["my"]["cells"])
+    assert mine["num_responses"] == len(samples) == 2 * NUM_ROWS
+    total = sum(cell["mean"] * cell["num_responses"] for cell in mine["cells"])
     assert total == pytest.approx(sum(row["length_tokens"] for row in samples))
     targeted = lines(folder / "my" / "targeted_samples.jsonl")
     assert len(targeted) == len(samples)
@@ -154,7 +153,7 @@ def test_lengths_and_targets_are_in_the_report(models: Path) -> None:
     assert requests == {
         f"The response should have a word count of {words} words." for words in (10, 30)
     }
-    assert by_name["my"]["targets"][-1]["num_responses"] == len(targeted)
+    assert mine["targets"][-1]["num_responses"] == len(targeted)
 
 
 def test_same_command_again_needs_no_model(
@@ -193,34 +192,51 @@ def test_three_folders_are_compared_in_one_table(
     assert (tmp_path / "out" / "third" / "changes.md").is_file()
 
 
+TEXTS = ["it is GOLD", r"\boxed{GOLD} or so", "<think>it is GOLD", "nothing"]
+
+
 def scored(own: Path, output: Path, function: str) -> Path:
+    """Score responses from a file by one of the user's rules."""
+    given = [
+        {
+            "id": f"q{n}",
+            "response": TEXTS[n % 4].replace("GOLD", row["answer"]),
+            "length_tokens": 3 * n,
+        }
+        for n, row in enumerate(own_rows.rows(own, NUM_ROWS))
+    ]
+    responses = write(output.with_suffix(".jsonl"), given)
     rule = {
         "scoring": "vlm_rl.rewards.JudgingFunction",
         "scoring.function": function,
         "scoring.file": own / "my_rules.py",
     }
-    return run(output, own / "my.jsonl", **rule)
+    return run(output, own / "my.jsonl", model=(), responses=responses, **rule)
 
 
-@pytest.mark.parametrize("function", ["shows_gold", "is_short"])
-def test_scoring_is_what_the_users_function_says(own: Path, tmp_path: Path, function: str) -> None:
-    folder = scored(own, tmp_path, function)
+def test_scoring_is_what_the_users_function_says(own: Path, tmp_path: Path) -> None:
+    folder = scored(own, tmp_path / "out", "shows_gold_shortly")
     samples = lines(folder / "my" / "samples.jsonl")
-    for row in samples:
-        shows, is_short = row["gold"] in row["response"], row["length_tokens"] < 8
-        right = shows if function == "shows_gold" else is_short
-        assert (row["verdict"] == "correct") is right
-        assert row["rule"] == function
-    share = sum(row["verdict"] == "correct" for row in samples) / NUM_ROWS
-    assert results(folder)["my"]["accuracy"]["mean"] == pytest.approx(share)
-    assert results(folder)["my"]["settings"]["scored by"] == function
+    verdicts = ["correct", "correct", "correct", "wrong", "correct", "correct", "wrong", "wrong"]
+    assert [row["verdict"] for row in samples] == verdicts  # q6 has 18 tokens
+    assert {row["rule"] for row in samples} == {"shows_gold_shortly"}
+    result = results(folder)["my"]
+    assert result["accuracy"]["mean"] == 5 / 8
+    assert result["settings"]["scored by"] == "shows_gold_shortly"
+
+
+def test_what_a_rule_fails_on_is_in_no_accuracy(own: Path, tmp_path: Path) -> None:
+    result = results(scored(own, tmp_path / "out", "fails_once"))["my"]
+    assert result["excluded"]["error"] == 1
+    assert result["accuracy"]["num_questions"] == NUM_ROWS - 1
+    assert result["accuracy"]["mean"] == 1
 
 
 def test_a_rule_that_scores_nothing_ends_in_one_line(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        scored(own, tmp_path, "fails")
+        scored(own, tmp_path / "out", "fails")
     assert ended.value.code == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "fails could score none of 8 responses" in error
@@ -230,7 +246,7 @@ def test_a_rule_that_scores_nothing_ends_in_one_line(
 UNUSABLE = {
     "gold": ({"answer": "\\frac{", "answer_type": "number"}, "cannot be read as a number"),
     "image": ({"images": ["pictures/none.png"]}, "image 'pictures/none.png'"),
-    "column": ({"anwser": "3"}, "did you mean answer?"),
+    "value": ({"answer_type": "nubmer"}, "did you mean number?"),
 }
 
 
@@ -256,17 +272,18 @@ def test_unusable_rows_are_refused_before_a_model_is_loaded_unless_allowed(
     assert not (tmp_path / "out").exists()
 
 
-def test_allowed_rows_are_left_out(own: Path, tmp_path: Path) -> None:
+def test_allowed_rows_are_left_out(tmp_path: Path) -> None:
     good, bad = own_rows.rows(tmp_path, 2)
     path = write(tmp_path / "bad.jsonl", [good, bad | UNUSABLE["gold"][0]])
-    run(tmp_path / "out", path, max_bad_rows=1)
+    given = write(tmp_path / "given.jsonl", [{"id": "q0", "response": r"\boxed{1}"}])
+    run(tmp_path / "out", path, model=(), responses=given, max_bad_rows=1)
     assert [row["uid"] for row in lines(tmp_path / "out/bad/samples.jsonl")] == ["q0"]
+    assert results(tmp_path / "out")["bad"]["skipped"] == {}
 
 
 MINE = "--model M --benchmark MY "
-FUNCTION = (
-    f"{MINE} --scoring vlm_rl.rewards.JudgingFunction --scoring.file RULES --scoring.function"
-)
+RULE = f"{MINE} --scoring vlm_rl.rewards.JudgingFunction --scoring.file RULES"
+FUNCTION = f"{RULE} --scoring.function"
 WRONG = {
     "same name": ("--model M --benchmark MY AGAIN", "files need different names"),
     "a benchmark's name": ("--model M --benchmark TAKEN", "would have the name of the benchmark"),
@@ -282,7 +299,7 @@ WRONG = {
         "rows is for own rows",
     ),
     "no such form": (f"{MINE} --rows.form plane", "form must be one of"),
-    "no such rule": (f"{FUNCTION} show_gold", "did you mean shows_gold?"),
+    "no such rule": (f"{FUNCTION} shows_gold_shorty", "did you mean shows_gold_shortly?"),
     "rule of tokens": (f"{FUNCTION} by_ids", "by_ids reads tokens or their probabilities"),
     "rule of a column": (f"{FUNCTION} by_hint", "needs a column 'hint'"),
     "no band": (f"{MINE} --target_words 60", "target_words=60 has no published band"),
@@ -317,9 +334,8 @@ def test_wrong_command_is_one_line_before_a_model_is_loaded(
         "RULES": own / "my_rules.py",
         "YAML": own / "one.yaml",
     }
-    words = [
-        str(paths.get(word, word)) for word in line.replace("MY:dev", f"{own}/my.jsonl:dev").split()
-    ]
+    spelled = line.replace("MY:dev", f"{own / 'my.jsonl'}:dev")
+    words = [str(paths.get(word, word)) for word in spelled.split()]
     with pytest.raises(SystemExit) as ended:
         evaluate(words)
     error = capsys.readouterr().err
