@@ -53,9 +53,9 @@ def _evaluate(argv: Sequence[str] | None, ending: Ending, held: ExitStack) -> No
         for subject in subjects:
             run_folder.save_config(subject.output, subject.settings)
     accuracy.self_test()
-    for number, subject in enumerate(subjects):
+    for subject in subjects:
         with one_line_errors(PROGRAM):
-            _one(parser, config, parts if number == 0 else None, subject, accuracy, ending)
+            _one(parser, config, subject, accuracy, ending)
     if len(subjects) > 1:
         with one_line_errors(PROGRAM):
             compare_subjects(subjects)
@@ -64,22 +64,20 @@ def _evaluate(argv: Sequence[str] | None, ending: Ending, held: ExitStack) -> No
 def _one(
     parser: ArgumentParser,
     config: Namespace,
-    parts: Namespace | None,
     subject: Subject,
     accuracy: Accuracy,
     ending: Ending,
 ) -> None:
-    """Ask one model and report on it; without `parts` they are constructed anew, as an engine that
-    was closed does not start again."""
+    """Ask one model and report on it. Engine and rule are its own, and gone at the end: two models
+    need not fit into memory."""
     output = subject.output
     ending.left = f"the responses so far are kept in {output}, the same command resumes"
     ending.place = str(output)
     ending.lower = _less_memory(config)
     with ExitStack() as own:
-        if parts is None:
-            parts = instantiate(parser, config)
-            if parts.scoring is not None:
-                own.enter_context(closing(parts.scoring))
+        parts = instantiate(parser, config)
+        if parts.scoring is not None:
+            own.enter_context(closing(parts.scoring))
         if subject.missing:
             answer_all(subject.config, parts, subject.tasks, output)
         results = report(subject, parts, accuracy)
