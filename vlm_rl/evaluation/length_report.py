@@ -69,7 +69,7 @@ def _section(one: LengthMeasures) -> list[Markdown]:
         parts += [image(f"{one.benchmark}/{PLOT}"), _spreads(one.problems), _widest(one.problems)]
     if one.cells:
         parts.append(Markdown("### By verdict, difficulty and source"))
-        parts += [Markdown(BY_SHARE if one.by_share else BY_ROW), _cells(one)]
+        parts += [Markdown(BY_SHARE) if one.by_share else Markdown(BY_ROW), _cells(one)]
     if one.parts:
         parts += [Markdown("### Where the length goes"), _parts(one)]
     if one.verbosity is not None:
