@@ -3,8 +3,8 @@
 Broken on purpose, one at a time, each seen red:
     lost and gained the other way round; a tie as right -> counts
     questions without a checked sample kept -> counts
-    any sample shown -> page
-    images of the table looked for on disk -> images
+    the first sample shown whatever it says -> page
+    images of a table looked for on disk -> images
 """
 
 import io

@@ -1,9 +1,8 @@
 """Lengths of an evaluation by hand: problems, verdict and difficulty, thinking and answer, targets.
 
 Broken on purpose, one at a time, each seen red:
-    difficulty of single samples measured, levels cut at other shares -> difficulty
+    difficulty of single samples measured; easy above 2/3 alone -> difficulty
     unfinished thinking as answer; the tag in the answer; unknown thinking as none -> parts
-    means over tokens of all responses, thinking known or not -> parts
     refused responses measured -> left out
     the whole text for the YapScore -> baseline
     words after the thinking for the published match -> targets

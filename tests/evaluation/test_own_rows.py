@@ -1,13 +1,11 @@
 """Files of a user's own as benchmarks: read, asked, scored by a rule of theirs; several models.
 
 Broken on purpose, one at a time, each seen red:
-    images looked for in the working folder -> own rows
-    golds read after the answers, unreadable ones asked -> golds
-    the verifier beside a rule of the user's own; its failures as wrong -> scoring
-    a rule that reads tokens accepted -> scoring, before a model is loaded
-    the second model's responses in the folder of the first -> two models
-    answers asked again in the table of several -> two models
+    images looked for in the working folder; golds not read -> unusable rows
+    the verifier in place of a rule of the user's own -> scoring
+    a rule that scores nothing accepted; one that reads tokens -> one line
     the first checkpoint as the last -> run
+    the responses of two models in one folder -> two models; no Holm's correction -> three folders
 """
 
 import json
@@ -26,6 +24,7 @@ from tests.support.own_rows import command, run, write
 from tests.test_evaluate import Heard
 from vlm_rl.evaluate import evaluate
 from vlm_rl.evaluate.subjects import before_and_after, folders_of
+from vlm_rl.evaluation.intervals import holm
 from vlm_rl.evaluation.responders import PolicyResponder
 from vlm_rl.model.policy import Policy
 
@@ -185,10 +184,11 @@ def test_three_folders_are_compared_in_one_table(
     (my,) = [one for one in table["benchmarks"] if one["benchmark"] == "my"]
     worse, third_one = my["models"][1:]
     assert worse["difference"] == third_one["difference"]
-    # twice as many differences as alone: Holm's correction is over all of the table
-    alone = json.loads((models / "models.json").read_text())
-    (paired,) = [one for one in alone["benchmarks"] if one["benchmark"] == "my"]
-    assert worse["holm_p"] >= paired["models"][1]["holm_p"]
+    # Holm's correction is over all differences of the table, of both files
+    others = [one for b in table["benchmarks"] for one in b["models"][1:]]
+    raw = [one["difference"]["p_value"] for one in others]
+    assert [one["holm_p"] for one in others] == pytest.approx(holm(raw))
+    assert holm(raw) != pytest.approx(raw)
     assert (tmp_path / "out" / "third" / "changes.md").is_file()
 
 

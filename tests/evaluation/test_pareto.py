@@ -1,8 +1,8 @@
 """The Pareto set of several policies: a loop over the definition, ties, and how firm the set is.
 
 Broken on purpose, one at a time, each seen red:
-    a policy that dominates its equal; dominance by one of two -> loop, ties
-    questions drawn anew for each policy, versions of a question drawn apart -> bootstrap
+    a policy that dominates its equal; dominance by one of two -> loop
+    questions of several clusters drawn together -> points, bootstrap
 """
 
 import random

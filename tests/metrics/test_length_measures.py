@@ -2,10 +2,10 @@
 
 Broken on purpose, one at a time, each seen red:
     the deviation of a population; the median for the mean -> spread
-    a band closed below, open above; level 1's bands for 700 -> bands
+    a band closed below and open above; the bands of 500 for 700 -> bands
     words split at blanks -> words as the authors count them
     scores below 0; the mean over all scores -> YapScore, YapIndex
-    n-grams counted once too often -> repeated share; a rule of 2-grams -> loops
+    an n-gram counted too little; a rule of 2-grams -> repeated share, loops
 """
 
 import math
