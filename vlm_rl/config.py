@@ -32,6 +32,7 @@ def parse(
     Raises ValueError with one line.
     """
     argv = sys.argv[1:] if argv is None else argv
+    _refuse_single(parser, argv)
     settings = list(_settings(argv))
     try:
         config: Namespace = parser.parse_args(argv)
@@ -76,6 +77,22 @@ def one_line_errors(program: str, *, speaks: bool = True) -> Iterator[None]:
         if speaks:
             warn(f"{program}: {joined(str(error))}")
         raise SystemExit(2) from error
+
+
+def _refuse_single(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Refuse a value where a file must have a list: jsonargparse ends in an error of its own."""
+    lists = {action.dest for action in parser._actions if action.nargs == "+"}
+    for path in _config_files(argv):
+        for key, value in _read_file(path).items():
+            if key in lists and not isinstance(value, list):
+                raise ValueError(f"{path}: {key} must be a list, as in {key}: [{value!s:.100}]")
+
+
+def _config_files(argv: Sequence[str]) -> Iterator[str]:
+    for item, following in zip_longest(argv, argv[1:], fillvalue=""):
+        option, has_value, value = item.partition("=")
+        if option == "--config":
+            yield value if has_value else following
 
 
 def _refuse_kept_arguments(parser: ArgumentParser, settings: Iterable[Setting]) -> None:

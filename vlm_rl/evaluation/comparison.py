@@ -5,7 +5,7 @@ is uncertain mostly because of which questions were asked, and that cancels.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,16 @@ from vlm_rl.evaluation.intervals import (
     ratio,
 )
 from vlm_rl.evaluation.markdown import interval, p_text, per_right, percent
-from vlm_rl.evaluation.report import SAMPLES, Sample, read_samples
+from vlm_rl.evaluation.sides import (
+    SamplesByUid,
+    benchmarks_in,
+    by_question,
+    check_same,
+    known_lengths,
+    right_share,
+    scored,
+    shared_cluster,
+)
 from vlm_rl.evaluation.spending import SPENDING, Spending, Spent, plot_spending
 from vlm_rl.show.json_text import json_text
 from vlm_rl.show.markdown import Markdown, image, table
@@ -110,7 +119,7 @@ def compare(first: Path, second: Path, *, common_only: bool = False) -> Comparis
     Raises ValueError if they share no benchmark, or if the questions of a shared benchmark differ
     and `common_only` does not ask for those that both sides answered.
     """
-    sides = (_benchmarks(first), _benchmarks(second))
+    sides = (benchmarks_in(first), benchmarks_in(second))
     shared = [name for name in sides[0] if name in sides[1]]
     if not shared:
         raise ValueError(
@@ -260,34 +269,9 @@ def _sentences(comparison: Comparison) -> list[str]:
     return sentences
 
 
-_KEYS: Mapping[str, Callable[[Sample], str]] = {
-    "questions": lambda sample: sample.question_sha256,
-    "golds": lambda sample: sample.gold,
-}
-"""What must be the same on both sides of an id."""
-
-SamplesByUid = Mapping[str, Sequence[Sample]]
-
-
-def _benchmarks(folder: Path) -> dict[str, Path]:
-    paths = {path.parent.name: path for path in sorted(folder.glob(f"*/{SAMPLES}"))}
-    if not paths:
-        raise ValueError(
-            f"{folder} holds no <benchmark>/{SAMPLES}; name the folder that evaluate wrote"
-        )
-    return paths
-
-
-def _by_question(path: Path) -> SamplesByUid:
-    samples: dict[str, list[Sample]] = {}
-    for sample in read_samples(path):
-        samples.setdefault(sample.uid, []).append(sample)
-    return samples
-
-
 def _compare_benchmark(name: str, first: Path, second: Path, common_only: bool) -> Compared:
     """Compare one benchmark, with the p-value not yet adjusted."""
-    a, b = _by_question(first), _by_question(second)
+    a, b = by_question(first), by_question(second)
     shared = [uid for uid in a if uid in b]
     alone = (len(a) - len(shared), len(b) - len(shared))
     if any(alone) and not common_only:
@@ -295,12 +279,12 @@ def _compare_benchmark(name: str, first: Path, second: Path, common_only: bool) 
             f"{name}: {alone[0]} questions are in {first} only and {alone[1]} in {second} only, "
             f"{len(shared)} in both; compare the {len(shared)} with common_only"
         )
-    _check_same(name, a, b, shared)
-    judged = [uid for uid in shared if _scored(a[uid]) and _scored(b[uid])]
+    check_same(name, a, b, shared)
+    judged = [uid for uid in shared if scored(a[uid]) and scored(b[uid])]
     if not judged:
         raise ValueError(f"{name}: no question has a verdict in both {first} and {second}")
-    clusters = [_cluster(uid, a, b) for uid in judged]
-    values = [[_share(side[uid]) for uid in judged] for side in (a, b)]
+    clusters = [shared_cluster(uid, a, b) for uid in judged]
+    values = [[right_share(side[uid]) for uid in judged] for side in (a, b)]
     accuracy = paired(values[0], values[1], clusters)
     assert accuracy.p_value is not None, "differences of fractions are bounded"
     return Compared(
@@ -317,71 +301,33 @@ def _compare_benchmark(name: str, first: Path, second: Path, common_only: bool) 
     )
 
 
-def _check_same(name: str, a: SamplesByUid, b: SamplesByUid, shared: Sequence[str]) -> None:
-    """Refuse ids that stand for different questions or golds, as data of another version or split
-    may have the same ids."""
-    differing = {
-        what: [uid for uid in shared if len({key(one) for one in (*a[uid], *b[uid])}) > 1]
-        for what, key in _KEYS.items()
-    }
-    for what, uids in differing.items():
-        if uids:
-            first = a[uids[0]][0], b[uids[0]][0]
-            golds = f" ({first[0].gold!r} and {first[1].gold!r})" if what == "golds" else ""
-            raise ValueError(
-                f"{name}: {len(uids)} of {len(shared)} ids have different {what} in the two "
-                f"folders, the first is {uids[0]!r}{golds}; evaluate both again on the same data"
-            )
-
-
-def _cluster(uid: str, a: SamplesByUid, b: SamplesByUid) -> str:
-    """Return the cluster of a question; refuse sides that disagree, as they asked other things."""
-    clusters = {sample.cluster for side in (a, b) for sample in side[uid]}
-    if len(clusters) > 1:
-        raise ValueError(
-            f"question {uid!r} is a version of {' and of '.join(sorted(clusters))}: the folders "
-            "hold different versions of the benchmark; evaluate both again on one of them"
-        )
-    return clusters.pop()
-
-
-def _scored(samples: Sequence[Sample]) -> list[Sample]:
-    return [sample for sample in samples if sample.verdict.scored]
-
-
-def _share(samples: Sequence[Sample]) -> float:
-    return float(np.mean([sample.correct for sample in _scored(samples)]))
-
-
 def _length_difference(
     a: SamplesByUid, b: SamplesByUid, shared: Sequence[str]
 ) -> Difference | None:
     """Compare the mean length of each question whose lengths both sides know."""
-    known = [uid for uid in shared if _lengths(a[uid]) and _lengths(b[uid])]
+    known = [uid for uid in shared if known_lengths(a[uid]) and known_lengths(b[uid])]
     if not known:
         return None
-    deltas = [float(np.mean(_lengths(b[uid])) - np.mean(_lengths(a[uid]))) for uid in known]
-    return difference(deltas, [_cluster(uid, a, b) for uid in known])
+    deltas = [
+        float(np.mean(known_lengths(b[uid])) - np.mean(known_lengths(a[uid]))) for uid in known
+    ]
+    return difference(deltas, [shared_cluster(uid, a, b) for uid in known])
 
 
 def _spent(
     side: SamplesByUid, a: SamplesByUid, b: SamplesByUid, shared: Sequence[str]
 ) -> TokensUsed | None:
     """Return what `side` spent on the questions whose lengths both sides know."""
-    uids = [uid for uid in shared if _lengths(a[uid]) and _lengths(b[uid])]
+    uids = [uid for uid in shared if known_lengths(a[uid]) and known_lengths(b[uid])]
     if not uids:
         return None
     known = [
-        (float(sample.length_tokens), float(sample.correct), _cluster(uid, a, b))
+        (float(sample.length_tokens), float(sample.correct), shared_cluster(uid, a, b))
         for uid in uids
-        for sample in _scored(side[uid])
+        for sample in scored(side[uid])
         if sample.length_tokens is not None
     ]
-    mean = float(np.mean([np.mean(_lengths(side[uid])) for uid in uids]))
+    mean = float(np.mean([np.mean(known_lengths(side[uid])) for uid in uids]))
     if not any(correct for _, correct, _ in known):
         return TokensUsed(mean, None)
     return TokensUsed(mean, ratio(*zip(*known, strict=True)))
-
-
-def _lengths(samples: Sequence[Sample]) -> list[int]:
-    return [sample.length_tokens for sample in samples if sample.length_tokens is not None]

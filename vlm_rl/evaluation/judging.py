@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Judged, Response, Ruling
+from vlm_rl.evaluation.benchmarks.benchmark import Judged, QuestionSet, Response, Ruling
 from vlm_rl.records import Problem, Verdict
 from vlm_rl.rewards.accuracy import Accuracy, gold_of
 from vlm_rl.verification.notation import normalise
@@ -11,7 +11,7 @@ from vlm_rl.verification.pool import Reading
 
 
 def judge(
-    benchmark: Benchmark,
+    benchmark: QuestionSet,
     problems: Sequence[Problem],
     groups: Sequence[Sequence[Response]],
     accuracy: Accuracy,
@@ -34,7 +34,7 @@ def judge(
     ]
 
 
-def _official(benchmark: Benchmark, problem: Problem, response: Response) -> Ruling | None:
+def _official(benchmark: QuestionSet, problem: Problem, response: Response) -> Ruling | None:
     if response.extraction is not None:
         ruling = benchmark.official_of_extraction(problem, response.extraction)
         if ruling is not None:

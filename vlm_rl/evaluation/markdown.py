@@ -29,12 +29,14 @@ def markdown(
     *,
     overviews: Sequence[str],
     plots: Mapping[str, Sequence[str]],
+    with_lengths: bool = False,
 ) -> Markdown:
     """Return the report over several benchmarks; `overviews` are paths of plots of all,
     `plots` of one benchmark."""
     models = ", ".join(dict.fromkeys(result.model for result in results))
     heading = Markdown("# Evaluation of {}").format(models)
     parts = [heading, Markdown(READING), _overview(results), *map(image, overviews)]
+    parts += [Markdown("Where the length goes: [lengths.md](lengths.md).")] if with_lengths else []
     for result in results:
         parts += [*_section(result), *(image(path) for path in plots[result.benchmark])]
     return Markdown("\n\n").join(part for part in parts if part) + Markdown("\n")

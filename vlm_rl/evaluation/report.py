@@ -1,8 +1,8 @@
 """The files of an evaluation: report.md, report.json, plots, and its judged samples."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,10 @@ DISAGREEMENTS = "disagreements.jsonl"
 
 @dataclass(frozen=True)
 class Sample:
-    """A line of samples.jsonl: what a comparison needs of a judged response."""
+    """A line of samples.jsonl: what a comparison needs of a judged response.
+
+    Files of earlier versions lack what has a default here.
+    """
 
     uid: str
     sample: int
@@ -41,17 +44,26 @@ class Sample:
     question_sha256: str
     verdict: Verdict
     length_tokens: int | None
+    truncated: bool | None = None
+    categories: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def correct(self) -> bool:
         return self.verdict is Verdict.CORRECT
 
 
-def write_report(evaluations: Sequence[Evaluation], folder: Path) -> list[BenchmarkResult]:
+_NAMES = tuple(one.name for one in fields(Sample))
+_REQUIRED = _NAMES[: _NAMES.index("truncated")]
+
+
+def write_report(
+    evaluations: Sequence[Evaluation], folder: Path, *, with_lengths: bool = False
+) -> list[BenchmarkResult]:
     """Write the report of one model over several benchmarks into `folder`, and return the results.
 
     The plots of a benchmark, and the responses on which its official rule and ours disagree, lie
-    in a folder of its name. Raises ValueError without evaluations, or with two of one benchmark.
+    in a folder of its name. `with_lengths` names the page of lengths beside it. Raises ValueError
+    without evaluations, or with two of one benchmark.
     """
     names = [evaluation.benchmark for evaluation in evaluations]
     if not names or len(set(names)) < len(names):
@@ -64,7 +76,7 @@ def write_report(evaluations: Sequence[Evaluation], folder: Path) -> list[Benchm
     plot_overview(results, folder / OVERVIEW)
     spent = plot_spending(_places(results), folder / SPENDING)
     overviews = [OVERVIEW, *([SPENDING] if spent else [])]
-    text = markdown(results, overviews=overviews, plots=plots)
+    text = markdown(results, overviews=overviews, plots=plots, with_lengths=with_lengths)
     write_text(folder / REPORT, text)
     write_text(folder / RESULTS, results_json(results))
     return results
@@ -116,6 +128,9 @@ def sample_row(judged: Judged) -> dict[str, Any]:
         "sample": response.sample,
         "cluster": cluster_of(problem),
         "categories": dict(categories_of(problem)),
+        "question": problem.question,
+        "choices": problem.choices,
+        "images": [str(one) if isinstance(one, Path) else None for one in problem.images],
         "gold": problem.answer,
         "question_sha256": question_sha256(problem),
         "verdict": judged.verdict.value,
@@ -127,6 +142,7 @@ def sample_row(judged: Judged) -> dict[str, Any]:
         "official_rule": official and official.rule,
         "by_reading": official and official.by_reading,
         "length_tokens": response.length_tokens,
+        "thinking_tokens": response.thinking_tokens,
         "truncated": response.truncated,
         "refused": response.refused,
         "response": response.text,
@@ -153,10 +169,21 @@ def read_samples(path: Path) -> list[Sample]:
     return list(samples.values())
 
 
+def read_rows(path: Path, uids: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the whole lines of some questions of a samples.jsonl that `read_samples` can read."""
+    rows: dict[str, list[dict[str, Any]]] = {uid: [] for uid in uids}
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            row = json.loads(line)
+            if row["uid"] in rows:
+                rows[row["uid"]].append(row)
+    return rows
+
+
 def _read_line(line: str, where: str) -> Sample:
     try:
         row = json.loads(line)
-        values = {field.name: row[field.name] for field in fields(Sample)}
+        values = {name: row[name] for name in _NAMES if name in _REQUIRED or name in row}
         return Sample(**{**values, "verdict": Verdict(values["verdict"])})
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not JSON: {error}") from error

@@ -10,7 +10,7 @@ from typing import Any
 from vlm_rl.data.image_files import BadImage
 from vlm_rl.data.prompts import BadProblem, PromptEncoder, PromptTooLong, TemplateArg, text_parts
 from vlm_rl.evaluation.benchmarks.benchmark import Response
-from vlm_rl.records import Groups, Problem, Prompt
+from vlm_rl.records import Completion, Groups, Problem, Prompt
 from vlm_rl.rollout import Engine, EngineError, Sampling, contract
 from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
 from vlm_rl.servers.chat_server import ChatServer, RequestRefused, ServerFailed, data_url
@@ -88,11 +88,22 @@ class EncodedProblems:
             [Response(p.uid, sample, "", refused=self.refused[p.uid]) for sample in range(samples)]
             if p.uid in self.refused
             else [
-                Response(p.uid, sample, completion.text, len(completion), completion.truncated)
+                _response_of(p, sample, completion)
                 for sample, completion in enumerate(next(completions))
             ]
             for p in self.problems
         ]
+
+
+def _response_of(problem: Problem, sample: int, completion: Completion) -> Response:
+    return Response(
+        problem.uid,
+        sample,
+        completion.text,
+        len(completion),
+        completion.truncated,
+        thinking_tokens=completion.thinking_tokens,
+    )
 
 
 class ChatResponder(Responder):
@@ -150,8 +161,9 @@ class ChatResponder(Responder):
                 content.append({"type": "image_url", "image_url": {"url": url}})
             content += [{"type": "text", "text": text}] if text else []
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-        if self._system is not None:
-            messages.insert(0, {"role": "system", "content": self._system})
+        system = self._system if problem.system is None else problem.system
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
         return {
             "model": self._model,
             "messages": messages,

@@ -76,6 +76,14 @@ class OwnFunction:
     def reads_policy(self) -> bool:
         return not self._parameters.keys().isdisjoint(_OF_POLICY)
 
+    @property
+    def reads_tokens(self) -> bool:
+        return not self._parameters.keys().isdisjoint((*_OF_TOKENS, "completion_ids"))
+
+    @property
+    def reads_length(self) -> bool:
+        return not self._parameters.keys().isdisjoint(("length", "lengths"))
+
     def needs(self) -> list[str]:
         """Return the columns that rows must have, since the function has no default for them."""
         if self._way != self._as_trl_does:

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vlm_rl import ranks
 from vlm_rl.data.prompts import PromptEncoder
-from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, Response
+from vlm_rl.evaluation.benchmarks.benchmark import QuestionSet, Response
 from vlm_rl.evaluation.benchmarks.loading import load
 from vlm_rl.evaluation.judging import judge
 from vlm_rl.evaluation.report import SAMPLES, write_samples
@@ -68,7 +68,7 @@ class BenchmarkSettings:
 
 
 class _Subset(NamedTuple):
-    benchmark: Benchmark
+    benchmark: QuestionSet
     split: str
     asked: EncodedProblems
 

@@ -72,7 +72,8 @@ class LaserD(Shaping):
         return values
 
     def _repeats(self, groups: Groups) -> Tensor:
-        shares = [[repeated_share(c.token_ids, self.ngram) for c in group] for group in groups]
+        ids = [[completion.token_ids.tolist() for completion in group] for group in groups]
+        shares = [[repeated_share(one, self.ngram) for one in row] for row in ids]
         return torch.tensor(shares) > self.max_repeated
 
     def monitors(self, step: int) -> int:

@@ -31,7 +31,8 @@ class Response:
 
     `length_tokens` and `truncated` are None if they are unknown. `extraction` is the answer as
     somebody else has extracted it. `refused` says why the problem was never asked; the text is then
-    empty.
+    empty. `thinking_tokens` are those up to and with the first `</think>`, None without one or if
+    they are unknown.
     """
 
     uid: str
@@ -41,6 +42,7 @@ class Response:
     truncated: bool | None = None
     extraction: object = None
     refused: str | None = None
+    thinking_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,27 +90,20 @@ class Judged:
         return self.verdict is Verdict.CORRECT
 
 
-class Benchmark(ABC):
-    """One benchmark; its file states what it reads and where each statement comes from.
+class QuestionSet:
+    """Questions with a name, a prompt and a rule.
 
     A problem's `meta` holds `cluster`, the question that it is a version of (by default, itself);
     `categories`, by which accuracies are given, such as {"subject": "algebra"}; and `num_options`,
     the number of options to choose from: 0 for a free answer, None if it is unknown.
     """
 
-    name: ClassVar[str]
+    name: str
     """As in `--benchmark mathvision`."""
-    hub_id: ClassVar[str]
-    splits: ClassVar[tuple[str, ...]]
+    hub_id: str
+    """Where the questions come from by default."""
+    splits: tuple[str, ...]
     """The first one is the default."""
-    columns: ClassVar[tuple[str, ...]]
-    """The required ones; a table that lacks one is refused with its name."""
-    sizes: ClassVar[Mapping[str, int]] = {}
-    """Split -> number of published rows, if known: it reveals a file of another split."""
-    aliases: ClassVar[Mapping[str, str]] = {}
-    """Other published names of columns -> those in `columns`."""
-    flawed_rows: ClassVar[int] = 0
-    """How many published rows cannot be problems; more than these are an error."""
     instruction: ClassVar[str]
     """What the authors' prompt asks for, after the question and its choices."""
     answer_style: ClassVar[str] = "box"
@@ -118,6 +113,33 @@ class Benchmark(ABC):
     published: ClassVar[tuple[PublishedResult, ...]] = ()
     notes: ClassVar[str] = ""
     """What a reader of the results must know."""
+
+    def official(self, problem: Problem, response: str) -> Ruling | None:
+        """Apply the authors' rule to the text of a response, which is read by ours where they ask a
+        model; None if only a judge could rule."""
+        return None
+
+    def official_of_extraction(self, problem: Problem, extraction: object) -> Ruling | None:
+        """Apply the authors' rule to a stored answer that a judge model extracted; None if the
+        benchmark has no such step."""
+        return None
+
+    def measures(self, judged: Sequence[Judged]) -> Mapping[str, float]:
+        """Return measures of all questions beside accuracy, by name, as fractions."""
+        return {}
+
+
+class Benchmark(QuestionSet, ABC):
+    """A published one; its file states what it reads and where each statement comes from."""
+
+    columns: ClassVar[tuple[str, ...]]
+    """The required ones; a table that lacks one is refused with its name."""
+    sizes: ClassVar[Mapping[str, int]] = {}
+    """Split -> number of published rows, if known: it reveals a file of another split."""
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Other published names of columns -> those in `columns`."""
+    flawed_rows: ClassVar[int] = 0
+    """How many published rows cannot be problems; more than these are an error."""
 
     def tables(self, source: str, split: str) -> Sequence[TableSource]:
         """Return the tables of a split, in a file, a folder or on the hub.
@@ -135,20 +157,6 @@ class Benchmark(ABC):
     @abstractmethod
     def problem(self, row: Mapping[str, Any], images: tuple[bytes | Path, ...]) -> Problem:
         """Return the problem of a row; raises BadRow for a row that cannot be one."""
-
-    def official(self, problem: Problem, response: str) -> Ruling | None:
-        """Apply the authors' rule to the text of a response, which is read by ours where they ask a
-        model; None if only a judge could rule."""
-        return None
-
-    def official_of_extraction(self, problem: Problem, extraction: object) -> Ruling | None:
-        """Apply the authors' rule to a stored answer that a judge model extracted; None if the
-        benchmark has no such step."""
-        return None
-
-    def measures(self, judged: Sequence[Judged]) -> Mapping[str, float]:
-        """Return measures of the whole benchmark beside accuracy, by name, as fractions."""
-        return {}
 
 
 def cluster_of(problem: Problem) -> str:

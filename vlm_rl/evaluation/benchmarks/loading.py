@@ -10,17 +10,24 @@ from typing import Any
 from vlm_rl.data.images import ImageStore
 from vlm_rl.data.tables import BadRow, Table, open_table
 from vlm_rl.errors import nearest
-from vlm_rl.evaluation.benchmarks.benchmark import Benchmark, TableSource, cluster_of
+from vlm_rl.evaluation.benchmarks.benchmark import (
+    Benchmark,
+    QuestionSet,
+    TableSource,
+    cluster_of,
+)
+from vlm_rl.evaluation.benchmarks.own_rows import OwnRows
 from vlm_rl.evaluation.benchmarks.percentages import percent_type
 from vlm_rl.records import Problem
 from vlm_rl.show.log import Log
+from vlm_rl.show.screen import say
 
 _logger = Log(__name__)
 _SHOWN = 5
 
 
 def load(
-    benchmark: Benchmark,
+    benchmark: QuestionSet,
     source: str | None = None,
     split: str | None = None,
     *,
@@ -30,7 +37,7 @@ def load(
     max_bad_rows: int | None = None,
 ) -> list[Problem]:
     """Return the problems of a split (default: the benchmark's first) of the hub data set or of
-    `source`, in their published order.
+    `source`, in their published order; rows of the user's own are read from where they are.
 
     `limit` keeps at most that many: whole clusters, drawn by `seed`, so that a smaller limit is a
     subset of a larger one. Without `images` none is looked for, to score responses made elsewhere.
@@ -38,7 +45,28 @@ def load(
     `max_bad_rows` (default: the benchmark's known flaws), for a missing column, an unknown split,
     and an id that occurs twice.
     """
-    split = _split(benchmark, source, split)
+    if isinstance(benchmark, OwnRows):
+        problems = _own(benchmark, max_bad_rows or 0)
+    else:
+        assert isinstance(benchmark, Benchmark), "there is no other kind of questions"
+        split = _split(benchmark, source, split)
+        problems = _published(benchmark, source, split, images, max_bad_rows)
+    _check_ids(benchmark, problems)
+    return problems if limit is None else _limited(problems, limit, seed)
+
+
+def _own(rows: OwnRows, max_bad_rows: int) -> list[Problem]:
+    """Return the problems of rows of the user's own, and say what each column is."""
+    read = rows.read(ImageStore())
+    for line in (f"{read.mapping}; {len(read.problems)} problems", *read.lines):
+        say(line)
+    report_bad(rows.name, [row.message for row in read.skipped], max_bad_rows)
+    return read.problems
+
+
+def _published(
+    benchmark: Benchmark, source: str | None, split: str, images: bool, max_bad_rows: int | None
+) -> list[Problem]:
     problems: list[Problem] = []
     bad: list[str] = []
     store = ImageStore() if images else None
@@ -48,10 +76,9 @@ def load(
                 bad.append(f"{where}: {problem}")
             else:
                 problems.append(replace(problem, task=benchmark.name, split=split))
-    _report(benchmark, bad, benchmark.flawed_rows if max_bad_rows is None else max_bad_rows)
+    report_bad(benchmark.name, bad, benchmark.flawed_rows if max_bad_rows is None else max_bad_rows)
     _report_frames(benchmark, problems, store)
-    _check_ids(benchmark, problems)
-    return problems if limit is None else _limited(problems, limit, seed)
+    return problems
 
 
 def problem_of(
@@ -176,19 +203,20 @@ def _report_frames(
         )
 
 
-def _report(benchmark: Benchmark, bad: Sequence[str], allowed: int) -> None:
+def report_bad(name: str, bad: Sequence[str], allowed: int) -> None:
+    """Warn of rows that cannot be problems. Raises ValueError for more than are `allowed`."""
     if not bad:
         return
     more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     message = f"{len(bad)} rows cannot be problems: {'; '.join(bad[:_SHOWN])}{more}"
     if len(bad) > allowed:
         raise ValueError(
-            f"{benchmark.name}: {message}; repair them, or allow them with max_bad_rows={len(bad)}"
+            f"{name}: {message}; repair them, or allow them with max_bad_rows={len(bad)}"
         )
-    _logger.warning("%s: %s", benchmark.name, message)
+    _logger.warning("%s: %s", name, message)
 
 
-def _check_ids(benchmark: Benchmark, problems: Sequence[Problem]) -> None:
+def _check_ids(benchmark: QuestionSet, problems: Sequence[Problem]) -> None:
     seen: set[str] = set()
     for problem in problems:
         if problem.uid in seen:

@@ -63,7 +63,7 @@ _IMAGE = "<image {}>"
 class MMMU(Benchmark):
     name = "mmmu"
     hub_id = "MMMU/MMMU"
-    splits: ClassVar[tuple[str, ...]] = ("validation", "dev")
+    splits: tuple[str, ...] = ("validation", "dev")
     columns: ClassVar[tuple[str, ...]] = (
         "id",
         "question",

@@ -34,7 +34,7 @@ _NOTES = (
 class MMMUPro(MMMU):
     name = "mmmu_pro"
     hub_id = "MMMU/MMMU_Pro"
-    splits: ClassVar[tuple[str, ...]] = ("test",)
+    splits = ("test",)
     columns: ClassVar[tuple[str, ...]] = ("id", "question", "options", "answer", "image_1")
     sizes: ClassVar[Mapping[str, int]] = {"test": 1730}
     instruction = (
