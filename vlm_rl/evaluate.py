@@ -9,7 +9,6 @@ it was stopped; if no response is missing, it only judges them again.
 """
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
@@ -56,6 +55,7 @@ from vlm_rl.run import folder as run_folder
 from vlm_rl.run.endings import ENGINE, Ending, one_line_endings
 from vlm_rl.run.loggers import WandbMode, check_wandb, wandb_loggers
 from vlm_rl.servers.chat_server import ChatServer
+from vlm_rl.show.help.parser import explain_groups, new_parser
 from vlm_rl.show.plain import one_line
 from vlm_rl.show.screen import say, warn
 
@@ -63,10 +63,8 @@ RESUMABLE_KEYS = ("output", "logging")
 
 
 def build_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="vlm_rl.evaluate", description=__doc__, exit_on_error=False, allow_abbrev=False
-    )
-    parser.add_argument("--config", action="config", help="a YAML file; may be given several times")
+    parser = new_parser("evaluate", __doc__)
+    parser.add_argument("--config", action="config", help="a recipe or YAML file, or several")
     parser.add_argument("--model", type=str | None, help="a checkpoint, or its name on the server")
     parser.add_argument("--responses", type=str | None, help="a file of them; no model is loaded")
     parser.add_argument("--compare", type=str, nargs=2, metavar="FOLDER", help="two evaluations")
@@ -105,7 +103,7 @@ def build_parser() -> ArgumentParser:
             "engine": {"class_path": "vlm_rl.rollout.TransformersEngine"},
         }
     )
-    return parser
+    return explain_groups(parser)
 
 
 def evaluate(argv: Sequence[str] | None = None) -> None:
@@ -426,5 +424,10 @@ def _log(config: Namespace, output: Path, results: Sequence[BenchmarkResult]) ->
                 logger.log_image(one_line(f"eval/{plot.relative_to(output)}"), [str(plot)])
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Evaluate from the command line."""
+    evaluate(argv)
+
+
 if __name__ == "__main__":
-    evaluate(sys.argv[1:])
+    main()
