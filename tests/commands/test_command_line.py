@@ -1,8 +1,6 @@
 """One command line: the same list both ways, light where it can be, one line for a mistake.
 
-Broken on purpose, one at a time, each seen red: an import of torch in `vlm_rl/commands/table.py`;
-a command whose module has no `main`; `--help` of a command that is not answered from its page;
-the working directory not on the path; `--help=all` answered by the short page.
+Broken on purpose and seen red: an import of torch in `vlm_rl/commands/table.py`.
 """
 
 import os

@@ -1,7 +1,6 @@
 """Recipes are found by name from anywhere, and what they name with them.
 
-Broken on purpose, one at a time, each seen red: a name that wins over a file; the case of a name
-that counts; a folder taken for a configuration; `shipped` that looks before it knows the path.
+Broken on purpose and seen red: a folder taken for a configuration.
 """
 
 import os

@@ -1,8 +1,6 @@
 """`vlm-rl init` makes a project that parses, with one reward of its own and nothing else changed.
 
-Broken on purpose, one at a time, each seen red: the run's folder left as the recipe has it; an
-overlay that is not written; a folder with something in it overwritten; the weight of the own term
-above 0.
+Broken on purpose and seen red: the weight of the own term above 0.
 """
 
 from pathlib import Path

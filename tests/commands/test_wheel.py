@@ -1,8 +1,4 @@
-"""What a wheel holds is enough to work outside the repository.
-
-Broken on purpose, one at a time, each seen red: recipes, help pages or the tiny policy left out of
-the package's data.
-"""
+"""What a wheel holds is enough to work outside the repository."""
 
 import os
 import subprocess

@@ -1,7 +1,6 @@
 """Data that a program makes is made once, when it is missing, by one of those that want it.
 
-Broken on purpose, one at a time, each seen red: no lock; no second look after waiting for it; the
-status of the program not looked at; the lock left behind.
+Broken on purpose, one at a time, each seen red: no lock; no second look after waiting for it.
 """
 
 import subprocess
@@ -15,7 +14,9 @@ from vlm_rl.data.made import make_if_missing
 
 MAKER = """
 import sys
+import time
 from pathlib import Path
+time.sleep(1)
 target = Path(sys.argv[1])
 with open("calls", "a") as calls:
     calls.write("call\\n")
@@ -56,8 +57,12 @@ def test_missing_is_made_and_present_is_left(place: Path, capsys: pytest.Capture
 def test_of_several_processes_one_makes_it(place: Path) -> None:
     start = [sys.executable, "-c", WANTS]
     ranks = [subprocess.Popen(start, stdin=subprocess.PIPE) for _ in range(3)]
+    for rank in ranks:  # all before the first is waited for
+        assert rank.stdin is not None
+        rank.stdin.write(b"\n")
+        rank.stdin.close()
     for rank in ranks:
-        rank.communicate(b"\n")
+        rank.wait()
     assert [rank.returncode for rank in ranks] == [0, 0, 0]
     assert (place / "calls").read_text() == "call\n"
     assert [path.name for path in (place / "there").iterdir()] == ["rows"]
