@@ -10,7 +10,6 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quickstart vllm lmms-eval docs test test-long
 quickstart: $(VENV)/ready  ## train the tiny policy on rendered images, on one CPU, in minutes
-	$(VENV)/bin/python -m data_prep.synthetic --output data/synthetic
 	$(VENV)/bin/python -m vlm_rl.fit --config configs/quickstart.yaml
 
 vllm: $(VENV)/vllm  ## vLLM beside the rest, its build for CPUs where torch is one

@@ -12,8 +12,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from data_prep.audit_findings import findings_of
 from data_prep.audit_golds import check_golds
 from data_prep.audit_page import TEMPLATES, page_of
@@ -21,6 +19,7 @@ from data_prep.audit_reading import read_data_set
 from data_prep.audit_statistics import statistics_of, token_statistics
 from vlm_rl.config import one_line_errors, parse
 from vlm_rl.rewards.accuracy import Accuracy
+from vlm_rl.show.help.parser import explain_arguments, new_parser
 from vlm_rl.show.json_text import json_text
 from vlm_rl.show.screen import say, say_all
 
@@ -76,10 +75,10 @@ def _page_beside(data: str) -> Path:
 def main(argv: Sequence[str] | None = None) -> None:
     """Audit a data set from the command line."""
     with one_line_errors("data_prep.audit"):
-        parser = ArgumentParser(
-            prog="data_prep.audit", description=__doc__, exit_on_error=False, allow_abbrev=False
-        )
+        parser = new_parser("audit", __doc__, "DATA [--KEY VALUE ...]")
+        parser.prog = "data_prep.audit"
         parser.add_function_arguments(audit, as_positional=True)
+        explain_arguments(parser, audit)
         audit(**vars(parse(parser, argv)))
 
 

@@ -230,7 +230,7 @@ def _compared(benchmark: Mapping[str, Any]) -> str:
 def _parser(converters: Sequence[Converter]) -> argparse.ArgumentParser:
     default, *variants = converters
     parser = argparse.ArgumentParser(
-        prog=f"python -m data_prep.{default.name}",
+        prog=f"vlm-rl data {default.name}",
         description=f"Convert {default.name} to JSONL with an images folder and a manifest.",
     )
     parser.set_defaults(converter=default)

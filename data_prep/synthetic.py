@@ -28,6 +28,7 @@ from data_prep.scenes import (
     render,
     steps,
 )
+from vlm_rl.disk.files import written_whole
 from vlm_rl.show.json_text import json_text
 from vlm_rl.show.screen import say, track
 
@@ -86,7 +87,8 @@ def write(folder: Path, split: Split, count: int, *, seed: int, difficulty: Sequ
     images.mkdir(parents=True, exist_ok=True)
     target = folder / f"{split}.jsonl"
     problems = generate(split, count, seed=seed, difficulty=difficulty)
-    with target.open("w", encoding="utf-8") as lines:
+    # the file appears when its images are there, so that whoever waits for it has all
+    with written_whole(target) as partial, partial.open("w", encoding="utf-8") as lines:
         for index, problem in enumerate(track(problems, f"{split} problems", total=count)):
             path = images / f"{split}_{index:06d}.png"
             problem.image.save(path)

@@ -345,9 +345,33 @@ def test_missing_file_is_answered_with_the_nearest(tmp_path, capsys):
     (tmp_path / "quickstart.yaml").touch()
     path = tmp_path / "quickstrat.yaml"
     assert refusal(capsys, ["--config", str(path)]) == (
-        f"--config {path}: No such file or directory; did you mean {tmp_path}/quickstart.yaml?"
+        f"--config {path} is not a file, and no recipe has that name; did you mean "
+        f"{tmp_path}/quickstart.yaml?"
     )
-    assert refusal(capsys, ["--config", str(tmp_path)]) == f"--config {tmp_path}: Is a directory"
+    assert refusal(capsys, ["--config", str(tmp_path)]) == (
+        f"--config {tmp_path} is a folder, and no recipe has that name; `vlm-rl recipes` lists them"
+    )
+
+
+def test_type_error_shows_how_the_value_is_written(tmp_path, capsys):
+    for option, line in {
+        "--data.train=x.jsonl": "data.train must be a list, got x.jsonl; write [{path: x.jsonl}]",
+        "--data.train=[x.jsonl]": (
+            "data.train: x.jsonl is a value without its key; write [{path: x.jsonl}]"
+        ),
+        "--policy.freeze=vision_tower": (
+            "policy.freeze must be a list, got vision_tower; write [vision_tower]"
+        ),
+        "--policy.lora=16": "policy.lora: 16 is a value without its key; write {rank: 16}",
+        "--reward.terms=mine.Good": (
+            "reward.terms must be a dict, got mine.Good; write {NAME: {class_path: mine.Good}}"
+        ),
+        "--objective=grpo": (
+            "objective: grpo cannot be imported; did you mean vlm_rl.objectives.GRPO?"
+        ),
+    }.items():
+        argv = ["--config", str(QUICKSTART), f"--run_dir={tmp_path}/run", option]
+        assert refusal(capsys, argv) == line
 
 
 def resolved(*argv):

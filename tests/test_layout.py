@@ -20,7 +20,7 @@ from tests.support.places import REPOSITORY
 LAYERS = [
     {
         *("torchvision_on_cpu", "show", "disk", "records", "config", "errors", "parts", "ranks"),
-        "processes",
+        *("processes", "recipes"),
     },
     {"verification", "model", "advantages"},
     {"data", "objectives", "distributed", "memory", "servers"},
@@ -29,6 +29,8 @@ LAYERS = [
     {"training", "evaluation"},
     {"run"},
     {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware"},
+    {"commands"},
+    {"__main__"},
 ]
 """Files and folders of vlm_rl from the bottom up; one may import from its own layer and below.
 

@@ -1,14 +1,13 @@
 """Ask a checkpoint one question about one image:
 
-python -m vlm_rl.ask --model runs/quickstart/checkpoints/step_80/hf --image chart.png \\
-    --question "What is the total of the bars?"
+    python -m vlm_rl.ask --model runs/quickstart/checkpoints/best/hf --image chart.png \\
+        --question "What is the total of the bars?"
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser
 
 from vlm_rl.config import one_line_errors, parse
 from vlm_rl.data.prompts import PromptEncoder, Style
@@ -16,6 +15,7 @@ from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.records import Completion, Problem
 from vlm_rl.rollout import Sampling, TransformersEngine
 from vlm_rl.run.endings import one_line_endings
+from vlm_rl.show.help.parser import explain_arguments, new_parser
 from vlm_rl.show.screen import say, say_all
 
 
@@ -44,20 +44,19 @@ def ask(
     return engine.generate([prompt], group_size=1, sampling=sampling, seed=seed)[0][0]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print the answer and its log-probability."""
     with one_line_endings("vlm_rl.ask"):
-        _ask()
+        _ask(argv)
 
 
-def _ask() -> None:
+def _ask(argv: Sequence[str] | None) -> None:
     with one_line_errors("vlm_rl.ask"):
-        parser = ArgumentParser(
-            prog="vlm_rl.ask", description=__doc__, exit_on_error=False, allow_abbrev=False
-        )
+        parser = new_parser("ask", __doc__, "--model MODEL --question QUESTION [--image FILE ...]")
         parser.add_argument("--image", type=Path, nargs="*", default=[], help="any number of files")
         parser.add_function_arguments(ask, skip={"image"})
-        config = parse(parser, None)
+        explain_arguments(parser, ask)
+        config = parse(parser, argv)
         completion = ask(**vars(config))
     say_all(completion.text)
     total = float(completion.sampling_logprobs.sum())

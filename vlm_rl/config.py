@@ -17,10 +17,14 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from vlm_rl.errors import choices, explain, hint_of, joined, nearest, parameters
 from vlm_rl.parts import undisturbed
+from vlm_rl.recipes.finding import shipped, with_files
 from vlm_rl.show.screen import warn
 
 Setting = tuple[str, str | None, Iterable[str]]
 """A key, the class that it is given, and the names of the arguments that it is given."""
+
+CHECKPOINTS = ("policy.path", "model")
+"""Keys whose value may name the checkpoint that is shipped."""
 
 
 def parse(
@@ -28,10 +32,11 @@ def parse(
 ) -> Namespace:
     """Parse the command line and its YAML files; abbreviated and unknown keys are refused.
 
-    `elsewhere` maps keys that users know from other places to the key to use here ("" for none).
-    Raises ValueError with one line.
+    A `--config` is a file or the name of a recipe. `elsewhere` maps keys that users know from other
+    places to the key to use here ("" for none). Raises ValueError with one line.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    argv = with_files(sys.argv[1:] if argv is None else argv)
+    argv = ["--help" if word == "--help=all" else word for word in argv]
     _refuse_single(parser, argv)
     settings = list(_settings(argv))
     try:
@@ -39,6 +44,9 @@ def parse(
     except ArgumentError as error:
         raise ValueError(explain(str(error), parser, elsewhere or {})) from error
     _refuse_kept_arguments(parser, settings)
+    for key in CHECKPOINTS:
+        if isinstance(path := config.get(key), str):
+            config[key] = shipped(path)
     return config
 
 

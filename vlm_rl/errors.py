@@ -6,10 +6,13 @@ the reason. Lines in between come from the other types of a union. `explain` rea
 
 import inspect
 import re
+from collections import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
@@ -57,12 +60,14 @@ def explain(message: str, parser: ArgumentParser, elsewhere: Mapping[str, str]) 
         return f"{key}: {owner} needs {match[1]}" if owner else f"{match[1]}: required, but not set"
     if match := _NO_CLASS.match(reason):
         named = next(filter(None, match.groups()), owner or value)
+        if (families := _families(hint)) and all(map(is_dataclass, families)):
+            return f"{key}: {named} is a value without its key; write {_form(hint, named)}"
         cause = f" ({reason})" if reason.startswith("No module") else ""
         return f"{key}: {_wrong_class(named, hint)}{cause}"
     if match := _RULE.match(reason):
         return f"{key} must be {match[2]} {match[3]}, got {match[1]}"
     if types := list(filter(None, map(_TYPE.match, reasons))):
-        return _wrong_type(key, [match[1] for match in types], types[0][2] or value)
+        return _wrong_type(key, [match[1] for match in types], types[0][2] or value, hint)
     if reason.startswith("unrecognized"):
         return f"{reason}; options are written --key value"
     return joined(message)
@@ -70,8 +75,15 @@ def explain(message: str, parser: ArgumentParser, elsewhere: Mapping[str, str]) 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return the end of a message: "; did you mean ...?", or nothing."""
-    close = get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = _closest(word, known)
+    return f"; did you mean {close}?" if close else ""
+
+
+def _closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the nearest of `known`; capital letters are like small ones."""
+    by_lower = {name.lower(): name for name in reversed([*known])}
+    close = get_close_matches(word.lower(), by_lower, n=1)
+    return by_lower[close[0]] if close else None
 
 
 def joined(text: str) -> str:
@@ -156,8 +168,8 @@ def _wrong_class(named: str, hint: Any) -> str:
         wrong = f"is not {'an' if family.startswith(tuple('AEIOU')) else 'a'} {family}"
     # the name of an abstract family is not a misspelling of a member
     suggest = name in known or name not in families
-    if suggest and (close := get_close_matches(name, known, n=1)):
-        return f"{named} {wrong}; did you mean {_public_path(known[close[0]])}?"
+    if suggest and (close := _closest(name, known)):
+        return f"{named} {wrong}; did you mean {_public_path(known[close])}?"
     paths = [_public_path(c) for c in known.values()]
     return f"{named} {wrong}; there are {', '.join(paths[:8])}"
 
@@ -172,8 +184,8 @@ def _unknown(parser: ArgumentParser, name: str, elsewhere: Mapping[str, str]) ->
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == group}
     for names in (siblings, by_leaf):
         abbreviated = [known for known in names if known.startswith(leaf)]
-        if close := abbreviated or get_close_matches(leaf, names, n=1):
-            key = names[close[0]]
+        if close := next(iter(abbreviated), None) or _closest(leaf, names):
+            key = names[close]
             return f"unknown key {name}; did you mean {elsewhere.get(key) or key}?"
     return f"unknown key {name}; --help lists all"
 
@@ -188,8 +200,28 @@ def _unknown_argument(key: str, owner: str, name: str) -> str:
     return f"{key}: {owner} has no argument {name}; it has {', '.join(known)}"
 
 
-def _wrong_type(key: str, types: Sequence[str], value: str) -> str:
+def _wrong_type(key: str, types: Sequence[str], value: str, hint: Any) -> str:
     expected = re.sub(r"<class '([\w.]+)'>", r"\1", " or ".join(types))
     expected = re.sub(r"typing\.Literal\[(.+?)\]", r"one of \1", expected)
+    expected = expected.replace("collections.abc.Sequence", "list")
+    if expected in ("list", "dict") and hint is not None:
+        return f"{key} must be a {expected}, got {value}; write {_form(hint, value)}"
     close = nearest(value, re.findall(r"'(.+?)'", expected))
     return f"{key} must be {expected}, got {value}{close}"
+
+
+def _form(hint: Any, value: str) -> str:
+    """Return how `value` is written where the type is `hint`: `[{path: value}]`."""
+    kind, arguments = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return _form(next(inner for inner in arguments if inner is not NoneType), value)
+    if kind in (list, tuple, abc.Sequence):
+        return value if value.startswith("[") else f"[{_form(arguments[0], value)}]"
+    if value.startswith("{"):
+        return value
+    if kind is dict:
+        return f"{{NAME: {_form(arguments[1], value)}}}"
+    if is_dataclass(hint):
+        return f"{{{fields(hint)[0].name}: {value}}}"
+    is_class = isinstance(hint, type) and hint.__module__ != "builtins"
+    return f"{{class_path: {value}}}" if is_class else value

@@ -6,7 +6,6 @@ The same command again resumes from the last checkpoint.
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -53,6 +52,7 @@ from vlm_rl.run.signals import Preemption
 from vlm_rl.run.terminal import LastingOutput
 from vlm_rl.run.trace import Trace
 from vlm_rl.shaping import Shaping
+from vlm_rl.show.help.parser import explain_groups, new_parser
 from vlm_rl.training.dynamic_sampling import GroupFilter
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.overlap import Overlap, OverlappedModule
@@ -105,11 +105,9 @@ PRECISIONS = ("32-true", "bf16-mixed", "32", 32, None)
 
 def build_parser() -> ArgumentParser:
     """Every key of a run's configuration, each from the signature of what it configures."""
-    parser = ArgumentParser(
-        prog="vlm_rl.fit", description=__doc__, exit_on_error=False, allow_abbrev=False
-    )
+    parser = new_parser("fit", __doc__)
     group_size = restricted_number_type("GroupSize", int, (">=", 2))
-    parser.add_argument("--config", action="config", help="a YAML file; may be given several times")
+    parser.add_argument("--config", action="config", help="a recipe or YAML file, or several")
     parser.add_argument("--run_dir", type=str, required=True, help="the folder of this run")
     parser.add_argument("--steps", type=PositiveInt, required=True, help="of the whole run")
     parser.add_argument("--seed", type=int, default=0)
@@ -154,7 +152,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--logging.wandb", type=WandbMode, default="offline")
     parser.add_argument("--logging.project", type=str, default="vlm_rl")
     parser.add_class_arguments(L.Trainer, "trainer", skip=set(OURS), instantiate=False)
-    return parser
+    return explain_groups(parser, {"policy": Policy.from_pretrained})
 
 
 def fit(argv: Sequence[str] | None = None) -> RLModule:
@@ -385,5 +383,10 @@ def _loggers(config: Namespace, resume: Resume | None, held: ExitStack) -> list[
     return [MetricsCsv(run_dir, *(resume or ())), *map(held.enter_context, wandb)]
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train from the command line."""
+    fit(argv)
+
+
 if __name__ == "__main__":
-    fit(sys.argv[1:])
+    main()

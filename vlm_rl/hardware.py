@@ -3,7 +3,6 @@
 Arguments are those of vlm_rl.fit. Only the model's config.json is read.
 """
 
-import sys
 from collections.abc import Sequence
 
 import pandas as pd
@@ -22,10 +21,11 @@ GB = 1e9
 GPU_GB = (24, 40, 80, 141)
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print what the run of a configuration needs."""
     with one_line_errors("vlm_rl.hardware"):
         parser = build_parser()
+        parser.usage, parser.description = "vlm-rl hardware [--KEY VALUE ...]", __doc__
         config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})
         parts = instantiate(parser, config)
         setup, checkpoint = read(config, parts), check_checkpoint(config.policy.path)
@@ -84,4 +84,4 @@ def items(needs: MemoryEstimate) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -12,6 +12,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from vlm_rl.config import instantiate, one_line_errors, parse
@@ -25,13 +26,13 @@ from vlm_rl.run.endings import ENGINE, Ending, one_line_endings
 from vlm_rl.show.screen import say, warn
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Serve until the server or this process is told to end."""
     with one_line_endings("vlm_rl.serve") as ending:
-        _serve(ending)
+        _serve(argv, ending)
 
 
-def _serve(ending: Ending) -> None:
+def _serve(argv: Sequence[str] | None, ending: Ending) -> None:
     with one_line_errors("vlm_rl.serve"):
         own = argparse.ArgumentParser(
             "vlm_rl.serve",
@@ -42,7 +43,7 @@ def _serve(ending: Ending) -> None:
         )
         own.add_argument("--host", default="127.0.0.1", help="the address to listen on")
         own.add_argument("--port", type=int, default=8000)
-        place, rest = own.parse_known_args()
+        place, rest = own.parse_known_args(argv)
         parser = build_parser()
         config = parse(parser, rest)
         parts = instantiate(parser, config)

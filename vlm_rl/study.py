@@ -25,9 +25,11 @@ from vlm_rl.config import one_line_errors, parse
 from vlm_rl.disk.files import PARTIAL, write_text
 from vlm_rl.errors import nearest
 from vlm_rl.processes.children import ChildPool
+from vlm_rl.recipes import finding as recipes
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.endings import Ending, one_line_endings
 from vlm_rl.run.study_report import read_outcome, write_report
+from vlm_rl.show.help.parser import new_parser
 from vlm_rl.show.plain import one_line
 from vlm_rl.show.screen import Screen, bars, say, warn
 
@@ -54,10 +56,8 @@ class Run:
 
 
 def build_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="vlm_rl.study", description=__doc__, exit_on_error=False, allow_abbrev=False
-    )
-    parser.add_argument("--config", action="config", help="a YAML file; may be given several times")
+    parser = new_parser("study", __doc__)
+    parser.add_argument("--config", action="config", help="a recipe or YAML file, or several")
     parser.add_argument("--output", type=str, required=True, help="the folder of the study")
     parser.add_argument(
         "--prepare",
@@ -153,11 +153,8 @@ def _runs(
     seeds: Sequence[int],
 ) -> list[Run]:
     """List the runs, seeds outermost, so that a study that is cut short has whole seeds."""
-    for path in base:
-        if not Path(path).exists():
-            raise ValueError(f"base: no file {path}; run from the folder that holds it")
     configs = folder / "configs"
-    files = [*base, _write(configs / "shared.yaml", shared)]
+    files = [*map(recipes.find, base), _write(configs / "shared.yaml", shared)]
     of_condition = {
         n: _write(configs / "conditions" / f"{n}.yaml", v) for n, v in conditions.items()
     }
@@ -213,5 +210,10 @@ def _last_line(log: Path) -> str:
     return f"{lines[-1] if lines else 'nothing was printed'} ({log})"
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a study from the command line."""
+    study(argv)
+
+
 if __name__ == "__main__":
-    study(sys.argv[1:])
+    main()

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
 from vlm_rl.config import one_line_errors, parse
@@ -24,6 +23,7 @@ from vlm_rl.data.json_rows import json_rows
 from vlm_rl.disk.files import write_text
 from vlm_rl.records import THINK, AnswerType, Verdict
 from vlm_rl.run.endings import one_line_endings
+from vlm_rl.show.help.parser import explain_arguments, new_parser
 from vlm_rl.show.json_text import json_text
 from vlm_rl.show.screen import say, track
 from vlm_rl.verification.explain import read_as
@@ -215,10 +215,9 @@ def _disagreements(pairs: Sequence[tuple[Case, Reading]]) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Verify a file from the command line."""
     with one_line_endings("vlm_rl.verify"), one_line_errors("vlm_rl.verify"):
-        parser = ArgumentParser(
-            prog="vlm_rl.verify", description=__doc__, exit_on_error=False, allow_abbrev=False
-        )
+        parser = new_parser("verify", __doc__, "FILE [--KEY VALUE ...]")
         parser.add_function_arguments(verify, as_positional=True, skip={"explain"})
+        explain_arguments(parser, verify)
         parser.add_argument(
             "--explain", action="store_true", help="print how each gold and answer was read"
         )

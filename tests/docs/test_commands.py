@@ -23,7 +23,10 @@ from vlm_rl.config import parse
 
 COMMANDS = commands()
 MODULES = [command for command in COMMANDS if command.words[:2] == ("python", "-m")]
-TOOLS = ("pip", "column", ".venv/bin/pytest", "export", "grep")
+TOOLS = ("pip", "column", ".venv/bin/pytest", "export", "grep", "eval", "cd")
+
+
+OVERVIEWS = (("vlm-rl",), ("vlm-rl", "--version"), ("vlm-rl", "--help"))
 
 
 class Parsed(Exception):
@@ -48,7 +51,7 @@ def test_python_commands_parse(
 ) -> None:
     name, arguments = command.words[2], list(command.words[3:])
     monkeypatch.chdir(REPOSITORY)
-    if arguments == ["--help"]:
+    if arguments in (["--help"], ["--help=all"]):
         with pytest.raises(SystemExit) as ended:
             _run(name, arguments, monkeypatch)
         assert ended.value.code == 0
@@ -59,8 +62,9 @@ def test_python_commands_parse(
         return
     for parser in (argparse.ArgumentParser, jsonargparse.ArgumentParser):
         monkeypatch.setattr(parser, "parse_args", _then_stop(parser.parse_args))
+    has_script = not name.startswith("vlm_rl.commands.")
     with pytest.raises(Parsed):
-        _run(name, arguments, monkeypatch)
+        _run(name, arguments, monkeypatch) if has_script else module.main(arguments)
 
 
 def _run(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +90,8 @@ def test_make_targets_exist() -> None:
 
 def test_other_commands_are_tools_and_their_files_exist() -> None:
     for command in COMMANDS:
-        assert command.words[0] in ("python", "make", *TOOLS), f"{command.page}: {command.line}"
+        place = f"{command.page}: {command.line}"
+        assert command.words[0] in ("python", "make", *TOOLS) or command.words in OVERVIEWS, place
         for word in command.words[1:]:
             if word.startswith(("tests/", "configs/", "data_prep/", "measurements/")):
                 assert (REPOSITORY / word).exists(), f"{command.page}: {command.line}"

@@ -1,7 +1,8 @@
 """The pages of the documentation and the commands in them, for tests.
 
-In a command `RUN.yaml` stands for the config of a run and `data_prep.NAME` for any converter. Words
-in capitals stand for what a user puts there; parsers take them as they are.
+In a command `RUN.yaml` or `config.yaml` stands for the config of a run and `data_prep.NAME` for any
+converter. Words in capitals stand for what a user puts there; parsers take them as they are.
+`vlm-rl NAME` is the module behind it.
 """
 
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.places import REPOSITORY
+from vlm_rl.commands.data import SETS
+from vlm_rl.commands.table import COMMANDS
 
 DOCS = REPOSITORY / "docs"
 PAGES = (REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md")))
@@ -53,12 +56,26 @@ def _plain(words: list[str]) -> list[str]:
     while "=" in words[0]:
         words = words[1:]
     words = words[: words.index("|")] if "|" in words else words
+    if words[0] == "vlm-rl" and words[1:2] and words[1] in COMMANDS:
+        return ["python", "-m", *_module(words[1], words[2:])]
     if words[0] in LAUNCHERS:
         return ["python", *words[words.index("-m") :]]
     return words
 
 
+def _module(name: str, words: list[str]) -> list[str]:
+    """Return the module behind a command of `vlm-rl`, and the words after it."""
+    if name == "data" and words[:1] and words[0] in SETS:
+        return [f"data_prep.{words[0]}", *words[1:]]
+    return [COMMANDS[name].module, *words]
+
+
 def _filled(words: list[str]) -> list[str]:
-    values = {"RUN.yaml": RUN, "$seed": "0", "runs/$objective-$seed": "runs/GRPO-0"}
+    values = {
+        "RUN.yaml": RUN,
+        "config.yaml": RUN,
+        "$seed": "0",
+        "runs/$objective-$seed": "runs/GRPO-0",
+    }
     filled = [values.get(word, word).replace("$objective", "GRPO") for word in words]
     return [word.replace("data_prep.NAME", "data_prep.geometry3k") for word in filled]

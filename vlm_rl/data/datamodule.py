@@ -21,6 +21,7 @@ from vlm_rl.data.content import Acceptance, Changes, Contents, check_accepted
 from vlm_rl.data.forms import FORMS
 from vlm_rl.data.images import ImageStore
 from vlm_rl.data.length_targets import LengthTargets
+from vlm_rl.data.made import make_if_missing
 from vlm_rl.data.order import Mixture
 from vlm_rl.data.prompts import BadProblem, PromptEncoder
 from vlm_rl.data.rows import COLUMNS, MAX_TEXT_CHARS, Skipped, read_problems
@@ -51,6 +52,8 @@ class DataSource:
     left out. Columns in `ignore` are neither used nor kept. Paths of images begin in
     `image_folder`, by default the folder of the file. `answer_type` and `box_space` say what the
     answers are, and what the coordinates in them count, of rows that do not say it themselves.
+    `made_by` is for data that a program makes: the arguments of `python -m`, run if nothing is at
+    `path`.
     """
 
     path: str
@@ -63,6 +66,7 @@ class DataSource:
     image_folder: str | None = None
     answer_type: GoldType | None = None
     box_space: BoxSpace | None = None
+    made_by: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
@@ -286,6 +290,8 @@ class ProblemData(LightningDataModule):
     def _read(self, part: str, sources: Sequence[DataSource]) -> Iterator[list[Problem]]:
         owners: dict[str, str] = {}
         for source in sources:
+            if source.made_by:
+                make_if_missing(Path(source.path).expanduser(), source.made_by)
             rows = read_problems(
                 source.path,
                 self._images,

@@ -2,7 +2,9 @@
 
 import sys
 
-from vlm_rl.evaluate.command import evaluate
+from vlm_rl.evaluate import build_parser, main
+
+__all__ = ["build_parser", "main"]
 
 if __name__ == "__main__":
-    evaluate(sys.argv[1:])
+    main(sys.argv[1:])

@@ -24,13 +24,12 @@ from vlm_rl.rollout import Engine, Sampling
 from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
 from vlm_rl.run.loggers import WandbMode
 from vlm_rl.servers.chat_server import ChatServer
+from vlm_rl.show.help.parser import explain_groups, new_parser
 
 
 def build_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="vlm_rl.evaluate", description=__doc__, exit_on_error=False, allow_abbrev=False
-    )
-    parser.add_argument("--config", action="config", help="a YAML file; may be given several times")
+    parser = new_parser("evaluate", __doc__)
+    parser.add_argument("--config", action="config", help="a recipe or YAML file, or several")
     _add_subjects(parser)
     _add_questions(parser)
     parser.add_argument("--output", type=str | None, help="[runs/evaluate/MODEL]")
@@ -63,7 +62,7 @@ def build_parser() -> ArgumentParser:
             "engine": {"class_path": "vlm_rl.rollout.TransformersEngine"},
         }
     )
-    return parser
+    return explain_groups(parser)
 
 
 def _add_subjects(parser: ArgumentParser) -> None:

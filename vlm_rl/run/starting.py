@@ -3,31 +3,36 @@
 Importing takes seconds, and is when a mistyped command is stopped. Nothing has been read or written
 yet, so the process ends at once. While a program works, it has its own handlers. Leaving takes a
 moment too: by then all is written and said, so the first signal changes nothing, and a second ends
-what hangs. This file imports the standard library only, and is installed before everything else.
+what hangs. This file needs the standard library only, and is installed before everything else.
 """
 
 import os
-import re
 import signal
-import sys
 import threading
-from itertools import pairwise
 from types import FrameType
 from typing import Any
 
+from vlm_rl.show.started import program
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 CTRL_C = 130
+
+_DEAF = ("data", "audit", "init", "recipes", "completion")
+"""Commands without handlers of their own; one here would stay, and its line be wrong by then."""
 
 _over = False
 
 
 def listen() -> None:
-    """Handle signals until the program begins, if this process was started by `-m vlm_rl...`.
+    """Handle signals until the program begins, if this process was started as a program.
 
     A signal that is ignored, as SIGHUP is under nohup, stays so.
     """
     _keep_standard_numbers()
-    if _program() is None or threading.current_thread() is not threading.main_thread():
+    started = program()
+    if started is None or started.name in _DEAF:
+        return
+    if threading.current_thread() is not threading.main_thread():
         return
     for number in SIGNALS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
@@ -50,18 +55,14 @@ def over() -> None:
     _over = True
 
 
-def _program() -> str | None:
-    """Return what follows `-m`, if that is an entry point; the checkers of answers are none."""
-    words = sys.orig_argv
-    names = [after for word, after in pairwise(words) if word == "-m"]
-    return next(filter(re.compile(r"vlm_rl\.\w+").fullmatch, names), None)
-
-
 def _hear(number: int, frame: FrameType | None) -> Any:
     name = signal.Signals(number).name
     if _over:
         signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
         return
-    line = f"{_program()}: {name} in the start: stopped before it began, nothing was changed\n"
+    started = program()
+    assert started is not None, "without a program `listen` leaves signals as they are"
+    line = f"vlm_rl.{started.name}: {name} in the start: stopped before it began"
+    line += ", nothing was changed\n"
     os.write(2, line.encode())
     os._exit(CTRL_C if number == signal.SIGINT else 0)
