@@ -15,7 +15,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from data_prep.audit_findings import findings_of
-from data_prep.audit_golds import check_golds
+from vlm_rl.rewards.gold_forms import check_golds
 from data_prep.audit_page import TEMPLATES, page_of
 from data_prep.audit_reading import read_data_set
 from data_prep.audit_statistics import statistics_of, token_statistics

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from data_prep.audit_golds import AS_IT_STANDS
+from vlm_rl.rewards.gold_forms import AS_IT_STANDS
 from data_prep.audit_statistics import MIN_GROUP
 
 _HIGH_SHARE = 0.5

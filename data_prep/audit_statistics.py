@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pandas import DataFrame
 
-from data_prep.audit_golds import AS_IT_STANDS, letter_of
+from vlm_rl.rewards.gold_forms import AS_IT_STANDS, letter_of
 from data_prep.audit_reading import DataSet, ImageHeader
 from vlm_rl.data.image_files import BadImage
 from vlm_rl.data.images import Resizer

@@ -18,7 +18,7 @@ from typing import Any
 
 from data_prep.converter import Converter, Draft, Drop, Source
 from data_prep.on_disk import NATIVE, Drops, ImageFolder, check_folder, write_manifest, write_rows
-from data_prep.overlap import Benchmarks
+from vlm_rl.evaluation.overlap import Benchmarks
 from data_prep.peer_forms import PEERS, changes, write_peer_rows
 from data_prep.repeats import Repeats
 from vlm_rl.data.images import ImageStore

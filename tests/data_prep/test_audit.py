@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from data_prep.audit import audit, main
-from data_prep.audit_golds import FORMS, IN_ITS_SLOT, check_golds
+from vlm_rl.rewards.gold_forms import FORMS, IN_ITS_SLOT, check_golds
 from data_prep.audit_page import thumbnail
 from data_prep.audit_reading import read_data_set
 from data_prep.audit_statistics import distribution, statistics_of, token_statistics

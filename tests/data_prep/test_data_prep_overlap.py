@@ -15,7 +15,7 @@ import pytest
 
 from data_prep.convert import Options, convert, main
 from data_prep.geometry3k import Geometry3K
-from data_prep.overlap import Benchmarks, image_digests, normalised
+from vlm_rl.evaluation.overlap import Benchmarks, image_digests, normalised
 from tests.support.benchmark_rows import ROWS, dynamath_folder
 from tests.support.data_prep_helpers import encoded, geometry, noise, row, run
 
