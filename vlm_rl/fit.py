@@ -180,8 +180,8 @@ def _fit(
     output: LastingOutput,
     held: ExitStack,
 ) -> RLModule:
-    _choose_threads()
-    _quieten()
+    choose_threads()
+    quieten()
     with one_line_errors("vlm_rl.fit"):
         parser = build_parser()
         config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})
@@ -193,7 +193,7 @@ def _fit(
         check_wandb(config.logging.wandb)
         parts = instantiate(parser, config)
         check_consistency(config, parts)
-        trainer = _trainer(config)
+        trainer = build_trainer(config)
         checkpoints = Checkpoints(run_dir, **vars(config.checkpoint))
         rollouts = RolloutFiles(run_dir, **vars(config.rollouts))
         model = check_checkpoint(config.policy.path)
@@ -251,7 +251,7 @@ def _resume(run_dir: Path, config: dict[str, Any]) -> run_folder.Checkpoint | No
     return run_folder.newest_checkpoint(run_dir)
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Silence what libraries say at every start about themselves, and what only rank 0 should."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -262,7 +262,7 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
 
-def _choose_threads() -> None:
+def choose_threads() -> None:
     """One thread per process on a CPU unless told otherwise: with as few as one busy neighbour,
     more threads than free cores make a step tens of times slower."""
     if not torch.cuda.is_available():
@@ -305,7 +305,7 @@ def _module(
     )
 
 
-def _trainer(config: Namespace) -> L.Trainer:
+def build_trainer(config: Namespace) -> L.Trainer:
     """Build the Trainer, without loggers and callbacks yet: those write into the run's folder."""
     if config.trainer.precision not in PRECISIONS:
         raise ValueError(

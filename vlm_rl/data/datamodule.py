@@ -157,7 +157,7 @@ class ProblemData(LightningDataModule):
         self.looked_at: dict[str, list[Problem]] = {}
         self.skipped: list[Skipped] = []
         # lives as long as the problems
-        self._images = ImageStore(IMAGES_IN_MEMORY, allow_download=allow_download)
+        self.images = ImageStore(IMAGES_IN_MEMORY, allow_download=allow_download)
         self._failed_here: list[Skipped] = []
         self._where: dict[str, str] = {}
         self._said: set[str] = set()
@@ -257,13 +257,13 @@ class ProblemData(LightningDataModule):
         return batch
 
     def _read_all(self) -> None:
-        images = self._images
+        images = self.images
         by_source = [*self._read("train", self.train_sources)]
         val = [problem for part in self._read("val", self.val_sources) for problem in part]
         wanted = min(self.val_problems or len(val), len(val))
         self.val_set = [val[i * len(val) // wanted] for i in range(wanted)]
         sizes = [len(part) for part in by_source]
-        self.mixture = self._mixture(sizes)
+        self.mixture = self.mixture_of(sizes)
         self.refill_order = Mixture(
             sizes, self.mixture.shares, prompts_per_step=1, seed=_refill_seed(self.seed)
         )
@@ -288,7 +288,7 @@ class ProblemData(LightningDataModule):
         for source in sources:
             rows = read_problems(
                 source.path,
-                self._images,
+                self.images,
                 owners=owners,
                 split=source.split,
                 columns=source.columns,
@@ -309,7 +309,7 @@ class ProblemData(LightningDataModule):
             )
             unfit = {
                 problem.uid: self._unfit(problem, what)
-                for problem, what in self.encoder.unfit(checked, self._images.size_of)
+                for problem, what in self.encoder.unfit(checked, self.images.size_of)
             }
             problems = [problem for problem in found if problem.uid not in unfit]
             print_once(f"{rows.mapping}; {len(problems)} problems")
@@ -366,7 +366,8 @@ class ProblemData(LightningDataModule):
         partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
         partial.replace(target)
 
-    def _mixture(self, sizes: Sequence[int]) -> Mixture:
+    def mixture_of(self, sizes: Sequence[int]) -> Mixture:
+        """Return the order of sources of these sizes. Raises ValueError if one is too small."""
         weights = [source.weight for source in self.train_sources]
         mixture = Mixture(sizes, weights, prompts_per_step=self.prompts_per_step, seed=self.seed)
         for index, source in enumerate(self.train_sources):
