@@ -15,12 +15,12 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from data_prep.audit_findings import findings_of
-from vlm_rl.rewards.gold_forms import check_golds
 from data_prep.audit_page import TEMPLATES, page_of
 from data_prep.audit_reading import read_data_set
 from data_prep.audit_statistics import statistics_of, token_statistics
 from vlm_rl.config import one_line_errors, parse
 from vlm_rl.rewards.accuracy import Accuracy
+from vlm_rl.rewards.gold_forms import check_golds
 from vlm_rl.show.json_text import json_text
 from vlm_rl.show.screen import say, say_all
 

@@ -32,6 +32,7 @@ from vlm_rl.distributed.rank_strategy import RankStrategy
 from vlm_rl.edits import RolloutEdit
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.objectives import Objective
+from vlm_rl.preflight.at_start import notices
 from vlm_rl.rewards import KLInReward, Reward
 from vlm_rl.rollout import Engine, Sampling, StopTokens, unused_sampler
 from vlm_rl.run import folder as run_folder
@@ -53,6 +54,7 @@ from vlm_rl.run.signals import Preemption
 from vlm_rl.run.terminal import LastingOutput
 from vlm_rl.run.trace import Trace
 from vlm_rl.shaping import Shaping
+from vlm_rl.show.screen import say
 from vlm_rl.training.dynamic_sampling import GroupFilter
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.overlap import Overlap, OverlappedModule
@@ -207,6 +209,10 @@ def _fit(
         data.setup("fit")
         parts.reward.self_test()
         check_golds(data, parts.reward)
+        if ranks.is_zero():
+            given = {"config": config, "resolved": resolved, "parts": parts, "trainer": trainer}
+            for line in notices(data, given | {"checkpoint": model, "encoder": encoder}):
+                say(line)
         if parts.dynamic_sampling is not None:
             parts.dynamic_sampling.check_refill(len(data.train_set), data.prompts_per_step)
         if notice := unused_sampler(config.policy.path, parts.sampling):

@@ -136,7 +136,7 @@ class _Stopped(Exception):
 def _rendered(
     source: str, variables: str, chats: str, *, opens: bool = True
 ) -> list[dict[str, str]]:
-    """Render all chats in one process, by default with the answer's turn opened. Raises _Stopped."""
+    """Render all chats in one process, which `opens` the turn of the answer. Raises _Stopped."""
     asked = {
         "template": source,
         "variables": json.loads(variables),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt
+from transformers.utils.logging import disable_progress_bar
 
 from vlm_rl.fit import build_parser, choose_threads, quieten
 from vlm_rl.preflight.building import start_of
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     choose_threads()
     quieten()
+    disable_progress_bar()
     inspected, start = preflight(argv)
     for line in lines(inspected):
         say(line)

@@ -43,12 +43,14 @@ class Misjudged:
 
 
 def accuracy(start: Start) -> Iterator[Remark]:
-    """How much is right, and what could not be scored."""
+    """Say how much is right, and what could not be scored."""
     scores = start.rollout.scores
     verdicts = Counter(verdict for row in scores.verdicts for verdict in row)
     total = verdicts.total()
     failed = sum(count for verdict, count in verdicts.items() if not verdict.scored)
-    shares = ", ".join(f"{count / total:.0%} {verdict}" for verdict, count in verdicts.most_common())
+    shares = ", ".join(
+        f"{count / total:.0%} {verdict}" for verdict, count in verdicts.most_common()
+    )
     line = f"of {total} completions {shares}"
     if failed > MOST_UNSCORED * total:
         yield warning(
@@ -60,7 +62,7 @@ def accuracy(start: Start) -> Iterator[Remark]:
 
 
 def signal(start: Start) -> Iterator[Remark]:
-    """Whether groups of this size have anything to compare."""
+    """Say whether groups of this size have anything to compare."""
     scores, size = start.rollout.scores, start.rollout.scores.total.shape[1]
     low = torch.where(scores.scored, scores.total, torch.inf).amin(1)
     high = torch.where(scores.scored, scores.total, -torch.inf).amax(1)
@@ -73,13 +75,17 @@ def signal(start: Start) -> Iterator[Remark]:
     if share >= LEAST_WITH_SIGNAL:
         yield ok(line)
         return
-    todo = "harder problems" if right > wrong else "easier problems, or a policy that knows the form"
+    todo = (
+        "harder problems" if right > wrong else "easier problems, or a policy that knows the form"
+    )
     kind = warning if share else stop
-    yield kind(f"{line}: the others teach nothing", f"{todo}; a larger group_size, dynamic_sampling")
+    yield kind(
+        f"{line}: the others teach nothing", f"{todo}; a larger group_size, dynamic_sampling"
+    )
 
 
 def truncation(start: Start) -> Iterator[Remark]:
-    """How many completions the budget cuts off."""
+    """Say how many completions the budget cuts off."""
     groups, limit = start.sampled.groups, start.parts.sampling.max_completion_tokens
     completions = [completion for group in groups for completion in group]
     lengths = sorted(map(len, completions))
@@ -99,7 +105,7 @@ def truncation(start: Start) -> Iterator[Remark]:
 
 
 def unended_thinking(start: Start) -> Iterator[Remark]:
-    """Whether thinking that the template opens comes to an end."""
+    """Say whether thinking that the template opens comes to an end."""
     prompts, groups = start.sampled.prompts, start.sampled.groups
     opened = [c for p, group in zip(prompts, groups, strict=True) if p.opening for c in group]
     unended = [c for c in opened if END_OF_THINKING not in c.text]
@@ -111,35 +117,42 @@ def unended_thinking(start: Start) -> Iterator[Remark]:
             "template of a model that thinks",
         )
     else:
-        yield ok(f"{len(opened) - len(unended)} of {len(opened)} opened thinkings end")
+        ended = f"the thinking ends in {len(opened) - len(unended)} of {len(opened)} completions"
+        yield ok(ended if opened else "the template opens no thinking")
 
 
 def constant_terms(start: Start) -> Iterator[Remark]:
-    """Terms of the reward that say the same of every completion."""
+    """Name terms of the reward that say the same of every completion.
+
+    One that is always 1 is what every completion has earned, as form is soon. What judges is left
+    out: it is constant if all is right or all wrong, which `signal` says.
+    """
     reward, scores = start.parts.reward, start.rollout.scores
-    if int(scores.scored.sum()) < LEAST_JUDGED:
+    scored = scores.scored
+    if int(scored.sum()) < LEAST_JUDGED:
         yield ok("too few completions to tell what is constant")
         return
-    found = False
-    for name, values in scores.parts.items():
-        term = {**reward.terms, **reward.factors}[name]
-        values = values[scores.scored]
-        # what judges is constant if all is right or all wrong, which `signal` says
-        if isinstance(term, JudgingTerm) or not scores.weights.get(name, 1.0):
-            continue
-        if values.min() == values.max():
-            found = True
+    terms = {
+        name: values[scored]
+        for name, values in scores.parts.items()
+        if not isinstance({**reward.terms, **reward.factors}[name], JudgingTerm)
+        and scores.weights.get(name, 1.0)
+    }
+    constant = {name: v[0].item() for name, v in terms.items() if v.min() == v.max()}
+    for name, value in constant.items():
+        if value != 1:
             yield warning(
-                f"reward term {name} is {values[0]:g} for all {len(values)} completions, so it "
+                f"reward term {name} is {value:g} for all {len(terms[name])} completions, so it "
                 "teaches nothing",
-                "look at the completions below: mend the term, or leave it out",
+                "look at the completions on the page: mend the term, or leave it out",
             )
-    if not found:
-        yield ok(f"{len(scores.parts)} terms, none but what judges is always the same")
+    full = [name for name, value in constant.items() if value == 1]
+    if len(full) == len(constant):
+        yield ok(f"{len(terms)} terms beside what judges, always 1: {', '.join(full) or 'none'}")
 
 
 def misjudged(start: Start) -> Iterator[Remark]:
-    """Answers that look right and are judged otherwise."""
+    """Count answers that look right and are judged otherwise."""
     term, rollout = start.parts.reward.accuracy, start.rollout
     if term is None:
         yield ok("no term reads answers by their place")
@@ -161,14 +174,16 @@ def misjudged(start: Start) -> Iterator[Remark]:
 
 
 def drift(start: Start) -> Iterator[Remark]:
-    """Engine against policy at equal weights, by modality."""
+    """Compare engine and policy at equal weights, by modality."""
     measured, limit = start.sampled.drift, start.config.drift_alarm
     values = drift_metrics.metrics(measured)
     kinds = {"with images": "drift/image/abs_mean", "text alone": "drift/text/abs_mean"}
-    shown = ", ".join(f"{values[key]:.2g} {kind}" for kind, key in kinds.items() if key in values)
+    shown = ", ".join(
+        f"{values[key]:.2g} nats a token {kind}" for kind, key in kinds.items() if key in values
+    )
     alarm = drift_metrics.alarm(measured.worst, limit)
     if alarm is None:
-        yield ok(f"engine and policy differ by {shown} nats a token; the limit is {limit:g}")
+        yield ok(f"engine and policy differ by {shown}; the limit is {limit:g}")
     else:
         sentence, _, todo = alarm.partition(". ")
         yield stop(f"{sentence}; the mean is {shown}", todo)

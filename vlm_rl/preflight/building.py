@@ -26,7 +26,8 @@ ELSEWHERE = {f"trainer.{name}": key for name, key in OURS.items()}
 
 def start_of(parser: ArgumentParser, argv: Sequence[str]) -> Start:
     """Return a start in which nothing is made yet."""
-    builders = SHAPES | {
+    builders = {
+        **SHAPES,
         "config": lambda start: _config(parser, argv),
         "resolved": lambda start: _resolved(parser, start),
         "parts": lambda start: _parts(parser, argv, start),

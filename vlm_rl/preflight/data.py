@@ -20,6 +20,8 @@ LEAST_VALIDATED = 32
 """With fewer problems an accuracy of one half has a 95 % interval of 17 points to either side."""
 MOST_REDUCED = 4
 """An image that loses more than three quarters of its pixels may lose what it is asked about."""
+MOST_REPEATED = 0.05
+"""Share of problems; fewer repeats hardly change what is learned."""
 MOST_DECODED = 512
 GOLDS_AT_A_START = 256
 """How many golds `fit` checks against themselves; preflight checks all."""
@@ -27,7 +29,7 @@ _SHOWN = 3
 
 
 def rows(start: Start) -> Iterator[Remark]:
-    """Rows that cannot be problems, by reason."""
+    """Count the rows that cannot be problems, by reason."""
     for name, part in _parts(start):
         reasons = Counter(row.reason for row in part.skipped if row.reason != TOO_LONG)
         for reason, count in reasons.most_common():
@@ -42,7 +44,7 @@ def rows(start: Start) -> Iterator[Remark]:
 
 
 def gold_types(start: Start) -> Iterator[Remark]:
-    """Golds that no answer can be checked against."""
+    """Name golds that no answer can be checked against."""
     part = start.train
     lines = start.parts.reward.unusable([*part.problems, *start.val.problems])
     if not lines:
@@ -54,7 +56,7 @@ def gold_types(start: Start) -> Iterator[Remark]:
 
 
 def golds(start: Start) -> Iterator[Remark]:
-    """Golds that are not right as an answer to their own question, so that no answer is."""
+    """Name golds that are not right as answers to their own questions, so that none is."""
     accuracy, reward = start.parts.reward.accuracy, start.parts.reward
     if not isinstance(reward.terms[reward.verdicts_from], Accuracy):
         yield ok(f"not checked against themselves: term {reward.verdicts_from} judges")
@@ -80,25 +82,28 @@ def golds(start: Start) -> Iterator[Remark]:
 
 
 def duplicates(start: Start) -> Iterator[Remark]:
-    """Questions that come again with the same images."""
+    """Count questions that come again with the same images."""
     by_key: dict[tuple[str, ...], list[Problem]] = defaultdict(list)
     for problem in start.train.problems:
         by_key[start.train.keys[problem.uid]].append(problem)
-    again = [group for group in by_key.values() if len(group) > 1]
-    if not again:
-        yield ok("no question comes twice with the same images")
-        return
+    again = sorted((group for group in by_key.values() if len(group) > 1), key=len, reverse=True)
     odd = [g for g in again if len({normalise(problem.answer) for problem in g}) > 1]
-    extra = sum(len(group) - 1 for group in again)
-    yield warning(
-        f"{extra} training problems repeat the question and images of another "
-        f"({_uids(again[0])}), {len(odd)} of these questions with another answer",
-        "remove them, unless they are to weigh more; one of two answers must be wrong",
-    )
+    extra, total = sum(len(group) - 1 for group in again), len(start.train.problems)
+    if odd:
+        yield warning(
+            f"{len(odd)} questions come again with the same images and another answer, the first "
+            f"{_uids(odd[0])}",
+            "remove the wrong ones",
+        )
+    line = f"{extra} of {total} problems repeat the question and images of another"
+    if extra > MOST_REPEATED * total:
+        yield warning(f"{line}, as {_uids(again[0])}", "remove them, unless they are to weigh more")
+    elif not odd:
+        yield ok(line)
 
 
 def leaks(start: Start) -> Iterator[Remark]:
-    """Validation problems that are trained on."""
+    """Name validation problems that are trained on."""
     trained, uids = set(start.train.keys.values()), set(start.train.keys)
     shared = [
         problem
@@ -118,7 +123,7 @@ def leaks(start: Start) -> Iterator[Remark]:
 
 
 def validation(start: Start) -> Iterator[Remark]:
-    """Whether there are enough problems to see a difference."""
+    """Say whether there are enough problems to see a difference."""
     count = len(start.val.problems)
     if not count:
         yield warning(
@@ -137,7 +142,7 @@ def validation(start: Start) -> Iterator[Remark]:
 
 
 def benchmarks(start: Start) -> Iterator[Remark]:
-    """Training problems that are part of the benchmarks of the run."""
+    """Name training problems that are part of the benchmarks of the run."""
     settings = start.parts.benchmarks
     if settings is None:
         yield ok("no benchmark is asked in this run")
@@ -160,7 +165,7 @@ def benchmarks(start: Start) -> Iterator[Remark]:
 
 
 def image_sizes(start: Start) -> Iterator[Remark]:
-    """Images that are far from the sizes that the model sees."""
+    """Count images that are far from the sizes that the model sees."""
     resizer, sizes = start.encoder.resizer, list(start.train.used.values())
     if not sizes:
         yield ok("no training problem has an image")
@@ -186,7 +191,7 @@ def image_sizes(start: Start) -> Iterator[Remark]:
 
 
 def decoding(start: Start) -> Iterator[Remark]:
-    """Images whose header is sound and whose pixels are not."""
+    """Decode images: a header may be sound where the pixels are not."""
     images = _spread(list(start.train.used), MOST_DECODED)
     broken = []
     for image in images:
@@ -203,7 +208,7 @@ def decoding(start: Start) -> Iterator[Remark]:
 
 
 def prompt_lengths(start: Start) -> Iterator[Remark]:
-    """Prompts above the limit, which are left out."""
+    """Count prompts above the limit, which are left out."""
     part, limit = start.train, start.encoder.max_prompt_tokens
     too_long = [row for row in part.skipped if row.reason == TOO_LONG]
     if too_long:

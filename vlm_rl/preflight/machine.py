@@ -11,7 +11,7 @@ import torch
 from vlm_rl.memory.estimate import PHASES, USABLE
 from vlm_rl.memory.layers import FLOAT
 from vlm_rl.memory.model_shape import count
-from vlm_rl.preflight.remarks import Remark, ok, stop, warning
+from vlm_rl.preflight.remarks import Remark, ok, stop
 from vlm_rl.preflight.start import Start
 from vlm_rl.run.out_of_memory import advice
 
@@ -24,7 +24,7 @@ _ACTIVITIES = {"step": "update", "exchange": "weights"}
 
 
 def memory(start: Start) -> Iterator[Remark]:
-    """Whether a device holds each phase of a step, and the host what is on it."""
+    """Say whether a device holds each phase of a step, and the host what is on it."""
     needs, (size, name) = start.memory, device_memory(start)
     by_phase = {phase: needs.needed(phase, size) for phase in PHASES}
     phase = max(by_phase, key=by_phase.__getitem__)
@@ -46,7 +46,7 @@ def memory(start: Start) -> Iterator[Remark]:
 
 
 def disk(start: Start) -> Iterator[Remark]:
-    """Whether checkpoints and rollouts fit where the run is written."""
+    """Say whether checkpoints and rollouts fit where the run is written."""
     checkpoints, rollouts = _checkpoint_bytes(start), _rollout_bytes(start)
     place = Path(start.config.run_dir).absolute()
     while not place.exists():
@@ -67,7 +67,7 @@ def disk(start: Start) -> Iterator[Remark]:
 
 
 def duration(start: Start) -> Iterator[Remark]:
-    """How long a step and the run take, by what the small rollout has measured."""
+    """Say how long a step and the run take, by what the small rollout has measured."""
     config, sampled, rollout = start.config, start.sampled, start.rollout
     seconds, ranks = sampled.clock.seconds, start.trainer.world_size
     per_completion = (seconds["rollout"] + seconds["reward"]) / sampled.num_completions
@@ -119,18 +119,20 @@ def _checkpoint_bytes(start: Start) -> int:
     keep, shape = start.config.checkpoint, start.shape
     trained, weights = count(shape.trained), count(shape.weights)
     state = trained if start.parts.policy.lora is not None else weights
-    each = FLOAT * (state + 2 * trained) + FLOAT * state
+    each: int = FLOAT * (state + 2 * trained) + FLOAT * state
     made = 1 + start.config.steps // keep.every_n_steps
-    return each * (min(made, keep.keep_last + keep.keep_best) + 1)
+    num: int = min(made, keep.keep_last + keep.keep_best) + 1
+    return num * each
 
 
 def _rollout_bytes(start: Start) -> int:
     """Return the bytes of all rollout files that are kept, if no completion ends by itself."""
     config, keep = start.config, start.config.rollouts
-    files = config.steps // keep.every_n_steps if keep.every_n_steps else 0
+    files: int = config.steps // keep.every_n_steps
     files = min(files, keep.keep_last) if keep.keep_last else files
     each = BYTES_A_ROW + BYTES_A_TOKEN * start.parts.sampling.max_completion_tokens
-    return files * config.data.prompts_per_step * config.group_size * each
+    rows: int = config.data.prompts_per_step * config.group_size
+    return files * rows * each
 
 
 def _size(num_bytes: float) -> str:

@@ -126,9 +126,7 @@ def _misjudged(start: Start) -> Sequence[Any]:
 
 
 def _skipped(start: Start) -> Mapping[str, Any]:
-    rows = [
-        row for name in ("train", "val") if (part := _of(start, name)) for row in part.skipped
-    ]
+    rows = [row for name in ("train", "val") if (part := _of(start, name)) for row in part.skipped]
     counts = Counter(row.reason for row in rows)
     return {"counts": counts, "rows": rows[:MOST_ROWS]}
 

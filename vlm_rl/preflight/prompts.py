@@ -13,7 +13,7 @@ SLOTS = {"box": r"\boxed", "tag": "<answer>", "answer_line": "Answer:"}
 
 
 def generation_prompt(start: Start) -> Iterator[Remark]:
-    """Whether the template opens the turn in which the policy is to answer."""
+    """Say whether the template opens the turn in which the policy is to answer."""
     turns = start.encoder.turns()
     if turns is None:
         yield ok("the template renders no answer to compare with")
@@ -31,7 +31,7 @@ def generation_prompt(start: Start) -> Iterator[Remark]:
 
 
 def stop_tokens(start: Start) -> Iterator[Remark]:
-    """Whether what ends a turn in the template ends a completion."""
+    """Say whether what ends a turn in the template ends a completion."""
     encoder = start.encoder
     tokenizer = encoder.tokenizer
     stops = StopTokens.of(encoder.path, tokenizer)
@@ -55,7 +55,7 @@ def stop_tokens(start: Start) -> Iterator[Remark]:
 
 
 def thinking(start: Start) -> Iterator[Remark]:
-    """Whether template and instruction agree about who writes `<think>`."""
+    """Say whether template and instruction agree about who writes `<think>`."""
     turns = start.encoder.turns()
     seen = "" if turns is None else turns[0].rstrip()
     asked = THINK in start.encoder.instruction
@@ -78,7 +78,7 @@ def thinking(start: Start) -> Iterator[Remark]:
 
 
 def answer_form(start: Start) -> Iterator[Remark]:
-    """Whether prompts ask for the answer where the accuracy term looks for it."""
+    """Say whether prompts ask for the answer where the accuracy term looks for it."""
     accuracy, encoder = start.parts.reward.accuracy, start.encoder
     if accuracy is None:
         yield ok("no term reads answers by their place")

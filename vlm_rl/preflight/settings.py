@@ -21,7 +21,7 @@ SHOWN = ("torch", "lightning", "transformers")
 
 
 def versions(start: Start) -> Iterator[Remark]:
-    """Installed packages against what this one was made for."""
+    """Compare the installed packages with what this one was made for."""
     needed = [Requirement(line) for line in requires("vlm_rl") or []]
     wrong = [
         f"{one.name} {version(one.name)} (needs {one.specifier})"
@@ -39,7 +39,7 @@ def versions(start: Start) -> Iterator[Remark]:
 
 
 def consistency(start: Start) -> Iterator[Remark]:
-    """Keys that do not go together, all of them."""
+    """Name the keys that do not go together, all of them."""
     config, parts = start.config, start.parts
     faults = list(_refusals(partial(check, config, parts) for check in CONSISTENCY))
     yield from faults
@@ -51,7 +51,7 @@ def consistency(start: Start) -> Iterator[Remark]:
 
 
 def model(start: Start) -> Iterator[Remark]:
-    """What engine, strategy and settings cannot do with this model on these ranks."""
+    """Name what engine, strategy and settings cannot do with this model on these ranks."""
     parts, trainer, checkpoint = start.parts, start.trainer, start.checkpoint
     gradients = LengthGradients(start.config.length_gradients)
     checks = [
@@ -70,7 +70,7 @@ def model(start: Start) -> Iterator[Remark]:
 
 
 def learning(start: Start) -> Iterator[Remark]:
-    """Whether anything can be learned: trained weights, and a learning rate."""
+    """Say whether anything can be learned: there are trained weights, and a learning rate."""
     optimizer, shape = start.parts.optimizer, start.shape
     rates = {"optimizer.lr": optimizer.lr}
     if optimizer.vision_lr is not None:
@@ -89,11 +89,13 @@ def learning(start: Start) -> Iterator[Remark]:
         )
     else:
         share = count(shape.trained) / count(shape.weights)
-        yield ok(f"{share:.0%} of {count(shape.weights):,} weights are trained, lr {optimizer.lr:g}")
+        yield ok(
+            f"{share:.0%} of {count(shape.weights):,} weights are trained, lr {optimizer.lr:g}"
+        )
 
 
 def folder(start: Start) -> Iterator[Remark]:
-    """Whether the folder of the run can be written, and what is in it."""
+    """Say whether the folder of the run can be written, and what is in it."""
     run_dir = Path(start.config.run_dir)
     faults = list(_refusals([partial(run_folder.own, run_dir, "run_dir")]))
     if faults:
@@ -111,7 +113,7 @@ def folder(start: Start) -> Iterator[Remark]:
 
 
 def wandb(start: Start) -> Iterator[Remark]:
-    """Whether W&B takes the run."""
+    """Say whether W&B takes the run."""
     mode = start.config.logging.wandb
     faults = list(_refusals([partial(check_wandb, mode)]))
     yield from faults

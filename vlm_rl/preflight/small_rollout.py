@@ -1,7 +1,7 @@
 """A small rollout of the real policy: with the engine, the reward and the settings of the run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ class SmallRollout:
         return completions + sum(map(len, self.prompts))
 
     def judged(self) -> Rollout:
-        """Raises PartError for a reward that fails."""
+        """Return them with their rewards. Raises PartError for a reward that fails."""
         return self.sampler.judge(
             self.prompts,
             self.groups,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import lightning as L
 from jsonargparse import Namespace
@@ -24,6 +24,7 @@ from vlm_rl.preflight.small_rollout import SmallRollout
 from vlm_rl.records import Problem, Rollout
 from vlm_rl.run.memory_setup import setup_of
 
+Value = TypeVar("Value")
 
 Builders = Mapping[str, Callable[["Start"], Any]]
 
@@ -42,14 +43,6 @@ STAGES = {
     "rollout": "reward",
 }
 """The stages and their names in remarks."""
-
-SHAPES: Builders = {
-    "shape": lambda start: ModelShape(
-        start.checkpoint, freeze=start.config.policy.freeze, lora=start.parts.policy.lora
-    ),
-    "memory": lambda start: estimate(start.shape, setup_of(_on_ranks(start), start.parts)),
-}
-"""What follows from the others by arithmetic."""
 
 
 class NotThere(Exception):
@@ -98,6 +91,17 @@ class Problems:
         return ("".join(problem.question.split()), *(problem.choices or ()), *digests)
 
 
+class Stage(Generic[Value]):
+    """An attribute of a start that is made when it is first read."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, start: "Start", owner: type) -> Value:
+        value: Value = start.make(self._name)
+        return value
+
+
 class Start:
     """All that is known of a start, by stage. A stage is in `given`, or one of `builders` makes it.
 
@@ -113,60 +117,25 @@ class Start:
         self._builders = builders or {}
         self.failed: dict[str, list[str]] = {}
 
-    @property
-    def config(self) -> Namespace:
-        """The parsed configuration."""
-        return self._stage("config")
-
-    @property
-    def resolved(self) -> Mapping[str, Any]:
-        """The same as plain values."""
-        return self._stage("resolved")
-
-    @property
-    def parts(self) -> Namespace:
-        """The classes that the configuration names, constructed."""
-        return self._stage("parts")
-
-    @property
-    def trainer(self) -> L.Trainer:
-        return self._stage("trainer")
-
-    @property
-    def checkpoint(self) -> Any:
-        """The transformers configuration of the policy."""
-        return self._stage("checkpoint")
-
-    @property
-    def encoder(self) -> PromptEncoder:
-        return self._stage("encoder")
-
-    @property
-    def train(self) -> Problems:
-        return self._stage("train")
-
-    @property
-    def val(self) -> Problems:
-        return self._stage("val")
-
-    @property
-    def shape(self) -> ModelShape:
-        """The shapes of the policy, without weights."""
-        return self._stage("shape")
-
-    @property
-    def memory(self) -> MemoryEstimate:
-        return self._stage("memory")
-
-    @property
-    def sampled(self) -> SmallRollout:
-        """Completions of the real policy, not judged."""
-        return self._stage("sampled")
-
-    @property
-    def rollout(self) -> Rollout:
-        """The same, judged."""
-        return self._stage("rollout")
+    config = Stage[Namespace]()
+    """The parsed configuration."""
+    resolved = Stage[Mapping[str, Any]]()
+    """The same as plain values."""
+    parts = Stage[Namespace]()
+    """The classes that the configuration names, constructed."""
+    trainer = Stage[L.Trainer]()
+    checkpoint = Stage[Any]()
+    """The transformers configuration of the policy."""
+    encoder = Stage[PromptEncoder]()
+    train = Stage[Problems]()
+    val = Stage[Problems]()
+    shape = Stage[ModelShape]()
+    """The shapes of the policy, without weights."""
+    memory = Stage[MemoryEstimate]()
+    sampled = Stage[SmallRollout]()
+    """Completions of the real policy, not judged."""
+    rollout = Stage[Rollout]()
+    """The same, judged."""
 
     def has(self, name: str) -> bool:
         """Whether a stage has been made; nothing is made for the question."""
@@ -178,7 +147,8 @@ class Start:
             self.parts.reward.close()
             self.parts.engine.close()
 
-    def _stage(self, name: str) -> Any:
+    def make(self, name: str) -> Any:
+        """Return a stage, made at the first call. Raises NotThere."""
         if name in self._known:
             return self._known[name]
         if name in self.failed or name not in self._builders:
@@ -192,9 +162,18 @@ class Start:
         return self._known[name]
 
 
-def _on_ranks(start: Start) -> Namespace:
-    """Return the configuration with the number of devices that the trainer has found."""
+def _shape(start: Start) -> ModelShape:
+    freeze, lora = start.config.policy.freeze, start.parts.policy.lora
+    return ModelShape(start.checkpoint, freeze=freeze, lora=lora)
+
+
+def _memory(start: Start) -> MemoryEstimate:
+    """Estimate it with the number of devices that the trainer has found."""
     config: Namespace = start.config.clone()
     config.trainer.devices = start.trainer.num_devices
     config.trainer.num_nodes = start.trainer.num_nodes
-    return config
+    return estimate(start.shape, setup_of(config, start.parts))
+
+
+SHAPES: Builders = {"shape": _shape, "memory": _memory}
+"""What follows from the others by arithmetic."""
