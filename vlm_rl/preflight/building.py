@@ -48,8 +48,7 @@ def _config(parser: ArgumentParser, argv: Sequence[str]) -> Any:
     try:
         return parse(parser, argv, ELSEWHERE)
     except ValueError as error:
-        sections = refused_sections(argv, lambda own: parse(parser, own, ELSEWHERE))
-        raise Refusals(sections or [str(error)]) from error
+        raise _each(parser, argv, error) from error
 
 
 def _resolved(parser: ArgumentParser, start: Start) -> dict[str, Any]:
@@ -61,10 +60,16 @@ def _parts(parser: ArgumentParser, argv: Sequence[str], start: Start) -> Any:
     try:
         return instantiate(parser, start.config)
     except ValueError as error:
-        sections = refused_sections(
-            argv, lambda own: instantiate(parser, parse(parser, own, ELSEWHERE))
-        )
-        raise Refusals(sections or [str(error)]) from error
+        raise _each(parser, argv, error) from error
+
+
+def _each(parser: ArgumentParser, argv: Sequence[str], first: ValueError) -> Refusals:
+    """Return what is wrong with every section, at least the first refusal."""
+
+    def build(own: Sequence[str]) -> None:
+        instantiate(parser, parse(parser, own, ELSEWHERE))
+
+    return Refusals(refused_sections(argv, build) or [str(first)])
 
 
 def _train(start: Start) -> Problems:

@@ -160,7 +160,7 @@ def benchmarks(start: Start) -> Iterator[Remark]:
     uid, reason = next(iter(found.items()))
     yield warning(
         f"{len(found)} training problems are in {names}, the first {uid} ({reason})",
-        "leave them out: the converters do by `--exclude`; results on it would mean nothing",
+        "leave them out: the converters do by --exclude-benchmarks",
     )
 
 

@@ -130,7 +130,7 @@ def _rollout_bytes(start: Start) -> int:
     config, keep = start.config, start.config.rollouts
     files: int = config.steps // keep.every_n_steps
     files = min(files, keep.keep_last) if keep.keep_last else files
-    each = BYTES_A_ROW + BYTES_A_TOKEN * start.parts.sampling.max_completion_tokens
+    each: int = BYTES_A_ROW + BYTES_A_TOKEN * start.parts.sampling.max_completion_tokens
     rows: int = config.data.prompts_per_step * config.group_size
     return files * rows * each
 

@@ -16,7 +16,7 @@ from vlm_rl.preflight.answers import looking_right
 from vlm_rl.preflight.machine import GB, device_memory
 from vlm_rl.preflight.remarks import LEVELS, Inspected
 from vlm_rl.preflight.small_rollout import SmallRollout, prompts_of
-from vlm_rl.preflight.start import STAGES, Start
+from vlm_rl.preflight.start import Start
 from vlm_rl.records import Prompt
 from vlm_rl.run.first_problems import shown_prompt
 from vlm_rl.show.figures import Figure
@@ -44,7 +44,6 @@ def page_of(inspected: Inspected, start: Start) -> str:
         title=start.config.run_dir if start.has("config") else "a configuration",
         levels=LEVELS,
         inspected=inspected,
-        stages=STAGES,
         prompts=[_shown(start, prompt) for prompt in prompts[:NUM_PROMPTS]],
         lengths=sampled and histogram(sampled, start),
         groups=_groups(start),

@@ -63,6 +63,14 @@ class Inspected:
         """Return the remarks of one level, in the order of the inspections."""
         return [remark for remark in self.remarks if remark.level == level]
 
+    @property
+    def lacking(self) -> dict[str, list[str]]:
+        """Return the names of inspections that could not look, by what they lack."""
+        by_stage: dict[str, list[str]] = {}
+        for name, stage in self.left_out.items():
+            by_stage.setdefault(STAGES.get(stage, stage), []).append(name)
+        return by_stage
+
 
 def inspect(start: Start, inspections: Iterable[Inspection]) -> Inspected:
     """Let all inspections look, also after one has found a fault.
@@ -95,8 +103,8 @@ def lines(inspected: Inspected) -> Iterator[str]:
     width = max((len(remark.name) for remark in remarks), default=0)
     for remark in remarks:
         yield f"{remark.level:<7} {remark.name:<{width}} {line_of(remark)}"
-    for name, stage in inspected.left_out.items():
-        yield f"{'-':<7} {name:<{width}} not looked at: it needs the {STAGES.get(stage, stage)}"
+    for stage, names in inspected.lacking.items():
+        yield f"not looked at without {stage}: {', '.join(names)}"
     counts = [f"{len(inspected.at(level))} {level}" for level in LEVELS]
     yield f"{', '.join(counts)}; {len(inspected.left_out)} not looked at"
 
