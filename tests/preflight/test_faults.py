@@ -207,9 +207,7 @@ def _(bench: Bench) -> list[str]:
 
 @fault("image that is reduced a lot", "warning image sizes")
 def _(bench: Bench) -> list[str]:
-    return bench.first_image(Image.new("RGB", (700, 600)), "own.png") + [
-        "--prompt.max_prompt_tokens=1024"
-    ]
+    return bench.first_image(Image.new("RGB", (700, 600)))
 
 
 @fault("prompt above the limit", "warning prompt lengths")

@@ -5,7 +5,7 @@ one tenth is known to within five points.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,12 +75,11 @@ def signal(start: Start) -> Iterator[Remark]:
     if share >= LEAST_WITH_SIGNAL:
         yield ok(line)
         return
-    todo = (
-        "harder problems" if right > wrong else "easier problems, or a policy that knows the form"
-    )
     kind = warning if share else stop
     yield kind(
-        f"{line}: the others teach nothing", f"{todo}; a larger group_size, dynamic_sampling"
+        f"{line}: the others teach nothing" if share else f"{line}: nothing would be learned",
+        f"{'harder' if right > wrong else 'easier'} problems, a larger group_size, or "
+        "dynamic_sampling",
     )
 
 
@@ -148,7 +147,11 @@ def constant_terms(start: Start) -> Iterator[Remark]:
             )
     full = [name for name, value in constant.items() if value == 1]
     if len(full) == len(constant):
-        yield ok(f"{len(terms)} terms beside what judges, always 1: {', '.join(full) or 'none'}")
+        yield ok(f"terms beside what judges: {', '.join(terms) or 'none'}{_always(full)}")
+
+
+def _always(full: Sequence[str]) -> str:
+    return f"; {', '.join(full)} is always 1 already" if full else ""
 
 
 def misjudged(start: Start) -> Iterator[Remark]:
