@@ -46,6 +46,7 @@ def rows(start: Start) -> Iterator[Remark]:
 def gold_types(start: Start) -> Iterator[Remark]:
     """Name golds that no answer can be checked against."""
     part = start.train
+    start.parts.reward.self_test()
     lines = start.parts.reward.unusable([*part.problems, *start.val.problems])
     if not lines:
         yield ok("every gold can be read by the term that checks it")
@@ -53,6 +54,16 @@ def gold_types(start: Start) -> Iterator[Remark]:
     line = f"{len(lines)} golds cannot be checked against; the first: {lines[0]}"
     kind = stop if part.stops else warning
     yield kind(line, "mend them or name their answer_type, or --data.on_bad_row skip")
+
+
+def refill(start: Start) -> Iterator[Remark]:
+    """Say whether there are problems enough for the further rounds of dynamic sampling."""
+    group_filter, num = start.parts.dynamic_sampling, len(start.train.problems)
+    if group_filter is None:
+        yield ok("no group is dropped")
+        return
+    group_filter.check_refill(num, start.config.data.prompts_per_step)
+    yield ok(f"{num} problems are enough for further rounds")
 
 
 def golds(start: Start) -> Iterator[Remark]:

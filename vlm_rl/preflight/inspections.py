@@ -11,6 +11,7 @@ INSPECTIONS = (
     Inspection("model and ranks", settings.model, cheap=False),
     Inspection("learning", settings.learning),
     Inspection("rows", data.rows, cheap=False),
+    Inspection("dynamic sampling", data.refill, cheap=False),
     Inspection("gold types", data.gold_types, cheap=False),
     Inspection("golds", data.golds),
     Inspection("duplicates", data.duplicates),

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from vlm_rl.preflight.start import STAGES, NotThere, Start
+from vlm_rl.errors import joined
+from vlm_rl.preflight.start import REFUSALS, STAGES, NotThere, Start
 
 Level = Literal["stop", "warning", "ok"]
 LEVELS: tuple[Level, ...] = ("stop", "warning", "ok")
@@ -75,7 +76,8 @@ class Inspected:
 def inspect(start: Start, inspections: Iterable[Inspection]) -> Inspected:
     """Let all inspections look, also after one has found a fault.
 
-    A stage that fails is a remark of its own, once, and is what later inspections lack.
+    A stage that fails is a remark of its own, once, and is what later inspections lack. What fails
+    in an inspection itself, such as a file that it reads, is a stop of that name.
     """
     remarks: list[Remark] = []
     left_out: dict[str, str] = {}
@@ -84,6 +86,9 @@ def inspect(start: Start, inspections: Iterable[Inspection]) -> Inspected:
             remarks += _named(inspection, inspection.look(start))
         except NotThere as missing:
             left_out[inspection.name] = missing.stage
+        except REFUSALS as error:
+            line = joined(str(error)) or type(error).__name__
+            remarks.append(replace(told(line), name=inspection.name))
     failed = [
         replace(told(line), name=STAGES[stage])
         for stage, lines in start.failed.items()

@@ -45,6 +45,10 @@ STAGES = {
 """The stages and their names in remarks."""
 
 
+REFUSALS = (ValueError, RuntimeError, OSError, MemoryError)
+"""What stops a start with a line: wrong settings and data, parts that fail, files, memory."""
+
+
 class NotThere(Exception):
     """A stage has failed, or is not part of this start; `stage` is its name."""
 
@@ -155,7 +159,7 @@ class Start:
             raise NotThere(name)
         try:
             self._known[name] = self._builders[name](self)
-        except (ValueError, RuntimeError, OSError, MemoryError) as error:
+        except REFUSALS as error:
             lines = error.lines if isinstance(error, Refusals) else [str(error)]
             self.failed[name] = [joined(line) or type(error).__name__ for line in lines]
             raise NotThere(name) from error
