@@ -24,7 +24,7 @@ from vlm_rl.preflight.small_rollout import SmallRollout
 from vlm_rl.records import Problem, Rollout
 from vlm_rl.run.memory_setup import setup_of
 
-Value = TypeVar("Value")
+Made = TypeVar("Made")
 
 Builders = Mapping[str, Callable[["Start"], Any]]
 
@@ -95,14 +95,14 @@ class Problems:
         return ("".join(problem.question.split()), *(problem.choices or ()), *digests)
 
 
-class Stage(Generic[Value]):
+class Stage(Generic[Made]):
     """An attribute of a start that is made when it is first read."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, start: "Start", owner: type) -> Value:
-        value: Value = start.make(self._name)
+    def __get__(self, start: "Start", owner: type) -> Made:
+        value: Made = start.make(self._name)
         return value
 
 
