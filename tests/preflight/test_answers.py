@@ -1,7 +1,7 @@
 """Which completions look right and are judged otherwise.
 
 Mutations tried: completions that are judged right are looked at too; those cut off as well; the
-last line is not read; its part before `=` is kept. Each is red.
+last line is read beside an answer in its slot; its part before the colon is kept. Each is red.
 """
 
 from collections.abc import Iterator
@@ -44,6 +44,7 @@ def rollout(accuracy: Accuracy, text: str, *, cut: bool = False) -> Rollout:
         ("Answer: 12", "answer_line"),
         ("<answer>12</answer>", "tag"),
         ("5 + 7 = 12.", "the last line"),
+        ("The number of blue cells is: 12", "the last line"),
         ("First 5,\nthen 7:\n**12**", "the last line"),
         ("12 is not what I say, but 13", None),
         ("<think>it is\nAnswer: 12", None),  # no answer before the thinking ends

@@ -1,10 +1,11 @@
 """Preflight names each planted fault, and nothing else; of a sound run it says nothing.
 
-Mutations tried, each seen red in the fault that it is about: every condition of data.py, prompts.py
-and machine.py switched off; a learning rate of 0 as a warning; groups without signal as a warning;
-the lowest reward of a group taken too low; a term that is always 1 named, in the sound run; other
-answer slots not read; drift never an alarm; failures to score not counted; stages that are not
-there not caught.
+Mutations tried, each seen red in the fault that it is about: switched off, one at a time, the
+conditions for golds, duplicates, leaks, benchmarks, image sizes and pixels, lengths, validation
+size, generation prompt, stop tokens, thinking, answer form, memory, disk, time, truncation, drift
+and scores; a learning rate of 0 or groups without signal as warnings; the lowest reward of a group
+taken too low; a term that is always 1 named, in the sound run; other answer slots not read; stages
+that are not there not caught.
 """
 
 import json

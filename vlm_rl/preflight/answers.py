@@ -222,7 +222,7 @@ def _elsewhere(text: str, own: str) -> Mapping[str, list[str]]:
     """Return what may be an answer outside the slots of a style, by its place."""
     found = {style: answers(text, style) for style in ANSWER_STYLES if style != own}
     lines = after_thinking(text).strip().splitlines()
-    end = (lines or [""])[-1].rpartition("=")[2].rpartition(":")[2].strip(" .$*")
+    end = (lines or [""])[-1].rpartition(":")[2].strip(" .$*")
     if not answers(text, own) and 0 < len(end) <= _LONGEST_END:
         found["the last line"] = [end]
     return {place: given for place, given in found.items() if given}
