@@ -157,11 +157,16 @@ class ProblemData(LightningDataModule):
         self.looked_at: dict[str, list[Problem]] = {}
         self.skipped: list[Skipped] = []
         # lives as long as the problems
-        self.images = ImageStore(IMAGES_IN_MEMORY, allow_download=allow_download)
+        self._images = ImageStore(IMAGES_IN_MEMORY, allow_download=allow_download)
         self._failed_here: list[Skipped] = []
         self._where: dict[str, str] = {}
         self._said: set[str] = set()
         self._handed_out: dict[int, list[Prompt]] = {}
+
+    @property
+    def images(self) -> ImageStore:
+        """The images of all problems, which live as long as these."""
+        return self._images
 
     def setup(self, stage: str | None = None) -> None:
         """Read all sources, once; with a trainer, check its ranks and write what is left out.
@@ -257,7 +262,7 @@ class ProblemData(LightningDataModule):
         return batch
 
     def _read_all(self) -> None:
-        images = self.images
+        images = self._images
         by_source = [*self._read("train", self.train_sources)]
         val = [problem for part in self._read("val", self.val_sources) for problem in part]
         wanted = min(self.val_problems or len(val), len(val))
@@ -288,7 +293,7 @@ class ProblemData(LightningDataModule):
         for source in sources:
             rows = read_problems(
                 source.path,
-                self.images,
+                self._images,
                 owners=owners,
                 split=source.split,
                 columns=source.columns,
@@ -309,7 +314,7 @@ class ProblemData(LightningDataModule):
             )
             unfit = {
                 problem.uid: self._unfit(problem, what)
-                for problem, what in self.encoder.unfit(checked, self.images.size_of)
+                for problem, what in self.encoder.unfit(checked, self._images.size_of)
             }
             problems = [problem for problem in found if problem.uid not in unfit]
             print_once(f"{rows.mapping}; {len(problems)} problems")
