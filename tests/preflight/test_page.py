@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.places import REPOSITORY
 from tests.support.planted import Bench, sound_data
 from vlm_rl.fit import choose_threads, fit, quieten
 from vlm_rl.preflight.__main__ import main
+from vlm_rl.preflight.inspections import INSPECTIONS
+from vlm_rl.preflight.start import STAGES
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +107,12 @@ def test_fit_says_the_cheap_part(
     assert "nowhere" in shown.err
     said = re.findall("^warning, (.+?):", shown.out, re.MULTILINE)
     assert said == (["learning", "validation size"] if faulty else [])
+
+
+def test_every_inspection_is_in_the_docs() -> None:
+    page = (REPOSITORY / "docs/preflight.md").read_text()
+    cells = [line.split("|")[1:5] for line in page.splitlines() if line.startswith("| ")]
+    rows = {name.strip(): "fit" in fit for names, _, _, fit in cells for name in names.split(",")}
+    named = {one.name: one.cheap for one in INSPECTIONS}
+    assert {name: rows.get(name) for name in named} == named
+    assert {*rows} - {*named} <= {*STAGES.values(), "name", "---"}
