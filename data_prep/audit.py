@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.audit_findings import findings_of
-from data_prep.audit_golds import check_golds
 from data_prep.audit_page import TEMPLATES, page_of
 from data_prep.audit_reading import read_data_set
 from data_prep.audit_statistics import statistics_of, token_statistics
 from vlm_rl.config import one_line_errors, parse
 from vlm_rl.rewards.accuracy import Accuracy
+from vlm_rl.rewards.gold_forms import check_golds
 from vlm_rl.show.help.parser import explain_arguments, new_parser
 from vlm_rl.show.json_text import json_text
 from vlm_rl.show.screen import say, say_all

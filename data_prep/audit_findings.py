@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from data_prep.audit_golds import AS_IT_STANDS
 from data_prep.audit_statistics import MIN_GROUP
+from vlm_rl.rewards.gold_forms import AS_IT_STANDS
 
 _HIGH_SHARE = 0.5
 _GUESSABLE = "problems of task {task}, type {type} ({majority_share:.0%}: {majority_answer!r})"

@@ -1,14 +1,11 @@
 """An audit as one page of HTML with everything in it: no script, no file beside it, no network."""
 
-import base64
-import io
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
@@ -18,19 +15,12 @@ from vlm_rl.data.images import Resizer
 from vlm_rl.rewards.accuracy import gold_of
 from vlm_rl.show.figures import Figure
 from vlm_rl.show.figures import save as save_figure
-from vlm_rl.show.plain import visible
+from vlm_rl.show.pages import embedded, templates
 
 _NUM_DRAWN = 12
 _BINS = 40
 _SMALL = Resizer(patch_size=1, merge_size=1, min_pixels=1, max_pixels=220 * 220)
-TEMPLATES = Environment(
-    loader=PackageLoader("data_prep", "."),
-    autoescape=select_autoescape(["html.jinja"]),
-    undefined=StrictUndefined,
-    finalize=lambda value: visible(value) if type(value) is str else value,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+TEMPLATES = templates("data_prep")
 """`audit.html.jinja` is the page of `page_of`; `audit.txt.jinja` is what the audit prints."""
 
 
@@ -57,7 +47,7 @@ def page_of(statistics: Mapping[str, Any], data_set: DataSet, seed: int) -> str:
 def thumbnail(source: bytes | Path) -> Markup:
     """Return a small image, decoded as for the policy; in its place the reason if it cannot be."""
     try:
-        return _embedded(_SMALL.resized(source).save, "jpeg", "image of a problem")
+        return embedded(_SMALL.resized(source).save, "jpeg", "image of a problem")
     except BadImage as error:
         return Markup('<p class="bad">cannot be shown: {}</p>').format(error)
 
@@ -77,7 +67,7 @@ def histogram(counts: Mapping[str, Any], title: str, limits: Sequence[int] = ())
         axis.legend()
     spread = f"median {counts['p50']}, 95 % up to {counts['p95']}, most {most}"
     axis.set(title=title, xlabel=spread, ylabel="problems")
-    return _embedded(partial(save_figure, canvas), "png", title)
+    return embedded(partial(save_figure, canvas), "png", title)
 
 
 def plot_of_sizes(sizes: Sequence[Sequence[int]], limits: Sequence[int]) -> Markup:
@@ -96,12 +86,4 @@ def plot_of_sizes(sizes: Sequence[Sequence[int]], limits: Sequence[int]) -> Mark
         scale.set_minor_formatter(LogFormatter(minor_thresholds=(2, 1)))
     title = "sizes of different images; dashed: pixel limits"
     axis.set(title=title, xlabel="width in pixels", ylabel="height in pixels")
-    return _embedded(partial(save_figure, canvas), "png", title)
-
-
-def _embedded(save: Callable[..., object], kind: str, description: str) -> Markup:
-    target = io.BytesIO()
-    save(target, format=kind)
-    encoded = base64.b64encode(target.getvalue()).decode()
-    image = Markup('<img src="data:image/{};base64,{}" alt="{}">')
-    return image.format(kind, encoded, description)
+    return embedded(partial(save_figure, canvas), "png", title)

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from pandas import DataFrame
 
-from data_prep.audit_golds import AS_IT_STANDS, letter_of
 from data_prep.audit_reading import DataSet, ImageHeader
 from vlm_rl.data.image_files import BadImage
 from vlm_rl.data.images import Resizer
@@ -17,6 +16,7 @@ from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.data.rows import Skipped
 from vlm_rl.records import IMAGE_MARK
 from vlm_rl.rewards.accuracy import gold_of
+from vlm_rl.rewards.gold_forms import AS_IT_STANDS, letter_of
 from vlm_rl.show.screen import track
 from vlm_rl.verification.matching import infer_type
 from vlm_rl.verification.notation import normalise

@@ -28,7 +28,7 @@ LAYERS = [
     {"shaping", "edits"},
     {"training", "evaluation"},
     {"run"},
-    {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware"},
+    {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware", "preflight"},
     {"commands"},
     {"__main__"},
 ]

@@ -128,7 +128,7 @@ def _settings(argv: Sequence[str]) -> Iterator[Setting]:
         key, _, inner = option.removeprefix("--").partition(".")
         inner = inner.removeprefix("init_args.").partition(".")[0]
         if option == "--config":
-            for name, node in _read_file(value).items():
+            for name, node in read_file(value).items():
                 if isinstance(node, Mapping):
                     yield name, node.get("class_path"), node.get("init_args") or ()
                 elif isinstance(node, str):
@@ -139,7 +139,8 @@ def _settings(argv: Sequence[str]) -> Iterator[Setting]:
             yield key, None, [inner]
 
 
-def _read_file(path: str) -> dict[str, Any]:
+def read_file(path: str) -> dict[str, Any]:
+    """Return what a YAML file sets. Raises ValueError with one line."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         _refuse_duplicates(path, yaml.compose(text))

@@ -31,6 +31,7 @@ from vlm_rl.distributed.rank_strategy import RankStrategy
 from vlm_rl.edits import RolloutEdit
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.objectives import Objective
+from vlm_rl.preflight.at_start import notices
 from vlm_rl.rewards import KLInReward, Reward
 from vlm_rl.rollout import Engine, Sampling, StopTokens, unused_sampler
 from vlm_rl.run import folder as run_folder
@@ -53,6 +54,7 @@ from vlm_rl.run.terminal import LastingOutput
 from vlm_rl.run.trace import Trace
 from vlm_rl.shaping import Shaping
 from vlm_rl.show.help.parser import explain_groups, new_parser
+from vlm_rl.show.screen import say
 from vlm_rl.training.dynamic_sampling import GroupFilter
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.overlap import Overlap, OverlappedModule
@@ -178,8 +180,8 @@ def _fit(
     output: LastingOutput,
     held: ExitStack,
 ) -> RLModule:
-    _choose_threads()
-    _quieten()
+    choose_threads()
+    quieten()
     with one_line_errors("vlm_rl.fit"):
         parser = build_parser()
         config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})
@@ -191,7 +193,7 @@ def _fit(
         check_wandb(config.logging.wandb)
         parts = instantiate(parser, config)
         check_consistency(config, parts)
-        trainer = _trainer(config)
+        trainer = build_trainer(config)
         checkpoints = Checkpoints(run_dir, **vars(config.checkpoint))
         rollouts = RolloutFiles(run_dir, **vars(config.rollouts))
         model = check_checkpoint(config.policy.path)
@@ -205,6 +207,10 @@ def _fit(
         data.setup("fit")
         parts.reward.self_test()
         check_golds(data, parts.reward)
+        if ranks.is_zero():
+            given = {"config": config, "resolved": resolved, "parts": parts, "trainer": trainer}
+            for line in notices(data, given | {"checkpoint": model, "encoder": encoder}):
+                say(line)
         if parts.dynamic_sampling is not None:
             parts.dynamic_sampling.check_refill(len(data.train_set), data.prompts_per_step)
         if notice := unused_sampler(config.policy.path, parts.sampling):
@@ -249,7 +255,7 @@ def _resume(run_dir: Path, config: dict[str, Any]) -> run_folder.Checkpoint | No
     return run_folder.newest_checkpoint(run_dir)
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Silence what libraries say at every start about themselves, and what only rank 0 should."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -260,7 +266,7 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
 
 
-def _choose_threads() -> None:
+def choose_threads() -> None:
     """One thread per process on a CPU unless told otherwise: with as few as one busy neighbour,
     more threads than free cores make a step tens of times slower."""
     if not torch.cuda.is_available():
@@ -303,7 +309,7 @@ def _module(
     )
 
 
-def _trainer(config: Namespace) -> L.Trainer:
+def build_trainer(config: Namespace) -> L.Trainer:
     """Build the Trainer, without loggers and callbacks yet: those write into the run's folder."""
     if config.trainer.precision not in PRECISIONS:
         raise ValueError(

@@ -236,3 +236,23 @@ def test_arg_that_would_do_nothing_or_harm_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=line):
         PromptEncoder(thinks, template_args=args)
+
+
+@pytest.mark.parametrize("kind", SAME)
+@pytest.mark.parametrize("has_system", [False, True])
+def test_around_an_answer_is_what_transformers_renders(kind: str, has_system: bool) -> None:
+    source = SAME[kind]
+    question, answer = stand_in(0), stand_in(2)
+    chat: list[dict[str, Any]] = [
+        {"role": "user", "content": [{"type": "text", "text": question}]},
+        {"role": "assistant", "content": answer},
+    ]
+    if has_system:
+        chat.insert(0, {"role": "system", "content": stand_in(1)})
+    [whole], _ = render_jinja_template([chat], chat_template=source, **NAMES)
+    around = ChatTemplate("some/model", source, NAMES, has_system=has_system).around_answer()
+    if whole.count(answer) == 1:
+        between, after = whole.split(answer)
+        assert around == (between.partition(question)[2], after)
+    else:
+        assert around is None

@@ -19,7 +19,6 @@ import pytest
 from PIL import Image
 
 from data_prep.audit import audit, main
-from data_prep.audit_golds import FORMS, IN_ITS_SLOT, check_golds
 from data_prep.audit_page import thumbnail
 from data_prep.audit_reading import read_data_set
 from data_prep.audit_statistics import distribution, statistics_of, token_statistics
@@ -30,6 +29,7 @@ from tests.support.data_prep_helpers import png
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.records import Problem, Verdict
 from vlm_rl.rewards.accuracy import Accuracy
+from vlm_rl.rewards.gold_forms import FORMS, IN_ITS_SLOT, check_golds
 from vlm_rl.verification.gold import Gold
 
 IMAGES = {

@@ -15,9 +15,9 @@ import pytest
 
 from data_prep.convert import Options, convert, main
 from data_prep.geometry3k import Geometry3K
-from data_prep.overlap import Benchmarks, image_digests, normalised
 from tests.support.benchmark_rows import ROWS, dynamath_folder
 from tests.support.data_prep_helpers import encoded, geometry, noise, row, run
+from vlm_rl.evaluation.overlap import Benchmarks, image_digests, normalised
 
 LONG = "A circle stands on a square of side four; how long is its arc?"
 LONGER = f"{LONG} Give it as a multiple of the side of the square."

@@ -167,6 +167,11 @@ class ProblemData(LightningDataModule):
         self._said: set[str] = set()
         self._handed_out: dict[int, list[Prompt]] = {}
 
+    @property
+    def images(self) -> ImageStore:
+        """The images of all problems, which live as long as these."""
+        return self._images
+
     def setup(self, stage: str | None = None) -> None:
         """Read all sources, once; with a trainer, check its ranks and write what is left out.
 
@@ -267,7 +272,7 @@ class ProblemData(LightningDataModule):
         wanted = min(self.val_problems or len(val), len(val))
         self.val_set = [val[i * len(val) // wanted] for i in range(wanted)]
         sizes = [len(part) for part in by_source]
-        self.mixture = self._mixture(sizes)
+        self.mixture = self.mixture_of(sizes)
         self.refill_order = Mixture(
             sizes, self.mixture.shares, prompts_per_step=1, seed=_refill_seed(self.seed)
         )
@@ -372,7 +377,8 @@ class ProblemData(LightningDataModule):
         partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
         partial.replace(target)
 
-    def _mixture(self, sizes: Sequence[int]) -> Mixture:
+    def mixture_of(self, sizes: Sequence[int]) -> Mixture:
+        """Return the order of sources of these sizes. Raises ValueError if one is too small."""
         weights = [source.weight for source in self.train_sources]
         mixture = Mixture(sizes, weights, prompts_per_step=self.prompts_per_step, seed=self.seed)
         for index, source in enumerate(self.train_sources):

@@ -26,7 +26,7 @@ from transformers import AutoProcessor
 
 from vlm_rl.data.image_files import BadImage, Size
 from vlm_rl.data.images import Resizer
-from vlm_rl.data.template import STAND_IN, ChatTemplate
+from vlm_rl.data.template import STAND_IN, ChatTemplate, stand_in
 from vlm_rl.model.families import IMAGE_TOKEN, rope_positions
 from vlm_rl.records import IMAGE_MARK, THINK, ImageSizes, Problem, Prompt
 
@@ -224,6 +224,19 @@ class PromptEncoder:
         system = self.system if problem.system is None else problem.system
         rendered = self._template(system).rendered(len(texts))
         return texts if system is None else [*texts, system], rendered
+
+    def turns(self) -> tuple[str, str, str] | None:
+        """Return what the template writes behind a question: as the policy sees it, in a chat that
+        goes on with an answer, and behind that answer. None if it renders no answer."""
+        template = self._template(self.system)
+        around = template.around_answer()
+        if around is None:
+            return None
+        return template.rendered(1).partition(stand_in(0))[2], *around
+
+    def special_tokens(self, text: str) -> list[str]:
+        """Return the special tokens in `text`, in their order."""
+        return self._special.findall(text)
 
     def _template(self, system: str | None) -> ChatTemplate:
         """Return the template for chats with or without a system message, checked on first use."""

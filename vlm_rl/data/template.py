@@ -67,6 +67,20 @@ class ChatTemplate:
             self._known[num_parts] = self._render(num_parts)
         return self._known[num_parts]
 
+    def around_answer(self) -> tuple[str, str] | None:
+        """Return what stands between a question and its answer in a whole chat, and what follows
+        the answer; None if the template does not render an answer once."""
+        chat = [*_chat(1, self._has_system), {"role": "assistant", "content": stand_in(2)}]
+        try:
+            rendered = _rendered(self._source, self._variables, json.dumps([chat]), opens=False)
+        except _Stopped:
+            return None
+        text = rendered[0].get("text", "")
+        if text.count(stand_in(0)) != 1 or text.count(stand_in(2)) != 1:
+            return None
+        between, after = text.split(stand_in(2))
+        return between.partition(stand_in(0))[2], after
+
     def _render(self, num_parts: int) -> str:
         block, place = divmod(num_parts - 1, _TOGETHER)
         chats = [_chat(block * _TOGETHER + n, self._has_system) for n in range(1, _TOGETHER + 1)]
@@ -119,12 +133,15 @@ class _Stopped(Exception):
 
 
 @lru_cache(maxsize=64)
-def _rendered(source: str, variables: str, chats: str) -> list[dict[str, str]]:
-    """Render all chats in one process. Raises _Stopped."""
+def _rendered(
+    source: str, variables: str, chats: str, *, opens: bool = True
+) -> list[dict[str, str]]:
+    """Render all chats in one process, which `opens` the turn of the answer. Raises _Stopped."""
     asked = {
         "template": source,
         "variables": json.loads(variables),
         "chats": json.loads(chats),
+        "opens": opens,
     }
     limits = (str(CPU_S), str(MEMORY_MB), str(MAX_CHARS))
     try:

@@ -32,7 +32,8 @@ def main(cpu_s: float, memory_mb: int, max_chars: int) -> None:
     limit_this_process(memory_mb)
     asked = json.load(sys.stdin)
     with within(cpu_s):
-        rendered = _render(asked["template"], asked["variables"], asked["chats"], max_chars)
+        variables = asked["variables"] | {"add_generation_prompt": asked["opens"]}
+        rendered = _render(asked["template"], variables, asked["chats"], max_chars)
         json.dump(rendered, sys.stdout)
 
 
@@ -43,9 +44,7 @@ def _render(
     for chat in chats:
         try:
             template = _environment().from_string(source)
-            text = template.render(
-                messages=chat, tools=None, documents=None, add_generation_prompt=True, **variables
-            )
+            text = template.render(messages=chat, tools=None, documents=None, **variables)
             if len(text) > max_chars:
                 results.append({"fault": f"it makes {len(text)} characters of a short chat"})
             else:

@@ -1,5 +1,6 @@
 """What parts of a configuration must agree about, checked before a model is loaded."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -19,18 +20,29 @@ from vlm_rl.training.settings import check_groups
 
 def check_consistency(config: Namespace, parts: Namespace) -> None:
     """Refuse keys that do not go together, before a model is loaded. Raises ValueError."""
+    for check in CONSISTENCY:
+        check(config, parts)
+
+
+def _check_minibatches(config: Namespace, parts: Namespace) -> None:
     prompts, minibatches = config.data.prompts_per_step, parts.updates.num_minibatches
     if minibatches > prompts:
         raise ValueError(
             f"updates.num_minibatches={minibatches} is above data.prompts_per_step={prompts}; "
             "each minibatch needs at least one prompt"
         )
+
+
+def _check_sampling(config: Namespace, parts: Namespace) -> None:
     check_groups(config.group_size, parts.sampling)
     if parts.edit is not None:
         parts.edit.check(config.group_size, parts.updates.train_on_truncated)
     parts.engine.check(parts.sampling)
     if parts.overlap is not None:
         parts.overlap.check(parts.engine, parts.objective)
+
+
+def _check_trained(config: Namespace, parts: Namespace) -> None:
     lora = parts.policy.lora
     check_lora(lora, config.policy.freeze)
     if config.checkpoint.merge_adapter and lora is None:
@@ -44,6 +56,9 @@ def check_consistency(config: Namespace, parts: Namespace) -> None:
             f"optimizer.vision_lr={parts.optimizer.vision_lr} is for the vision tower, which "
             f"policy.{'freeze' if lora is None else 'lora'} does not train; drop one of them"
         )
+
+
+def _check_reward(config: Namespace, parts: Namespace) -> None:
     if parts.kl_in_reward is not None:
         parts.kl_in_reward.check(parts.objective, parts.updates.train_on_truncated)
     if parts.reward.factors and parts.advantage.reads_terms:
@@ -51,7 +66,9 @@ def check_consistency(config: Namespace, parts: Namespace) -> None:
             f"advantage {path_of(parts.advantage)} reads the terms of the reward, and would leave "
             f"out reward.factors {', '.join(parts.reward.factors)}; take another of the two"
         )
-    _check_filter(parts)
+
+
+def _check_answers(config: Namespace, parts: Namespace) -> None:
     accuracy, reads = parts.reward.accuracy, ANSWER_STYLE_OF.get(config.prompt.style)
     if accuracy is not None and reads is not None and accuracy.answer_style != reads:
         raise ValueError(
@@ -113,7 +130,7 @@ def check_golds(data: ProblemData, reward: Reward) -> None:
         ranks.print_once(line)
 
 
-def _check_filter(parts: Namespace) -> None:
+def _check_filter(config: Namespace, parts: Namespace) -> None:
     """Refuse a filter that drops the only groups that a part pays. Raises ValueError."""
     group_filter = parts.dynamic_sampling
     if group_filter is None or not group_filter.drops_all_right:
@@ -128,3 +145,14 @@ def _check_filter(parts: Namespace) -> None:
                 f"dynamic_sampling {path_of(group_filter)} drops; take "
                 "vlm_rl.training.SomeCorrect, or leave one out"
             )
+
+
+CONSISTENCY: tuple[Callable[[Namespace, Namespace], None], ...] = (
+    _check_minibatches,
+    _check_sampling,
+    _check_trained,
+    _check_reward,
+    _check_filter,
+    _check_answers,
+)
+"""What must go together in a configuration and its parts; each raises ValueError for its own."""
