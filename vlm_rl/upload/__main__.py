@@ -7,12 +7,17 @@ The repository is made if it is missing, and is private unless --public is given
 in RUN/upload; with --dry_run that is all. Rollouts and images stay here unless asked for.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import httpx
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.utils import validate_repo_id
 from jsonargparse import ArgumentParser
 
@@ -75,7 +80,7 @@ def _send(folder: Path, repo: str, step: int, *, public: bool) -> None:
     """Make the repository if it is missing, and send the folder in one commit."""
     if get_token() is None:
         raise ValueError("no token of a hub; run `hf auth login`, or set HF_TOKEN")
-    api = HfApi(library_name="vlm_rl")
+    api = HfApi(os.environ.get("HF_ENDPOINT"), library_name="vlm_rl")
     try:
         _refuse_public(api, repo, public)
         api.create_repo(repo, private=not public, exist_ok=True)
@@ -87,8 +92,11 @@ def _send(folder: Path, repo: str, step: int, *, public: bool) -> None:
         )
     except HfHubHTTPError as error:
         reason = error.server_message or str(error)
-        raise ValueError(f"{api.endpoint} refuses --repo {repo}: {reason}") from error
-    except (httpx.HTTPError, OSError) as error:
+        raise ValueError(
+            f"{api.endpoint} refuses --repo {repo}: {reason}; the token of HF_TOKEN or `hf auth "
+            "login` must be able to write there"
+        ) from error
+    except (HTTPError, ConnectionError) as error:
         raise ValueError(
             f"{api.endpoint} cannot be reached ({error}); {folder} is ready, and the same command "
             "sends it"

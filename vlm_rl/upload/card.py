@@ -197,7 +197,9 @@ def _commands(source: CardSource) -> Markdown:
     if asked:
         command = Markdown("python -m vlm_rl.evaluate --model checkpoint --benchmark {}")
         lines.append(command.format(" ".join(asked)))
-    fence = Markdown("## Commands\n\n```bash\n{}\n```\n\nThe configuration names its data by paths.")
+    fence = Markdown(
+        "## Commands\n\n```bash\n{}\n```\n\nThe configuration names its data by paths."
+    )
     return fence.format(Markdown("\n").join(lines))
 
 

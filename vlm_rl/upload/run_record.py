@@ -40,7 +40,9 @@ class RunRecord:
         Raises ValueError if it is not a run, or has no such checkpoint.
         """
         if not (folder / run_folder.CONFIG).is_file():
-            raise ValueError(f"{folder} is not a run: it has no {run_folder.CONFIG}; name a run_dir")
+            raise ValueError(
+                f"{folder} is not a run: it has no {run_folder.CONFIG}; name a run_dir"
+            )
         chosen = _choose(folder, checkpoint)
         rows = [row for row in read_metrics(folder / METRICS) if "val/accuracy" in row]
         has_summary = (folder / run_folder.SUMMARY).is_file()
