@@ -105,7 +105,7 @@ def _send(folder: Path, repo: str, step: int, *, public: bool) -> None:
 
 
 def _refuse_public(api: HfApi, repo: str, public: bool) -> None:
-    """Raise ValueError if the repository is there and everyone can read it, unless that is meant."""
+    """Raise ValueError if the repository is there and public, unless that is meant."""
     try:
         is_private = api.model_info(repo).private
     except RepositoryNotFoundError:

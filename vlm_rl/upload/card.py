@@ -38,7 +38,7 @@ class CardSource:
 
 
 def model_card(source: CardSource) -> ModelCard:
-    """Return the card: what was trained, held-out numbers, benchmarks, settings, commands, files."""
+    """Return the card: what was trained, held-out numbers, benchmarks, settings, commands."""
     sections = [
         _opening(source),
         _use(source),
@@ -67,6 +67,7 @@ def _metadata(source: CardSource) -> ModelCardData:
         if row.is_trained
     ]
     relation = "adapter" if source.is_adapter else "finetune"
+    of_base: dict[str, Any] = {"base_model_relation": relation} if source.base_model else {}
     return ModelCardData(
         base_model=source.base_model,
         datasets=source.record.datasets or None,
@@ -76,7 +77,7 @@ def _metadata(source: CardSource) -> ModelCardData:
         license=source.license,
         pipeline_tag=TASK,
         tags=["vlm_rl", "reinforcement-learning", source.objective.lower()],
-        **({"base_model_relation": relation} if source.base_model else {}),
+        **of_base,
     )
 
 
@@ -99,8 +100,8 @@ def _use(source: CardSource) -> Markdown:
         'model = AutoModelForImageTextToText.from_pretrained("{}")\n'
         'processor = AutoProcessor.from_pretrained("{}")\n'
         "```\n\n"
-        "It was trained with prompts of style {}{}, sampled at temperature {}, and answers of up to "
-        "{} tokens."
+        "It was trained with prompts of style {}{}, sampled at temperature {}, and answers of "
+        "up to {} tokens."
     )
     prompt, sampling = source.record.config["prompt"], source.record.config["sampling"]
     own = [name for name in ("instruction", "system", "template_args") if prompt.get(name)]
