@@ -23,11 +23,12 @@ set -o errexit -o nounset -o pipefail
 
 run_dir=${1:?"name the run folder first, then the options of vlm_rl.fit"}
 shift
+started=$(mktemp)
 
 srun --kill-on-bad-exit=1 python -m vlm_rl.fit "$@" --run_dir "$run_dir" \
     --trainer.num_nodes "$SLURM_JOB_NUM_NODES" --trainer.devices "$SLURM_NTASKS_PER_NODE"
 
-# A run that is done with its steps would end with status 2 if it were started again.
-if [[ ! -e $run_dir/summary.json ]]; then
+# Written when all steps are done. A run of an earlier job with fewer steps has left an older one.
+if [[ ! $run_dir/summary.json -nt $started ]]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
