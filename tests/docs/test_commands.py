@@ -23,7 +23,7 @@ from vlm_rl.config import parse
 
 COMMANDS = commands()
 MODULES = [command for command in COMMANDS if command.words[:2] == ("python", "-m")]
-TOOLS = ("pip", "column", ".venv/bin/pytest", "export", "grep")
+TOOLS = ("pip", "column", ".venv/bin/pytest", "export", "grep", "docker", "sbatch", "bash")
 
 
 class Parsed(Exception):

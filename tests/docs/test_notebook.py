@@ -50,5 +50,5 @@ def test_the_notebook_runs_to_its_end(tmp_path: Path, monkeypatch: pytest.Monkey
     kinds = [{*output.data} for output in results.outputs]
     assert "text/markdown" in kinds[0]
     assert "image/png" in kinds[1]
-    [table] = [c for c in notebook.cells if c.id == "groups"][0].outputs
+    [table] = next(cell for cell in notebook.cells if cell.id == "groups").outputs
     assert table.data["text/html"].count("<tr") == 1 + 4, "a heading and a group"
