@@ -3,7 +3,8 @@
 There is no Docker and no SLURM here. What of the Dockerfile can be checked without is its syntax,
 its shell and the files that it copies.
 
-Broken on purpose, one at a time, each seen red: MUTATIONS
+Broken on purpose, one at a time, each seen red: a folder left out of .dockerignore; `RUN cd`; a
+variable without quotes; a variable that is not asked for.
 """
 
 import json

@@ -1,8 +1,4 @@
-"""The notebook of the quickstart runs from its first cell to its last, on fewer steps and problems.
-
-Broken on purpose, one at a time, each seen red: a key of `vlm_rl.fit` misspelt in a cell; an output
-left in the file; a column of the rollouts that is not there.
-"""
+"""The notebook of the quickstart runs from its first cell to its last, on fewer steps and problems."""
 
 import os
 from pathlib import Path

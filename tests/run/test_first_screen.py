@@ -1,6 +1,7 @@
 """What a run says at its start and at each step: its settings at once, on lines that fit.
 
-MUTATIONS
+Broken on purpose, one at a time, each seen red: details that a narrow line keeps; `anonymous` left
+in what Lightning passes to W&B; weights left with the mode that safetensors gives.
 """
 
 import json

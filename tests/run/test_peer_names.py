@@ -1,7 +1,6 @@
 """A key of TRL, EasyR1 or verl is answered with the key here, which exists.
 
-Broken on purpose, one at a time, each seen red: a name that points to a key that is not there; the
-nearest spelling before the table; only whole names looked up.
+Broken on purpose, one at a time, each seen red: only whole names looked up.
 """
 
 import pytest

@@ -1,7 +1,13 @@
 """A checkpoint of a real run goes to a hub over HTTP: what is sent, what the card says, refusals.
 
 Broken on purpose, one at a time, each seen red:
-    MUTATIONS
+    rollouts and images sent unasked -> in private and without rows
+    weights of an earlier upload kept -> rollouts and images
+    the columns before and after turned round -> numbers of the run
+    no comparison with the digest of the weights -> evaluation of other weights
+    no look at SHA256SUMS -> refusals
+    a public repository written to -> public repository
+    the adapter's own path of its base sent -> adapter
 """
 
 import json
