@@ -1,4 +1,4 @@
-"""The notebook of the quickstart runs from its first cell to its last, on fewer steps and problems."""
+"""The notebook of the quickstart runs from its first cell to its last, on fewer steps."""
 
 import os
 from pathlib import Path
