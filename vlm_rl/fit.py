@@ -31,6 +31,7 @@ from vlm_rl.distributed import strategies
 from vlm_rl.distributed.rank_strategy import RankStrategy
 from vlm_rl.edits import RolloutEdit
 from vlm_rl.model.policy import Policy, check_checkpoint
+from vlm_rl.model.safe_archives import check_weights
 from vlm_rl.objectives import Objective
 from vlm_rl.rewards import KLInReward, Reward
 from vlm_rl.rollout import Engine, Sampling, StopTokens, unused_sampler
@@ -200,6 +201,7 @@ def _fit(
         checkpoints = Checkpoints(run_dir, **vars(config.checkpoint))
         rollouts = RolloutFiles(run_dir, **vars(config.rollouts))
         model = check_checkpoint(config.policy.path)
+        check_weights(config.policy.path)
         check_ranks(trainer, parts, model)
         gradients = LengthGradients(config.length_gradients)
         gradients.check(parts.objective, trainer.world_size)

@@ -6,6 +6,7 @@ in what Lightning passes to W&B; weights left with the mode that safetensors giv
 
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -61,6 +62,20 @@ def test_a_run_says_its_settings_before_it_reads_data(
         with pytest.raises(ValueError, match="no config") as refused:
             check_checkpoint(str(folder))
         assert str(refused.value).endswith("/hf")
+
+
+def test_missing_weights_are_named_before_the_data_are_read(
+    policy_folder: Path, data_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    shutil.copytree(policy_folder, empty, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(SystemExit) as ended:
+        fit(command(empty, data_folder, tmp_path / "run"))
+    assert ended.value.code == 2
+    screen = capfd.readouterr()
+    assert f"{empty} has a config.json but no weights" in screen.err
+    assert str(data_folder) not in screen.out
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("width", [70, 80, 120])
