@@ -63,7 +63,7 @@ def kl(**arguments):
     [
         ({"stepz": 3}, "unknown key stepz; did you mean steps?"),
         ({"lr": 1e-6}, "unknown key lr; did you mean optimizer.lr?"),
-        ({"num_generations": 8}, "unknown key num_generations; --help lists all"),
+        ({"num_generations": 8}, "unknown key num_generations; here it is group_size"),
         (
             {"updates.num_minibatch": 2},
             "unknown key updates.num_minibatch; did you mean updates.num_minibatches?",

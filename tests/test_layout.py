@@ -28,7 +28,7 @@ LAYERS = [
     {"shaping", "edits"},
     {"training", "evaluation"},
     {"run"},
-    {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware", "preflight"},
+    {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware", "preflight", "upload"},
     {"commands"},
     {"__main__"},
 ]

@@ -91,7 +91,7 @@ def _refuse_single(parser: ArgumentParser, argv: Sequence[str]) -> None:
     """Refuse a value where a file must have a list: jsonargparse ends in an error of its own."""
     lists = {action.dest for action in parser._actions if action.nargs == "+"}
     for path in _config_files(argv):
-        for key, value in _read_file(path).items():
+        for key, value in read_file(path).items():
             if key in lists and not isinstance(value, list):
                 raise ValueError(f"{path}: {key} must be a list, as in {key}: [{value!s:.100}]")
 

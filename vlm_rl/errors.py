@@ -175,10 +175,13 @@ def _wrong_class(named: str, hint: Any) -> str:
 
 
 def _unknown(parser: ArgumentParser, name: str, elsewhere: Mapping[str, str]) -> str:
+    if instead := elsewhere.get(name.rpartition(".")[2]):
+        return f"unknown key {name}; here it is {instead}"
     if name in elsewhere:
         instead = elsewhere[name]
         return f"{name} follows from the run; " + (f"use {instead}" if instead else "leave it out")
-    known = [*parser.get_defaults(skip_validation=True).keys(), *elsewhere]
+    keys = parser.get_defaults(skip_validation=True).keys()
+    known = [*keys, *(key for key in elsewhere if "." in key)]
     group, _, leaf = name.rpartition(".")
     by_leaf = {key.rpartition(".")[2]: key for key in reversed(known)}
     siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == group}

@@ -30,11 +30,13 @@ from vlm_rl.distributed import strategies
 from vlm_rl.distributed.rank_strategy import RankStrategy
 from vlm_rl.edits import RolloutEdit
 from vlm_rl.model.policy import Policy, check_checkpoint
+from vlm_rl.model.safe_archives import check_weights
 from vlm_rl.objectives import Objective
 from vlm_rl.preflight.at_start import notices
 from vlm_rl.rewards import KLInReward, Reward
 from vlm_rl.rollout import Engine, Sampling, StopTokens, unused_sampler
 from vlm_rl.run import folder as run_folder
+from vlm_rl.run.banner import say_banner
 from vlm_rl.run.benchmarks import BenchmarkRuns, BenchmarkSettings
 from vlm_rl.run.checkpoints import Checkpoints
 from vlm_rl.run.checks import check_consistency, check_golds, check_ranks, check_routers
@@ -45,6 +47,7 @@ from vlm_rl.run.length_gradients import LengthGradients
 from vlm_rl.run.length_report import LengthFairness
 from vlm_rl.run.loggers import WandbMode, check_wandb, wandb_loggers
 from vlm_rl.run.metrics_csv import MetricsCsv
+from vlm_rl.run.peer_names import PEER_NAMES
 from vlm_rl.run.progress import ProgressBars
 from vlm_rl.run.report import Summary
 from vlm_rl.run.resume import OwedWork, Resume, SameStep, check_fits
@@ -184,7 +187,8 @@ def _fit(
     quieten()
     with one_line_errors("vlm_rl.fit"):
         parser = build_parser()
-        config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})
+        ours = {f"trainer.{name}": key for name, key in OURS.items()}
+        config = parse(parser, argv, ours | PEER_NAMES)
         run_dir, resolved = Path(config.run_dir), plain(parser, config)
         exits.config = resolved
         if ranks.is_zero():
@@ -197,10 +201,12 @@ def _fit(
         checkpoints = Checkpoints(run_dir, **vars(config.checkpoint))
         rollouts = RolloutFiles(run_dir, **vars(config.rollouts))
         model = check_checkpoint(config.policy.path)
+        check_weights(config.policy.path)
         check_ranks(trainer, parts, model)
         gradients = LengthGradients(config.length_gradients)
         gradients.check(parts.objective, trainer.world_size)
         check_routers(parts, model)
+        say_banner(config, parts, trainer, model.model_type)
         parts.engine.check_model(model)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
         data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
@@ -256,11 +262,10 @@ def _resume(run_dir: Path, config: dict[str, Any]) -> run_folder.Checkpoint | No
 
 
 def quieten() -> None:
-    """Silence what libraries say at every start about themselves, and what only rank 0 should."""
+    """Silence what libraries say at every start about themselves."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    if not ranks.is_zero():
-        disable_progress_bar()  # of loading the weights
+    disable_progress_bar()  # of reading and writing weights; the run has its own
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # if the very first update is skipped it warns of a wrong order
     warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")

@@ -23,7 +23,10 @@ from vlm_rl.config import parse
 
 COMMANDS = commands()
 MODULES = [command for command in COMMANDS if command.words[:2] == ("python", "-m")]
-TOOLS = ("pip", "column", ".venv/bin/pytest", "export", "grep", "eval", "cd")
+TOOLS = (
+    *("pip", "column", ".venv/bin/pytest", "export", "grep", "eval", "cd"),
+    *("docker", "sbatch", "bash"),
+)
 
 
 OVERVIEWS = (("vlm-rl",), ("vlm-rl", "--version"), ("vlm-rl", "--help"))

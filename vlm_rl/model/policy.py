@@ -315,7 +315,9 @@ def check_checkpoint(path: str) -> Any:
                 f"{path} is an adapter, and its base cannot be used: {error}"
             ) from error
     if folder.is_dir() and not (folder / "config.json").is_file():
-        raise ValueError(f"{path} has no config.json, so it is not a checkpoint")
+        inner = (folder / place for place in ("hf", "checkpoints/best/hf"))
+        instead = next((f"; give {place}" for place in inner if place.is_dir()), "")
+        raise ValueError(f"{path} has no config.json, so it is not a checkpoint{instead}")
     safe_archives.check_index(folder)
     try:
         config = AutoConfig.from_pretrained(path)

@@ -51,6 +51,19 @@ def check_index(folder: Path) -> None:
                 raise ValueError(f"{index} names {name!r:.80}, which is no file of {folder}")
 
 
+def check_weights(path: str) -> None:
+    """Check that a folder has weights, or is an adapter's, before anything is read.
+
+    A hub id has none here yet. Raises ValueError.
+    """
+    folder = Path(path)
+    if folder.is_dir() and not any(any(folder.glob(kind)) for kind in ("*.safetensors", "*.bin")):
+        raise ValueError(
+            f"{path} has a config.json but no weights (*.safetensors, *.bin); copy them there, or "
+            "give another checkpoint"
+        )
+
+
 def refusal(file: Path, error: pickle.UnpicklingError) -> str:
     """Return the line for a file that torch refuses to load as tensors and plain values."""
     asked = _ASKS_FOR.search(str(error))

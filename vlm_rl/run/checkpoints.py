@@ -8,6 +8,7 @@ at each checkpoint, so they are written on request.
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -168,6 +169,7 @@ class Checkpoints(L.Callback):
             if trainer.is_global_zero:
                 module.encoder.processor.save_pretrained(partial / "hf")
                 run_folder.write_sums(partial)
+                _share(partial)
                 _flush(partial)
                 _rename(partial, target)
         except BaseException:  # a signal too: leftovers would keep a full disk full
@@ -199,6 +201,13 @@ class Checkpoints(L.Callback):
         for checkpoint in complete[: -self.keep_last]:
             if checkpoint not in best:
                 _delete(checkpoint.folder)
+
+
+def _share(folder: Path) -> None:
+    """Let others read weights as they read other files: safetensors gives them to their owner."""
+    mode = stat.S_IMODE((folder / run_folder.SUMS).stat().st_mode)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(mode)
 
 
 def _may_be_in_an_update(module: RLModule) -> bool:

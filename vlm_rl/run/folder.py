@@ -261,6 +261,12 @@ def _refuse_damaged(checkpoint: Checkpoint) -> None:
     strategies.check_safe(checkpoint.trainer_file)
 
 
+def check_sums(checkpoint: Checkpoint) -> None:
+    """Raise ValueError if what `from_pretrained` loads of a checkpoint is not what was written."""
+    for file, reason in _damaged_sums(checkpoint):
+        raise ValueError(f"{file} is damaged ({reason}); take another checkpoint of the run")
+
+
 def _damaged_archives(checkpoint: Checkpoint) -> Iterator[tuple[Path, str]]:
     files = strategies.checkpoint_files(checkpoint.trainer_file)
     if not files:

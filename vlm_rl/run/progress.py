@@ -44,7 +44,8 @@ class ProgressBars(L.Callback):
         step: Step = outputs["step"]
         if self._run is not None:
             self._bars.update(self._run, completed=module.completed_steps)
-        line = training_line(module.completed_steps, module.steps, step.metrics)
+        width = self._screen.width if self._screen.is_terminal else None
+        line = training_line(module.completed_steps, module.steps, step.metrics, width)
         self._screen.put(line)
         if step.drift_alarm:
             self._screen.put(f"drift: {step.drift_alarm}", style="bold red")
@@ -79,8 +80,13 @@ class ProgressBars(L.Callback):
         self._bars.stop()
 
 
-def training_line(step: int, steps: int, metrics: Metrics) -> str:
-    """Return the line of a step, without what it did not measure."""
+DETAILS = ("grad", "high", "clipped low", "truncated", "entropy")
+"""What a narrow terminal does not show, the first first; metrics.csv has it."""
+
+
+def training_line(step: int, steps: int, metrics: Metrics, width: int | None = None) -> str:
+    """Return the line of a step, without what it did not measure, and without details if it would
+    be longer than `width` characters."""
     forms = {
         "reward": ("reward/mean", "{:.3f}"),
         "accuracy": ("reward/accuracy", "{:.1%}"),
@@ -93,15 +99,20 @@ def training_line(step: int, steps: int, metrics: Metrics) -> str:
         "grad": ("optim/grad_norm", "{:.3g}"),
         "entropy": ("policy/entropy", "{:.3f}"),
     }
-    parts = [
-        f"{label} {form.format(metrics[name])}"
+    parts = {
+        label: f"{label} {form.format(metrics[name])}"
         for label, (name, form) in forms.items()
         if name in metrics
-    ]
+    }
     if metrics.get("sampling/empty_step"):
-        parts.append("no group to train on, no update")
+        parts["empty"] = "no group to train on, no update"
     seconds = sum(metrics[name] for name in metrics if re.fullmatch(r"time/\w+_s", name))
-    return f"step {step}/{steps}  {'  '.join(parts)}  {seconds:.1f} s"
+    for detail in (*DETAILS, ""):
+        line = f"step {step}/{steps}  {'  '.join(parts.values())}  {seconds:.1f} s"
+        if width is None or len(line) <= width:
+            break
+        parts.pop(detail, None)
+    return line
 
 
 def validation_line(step: int, metrics: Metrics) -> str:

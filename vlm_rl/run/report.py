@@ -78,18 +78,24 @@ class Summary(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
         assert isinstance(module, RLModule)
         # only the rank that tried to decode a broken image knows of it
-        own = getattr(getattr(trainer, "datamodule", None), "skipped", [])
+        data = getattr(trainer, "datamodule", None)
+        own = getattr(data, "skipped", [])
         skipped = dict.fromkeys(row for rows in ranks.gather([*own]) for row in rows)
         if trainer.is_global_zero:
-            self._write(module, Counter(row.reason for row in skipped))
+            sets = {"train": "train_set", "held_out": "val_set"}
+            counts = {kind: len(getattr(data, name, ())) for kind, name in sets.items()}
+            self._write(module, counts, Counter(row.reason for row in skipped))
 
-    def _write(self, module: RLModule, skipped: Mapping[str, int]) -> None:
+    def _write(
+        self, module: RLModule, num_problems: Mapping[str, int], skipped: Mapping[str, int]
+    ) -> None:
         metrics = read_metrics(self.run_dir / METRICS)
         plot = self.run_dir / "plots" / "training.png"
         plot_training(metrics, plot)
         stages = self.run_dir / "plots" / "stages.png"
         plot_stages(module.clock.seconds, stages)
         summary = _summarise(self.run_dir, module, skipped)
+        summary["num_problems"] = num_problems
         summary["files"]["plots"] = str(plot)
         summary["files"]["stages"] = str(stages)
         lengths = self.run_dir / "plots" / f"step_{module.completed_steps}" / PLOT

@@ -51,6 +51,11 @@ class SteadyWandb(WandbLogger):
     _is_gone = False
     _watch: "Watch | None" = None
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # Lightning passes it always, and W&B warns of it at every start
+        self._wandb_init.pop("anonymous", None)
+
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:

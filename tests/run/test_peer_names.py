@@ -1,0 +1,41 @@
+"""A key of TRL, EasyR1 or verl is answered with the key here, which exists.
+
+Broken on purpose, one at a time, each seen red: only whole names looked up.
+"""
+
+import pytest
+
+from tests.support.run_helpers import QUICKSTART
+from vlm_rl.config import parse
+from vlm_rl.fit import OURS, build_parser
+from vlm_rl.run.peer_names import PEER_NAMES
+
+ELSEWHERE = {f"trainer.{name}": key for name, key in OURS.items()} | PEER_NAMES
+
+
+def test_peer_names_point_to_keys_that_exist() -> None:
+    known = set(build_parser().get_defaults(skip_validation=True).keys())
+    sections = {key.partition(".")[0] for key in known}
+    for name, here in PEER_NAMES.items():
+        key = here.split()[0].strip(",").partition(".init_args")[0]
+        assert key in known | sections | {"engine", "objective", "advantage"}, (name, key)
+        assert name not in known, f"{name} is a key here"
+
+
+@pytest.mark.parametrize(
+    ("option", "here"),
+    [
+        ("--learning_rate", "optimizer.lr"),
+        ("--optimizer.learning_rate", "optimizer.lr"),
+        ("--num_generations", "group_size"),
+        ("--epochs", "steps (rollouts of the whole run)"),
+        ("--data.epochs", "steps (rollouts of the whole run)"),
+        ("--report_to", "logging.wandb"),
+        ("--beta", "objective.init_args.regularizers '[{class_path: vlm_rl.objectives.KL}]'"),
+        ("--model", "policy.path"),
+    ],
+)
+def test_a_peer_name_is_answered_with_the_key_here(option: str, here: str) -> None:
+    with pytest.raises(ValueError, match="unknown key") as refused:
+        parse(build_parser(), ["--config", str(QUICKSTART), option, "3"], ELSEWHERE)
+    assert str(refused.value) == f"unknown key {option[2:]}; here it is {here}"
