@@ -25,7 +25,14 @@ from vlm_rl.objectives.mismatch import (
     TokenMIS,
     TokenTIS,
 )
-from vlm_rl.objectives.objective import POLICY_TERM, Loss, Objective, Plan, Sequences
+from vlm_rl.objectives.objective import (
+    POLICY_TERM,
+    Loss,
+    Objective,
+    Plan,
+    Sequences,
+    TokenEffects,
+)
 from vlm_rl.objectives.presets.bnpo import BNPO
 from vlm_rl.objectives.presets.cispo import CISPO, CappedWeight
 from vlm_rl.objectives.presets.ctpo import CTPO, PositionBand
@@ -122,6 +129,7 @@ __all__ = [
     "Stateful",
     "Surrogate",
     "SurrogateLoss",
+    "TokenEffects",
     "TokenMIS",
     "TokenMean",
     "TokenRatio",
