@@ -166,7 +166,7 @@ def test_unit_tolerance_and_style_of_the_problem_are_used(accuracy):
     lined = problem("5", answer_style="answer_line")
     assert verdict_of(accuracy, lined, "So\nAnswer: 5") is Verdict.CORRECT
     with pytest.raises(ValueError, match="problem 'p0': answer_style must be one of box"):
-        accuracy.judge([problem("5", answer_style="prose")], [[completion("5")]]).verdicts
+        accuracy.judge([problem("5", answer_style="prose")], [[completion("5")]])
 
 
 def test_128_short_completions_take_milliseconds(accuracy):

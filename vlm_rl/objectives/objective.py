@@ -59,7 +59,7 @@ class Sequences(NamedTuple):
 
 
 class TokenEffects(NamedTuple):
-    """What the objective saw and did at each token, float [B, T] and detached; padding is arbitrary.
+    """What the objective saw and did at each token, float [B, T], detached; padding is arbitrary.
 
     `entropy` is in nats, NaN if the policy did not say. `ratio` is the importance ratio that the
     surrogate got. `clipped` is 0 where the token kept its gradient, else 1 (lower end), 2 (upper

@@ -116,8 +116,8 @@ class Scores:
 
     `terms` hold each reward term before its weight in `weights`; `total` is the weighted sum times
     the `factors`. `verdicts` [P][G] say what is right, and what could not be scored. `measures` are
-    what terms tell beside their values, NaN where they do not apply. `rules` [P][G] say what decided
-    each verdict; none at all if no term says.
+    what terms tell beside their values, NaN where they do not apply. `rules` [P][G] say what
+    decided each verdict; none at all if no term says.
     """
 
     terms: Mapping[str, Tensor]
