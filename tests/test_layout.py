@@ -28,7 +28,7 @@ LAYERS = [
     {"shaping", "edits"},
     {"training", "evaluation"},
     {"run"},
-    {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware"},
+    {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware", "view"},
 ]
 """Files and folders of vlm_rl from the bottom up; one may import from its own layer and below.
 

@@ -60,8 +60,8 @@ class Route(JudgingTerm):
             for row, of_one in zip(rows, said.verdicts, strict=True):
                 verdicts[row] = list(of_one)
                 rules[row] = [type(judge).__name__] * shape[1]
-            for row, of_one in zip(rows, said.rules, strict=bool(said.rules)):
-                rules[row] = list(of_one)
+            for row, of_rules in zip(rows, said.rules, strict=bool(said.rules)):
+                rules[row] = list(of_rules)
             went, right = torch.zeros(shape, dtype=torch.float64), values_of(said.verdicts)
             went[rows] = 1.0
             of_route = {"frac": went, "accuracy": _spread(right, rows, shape)}

@@ -4,8 +4,8 @@
 
 RUN is the folder of a run or of an evaluation. The page is served on this machine only. To read it
 from another one, forward the port: `ssh -L 8765:127.0.0.1:8765 HOST`. `--export FILE` writes one
-page into a file that needs no server, for a colleague, and ends: `--page` says which, as the address
-bar shows it.
+page into a file that needs no server, for a colleague, and ends: `--page` says which, by its path
+in the address bar.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The folder of a run as the page reads it: no file outside, each kind by the name that runs use."""
+"""The folder of a run as the page reads it: no file outside, each by the name that runs use."""
 
 import re
 from functools import lru_cache

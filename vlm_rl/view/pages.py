@@ -67,7 +67,7 @@ class Page:
 
 
 def curves(viewed: Mapping[str, Viewed], query: Query) -> Page:
-    """Curves of all runs, one chart for each metric that is asked for."""
+    """Show the curves of all runs, one chart for each metric that is asked for."""
     names = sorted({n for one in viewed.values() for row in one.folder.metrics() for n in row})
     names = [name for name in names if name != "step"]
     asked = [name for name in query.get("metrics", "").split(",") if name in names]
@@ -97,7 +97,7 @@ def _points(one: Viewed, name: str) -> list[list[float]]:
 
 
 def problems(viewed: Mapping[str, Viewed], query: Query, run: Viewed) -> Page:
-    """Problems by accuracy, or by how it has changed."""
+    """List problems by accuracy, or by how it has changed."""
     page, order = _whole(query.get("page")) or 0, query.get("order", "accuracy")
     text, source = query.get("q", ""), query.get("source", "")
     rows, total = queries.problems(run.index, text=text, source=source, order=order, page=page)
@@ -115,7 +115,7 @@ def problems(viewed: Mapping[str, Viewed], query: Query, run: Viewed) -> Page:
 
 
 def problem(viewed: Mapping[str, Viewed], query: Query, run: Viewed) -> Page:
-    """A problem's group at one step, its completions side by side."""
+    """Show a problem's group at one step, its completions side by side."""
     found = queries.problem(run.index, query.get("uid", ""))
     if found is None or not found["visits"]:
         raise HTTPException(404, "the rollouts of this run hold no such problem")
@@ -135,7 +135,7 @@ def problem(viewed: Mapping[str, Viewed], query: Query, run: Viewed) -> Page:
 
 
 def completions(viewed: Mapping[str, Viewed], query: Query, run: Viewed) -> Page:
-    """Completions by text, source, verdict, length and step."""
+    """List completions by text, source, verdict, length and step."""
     wanted = queries.Filter(
         text=query.get("q", ""),
         source=query.get("source", ""),
@@ -157,7 +157,7 @@ def completions(viewed: Mapping[str, Viewed], query: Query, run: Viewed) -> Page
 def completion(
     viewed: Mapping[str, Viewed], query: Query, run: Viewed, group: int, column: int
 ) -> Page:
-    """One completion, its tokens coloured by what the step did to them."""
+    """Show one completion, its tokens coloured by what the step did to them."""
     row = queries.completion(run.index, group, column)
     if row is None:
         raise HTTPException(404, "the rollouts of this run hold no such completion")
@@ -173,7 +173,7 @@ def completion(
 
 
 def length(viewed: Mapping[str, Viewed], query: Query, run: Viewed) -> Page:
-    """The reports of length fairness."""
+    """Show a report of length fairness."""
     reports = run.folder.lengths()
     steps = [report["step"] for report in reports]
     asked = _whole(query.get("step"))
@@ -184,7 +184,7 @@ def length(viewed: Mapping[str, Viewed], query: Query, run: Viewed) -> Page:
 
 
 def evaluations(viewed: Mapping[str, Viewed], query: Query, run: Viewed) -> Page:
-    """Reports, judged samples, and benchmarks as they went in training."""
+    """List reports and judged samples, and show benchmarks as they went in training."""
     rows = run.folder.metrics()
     names = sorted({name for row in rows for name in row if name.startswith("eval/")})
     shown = [name for name in names if name.endswith("/accuracy")]
@@ -198,7 +198,7 @@ def evaluations(viewed: Mapping[str, Viewed], query: Query, run: Viewed) -> Page
 
 
 def report(viewed: Mapping[str, Viewed], query: Query, run: Viewed, name: str) -> Page:
-    """A report in Markdown."""
+    """Show a report in Markdown."""
     path = run.folder.file(name) if name in run.folder.reports() else None
     if path is None:
         raise HTTPException(404, "there is no such report")
@@ -209,7 +209,7 @@ def report(viewed: Mapping[str, Viewed], query: Query, run: Viewed, name: str) -
 
 
 def samples(viewed: Mapping[str, Viewed], query: Query, run: Viewed, name: str) -> Page:
-    """The judged responses of a benchmark."""
+    """List the judged responses of a benchmark."""
     path = run.folder.file(name) if name in run.folder.samples() else None
     if path is None:
         raise HTTPException(404, "there is no such file of samples")
@@ -228,7 +228,7 @@ def samples(viewed: Mapping[str, Viewed], query: Query, run: Viewed, name: str) 
 
 
 def compared(viewed: Mapping[str, Viewed], query: Query) -> Page:
-    """Two evaluations of the same questions, their differences with intervals."""
+    """Compare two evaluations of the same questions, their differences with intervals."""
     folders = evaluation_folders(viewed.values())
     first, second = query.get("first", ""), query.get("second", "")
     result = comparison(viewed, folders, first, second) if first and second else None
@@ -237,7 +237,7 @@ def compared(viewed: Mapping[str, Viewed], query: Query) -> Page:
 
 
 def failure(viewed: Mapping[str, Viewed], status: int, reason: str) -> Page:
-    """What is shown for a page that is not there."""
+    """Return what is shown for a page that is not there."""
     return Page("failure.html", str(status), "failure", context={"reason": reason}, status=status)
 
 

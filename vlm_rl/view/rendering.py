@@ -19,6 +19,7 @@ from vlm_rl.view.pages import Page, Viewed
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
 _SCRIPTS = ("uPlot.iife.min.js", "view.js")
+_UNKNOWN = "\N{EN DASH}"
 _STYLES = ("uPlot.min.css", "view.css")
 
 
@@ -47,7 +48,7 @@ class Renderer:
             inlined=inlined,
             image=lambda run, name: _source(run.folder.image(name), run, "image", name, export),
             figure=lambda run, name: _source(run.folder.picture(name), run, "figure", name, export),
-            report=_report,
+            as_html=_report,
             url=_url,
         )
 
@@ -95,11 +96,15 @@ def _finalized(value: Any) -> Any:
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:.0f}"
+    if value is None:
+        return _UNKNOWN
+    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _percent(value: float | None, sign: bool = False) -> str:
-    return "–" if value is None else f"{100 * value:+.0f} %" if sign else f"{100 * value:.0f} %"
+    if value is None:
+        return _UNKNOWN
+    return f"{100 * value:+.0f} %" if sign else f"{100 * value:.0f} %"
 
 
 def _json(value: Any) -> Markup:
