@@ -57,6 +57,8 @@ def pieces(token_ids: list[int], tokenizer: Any) -> list[str]:
             continue
         texts.append(text)
         waiting = []
+    if waiting:  # the budget ended inside a character
+        texts[-1] = tokenizer.decode(waiting, clean_up_tokenization_spaces=False)
     return texts
 
 

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with one_line_errors("vlm_rl.view"):
             options = _parser().parse_args(argv)
             viewed = open_folders(options.runs)
-            listening = _listen(options.port)
+            listening = listen(options.port)
         ending.left = "the runs are as they were"
         ended = threading.Event()
         with serving(viewed, listening) as address:
@@ -73,7 +73,7 @@ def open_folders(paths: Sequence[Path]) -> dict[str, Viewed]:
     return {name: Viewed(one, RolloutIndex(one)) for name, one in named([*paths]).items()}
 
 
-def _listen(port: int) -> socket.socket:
+def listen(port: int) -> socket.socket:
     """Return a socket of this machine alone. Raises ValueError if the port is taken."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -30,7 +30,7 @@ _ORDERS = {
     "last": "last_step, uid",
     "-last": "last_step DESC, uid",
 }
-Record = dict[str, Any]
+Written = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class Filter:
 class Found(NamedTuple):
     """Completions, and the group behind which a search goes on; None at the end."""
 
-    rows: list[Record]
+    rows: list[Written]
     go_on: int | None
     searched_to_step: int | None
 
 
 def problems(
     index: RolloutIndex, *, text: str, source: str, order: str, page: int
-) -> tuple[list[Record], int]:
+) -> tuple[list[Written], int]:
     """Return a page of the problems, and how many there are. An unknown order is the first."""
     where, values = ["num IS NOT NULL"], []
     if text:
@@ -86,7 +86,7 @@ def sources(index: RolloutIndex) -> list[str]:
         return [row[0] for row in rows]
 
 
-def problem(index: RolloutIndex, uid: str) -> Record | None:
+def problem(index: RolloutIndex, uid: str) -> Written | None:
     """Return a problem with its `visits`, groups in the order of steps."""
     with closing(index.connect()) as base:
         row = base.execute("SELECT * FROM problems WHERE uid = ?", (uid,)).fetchone()
@@ -96,14 +96,14 @@ def problem(index: RolloutIndex, uid: str) -> Record | None:
         return {**row, "images": json.loads(row["images"]), "visits": [dict(g) for g in groups]}
 
 
-def group(index: RolloutIndex, number: int) -> list[Record]:
+def group(index: RolloutIndex, number: int) -> list[Written]:
     """Return the completions of a group as they stand in the file, with `col` and `group`."""
     with closing(index.connect()) as base:
         rows = _places(base, "c.grp = ?", (number,))
         return _texts(index.folder, rows)
 
 
-def completion(index: RolloutIndex, number: int, column: int) -> Record | None:
+def completion(index: RolloutIndex, number: int, column: int) -> Written | None:
     """Return one completion of a group, with `tokens` if the run has written them."""
     with closing(index.connect()) as base:
         rows = _places(base, "c.grp = ? AND c.col = ?", (number, column))
@@ -165,7 +165,7 @@ def _places(
     ).fetchall()
 
 
-def _texts(folder: RunFolder, rows: Sequence[sqlite3.Row]) -> list[Record]:
+def _texts(folder: RunFolder, rows: Sequence[sqlite3.Row]) -> list[Written]:
     """Read completions; those whose file has gone since are left out."""
     found = []
     by_file: dict[str, list[sqlite3.Row]] = {}
@@ -184,7 +184,7 @@ def _texts(folder: RunFolder, rows: Sequence[sqlite3.Row]) -> list[Record]:
     return found
 
 
-def _record(line: bytes) -> Record | None:
+def _record(line: bytes) -> Written | None:
     """Parse a line; None if the file was written anew since it was indexed."""
     try:
         record = json.loads(line)
@@ -207,7 +207,7 @@ def _search(
         ON g.file = f.id WHERE g.id < ? GROUP BY f.id ORDER BY g.id DESC""",
         (2**62 if wanted.before is None else wanted.before,),
     ).fetchall()
-    found: list[Record] = []
+    found: list[Written] = []
     searched = 0
     for file in files:
         if wanted.step is not None and file["step"] != wanted.step:
@@ -239,7 +239,7 @@ def _hits(lines: Iterator[bytes], pattern: re.Pattern[bytes], text: str) -> Iter
                 return
 
 
-def _tokens(folder: RunFolder, name: str, line: int) -> Record | None:
+def _tokens(folder: RunFolder, name: str, line: int) -> Written | None:
     """Return what the step did to each token of a completion, None if it is not written."""
     path = folder.file("tokens", name)
     if path is None:
