@@ -52,14 +52,14 @@ def test_completions_are_those_of_the_files(tmp_path: Path) -> None:
     lines = [completion("é", "x\u2028y\n中"), right("é", "z" * 300), completion("f", "")]
     write_step(folder, 1, lines)
     index = indexed(folder)
-    assert found(index) == ["x\u2028y\n中", "z" * 300, ""]
+    assert found(index) == ["", "x\u2028y\n中", "z" * 300], "the newest group first"
     assert found(index, verdict="correct") == ["z" * 300]
-    assert found(index, longest=5) == ["x\u2028y\n中", ""]
+    assert found(index, longest=5) == ["", "x\u2028y\n中"]
     assert found(index, shortest=1, longest=5) == ["x\u2028y\n中"]
     assert found(index, text="\n中") == ["x\u2028y\n中"]
     assert found(index, text="ZZZ") == ["z" * 300]
     assert found(index, text="source") == [], "the names of fields are no text"
-    assert found(index, source="charts", step=1, verdict="wrong") == ["x\u2028y\n中", ""]
+    assert found(index, source="charts", step=1, verdict="wrong") == ["", "x\u2028y\n中"]
     assert found(index, source="other") == found(index, step=2) == []
 
 
@@ -69,7 +69,7 @@ def test_index_follows_a_run_that_goes_on_and_one_that_resumes(tmp_path: Path) -
     assert index.refresh() is False
     write_step(folder, 3, [right("b", "new"), right("c", "new")])
     assert index.refresh() is True
-    assert listed(index) == [("a", 0.375, 0.75), ("b", 3 / 9, 0.75), ("c", 1.0, None)]
+    assert listed(index) == [("b", 3 / 9, 0.75), ("a", 0.375, 0.75), ("c", 1.0, None)]
     write_step(folder, 3, [completion("d", "other")])  # the step is done again after a resume
     index.refresh()
     assert [uid for uid, *_ in listed(index)] == ["d", "b", "a"]
@@ -165,7 +165,7 @@ def test_pages_of_completions_hold_each_once(tmp_path: Path) -> None:
 def test_group_of_a_file_written_anew_meanwhile_is_left_out(tmp_path: Path) -> None:
     folder = small_run(tmp_path / "run")
     index = indexed(folder)
-    (folder / "rollouts" / "step_000002.jsonl").write_text("{}")
+    (folder / "rollouts" / "step_000002.jsonl").write_text("{}" * 4000)
     problem = queries.problem(index, "a")
     assert problem is not None
     assert queries.group(index, problem["visits"][-1]["id"]) == []

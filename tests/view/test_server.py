@@ -1,4 +1,4 @@
-"""What the server refuses: other names for it, other files, other machines; and what is asked wrong.
+"""What the server refuses: other names for it, other files, other machines; and odd requests.
 
 Broken on purpose, each seen red: no check of the Host header; `file` without `is_relative_to`; the
 pattern of images left out; reports not looked up in the list; binding to 0.0.0.0.

@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if options.export:
                 for one in viewed.values():
                     one.index.refresh()
-                export(address, options.page, options.export)
+                with one_line_errors("vlm_rl.view"):
+                    export(address, options.page, options.export)
                 say(f"page: {options.export}")
                 return
             say(f"view of {', '.join(viewed)} at {address} (Ctrl-C ends it)")
