@@ -16,6 +16,9 @@ from vlm_rl.show.json_text import json_text
 from vlm_rl.view.__main__ import listen, open_folders, serving
 
 CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+WITHOUT_LIMIT_MS = 24 * 3600 * 1000
+"""What Playwright takes for no limit: a busy machine is slow, and a test that hangs is ended."""
+
 PICTURE = "0123456789abcdef" * 2 + ".jpg"
 
 

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.support.hostile import CONTROL, STRINGS
 from tests.support.viewed_runs import (
+    WITHOUT_LIMIT_MS,
     assert_quiet,
     chromium,
     completion,
@@ -30,7 +31,7 @@ PAGES = ("problems", "problem?uid=a", "completions", "completion/8589934592/0", 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=0)
+    expect.set_options(WITHOUT_LIMIT_MS)
     with chromium() as started:
         yield started
 

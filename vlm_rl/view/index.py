@@ -64,7 +64,7 @@ class RolloutIndex:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.progress = IndexProgress()
+        self.progress = IndexProgress(files=len(_rollout_files(folder)))
         self._lock = threading.Lock()
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.path = self._place()
@@ -222,13 +222,13 @@ def _read(base: sqlite3.Connection, folder: RunFolder, name: str, stamp: Stamp) 
 
 def _problem(base: sqlite3.Connection, row: dict[str, Any]) -> int:
     uid = str(row["uid"])
-    found = base.execute("SELECT id FROM problems WHERE uid = ?", (_storable(uid),)).fetchone()
+    found = base.execute("SELECT id FROM problems WHERE uid = ?", (storable(uid),)).fetchone()
     if found is None:
         images = json.dumps([str(name) for name in row.get("images", [])])
         texts = (uid, str(row.get("source", "")), str(row["question"]), str(row["answer"]))
         number = base.execute(
             "INSERT INTO problems (uid, source, question, answer, images) VALUES (?, ?, ?, ?, ?)",
-            (*map(_storable, texts), images),
+            (*map(storable, texts), images),
         ).lastrowid
         assert number is not None
     else:
@@ -237,7 +237,7 @@ def _problem(base: sqlite3.Connection, row: dict[str, Any]) -> int:
     return int(number)
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Return `text` with escapes for what UTF-8 cannot write."""
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -4,15 +4,17 @@ import gzip
 import json
 import re
 import sqlite3
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlm_rl.records import Verdict
 from vlm_rl.show.json_text import json_text
 from vlm_rl.view.folder import RunFolder
-from vlm_rl.view.index import VERDICTS, RolloutIndex, lines_of
+from vlm_rl.view.index import VERDICTS, RolloutIndex, lines_of, storable
 
 PER_PAGE = 50
 SEARCHED_BYTES = 64 * 2**20
@@ -30,6 +32,9 @@ _ORDERS = {
     "last": "last_step, uid",
     "-last": "last_step DESC, uid",
 }
+_GONE = (OSError, EOFError, zlib.error)
+"""What reading a file raises that the run has deleted or is writing anew."""
+
 Written = dict[str, Any]
 
 
@@ -175,7 +180,10 @@ def _texts(folder: RunFolder, rows: Sequence[sqlite3.Row]) -> list[Written]:
         path = folder.file("rollouts", name)
         if path is None:
             continue
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with (
+            suppress(*_GONE),
+            gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file,
+        ):
             for row in of_file:
                 file.seek(row["offset"])
                 if (record := _record(file.read(row["bytes"]))) is not None:
@@ -191,12 +199,11 @@ def _record(line: bytes) -> Written | None:
     """
     try:
         row = json.loads(line)
-        texts = {name: str(row[name]) for name in ("uid", "question", "answer", "completion")}
-        others = {name: str(row.get(name, "")) for name in ("rule", "verdict", "finish_reason")}
+        known = {name: row[name] for name in ("uid", "question", "answer", "completion", "verdict")}
+        later = {name: row.get(name, "") for name in ("rule", "finish_reason")}
         advantage = None if row["advantage"] is None else float(row["advantage"])
         return {
-            **texts,
-            **others,
+            **{name: storable(str(text)) for name, text in (known | later).items()},
             "reward": float(row["reward"]),
             "terms": {str(name): float(value) for name, value in row["terms"].items()},
             "length_tokens": int(row["length_tokens"]),
@@ -230,7 +237,7 @@ def _search(
         path = index.folder.file("rollouts", file["name"])
         if path is None:
             continue
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = _content(path)
         searched += len(content)
         # most files hold no hit, which one pass over the whole tells in far less time
         found_any = needle in content.lower()
@@ -241,6 +248,12 @@ def _search(
             rows = _places(base, own % marks, (*values, file["id"], *hits))
             found += _texts(index.folder, rows)
     return Found(found, None, None)
+
+
+def _content(path: Path) -> bytes:
+    with suppress(*_GONE):
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return b""
 
 
 def _hits(lines: Sequence[bytes], needle: bytes, text: str) -> Iterator[int]:
@@ -266,7 +279,7 @@ def _tokens(folder: RunFolder, name: str, line: int) -> Written | None:
     try:
         found = next((one for one in lines_of(path) if one.startswith(start)), b"null")
         return _of_tokens(json.loads(found))
-    except (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError):
+    except (*_GONE, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
