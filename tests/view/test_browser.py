@@ -88,9 +88,9 @@ def test_group_shows_each_completion_with_all_that_decided_it(page: Page, addres
         expect(cards.last).to_contain_text(fact)
     picture = page.locator(".pictures img")
     assert picture.evaluate("image => image.complete && image.naturalWidth") == 40
-    page.keyboard.press("[")
+    _press(page, "[")
     expect(page.locator("h2", has_text="Step 1: 0 of 4 right")).to_be_visible()
-    page.keyboard.press("]")
+    _press(page, "]")
     expect(page.locator("h2", has_text="Step 2: 3 of 4 right")).to_be_visible()
 
 
@@ -114,7 +114,7 @@ def test_tokens_are_coloured_by_each_measure(page: Page, address: str) -> None:
 def test_completions_are_found_by_text_verdict_and_length(page: Page, address: str) -> None:
     page.goto(f"{address}/r/first/completions")
     expect(page.locator("tbody tr")).to_have_count(16)
-    page.keyboard.press("/")
+    _press(page, "/")
     page.keyboard.type("BOXED{8}")
     page.keyboard.press("Enter")
     expect(page.locator("tbody tr")).to_have_count(4)
@@ -133,9 +133,9 @@ def test_completions_are_found_by_text_verdict_and_length(page: Page, address: s
 def test_keys_alone_reach_every_page(page: Page, address: str) -> None:
     page.goto(address)
     for key, title in enumerate(["Problems", "Completions", "Length fairness", "Evaluations"], 2):
-        page.keyboard.press(str(key))
+        _press(page, str(key))
         expect(page.locator("h1")).to_contain_text(title)
-    page.keyboard.press("?")
+    _press(page, "?")
     expect(page.locator("dialog")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_be_hidden()
@@ -204,6 +204,12 @@ def test_hostile_text_is_text(browser: Browser, tmp_path: Path, name: str) -> No
         page.goto(f"{where}/r/run/completions?q=o&source=x")
         _assert_clean(page)
     assert_quiet(page)
+
+
+def _press(page: Page, key: str) -> None:
+    """Press a key once the page listens: its scripts come last."""
+    expect(page.locator("#live")).not_to_be_empty()
+    page.keyboard.press(key)
 
 
 def _assert_clean(page: Page) -> None:
