@@ -1,6 +1,6 @@
 """How large an index of `vlm_rl.view` gets, and how long its pages take, on a made-up run:
 
-    python measurements/view_scale.py --folder /tmp/large --steps 1000 --completions 4096
+    python -m measurements.view_scale --folder /tmp/large --steps 1000 --completions 4096
 
 Writes the rollout files of such a run (some 500 bytes a completion), indexes them, and asks for
 each kind of page over HTTP, three times. Prints CPU seconds, which a busy machine does not change,
