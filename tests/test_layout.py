@@ -28,7 +28,8 @@ LAYERS = [
     {"shaping", "edits"},
     {"training", "evaluation"},
     {"run"},
-    {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware", "preflight", "upload"},
+    {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware"},
+    {"preflight", "view", "upload"},
     {"commands"},
     {"__main__"},
 ]

@@ -34,7 +34,7 @@ def accuracy():
 
 
 def verdict_of(accuracy, asked, text):
-    return accuracy.verdicts([asked], [[completion(text)]])[0][0]
+    return accuracy.judge([asked], [[completion(text)]]).verdicts[0][0]
 
 
 def test_five_verdicts(accuracy, caplog):
@@ -42,7 +42,7 @@ def test_five_verdicts(accuracy, caplog):
     root, slow = problem(r"\frac{\sqrt{3}}{3}"), problem(sines, answer_type="latex")
     texts = [r"\boxed{\frac{1}{\sqrt{3}}}", r"\boxed{2}", "about 0.58"]
     with caplog.at_level(logging.WARNING):
-        (row,) = accuracy.verdicts([root], [[completion(text) for text in texts]])
+        (row,) = accuracy.judge([root], [[completion(text) for text in texts]]).verdicts
         row.append(verdict_of(accuracy, slow, rf"\boxed{{{sines}+1-1}}"))
         bad_gold = problem(r"\frac{", answer_type="latex")
         row.append(verdict_of(accuracy, bad_gold, r"\boxed{\frac{1}{2}}"))
@@ -166,7 +166,7 @@ def test_unit_tolerance_and_style_of_the_problem_are_used(accuracy):
     lined = problem("5", answer_style="answer_line")
     assert verdict_of(accuracy, lined, "So\nAnswer: 5") is Verdict.CORRECT
     with pytest.raises(ValueError, match="problem 'p0': answer_style must be one of box"):
-        accuracy.verdicts([problem("5", answer_style="prose")], [[completion("5")]])
+        accuracy.judge([problem("5", answer_style="prose")], [[completion("5")]])
 
 
 def test_128_short_completions_take_milliseconds(accuracy):

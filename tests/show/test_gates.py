@@ -85,6 +85,7 @@ ALLOWED = {
     ("streams", "vlm_rl/run/terminal.py"): "replaces them, and prints nothing",
     ("logger", "vlm_rl/fit.py"): "sets the levels of Lightning's own",
     ("warning", OBJECTIVES + "regularizers.py"): "as in soundness, numbers of a configuration",
+    ("markup", "vlm_rl/show/html.py"): "files of the program, and what Markdown is rendered to",
     ("pyplot", "data_prep/audit_page.py"): "formatters of ticks",
 }
 

@@ -26,6 +26,7 @@ from vlm_rl.model.vision import Images
 from vlm_rl.objectives import LUSPO
 from vlm_rl.records import Batch, Completion, Groups, Problem, Prompt, Rows, Verdict
 from vlm_rl.rewards import Accuracy, Reward, RewardTerm
+from vlm_rl.rewards.judging import Judgement, values_of
 from vlm_rl.rollout import Engine, Sampling, TransformersEngine
 from vlm_rl.training.module import OptimizerSettings, RLModule, UpdateSettings, ValidationSettings
 from vlm_rl.training.step import Step
@@ -64,9 +65,10 @@ class UntestedAccuracy(Accuracy):
 class FirstTokenEven(UntestedAccuracy):
     """Correct if the first token's id is even, as half of an untrained policy's are."""
 
-    def verdicts(self, problems: Sequence[Problem], groups: Groups) -> list[list[Verdict]]:
+    def judge(self, problems: Sequence[Problem], groups: Groups) -> Judgement:
         even = [[int(completion.token_ids[0]) % 2 == 0 for completion in g] for g in groups]
-        return [[Verdict.CORRECT if e else Verdict.WRONG for e in row] for row in even]
+        verdicts = [[Verdict.CORRECT if e else Verdict.WRONG for e in row] for row in even]
+        return Judgement(values_of(verdicts), verdicts)
 
 
 REWARD_TERMS = {

@@ -6,6 +6,7 @@ from dataclasses import replace
 from tests.support.copied_engine import Copied
 from tests.support.run_helpers import UntestedAccuracy
 from vlm_rl.records import Completion, Groups, Problem, Prompt, Verdict
+from vlm_rl.rewards.judging import Judgement, values_of
 from vlm_rl.rollout import Sampling, TransformersEngine
 
 
@@ -48,5 +49,8 @@ class UnevenCopied(Copied):
 class Stopped(UntestedAccuracy):
     """Correct if the budget did not end it."""
 
-    def verdicts(self, problems: Sequence[Problem], groups: Groups) -> list[list[Verdict]]:
-        return [[Verdict.WRONG if c.truncated else Verdict.CORRECT for c in g] for g in groups]
+    def judge(self, problems: Sequence[Problem], groups: Groups) -> Judgement:
+        verdicts = [
+            [Verdict.WRONG if c.truncated else Verdict.CORRECT for c in group] for group in groups
+        ]
+        return Judgement(values_of(verdicts), verdicts)

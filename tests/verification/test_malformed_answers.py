@@ -42,7 +42,7 @@ def completion(text):
 )
 def test_malformed_completion_has_its_verdict(accuracy, text, verdict):
     problem = Problem("p0", "how many?", "5", answer_type="number")
-    assert accuracy.verdicts([problem], [[completion(text)]]) == [[verdict]]
+    assert accuracy.judge([problem], [[completion(text)]]).verdicts == [[verdict]]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_malformed_completion_has_its_verdict(accuracy, text, verdict):
 )
 def test_malformed_gold_is_an_error_named_in_one_line(accuracy, problem, caplog):
     with caplog.at_level(logging.WARNING):
-        verdicts = accuracy.verdicts([problem], [[completion(r"\boxed{12}")]])
+        verdicts = accuracy.judge([problem], [[completion(r"\boxed{12}")]]).verdicts
     assert verdicts == [[Verdict.ERROR]]
     (line,) = caplog.messages
     assert "problem 'p0'" in line

@@ -66,6 +66,10 @@ class Cut:
     def _forwards(self) -> list[Tensor]:
         return [index for part in self._parts for index in part.forwards]
 
+    def last_update(self) -> "Cut":
+        """Return the cut of the last update alone."""
+        return Cut(self._parts[-1:], self._filler)
+
     def prompts(self, rows: Rows) -> list[Prompt]:
         """Return the prompts of all forwards; with several ranks also the one that pads them."""
         computed = torch.cat([torch.zeros(0, dtype=torch.int64), *self._forwards]).sort().values

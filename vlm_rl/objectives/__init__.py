@@ -27,7 +27,14 @@ from vlm_rl.objectives.mismatch import (
     TokenMIS,
     TokenTIS,
 )
-from vlm_rl.objectives.objective import POLICY_TERM, Loss, Objective, Plan, Sequences
+from vlm_rl.objectives.objective import (
+    POLICY_TERM,
+    Loss,
+    Objective,
+    Plan,
+    Sequences,
+    TokenEffects,
+)
 from vlm_rl.objectives.presets.bnpo import BNPO
 from vlm_rl.objectives.presets.cispo import CISPO, CappedWeight
 from vlm_rl.objectives.presets.conspo import ConSPO, GroupContrast
@@ -140,6 +147,7 @@ __all__ = [
     "Stateful",
     "Surrogate",
     "SurrogateLoss",
+    "TokenEffects",
     "TokenMIS",
     "TokenMean",
     "TokenRatio",

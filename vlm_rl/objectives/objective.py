@@ -59,13 +59,27 @@ class Sequences(NamedTuple):
         return self._replace(weight=self.weight * factor, push=self.push * factor)
 
 
+class TokenEffects(NamedTuple):
+    """What the objective saw and did at each token, float [B, T], detached; padding is arbitrary.
+
+    `entropy` is in nats, NaN if the policy did not say. `ratio` is the importance ratio that the
+    surrogate got. `clipped` is 0 where the token kept its gradient, else 1 (lower end), 2 (upper
+    end) or 3 (dual clip).
+    """
+
+    entropy: Tensor
+    ratio: Tensor
+    clipped: Tensor
+
+
 class Loss(NamedTuple):
     """`terms` are sums per row [B], with coefficients, still to be divided by their normalizers.
-    `statistics` and `sequences` are detached."""
+    All else is detached."""
 
     terms: dict[str, Tensor]
     statistics: dict[str, Statistic]
     sequences: Sequences
+    tokens: TokenEffects
 
 
 class Objective:
@@ -196,6 +210,7 @@ class Objective:
             terms,
             {name: _token_mean(v, mask) for name, v in per_token.items()},
             _sequences(surrogate, tokens, terms[POLICY_TERM]),
+            _effects(surrogate, entropy, per_token["policy/ratio"]),
         )
 
     def _weighted(self, loss: Tensor, tokens: Tokens, batch: Batch, plan: Plan) -> Tensor:
@@ -246,6 +261,16 @@ def _sequences(surrogate: SurrogateLoss, tokens: Tokens, policy: Tensor) -> Sequ
         weight=_row_mean((gradient / tokens.advantages).abs(), tokens),
         push=-_row_mean(gradient, tokens),
     )
+
+
+def _effects(surrogate: SurrogateLoss, entropy: Tensor | None, ratio: Tensor) -> TokenEffects:
+    ends = (surrogate.clipped_low, surrogate.clipped_high, surrogate.clipped_dual)
+    clipped = torch.zeros_like(ratio)
+    for code, end in enumerate(ends, 1):
+        clipped = torch.where(end, float(code), clipped)
+    nothing = torch.full_like(ratio, torch.nan)
+    entropy = nothing if entropy is None else entropy
+    return TokenEffects(entropy.detach(), ratio.detach(), clipped.detach())
 
 
 def _gradient(tokens: Tokens, policy: Tensor) -> Tensor:

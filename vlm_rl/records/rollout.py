@@ -116,7 +116,8 @@ class Scores:
 
     `terms` hold each reward term before its weight in `weights`; `total` is the weighted sum times
     the `factors`. `verdicts` [P][G] say what is right, and what could not be scored. `measures` are
-    what terms tell beside their values, NaN where they do not apply.
+    what terms tell beside their values, NaN where they do not apply. `rules` [P][G] say what
+    decided each verdict; none at all if no term says.
     """
 
     terms: Mapping[str, Tensor]
@@ -125,6 +126,7 @@ class Scores:
     weights: Mapping[str, float]
     factors: Mapping[str, Tensor] = field(default_factory=dict)
     measures: Mapping[str, Tensor] = field(default_factory=dict)
+    rules: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         for tensor in (self.total, *self.parts.values(), *self.measures.values()):
@@ -199,10 +201,11 @@ class Rollout:
         terms = {name: term[rows] for name, term in scores.terms.items()}
         factors = {name: factor[rows] for name, factor in scores.factors.items()}
         measures = {name: measure[rows] for name, measure in scores.measures.items()}
+        rules = [scores.rules[row] for row in groups] if scores.rules else ()
         return Rollout(
             [self.prompts[row] for row in groups],
             [self.groups[row] for row in groups],
-            Scores(terms, scores.total[rows], verdicts, scores.weights, factors, measures),
+            Scores(terms, scores.total[rows], verdicts, scores.weights, factors, measures, rules),
             self.step,
         )
 
@@ -214,6 +217,7 @@ class Rollout:
         first = scores[0]
         total = torch.cat([s.total for s in scores])
         verdicts = [row for s in scores for row in s.verdicts]
+        rules = [row for s in scores for row in s.rules] if all(s.rules for s in scores) else ()
         terms = {name: torch.cat([s.terms[name] for s in scores]) for name in first.terms}
         factors = {name: torch.cat([s.factors[name] for s in scores]) for name in first.factors}
         nothing = [torch.full_like(s.total, torch.nan) for s in scores]
@@ -224,7 +228,7 @@ class Rollout:
         return cls(
             [prompt for part in parts for prompt in part.prompts],
             [group for part in parts for group in part.groups],
-            Scores(terms, total, verdicts, first.weights, factors, measures),
+            Scores(terms, total, verdicts, first.weights, factors, measures, rules),
             rollouts[0].step,
         )
 

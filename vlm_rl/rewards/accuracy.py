@@ -38,13 +38,11 @@ class Accuracy(JudgingTerm):
         self.pool = CheckerPool(workers=workers, timeout_s=timeout_s, memory_mb=memory_mb)
 
     def judge(self, problems: Sequence[Problem], groups: Groups) -> Judgement:
-        verdicts = self.verdicts(problems, groups)
-        return Judgement(values_of(verdicts), verdicts)
-
-    def verdicts(self, problems: Sequence[Problem], groups: Groups) -> list[list[Verdict]]:
-        """Return the verdicts of `read`, [P][G]."""
         texts = [[completion.text for completion in group] for group in groups]
-        return [[reading.verdict for reading in row] for row in self.read(problems, texts)]
+        readings = self.read(problems, texts)
+        verdicts = [[reading.verdict for reading in row] for row in readings]
+        rules = [[reading.rule for reading in row] for row in readings]
+        return Judgement(values_of(verdicts), verdicts, rules=rules)
 
     def read(
         self, problems: Sequence[Problem], texts: Sequence[Sequence[str]]

@@ -21,10 +21,12 @@ Given = TypeVar("Given")
 
 
 class Rated(NamedTuple):
-    """What a completion's answer is worth beside one gold, and whether it is right."""
+    """What a completion's answer is worth beside one gold, whether it is right, and what decided
+    that."""
 
     value: float
     verdict: Verdict
+    rule: str = ""
 
 
 class AnswerTerm(JudgingTerm, Generic[Expected, Given]):
@@ -64,7 +66,8 @@ class AnswerTerm(JudgingTerm, Generic[Expected, Given]):
         rows = []
         for problem, group in zip(problems, groups, strict=True):
             golds = self._golds(problem)
-            rows.append([self._ruling(problem, golds, completion.text) for completion in group])
+            rulings = [self._ruling(problem, golds, completion.text) for completion in group]
+            rows.append([r if r.rule else r._replace(rule=type(self).__name__) for r in rulings])
         return judgement_of(rows)
 
     def unusable(self, problems: Sequence[Problem]) -> list[str]:
@@ -90,16 +93,18 @@ class AnswerTerm(JudgingTerm, Generic[Expected, Given]):
 
     def _ruling(self, problem: Problem, golds: Sequence[Expected], text: str) -> Rated:
         if not golds:
-            return Rated(self.lowest, Verdict.ERROR)
+            return Rated(self.lowest, Verdict.ERROR, "gold unreadable")
         given: list[Given] = []
         try:
             for slot in slots(text, problem.answer_style or self.answer_style):
                 for answer in self.given(problem, slot):
                     given += [] if answer in given else [answer]
         except Unparsable:
-            return Rated(self.lowest, Verdict.UNPARSABLE)
-        if len(given) != 1:
-            return Rated(self.lowest, Verdict.WRONG if given else Verdict.UNPARSABLE)
+            return Rated(self.lowest, Verdict.UNPARSABLE, "answer unreadable")
+        if not given:
+            return Rated(self.lowest, Verdict.UNPARSABLE, "no answer")
+        if len(given) > 1:
+            return Rated(self.lowest, Verdict.WRONG, "answers differ")
         rulings = [self.compare(gold, given[0]) for gold in golds]
         return max(rulings, key=lambda each: (each.verdict is Verdict.CORRECT, each.value))
 
@@ -121,7 +126,8 @@ def check_slot_style(style: str, name: str) -> None:
 def judgement_of(rows: Sequence[Sequence[Rated]]) -> Judgement:
     """Return rulings [P][G] as values and verdicts."""
     values = torch.tensor([[ruling.value for ruling in row] for row in rows], dtype=torch.float64)
-    return Judgement(values, [[ruling.verdict for ruling in row] for row in rows])
+    verdicts = [[ruling.verdict for ruling in row] for row in rows]
+    return Judgement(values, verdicts, rules=[[ruling.rule for ruling in row] for row in rows])
 
 
 def unusable_line(term: object, problem: Problem, answer: str, why: str) -> str:

@@ -124,4 +124,4 @@ class Regex(CheckedTerm):
 
 
 def _rated(reading: Reading) -> Rated:
-    return Rated(float(reading.verdict is Verdict.CORRECT), reading.verdict)
+    return Rated(float(reading.verdict is Verdict.CORRECT), reading.verdict, reading.rule)

@@ -119,6 +119,7 @@ class Reward:
             weights={name: term.weight for name, term in self.terms.items()},
             factors={name: values[name] for name in self.factors},
             measures=self._measures(found, scored),
+            rules=_rules(judgements[self.verdicts_from], verdicts),
         )
 
     def _measures(self, found: Mapping[str, Judgement], scored: Tensor) -> dict[str, Tensor]:
@@ -245,6 +246,18 @@ def _judgement(
         raise PartError(f"{place} {path_of(term)} must return a verdict for each completion")
     values = _checked(judgement.values, verdicts, place, term, problems, groups)
     return replace(judgement, values=values)
+
+
+def _rules(judgement: Judgement, verdicts: Verdicts) -> list[list[str]]:
+    """Return what decided `verdicts`, some of which may be failures of other terms."""
+    rows = zip(judgement.rules, judgement.verdicts, verdicts, strict=bool(judgement.rules))
+    return [
+        [
+            rule if own is final else "another term failed"
+            for rule, own, final in zip(*row, strict=True)
+        ]
+        for row in rows
+    ]
 
 
 def _rated(

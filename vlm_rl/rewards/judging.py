@@ -19,12 +19,14 @@ class Judgement:
     """`values` [P, G] float64, before the weight, and `verdicts` [P][G].
 
     The value of a completion that could not be checked is never read. `measures` [P, G] float64 are
-    logged as means, `reward/<term>/<measure>`; NaN is in none.
+    logged as means, `reward/<term>/<measure>`; NaN is in none. `rules` [P][G] say what decided each
+    verdict; none at all if the term does not say.
     """
 
     values: Tensor
     verdicts: Verdicts
     measures: Mapping[str, Tensor] = field(default_factory=dict)
+    rules: Sequence[Sequence[str]] = ()
 
 
 class JudgingTerm(RewardTerm):

@@ -51,6 +51,7 @@ class Route(JudgingTerm):
         shape = (len(problems), len(groups[0]) if groups else 0)
         values = torch.zeros(shape, dtype=torch.float64)
         verdicts = [[Verdict.ERROR] * shape[1] for _ in problems]
+        rules = [["no judge"] * shape[1] for _ in problems]
         measures: dict[str, Tensor] = {}
         for name, rows in self._shares(problems).items():
             judge = self.routes[name]
@@ -58,6 +59,9 @@ class Route(JudgingTerm):
             values[rows] = said.values
             for row, of_one in zip(rows, said.verdicts, strict=True):
                 verdicts[row] = list(of_one)
+                rules[row] = [type(judge).__name__] * shape[1]
+            for row, of_rules in zip(rows, said.rules, strict=bool(said.rules)):
+                rules[row] = list(of_rules)
             went, right = torch.zeros(shape, dtype=torch.float64), values_of(said.verdicts)
             went[rows] = 1.0
             of_route = {"frac": went, "accuracy": _spread(right, rows, shape)}
@@ -65,7 +69,7 @@ class Route(JudgingTerm):
             measures |= {f"{name}_{key}": measure for key, measure in of_route.items()}
             measures |= {f"{name}/{key}": measure for key, measure in of_judge.items()}
             self.last_failure = judge.last_failure or self.last_failure
-        return Judgement(values, verdicts, measures)
+        return Judgement(values, verdicts, measures, rules)
 
     def unusable(self, problems: Sequence[Problem]) -> list[str]:
         """Return lines of the judges, and for each problem without one; name judges without."""

@@ -4,6 +4,8 @@ lock                       the process that owns the folder now
 config.yaml                the resolved configuration
 metrics.csv                a row per step and per validation
 rollouts/step_000001.jsonl every completion of that step
+tokens/step_000001.jsonl   what the step did to each token of a few completions
+images/                    the images of the rollouts as the model saw them
 checkpoints/step_N/        `hf/` for `from_pretrained`, `trainer.ckpt` to resume from, and
                            `SHA256SUMS` of `hf/`
 checkpoints/best           link to the one with the highest validation accuracy
@@ -59,7 +61,17 @@ _SUM = re.compile(r"([0-9a-f]{64})  ([^/].*)")
 _SHOWN = 200
 
 _FILES = (CONFIG, SUMMARY, "metrics.csv", "length_fairness.json", "skipped.jsonl")
-_FOLDERS = ("checkpoints", "rollouts", "heartbeat", "plots", "evaluations", "trace", "wandb")
+_FOLDERS = (
+    "checkpoints",
+    "rollouts",
+    "tokens",
+    "images",
+    "heartbeat",
+    "plots",
+    "evaluations",
+    "trace",
+    "wandb",
+)
 
 
 @dataclass(frozen=True)
@@ -236,7 +248,16 @@ def _refuse_unwritable(folder: Path, key: str) -> None:
 def _written_folders(existing: Path) -> Iterator[Path]:
     """Yield a folder, and those in it that a run writes into."""
     yield existing
-    for name in ("checkpoints", "heartbeat", "plots", "rollouts", "trace", "wandb"):
+    for name in (
+        "checkpoints",
+        "heartbeat",
+        "images",
+        "plots",
+        "rollouts",
+        "tokens",
+        "trace",
+        "wandb",
+    ):
         if (existing / name).is_dir():
             yield existing / name
 

@@ -1,9 +1,8 @@
 """metrics.csv: a row for every step and every validation."""
 
 import csv
-import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vlm_rl import ranks
-from vlm_rl.disk.files import Damaged, read_text, written_whole
+from vlm_rl.disk.files import Damaged, written_whole
+from vlm_rl.run.metrics_rows import METRICS, read_metrics, whole_rows
 from vlm_rl.training.step import Metrics
 
-METRICS = "metrics.csv"
+__all__ = ["METRICS", "MetricsCsv", "read_metrics"]
 
 
 class MetricsCsv(Logger):
@@ -49,7 +49,7 @@ class MetricsCsv(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {name: float(value) for name, value in {"step": step or 0, **metrics}.items()}
         if not row.keys() <= set(self._columns):
-            self._rewrite([*_whole_rows(self.path), row])
+            self._rewrite([*whole_rows(self.path), row])
             return
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self._columns).writerow(row)
@@ -62,7 +62,7 @@ class MetricsCsv(Logger):
 
     def _kept(self, step: int, number: int | None) -> list[Metrics]:
         try:
-            rows = list(_whole_rows(self.path))
+            rows = list(whole_rows(self.path))
         except Damaged as damage:
             ranks.print_once(f"{damage}; the run writes it anew from step {step} on")
             return []
@@ -84,44 +84,3 @@ class MetricsCsv(Logger):
             writer.writeheader()
             writer.writerows(rows)
         self.num_rows = len(rows)
-
-
-def _whole_rows(path: Path) -> Iterator[Metrics]:
-    """Yield the rows that are whole.
-
-    A kill or a full disk may have cut the last one short, so that its last number lacks digits; a
-    power cut may have left zeros. Raises Damaged if there is no header.
-    """
-    text, newline, _ = read_text(path).rpartition("\n")
-    for row in _parsed(path, text + newline):
-        if row is not None:
-            yield row
-
-
-def read_metrics(path: Path) -> list[Metrics]:
-    """Return the rows of a metrics.csv without their empty cells. Raises Damaged."""
-    rows = []
-    for number, row in enumerate(_parsed(path, read_text(path)), 1):
-        if row is None:
-            raise Damaged(path, f"row {number} is not numbers under the names of the header")
-        rows.append(row)
-    return rows
-
-
-def _parsed(path: Path, text: str) -> Iterator[Metrics | None]:
-    """Yield every row, or None for one that is not numbers under the header. Raises Damaged."""
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    if "step" not in (reader.fieldnames or ()):
-        raise Damaged(path, "no header with the column step")
-    try:
-        yield from map(_numbers, reader)
-    except csv.Error as error:
-        raise Damaged(path, str(error)) from error
-
-
-def _numbers(row: Mapping[Any, Any]) -> Metrics | None:
-    try:  # more cells than names are a list under None, fewer are None
-        numbers = {name: float(value) for name, value in row.items() if value != ""}
-    except (TypeError, ValueError):
-        return None
-    return numbers if "step" in numbers else None

@@ -32,7 +32,7 @@ from vlm_rl.model.policy import Policy
 from vlm_rl.model.reference import Reference
 from vlm_rl.model.vision import KeptFeatures, images_of
 from vlm_rl.model.weights import is_adapter
-from vlm_rl.objectives import POLICY_TERM, Objective, Sequences
+from vlm_rl.objectives import POLICY_TERM, Objective, Sequences, TokenEffects
 from vlm_rl.parts import UpdateError, named
 from vlm_rl.records import Batch, Groups, Prompt, Rollout, Rows, Statistic
 from vlm_rl.rewards import KLInReward, Reward
@@ -197,6 +197,7 @@ class RLModule(L.LightningModule):
             advantages=batch.advantages,
             rows=rows,
             sequences=[update.sequences for update in updates],
+            tokens=batch.tokens_of_last(updates),
             metrics=metrics | drift.metrics(measured),
             drift_alarm=drift.alarm(measured.worst, self.drift_alarm),
         )
@@ -381,6 +382,7 @@ class RLModule(L.LightningModule):
         total = torch.zeros((), dtype=torch.float64, device=self.policy.device)
         statistics = {"policy/left_out_frac": left_out(minibatch)}
         sequences, logprobs, routers = [], [], RouterTally()
+        tokens: list[TokenEffects] = []
         for forward in minibatch.forwards:
             with self.strategy.micro_batch(last=forward is minibatch.forwards[-1]):
                 stats = self._policy_stats(forward, with_entropy=True)
@@ -395,13 +397,14 @@ class RLModule(L.LightningModule):
             statistics = add_up(statistics, loss.statistics)
             sequences.append(loss.sequences)
             logprobs.append(stats.logprobs.detach())
+            tokens.append(loss.tokens)
             routers.add(stats.routing)
         statistics |= self._step_optimizer(minibatch, ranks.all_sum(total))
         if self.objective.observes and "policy/loss" in statistics:
             with named(self.objective, "objective", UpdateError):
                 self.objective.observe(means(statistics))
         own = Sequences.joined(sequences).weighted(1 / normalizers[POLICY_TERM])
-        return Update(statistics, gather.sequences(own), logprobs, routers)
+        return Update(statistics, gather.sequences(own), logprobs, tokens, routers)
 
     def _step_optimizer(self, minibatch: Minibatch[Batch], loss: Tensor) -> Statistics:
         """Clip and step; skip, count and name what is not finite."""

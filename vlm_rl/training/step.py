@@ -7,8 +7,9 @@ from torch import Tensor
 
 from vlm_rl.distributed.lockstep import Cut, Minibatch
 from vlm_rl.metrics.routing import RouterTally
-from vlm_rl.objectives import Sequences
+from vlm_rl.objectives import Sequences, TokenEffects
 from vlm_rl.records import Batch, Rollout
+from vlm_rl.training.update import Update
 
 Metrics = dict[str, float]
 
@@ -39,6 +40,13 @@ class StepBatch:
         """Complete `rows` with the `old_logprobs` of each forward."""
         return replace(self.rows, old_logprobs=self.cut.joined(self.rows, of_forwards))
 
+    def tokens_of_last(self, updates: Sequence[Update]) -> TokenEffects:
+        """Return [B, T] of what the last of `updates` did to `rows`; NaN in rows not in it."""
+        last = self.cut.last_update()
+        of_forwards = updates[-1].tokens if updates else ()
+        columns = zip(*of_forwards, strict=True) if of_forwards else [()] * 3
+        return TokenEffects(*(last.joined(self.rows, column) for column in columns))
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -47,7 +55,8 @@ class Step:
     `dropped` are this rank's groups that a group filter left out, `any_dropped` says whether any
     rank has some. `rows` are this rank's completions as the updates saw them, with
     `old_logprobs` of NaN in those that no forward had. `sequences` has an entry per update: what
-    was in its forwards, of all ranks. `drift_alarm` is a line for a person, or None.
+    was in its forwards, of all ranks. `tokens` [B, T] are what the last update did to `rows`, NaN
+    in rows not in it. `drift_alarm` is a line for a person, or None.
     """
 
     rollout: Rollout
@@ -57,5 +66,6 @@ class Step:
     advantages: Tensor
     rows: Batch
     sequences: Sequence[Sequences]
+    tokens: TokenEffects
     metrics: Metrics
     drift_alarm: str | None

@@ -10,7 +10,7 @@ from vlm_rl import ranks
 from vlm_rl.distributed.lockstep import Minibatch
 from vlm_rl.metrics.routing import RouterTally
 from vlm_rl.metrics.statistic import Statistics
-from vlm_rl.objectives import Loss, Objective, Sequences
+from vlm_rl.objectives import Loss, Objective, Sequences, TokenEffects
 from vlm_rl.records import Batch, Statistic
 
 
@@ -18,13 +18,14 @@ from vlm_rl.records import Batch, Statistic
 class Update:
     """What one optimizer update did.
 
-    `statistics`, `logprobs`, [B, T] of each forward, and `routers` are of this rank, `sequences` of
-    all.
+    `statistics`, `logprobs`, [B, T] of each forward, `tokens` of each forward, and `routers` are of
+    this rank, `sequences` of all.
     """
 
     statistics: Statistics
     sequences: Sequences
     logprobs: Sequence[Tensor]
+    tokens: Sequence[TokenEffects]
     routers: RouterTally
 
 
