@@ -30,6 +30,7 @@ from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed import strategies
 from vlm_rl.distributed.rank_strategy import RankStrategy
 from vlm_rl.edits import RolloutEdit
+from vlm_rl.health import Health
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.objectives import Objective
 from vlm_rl.rewards import KLInReward, Reward
@@ -40,6 +41,7 @@ from vlm_rl.run.checkpoints import Checkpoints
 from vlm_rl.run.checks import check_consistency, check_golds, check_ranks, check_routers
 from vlm_rl.run.exit_status import Exits
 from vlm_rl.run.first_problems import show_first_problems
+from vlm_rl.run.health_warnings import HealthWarnings
 from vlm_rl.run.heartbeat import Heartbeat
 from vlm_rl.run.length_gradients import LengthGradients
 from vlm_rl.run.length_report import LengthFairness
@@ -136,6 +138,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--benchmarks", type=BenchmarkSettings | None, default=None)
     parser.add_class_arguments(Checkpoints, "checkpoint", skip={"run_dir"}, instantiate=False)
     parser.add_class_arguments(RolloutFiles, "rollouts", skip={"run_dir"}, instantiate=False)
+    parser.add_class_arguments(Health, "health")
     parser.add_argument(
         "--hang_timeout_s",
         type=PositiveFloat,
@@ -222,14 +225,16 @@ def _fit(
     heartbeat = Heartbeat(
         run_dir, config.hang_timeout_s, rank=trainer.global_rank, num_ranks=trainer.world_size
     )
+    health = HealthWarnings(parts.health)
     trainer.callbacks[:0] = [  # type: ignore[attr-defined]
         *_reports(run_dir, rollouts),
+        health,  # before the checkpoint, which has what it has seen
         gradients,
         *benchmarks,  # after all that is written of a step, which a signal in here would leave out
         OwedWork(),  # as a validation comes after them
         checkpoints,  # says that all of the step is done
         Trace(run_dir, config.profile),
-        Summary(run_dir),
+        Summary(run_dir, health.findings),
         preemption,
         heartbeat,
     ]

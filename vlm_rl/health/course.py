@@ -28,8 +28,10 @@ class _Values:
         self.last: list[float] = []
         self.count = 0
         self.low = self.high = 0.0
+        self.row = 0
 
-    def add(self, value: float) -> None:
+    def add(self, value: float, row: int) -> None:
+        self.row = row
         self.low = min(self.low, value) if self.count else value
         self.high = max(self.high, value) if self.count else value
         self.count += 1
@@ -44,12 +46,14 @@ class Course:
 
     def __init__(self) -> None:
         self._metrics: dict[str, _Values] = {}
+        self._rows = 0
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Add one row. Left out are values that are not finite, and parts of parts (`a/b/c`)."""
+        self._rows += 1
         for name, value in metrics.items():
             if name.count("/") == 1 and isfinite(value):
-                self._metrics.setdefault(name, _Values()).add(float(value))
+                self._metrics.setdefault(name, _Values()).add(float(value), self._rows)
 
     def names(self, prefix: str) -> list[str]:
         """Return the metrics whose name begins with `prefix`, sorted."""
@@ -58,6 +62,10 @@ class Course:
     def count(self, name: str) -> int:
         """Return how many values there were of a metric."""
         return self._of(name).count
+
+    def is_new(self, name: str) -> bool:
+        """Whether the row added last has this metric."""
+        return self._of(name).row == self._rows
 
     def first(self, name: str, number: int) -> list[float]:
         """Return the first values, at most `number` and 50."""
@@ -98,15 +106,19 @@ class Course:
         return of.count > 0 and of.high - of.low <= 1e-9 * max(1.0, abs(of.high))
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: dict(vars(of)) for name, of in self._metrics.items()}
+        metrics = {
+            name: vars(of) | {"first": [*of.first], "last": [*of.last]}
+            for name, of in self._metrics.items()
+        }
+        return {"rows": self._rows, "metrics": metrics}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._rows = state["rows"]
         self._metrics = {}
-        for name, kept in state.items():
+        for name, kept in state["metrics"].items():
             self._metrics[name] = _Values()
-            vars(self._metrics[name]).update(
-                kept | {"first": list(kept["first"]), "last": list(kept["last"])}
-            )
+            own = {"first": [*kept["first"]], "last": [*kept["last"]]}
+            vars(self._metrics[name]).update(kept | own)
 
     def _of(self, name: str) -> _Values:
         return self._metrics.get(name) or _Values()

@@ -1,6 +1,7 @@
 """All detectors over the course of one run: each speaks once."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from vlm_rl.errors import nearest
@@ -93,12 +94,16 @@ class Health:
         for name, detector in self.detectors.items():
             if name in known:
                 continue
-            with named(detector, f"health.detectors.{name}"):
+            with self._border(name, detector):
                 found = detector.find(self.course)
             if found is not None:
                 new.append(Finding(name, step, found, detector.advice, _link(name, detector)))
         self.findings.extend(new)
         return new
+
+    def _border(self, name: str, detector: Detector) -> AbstractContextManager[None]:
+        is_ours = type(detector) in DETECTORS.values()
+        return nullcontext() if is_ours else named(detector, f"health.detectors.{name}")
 
     def observe_all(self, rows: Iterable[Mapping[str, float]]) -> list[Finding]:
         """Add the rows of a metrics.csv; return all findings."""

@@ -50,7 +50,7 @@ class GroupsWithoutSignal(Detector):
 class HeldOutFlat(Detector):
     """Find a reward that is gamed, or data that is learned by heart.
 
-    Rule: `reward/mean` over the last `steps` steps is above that over the first by at least
+    Rule, at a validation: `reward/mean` over the last `steps` steps is above that over the first by at least
     `min_gain` deviations of a group (`reward/group_std` of the first), a term other than
     `format_terms` has risen by 4 standard errors, and `val/accuracy` of the last two of at least 4
     validations is at most `max_gain` above the first, and below `solved`.
@@ -78,6 +78,8 @@ class HeldOutFlat(Detector):
         self.steps = steps
 
     def find(self, course: Course) -> str | None:
+        if not course.is_new(HELD_OUT):
+            return None  # the reward may have risen since
         reward = course.change("reward/mean", self.steps)
         held_out = course.last(HELD_OUT, 2)
         if reward is None or course.count(HELD_OUT) < 4 or fmean(held_out) >= self.solved:

@@ -47,6 +47,7 @@ class SlowStage(Detector):
             if rise >= self.min_rise and stage.after >= self.factor * longer * stage.before:
                 return (
                     f"{name} grew from {stage.before:.3g} to {stage.after:.3g} s, from "
-                    f"{stage.before / whole.before:.0%} to {stage.after / whole.after:.0%} of a step"
+                    f"{stage.before / whole.before:.0%} of a step to "
+                    f"{stage.after / whole.after:.0%}"
                 )
         return None

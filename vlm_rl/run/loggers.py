@@ -3,10 +3,11 @@
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vlm_rl import ranks
@@ -60,6 +61,13 @@ def wandb_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
     import wandb
 
     return wandb.Table(columns=visible_in(list(columns)), data=visible_in(list(rows)))
+
+
+def alert(loggers: Iterable[Logger], title: str, text: str) -> None:
+    """Send a warning to the loggers that know alerts."""
+    for logger in loggers:
+        if isinstance(logger, SteadyWandb):
+            logger.alert(one_line(title), one_line(text))
 
 
 def check_wandb(mode: WandbMode) -> None:

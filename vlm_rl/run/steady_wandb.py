@@ -83,6 +83,11 @@ class SteadyWandb(WandbLogger):
         self._steadily(lambda: super(SteadyWandb, self).log_metrics(metrics, step))
 
     @rank_zero_only
+    def alert(self, title: str, text: str) -> None:
+        """Send a warning, which W&B shows with the run and mails as its user has set."""
+        self._steadily(lambda: self.experiment.alert(title=title, text=text, level="WARN"))
+
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         if self._watch is not None:
             self._watch.close()
