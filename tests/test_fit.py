@@ -136,6 +136,8 @@ ELSEWHERE = {
         f"rollouts.{name}": "run/test_reports.py::test_rollout_files_have_bounds"
         for name in ("every_n_steps", "keep_last", "compress")
     },
+    "health.enabled": "health/test_detectors.py::test_switched_off_it_finds_nothing",
+    "health.detectors": "health/test_ill_runs.py::test_restart_remembers_what_was_seen_and_said",
     "hang_timeout_s": "run/test_survival.py::test_hang_names_itself_and_ends_the_run",
     "length_gradients": (
         "metrics/test_length_gradients.py::"

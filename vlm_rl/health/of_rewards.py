@@ -50,8 +50,8 @@ class GroupsWithoutSignal(Detector):
 class HeldOutFlat(Detector):
     """Find a reward that is gamed, or data that is learned by heart.
 
-    Rule, at a validation: `reward/mean` over the last `steps` steps is above that over the first by at least
-    `min_gain` deviations of a group (`reward/group_std` of the first), a term other than
+    Rule, at a validation: `reward/mean` over the last `steps` steps is above that over the first by
+    at least `min_gain` deviations of a group (`reward/group_std` of the first), a term other than
     `format_terms` has risen by 4 standard errors, and `val/accuracy` of the last two of at least 4
     validations is at most `max_gain` above the first, and below `solved`.
     """
@@ -180,7 +180,7 @@ class ConstantTerm(Detector):
         self.max_signalless_frac = max_signalless_frac
 
     def find(self, course: Course) -> str | None:
-        signalless = course.mean(SIGNALLESS, 10)
+        signalless = course.mean(SIGNALLESS, min(self.steps, 10))
         if signalless is None or signalless >= self.max_signalless_frac:
             return None
         constant = [

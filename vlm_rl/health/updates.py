@@ -82,7 +82,9 @@ class ClipSaturation(Detector):
     """Find updates that are mostly clipped away.
 
     Rule: over the last `steps` steps the shares of clipped tokens (`policy/clip_frac_low`, `_high`
-    and `_dual`) have a sum of at least `min_frac` on average.
+    and `_dual`) have a sum of at least `min_frac` on average. The first of M minibatches clips
+    nothing and a ratio leaves its band about half the time on the side that is not cut off, so that
+    a band of no width shows about (M - 1) / 2M.
     """
 
     advice = (
@@ -90,7 +92,7 @@ class ClipSaturation(Detector):
         "(GSPO, 3e-4) is far too narrow for a ratio of tokens"
     )
 
-    def __init__(self, min_frac: float = 0.5, steps: int = 10) -> None:
+    def __init__(self, min_frac: float = 0.3, steps: int = 10) -> None:
         check_share(self, min_frac=min_frac)
         check_window(self, steps)
         self.min_frac = min_frac
