@@ -1,4 +1,4 @@
-"""Real runs of the tiny policy that are made to be ill: the detector of each speaks, alone and once.
+"""Real runs of the tiny policy that are made to be ill: each detector speaks alone and once.
 
 Mutations tried, each seen red: a callback without state (constant_term speaks again after the
 restart, or 20 steps late); findings not in the summary.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.support.places import REPOSITORY
-from tests.support.run_helpers import command
+from tests.support.run_helpers import REWARD_TERMS, command
 from vlm_rl.fit import fit
 from vlm_rl.health import DETECTORS
 from vlm_rl.records import Completion, Groups, Problem, Prompt
@@ -76,11 +76,11 @@ class Distorted(TransformersEngine):
         return Completion(c.token_ids, c.sampling_logprobs - 0.3, c.finish_reason, c.text)
 
 
-def _terms(kind: str) -> dict[str, object]:
-    accuracy = {"class_path": "tests.support.run_helpers.UntestedAccuracy"}
+def _terms(kind: str, **more: object) -> dict[str, object]:
+    accuracy = REWARD_TERMS["accuracy"]
     return {
         "reward.terms": json.dumps(
-            {"accuracy": accuracy, "parity": {"class_path": f"{HERE}.{kind}"}}
+            {"accuracy": accuracy, "parity": {"class_path": f"{HERE}.{kind}"}} | more
         )
     }
 
@@ -126,9 +126,10 @@ def test_restart_remembers_what_was_seen_and_said(
 ) -> None:
     """Of a term that is constant for 6 steps, 4 come before the restart."""
     sooner = {"class_path": "vlm_rl.health.ConstantTerm", "init_args": {"steps": 6}}
-    changes = _terms("Same") | {
+    changes = _terms("Same", even=REWARD_TERMS["even"]) | {
         "policy.path": policy_folder,
         "sampling.max_completion_tokens": 4,
+        "data.prompts_per_step": 2,
         "validation.every_n_steps": 2,
         "health.detectors": json.dumps({"constant_term": sooner, "slow_stage": None}),
     }
