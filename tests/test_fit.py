@@ -145,6 +145,7 @@ ELSEWHERE = {
     ),
     "profile": "run/test_trace.py::test_trace_holds_the_steps_asked_for_with_their_stages",
     "logging.wandb": "run/test_reports.py::test_wandb_run_is_written_offline",
+    "logging.trackers": "run/test_trackers.py::test_trackers_have_the_metrics_samples_and_alerts",
     "logging.project": "run/test_reports.py::test_wandb_run_is_written_offline",
 }
 """Keys whose effect is shown by another test."""

@@ -54,6 +54,7 @@ from vlm_rl.run.samples import RolloutFiles, SampleTable
 from vlm_rl.run.signals import Preemption
 from vlm_rl.run.terminal import LastingOutput
 from vlm_rl.run.trace import Trace
+from vlm_rl.run.trackers import Tracker, check_trackers, tracker_loggers
 from vlm_rl.shaping import Shaping
 from vlm_rl.training.dynamic_sampling import GroupFilter
 from vlm_rl.training.module import RLModule
@@ -155,6 +156,9 @@ def build_parser() -> ArgumentParser:
         help="measure gradients by length every so many steps; 0: never",
     )
     parser.add_argument("--logging.wandb", type=WandbMode, default="offline")
+    parser.add_argument(
+        "--logging.trackers", type=list[Tracker], default=[], help="beside W&B and metrics.csv"
+    )
     parser.add_argument("--logging.project", type=str, default="vlm_rl")
     parser.add_class_arguments(L.Trainer, "trainer", skip=set(OURS), instantiate=False)
     return parser
@@ -194,6 +198,7 @@ def _fit(
             held.enter_context(run_folder.own(run_dir, "run_dir"))
         newest = _resume(run_dir, resolved)
         check_wandb(config.logging.wandb)
+        check_trackers(config.logging.trackers)
         parts = instantiate(parser, config)
         check_consistency(config, parts)
         trainer = _trainer(config)
@@ -387,7 +392,10 @@ def _loggers(config: Namespace, resume: Resume | None, held: ExitStack) -> list[
     wandb = wandb_loggers(
         run_dir, config.logging.wandb, config.logging.project, config.as_dict(), one_run=True
     )
-    return [MetricsCsv(run_dir, *(resume or ())), *map(held.enter_context, wandb)]
+    others = tracker_loggers(
+        config.logging.trackers, run_dir, config.logging.project, resume.step if resume else 0
+    )
+    return [MetricsCsv(run_dir, *(resume or ())), *map(held.enter_context, wandb), *others]
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class HealthWarnings(L.Callback):
     @rank_zero_only
     def _say(self, trainer: L.Trainer, finding: Finding) -> None:
         self._screen.put(f"health: {finding.line}", style="bold yellow")
-        alert(trainer.loggers, finding.title, finding.line)
+        alert(trainer.loggers, finding.step, finding.title, finding.line)
 
     def state_dict(self) -> dict[str, Any]:
         return {"health": self._health.state_dict(), "validated": self._validated}
