@@ -18,7 +18,7 @@ SAYS = {
     "health.detectors": json.dumps(
         {
             "always": {
-                "class_path": "vlm_rl.health.Drift",
+                "class_path": "vlm_rl.health.EngineDrift",
                 "init_args": {"max_nats": 1e-12, "steps": 2},
             }
         }
@@ -92,7 +92,7 @@ def test_mlflow_has_the_same_in_one_run(policy_folder, data_folder, tmp_path):
                 **SAYS | {"steps": steps, "logging.trackers": "[mlflow]"},
             )
         )
-    client = mlflow.MlflowClient((run / "mlruns").as_uri())
+    client = mlflow.MlflowClient(f"sqlite:///{run / 'mlflow.db'}")
     [experiment] = [e for e in client.search_experiments() if e.name == "vlm_rl"]
     [found] = client.search_runs([experiment.experiment_id])
     rows = read_metrics(run / "metrics.csv")

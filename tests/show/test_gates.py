@@ -86,6 +86,7 @@ ALLOWED = {
     ("logger", "vlm_rl/fit.py"): "sets the levels of Lightning's own",
     ("warning", OBJECTIVES + "regularizers.py"): "as in soundness, numbers of a configuration",
     ("pyplot", "data_prep/audit_page.py"): "formatters of ticks",
+    ("wandb log", "vlm_rl/run/trackers.py"): "of MLflow: a table of vlm_rl/show/markdown.py",
 }
 
 

@@ -7,7 +7,7 @@ docs/health.md. May import: errors, parts, show; its command also reads metrics.
 from vlm_rl.health.course import Change, Course
 from vlm_rl.health.detector import Detector
 from vlm_rl.health.lengths import LengthCollapse, LengthRunaway, TruncationWave
-from vlm_rl.health.monitor import DETECTORS, Finding, Health
+from vlm_rl.health.monitor import DETECTORS, Health, Illness
 from vlm_rl.health.of_rewards import (
     ConstantTerm,
     FormatWithoutContent,
@@ -15,7 +15,7 @@ from vlm_rl.health.of_rewards import (
     HeldOutFlat,
 )
 from vlm_rl.health.stages import SlowStage
-from vlm_rl.health.updates import ClipSaturation, Drift, EntropyCollapse, GradientSpikes
+from vlm_rl.health.updates import ClipSaturation, EngineDrift, EntropyCollapse, GradientSpikes
 
 __all__ = [
     "DETECTORS",
@@ -24,14 +24,14 @@ __all__ = [
     "ConstantTerm",
     "Course",
     "Detector",
-    "Drift",
+    "EngineDrift",
     "EntropyCollapse",
-    "Finding",
     "FormatWithoutContent",
     "GradientSpikes",
     "GroupsWithoutSignal",
     "Health",
     "HeldOutFlat",
+    "Illness",
     "LengthCollapse",
     "LengthRunaway",
     "SlowStage",

@@ -15,7 +15,7 @@ from vlm_rl.health.of_rewards import (
     HeldOutFlat,
 )
 from vlm_rl.health.stages import SlowStage
-from vlm_rl.health.updates import ClipSaturation, Drift, EntropyCollapse, GradientSpikes
+from vlm_rl.health.updates import ClipSaturation, EngineDrift, EntropyCollapse, GradientSpikes
 from vlm_rl.parts import named
 
 DETECTORS: dict[str, type[Detector]] = {
@@ -26,7 +26,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "groups_without_signal": GroupsWithoutSignal,
     "held_out_flat": HeldOutFlat,
     "format_without_content": FormatWithoutContent,
-    "drift": Drift,
+    "drift": EngineDrift,
     "gradient_spikes": GradientSpikes,
     "clip_saturation": ClipSaturation,
     "slow_stage": SlowStage,
@@ -37,7 +37,7 @@ DETECTORS: dict[str, type[Detector]] = {
 PAGE = "docs/health.md"
 
 
-class Finding(NamedTuple):
+class Illness(NamedTuple):
     """What a detector has found: its name, the steps done then, the numbers, and what to do."""
 
     detector: str
@@ -81,9 +81,9 @@ class Health:
         everyone = {name: kind() for name, kind in DETECTORS.items()} | changes
         self.detectors = {n: d for n, d in everyone.items() if d is not None} if enabled else {}
         self.course = Course()
-        self.findings: list[Finding] = []
+        self.findings: list[Illness] = []
 
-    def observe(self, step: int, metrics: Mapping[str, float]) -> list[Finding]:
+    def observe(self, step: int, metrics: Mapping[str, float]) -> list[Illness]:
         """Add the metrics of a step or a validation; return what is found now and was not before.
 
         Raises PartError if a detector of one's own fails.
@@ -97,7 +97,7 @@ class Health:
             with self._border(name, detector):
                 found = detector.find(self.course)
             if found is not None:
-                new.append(Finding(name, step, found, detector.advice, _link(name, detector)))
+                new.append(Illness(name, step, found, detector.advice, _link(name, detector)))
         self.findings.extend(new)
         return new
 
@@ -105,7 +105,7 @@ class Health:
         is_ours = type(detector) in DETECTORS.values()
         return nullcontext() if is_ours else named(detector, f"health.detectors.{name}")
 
-    def observe_all(self, rows: Iterable[Mapping[str, float]]) -> list[Finding]:
+    def observe_all(self, rows: Iterable[Mapping[str, float]]) -> list[Illness]:
         """Add the rows of a metrics.csv; return all findings."""
         for row in rows:
             self.observe(int(row["step"]), row)
@@ -119,7 +119,7 @@ class Health:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.course.load_state_dict(state["course"])
-        self.findings[:] = [Finding(**finding) for finding in state["findings"]]
+        self.findings[:] = [Illness(**finding) for finding in state["findings"]]
 
 
 def _link(name: str, detector: Detector) -> str:

@@ -106,7 +106,7 @@ class ClipSaturation(Detector):
         return f"{share:.0%} of the tokens of the last {self.steps} steps were clipped"
 
 
-class Drift(Detector):
+class EngineDrift(Detector):
     """Find an engine that no longer samples what the trainer describes.
 
     Rule: over the last `steps` steps `drift/abs_mean` is at least `max_nats` a token, or at least

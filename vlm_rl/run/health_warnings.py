@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-from vlm_rl.health import Finding, Health
+from vlm_rl.health import Health, Illness
 from vlm_rl.run.loggers import alert
 from vlm_rl.show.screen import Screen
 from vlm_rl.training.module import RLModule
@@ -25,7 +25,7 @@ class HealthWarnings(L.Callback):
         self._validated = -1
 
     @property
-    def findings(self) -> Sequence[Finding]:
+    def findings(self) -> Sequence[Illness]:
         """All findings so far; the same list for the whole run."""
         return self._health.findings
 
@@ -50,7 +50,7 @@ class HealthWarnings(L.Callback):
             self._say(trainer, finding)
 
     @rank_zero_only
-    def _say(self, trainer: L.Trainer, finding: Finding) -> None:
+    def _say(self, trainer: L.Trainer, finding: Illness) -> None:
         self._screen.put(f"health: {finding.line}", style="bold yellow")
         alert(trainer.loggers, finding.step, finding.title, finding.line)
 

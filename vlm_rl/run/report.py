@@ -10,7 +10,7 @@ import lightning as L
 
 from vlm_rl import ranks
 from vlm_rl.disk.files import write_text, written_whole
-from vlm_rl.health import Finding
+from vlm_rl.health import Illness
 from vlm_rl.metrics.devices import GB, peak_resident_bytes, peak_resident_bytes_of_children
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.length_report import PLOT
@@ -73,7 +73,7 @@ def plot_stages(seconds: Mapping[str, float], target: Path) -> None:
 class Summary(L.Callback):
     """Write the plot and summary.json when training ends, and print the last screen."""
 
-    def __init__(self, run_dir: Path, findings: Sequence[Finding]) -> None:
+    def __init__(self, run_dir: Path, findings: Sequence[Illness]) -> None:
         self.run_dir = run_dir
         self.findings = findings
 
@@ -157,7 +157,7 @@ def print_summary(summary: Mapping[str, Any], target: Path) -> None:
     if summary["skipped_updates"]:
         screen.put(f"skipped updates: {len(summary['skipped_updates'])}")
     for finding in summary["health"]:
-        screen.put(f"health: {Finding(**finding).line}", style="bold yellow")
+        screen.put(f"health: {Illness(**finding).line}", style="bold yellow")
     for name, path in {**summary["files"], "summary": str(target)}.items():
         if path is not None:
             screen.put(f"{name.replace('_', ' ')}: {path}")

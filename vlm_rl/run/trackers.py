@@ -15,7 +15,7 @@ from vlm_rl.show.markdown import table
 from vlm_rl.show.plain import one_line
 
 Tracker = Literal["tensorboard", "mlflow"]
-PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny"}
+PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow"}
 RUN_ID = "mlflow_run_id"
 """File in the run's folder: the run of MLflow to which every start in it belongs."""
 
@@ -51,13 +51,15 @@ def _tensorboard(run_dir: Path, project: str, resume_step: int) -> Logger:
 
 
 def _mlflow(run_dir: Path, project: str, resume_step: int) -> Logger:
-    """Write to `mlruns` in the run's folder, or to the server that MLFLOW_TRACKING_URI names."""
-    own = (run_dir.resolve() / "mlruns").as_uri()
+    """Write to `mlflow.db` in the run's folder, or to the server that MLFLOW_TRACKING_URI names."""
+    own = f"sqlite:///{run_dir.resolve() / 'mlflow.db'}"
+    server = os.environ.get("MLFLOW_TRACKING_URI")
     file = run_dir / RUN_ID
     logger = MLFlowLogger(
         experiment_name=one_line(project),
         run_name=one_line(run_dir.name),
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", own),
+        artifact_location=None if server else (run_dir.resolve() / "mlruns").as_uri(),
+        tracking_uri=server or own,
         run_id=read_text(file).strip() if file.exists() else None,
     )
     write_text(file, str(logger.run_id))
