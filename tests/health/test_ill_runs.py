@@ -1,8 +1,4 @@
-"""Real runs of the tiny policy that are made to be ill: each detector speaks alone and once.
-
-Mutations tried, each seen red: a callback without state (constant_term speaks again after the
-restart, or 20 steps late); findings not in the summary.
-"""
+"""Real runs of the tiny policy that are made to be ill: each detector speaks alone and once."""
 
 import json
 import time

@@ -1,7 +1,4 @@
-"""Runs that log to TensorBoard and MLflow beside metrics.csv.
-
-Mutations tried, each seen red: no `purge_step`, an alert to W&B alone.
-"""
+"""Runs that log to TensorBoard and MLflow beside metrics.csv."""
 
 import json
 import os
