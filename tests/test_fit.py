@@ -138,6 +138,8 @@ ELSEWHERE = {
     },
     "rollouts.max_image_mib": "run/test_images_and_tokens.py::test_images_are_bounded",
     "rollouts.token_groups": "run/test_images_and_tokens.py::test_tokens_are_of_so_many_groups",
+    "health.enabled": "health/test_detectors.py::test_switched_off_it_finds_nothing",
+    "health.detectors": "health/test_ill_runs.py::test_restart_remembers_what_was_seen_and_said",
     "hang_timeout_s": "run/test_survival.py::test_hang_names_itself_and_ends_the_run",
     "length_gradients": (
         "metrics/test_length_gradients.py::"
@@ -145,6 +147,7 @@ ELSEWHERE = {
     ),
     "profile": "run/test_trace.py::test_trace_holds_the_steps_asked_for_with_their_stages",
     "logging.wandb": "run/test_reports.py::test_wandb_run_is_written_offline",
+    "logging.trackers": "run/test_trackers.py::test_trackers_have_the_metrics_samples_and_alerts",
     "logging.project": "run/test_reports.py::test_wandb_run_is_written_offline",
 }
 """Keys whose effect is shown by another test."""

@@ -27,7 +27,7 @@ LAYERS = [
     {"metrics", "rewards", "rollout"},
     {"shaping", "edits"},
     {"training", "evaluation"},
-    {"run"},
+    {"run", "health"},  # the command of `health` reads what a run has written
     {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware"},
     {"preflight", "view", "upload"},
     {"commands"},

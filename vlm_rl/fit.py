@@ -29,6 +29,7 @@ from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed import strategies
 from vlm_rl.distributed.rank_strategy import RankStrategy
 from vlm_rl.edits import RolloutEdit
+from vlm_rl.health import Health
 from vlm_rl.model.policy import Policy, check_checkpoint
 from vlm_rl.model.safe_archives import check_weights
 from vlm_rl.objectives import Objective
@@ -42,6 +43,7 @@ from vlm_rl.run.checkpoints import Checkpoints
 from vlm_rl.run.checks import check_consistency, check_golds, check_ranks, check_routers
 from vlm_rl.run.exit_status import Exits
 from vlm_rl.run.first_problems import show_first_problems
+from vlm_rl.run.health_warnings import HealthWarnings
 from vlm_rl.run.heartbeat import Heartbeat
 from vlm_rl.run.length_gradients import LengthGradients
 from vlm_rl.run.length_report import LengthFairness
@@ -55,6 +57,7 @@ from vlm_rl.run.samples import RolloutFiles, SampleTable
 from vlm_rl.run.signals import Preemption
 from vlm_rl.run.terminal import LastingOutput
 from vlm_rl.run.trace import Trace
+from vlm_rl.run.trackers import Tracker, check_trackers, tracker_loggers
 from vlm_rl.shaping import Shaping
 from vlm_rl.show.help.parser import explain_groups, new_parser
 from vlm_rl.show.screen import say
@@ -139,6 +142,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--benchmarks", type=BenchmarkSettings | None, default=None)
     parser.add_class_arguments(Checkpoints, "checkpoint", skip={"run_dir"}, instantiate=False)
     parser.add_class_arguments(RolloutFiles, "rollouts", skip={"run_dir"}, instantiate=False)
+    parser.add_class_arguments(Health, "health")
     parser.add_argument(
         "--hang_timeout_s",
         type=PositiveFloat,
@@ -155,6 +159,9 @@ def build_parser() -> ArgumentParser:
         help="measure gradients by length every so many steps; 0: never",
     )
     parser.add_argument("--logging.wandb", type=WandbMode, default="offline")
+    parser.add_argument(
+        "--logging.trackers", type=list[Tracker], default=[], help="beside W&B and metrics.csv"
+    )
     parser.add_argument("--logging.project", type=str, default="vlm_rl")
     parser.add_class_arguments(L.Trainer, "trainer", skip=set(OURS), instantiate=False)
     return explain_groups(parser, {"policy": Policy.from_pretrained})
@@ -195,6 +202,7 @@ def _fit(
             held.enter_context(run_folder.own(run_dir, "run_dir"))
         newest = _resume(run_dir, resolved)
         check_wandb(config.logging.wandb)
+        check_trackers(config.logging.trackers)
         parts = instantiate(parser, config)
         check_consistency(config, parts)
         trainer = build_trainer(config)
@@ -232,14 +240,16 @@ def _fit(
     heartbeat = Heartbeat(
         run_dir, config.hang_timeout_s, rank=trainer.global_rank, num_ranks=trainer.world_size
     )
+    health = HealthWarnings(parts.health)
     trainer.callbacks[:0] = [  # type: ignore[attr-defined]
         *_reports(run_dir, rollouts),
+        health,  # before the checkpoint, which has what it has seen
         gradients,
         *benchmarks,  # after all that is written of a step, which a signal in here would leave out
         OwedWork(),  # as a validation comes after them
         checkpoints,  # says that all of the step is done
         Trace(run_dir, config.profile),
-        Summary(run_dir),
+        Summary(run_dir, health.findings),
         preemption,
         heartbeat,
     ]
@@ -391,7 +401,10 @@ def _loggers(config: Namespace, resume: Resume | None, held: ExitStack) -> list[
     wandb = wandb_loggers(
         run_dir, config.logging.wandb, config.logging.project, config.as_dict(), one_run=True
     )
-    return [MetricsCsv(run_dir, *(resume or ())), *map(held.enter_context, wandb)]
+    others = tracker_loggers(
+        config.logging.trackers, run_dir, config.logging.project, resume.step if resume else 0
+    )
+    return [MetricsCsv(run_dir, *(resume or ())), *map(held.enter_context, wandb), *others]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -87,6 +87,7 @@ ALLOWED = {
     ("warning", OBJECTIVES + "regularizers.py"): "as in soundness, numbers of a configuration",
     ("markup", "vlm_rl/show/html.py"): "files of the program, and what Markdown is rendered to",
     ("pyplot", "data_prep/audit_page.py"): "formatters of ticks",
+    ("wandb log", "vlm_rl/run/trackers.py"): "of MLflow: a table of vlm_rl/show/markdown.py",
 }
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import lightning as L
 
 from vlm_rl import ranks
 from vlm_rl.disk.files import write_text, written_whole
+from vlm_rl.health import Illness
 from vlm_rl.metrics.devices import GB, peak_resident_bytes, peak_resident_bytes_of_children
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.length_report import PLOT
@@ -72,8 +73,9 @@ def plot_stages(seconds: Mapping[str, float], target: Path) -> None:
 class Summary(L.Callback):
     """Write the plot and summary.json when training ends, and print the last screen."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, findings: Sequence[Illness]) -> None:
         self.run_dir = run_dir
+        self.findings = findings
 
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
         assert isinstance(module, RLModule)
@@ -96,6 +98,7 @@ class Summary(L.Callback):
         plot_stages(module.clock.seconds, stages)
         summary = _summarise(self.run_dir, module, skipped)
         summary["num_problems"] = num_problems
+        summary["health"] = [finding._asdict() for finding in self.findings]
         summary["files"]["plots"] = str(plot)
         summary["files"]["stages"] = str(stages)
         lengths = self.run_dir / "plots" / f"step_{module.completed_steps}" / PLOT
@@ -159,6 +162,8 @@ def print_summary(summary: Mapping[str, Any], target: Path) -> None:
         screen.put(f"skipped rows: {count} x {reason}")
     if summary["skipped_updates"]:
         screen.put(f"skipped updates: {len(summary['skipped_updates'])}")
+    for finding in summary["health"]:
+        screen.put(f"health: {Illness(**finding).line}", style="bold yellow")
     for name, path in {**summary["files"], "summary": str(target)}.items():
         if path is not None:
             screen.put(f"{name.replace('_', ' ')}: {path}")

@@ -1,4 +1,4 @@
-"""Completions to read: every one in a file, some of the held-out ones in a W&B table."""
+"""Completions to read: every one in a file, some of the held-out ones in a table."""
 
 import gzip
 import io
@@ -16,6 +16,7 @@ from vlm_rl.disk.files import write_bytes
 from vlm_rl.records import Completion, Prompt, Rollout
 from vlm_rl.run.loggers import wandb_table
 from vlm_rl.run.token_lines import token_lines
+from vlm_rl.run.trackers import show_samples
 from vlm_rl.show.json_text import json_text
 from vlm_rl.training.step import Step
 
@@ -159,7 +160,7 @@ def _name(key: bytes) -> str:
 
 
 class SampleTable(L.Callback):
-    """Log a W&B table of sampled held-out problems at every validation: image, text, verdict."""
+    """Log a table of sampled held-out problems at every validation: image, text, verdict."""
 
     COLUMNS = ("step", "image", "question", "answer", "completion", "verdict", "reward", "length")
 
@@ -170,15 +171,12 @@ class SampleTable(L.Callback):
     def on_validation_batch_end(
         self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        if not loggers or batch_idx > 0 or not outputs:
+        if not trainer.loggers or batch_idx > 0 or not outputs:
             return
-        import wandb
-
         rows = [
             [
                 module.completed_steps,
-                wandb.Image(_side_by_side(sample.prompt)) if sample.prompt.images else None,
+                _side_by_side(sample.prompt) if sample.prompt.images else None,
                 sample.fields["question"],
                 sample.fields["answer"],
                 sample.fields["completion"],
@@ -189,8 +187,11 @@ class SampleTable(L.Callback):
             for sample in _samples(outputs["rollout"])
             if sample.group < self.num_problems
         ]
-        for logger in loggers:
-            logger.log_metrics({"samples": wandb_table(self.COLUMNS, rows)})
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_metrics({"samples": wandb_table(self.COLUMNS, rows)})
+            else:
+                show_samples(logger, module.completed_steps, self.COLUMNS, rows)
 
 
 def _side_by_side(prompt: Prompt) -> Image.Image:

@@ -26,6 +26,9 @@ START_S = 60.0
 FINISH_S = 60.0
 """How long the last of a run may take to be sent; W&B itself would try for days."""
 
+AXIS = "step"
+"""The metric over which W&B draws all others."""
+
 WAY_OUT = "log in by `wandb login`, or keep the run on this disk by --logging.wandb offline"
 
 
@@ -64,8 +67,12 @@ class SteadyWandb(WandbLogger):
 
         folder = Path(str(self.save_dir)) / "wandb"
         before = {*folder.glob("run-*")}
+        is_new = self._experiment is None
         try:
-            return super().experiment
+            run = super().experiment
+            if is_new:
+                _choose_axis(run)
+            return run
         except CommError as error:
             _end_process()  # it holds the id of the run that has not begun
             for begun in {*folder.glob("run-*")} - before:
@@ -73,6 +80,7 @@ class SteadyWandb(WandbLogger):
             self._offline = True
             self._wandb_init |= {"mode": "offline", "resume": None}
             run = super().experiment
+            _choose_axis(run)
             say(
                 f"W&B cannot begin this run ({joined(str(error))}); the run goes on offline, send "
                 f"it later by `wandb sync {_folder(run)}`"
@@ -85,7 +93,14 @@ class SteadyWandb(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if step is not None:
+            metrics = {**metrics, AXIS: step}
         self._steadily(lambda: super(SteadyWandb, self).log_metrics(metrics, step))
+
+    @rank_zero_only
+    def alert(self, title: str, text: str) -> None:
+        """Send a warning, which W&B shows with the run and mails as its user has set."""
+        self._steadily(lambda: self.experiment.alert(title=title, text=text, level="WARN"))
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -136,6 +151,12 @@ class SteadyWandb(WandbLogger):
                 f"W&B no longer takes what is logged ({joined(str(error))}); the run goes on, "
                 "metrics.csv has it all"
             )
+
+
+def _choose_axis(run: Any) -> None:
+    """Have every chart over the steps of the run, as in metrics.csv."""
+    run.define_metric(AXIS)
+    run.define_metric("*", step_metric=AXIS, step_sync=True)
 
 
 def _end_process() -> None:
