@@ -84,9 +84,7 @@ def untaught(kind: Kind) -> tuple[PreTrainedModel, ProcessorMixin]:
         policy = AutoModelForImageTextToText.from_pretrained(SHIPPED)
         return policy, AutoProcessor.from_pretrained(SHIPPED)
     processor = build_processor("qwen2_5_vl")
-    policy = build_policy(
-        "qwen2_5_vl", processor.tokenizer, hidden=64, layers=3, vision=64, seed=0
-    )
+    policy = build_policy("qwen2_5_vl", processor.tokenizer, hidden=64, layers=3, vision=64, seed=0)
     return policy, processor
 
 

@@ -120,9 +120,7 @@ def _texts(
     ]
 
 
-def _with_another_answer(
-    rng: random.Random, text: str, answer: int, answers: Sequence[int]
-) -> str:
+def _with_another_answer(rng: random.Random, text: str, answer: int, answers: Sequence[int]) -> str:
     """Put one of the other `answers` into the box."""
     others = [other for other in answers if other != answer] or [answer + 1]
     return f"{text[: text.rindex(BOX)]}{BOX}{rng.choice(others)}}}"
