@@ -2,13 +2,15 @@
 
     python -m measurements.length_studies runs/torn runs/twins --output runs/prediction
 
-writes `prediction.md` and `prediction.png`. The prediction of a run is the mean push of its
+writes `prediction.md` and `prediction.png`; with `--page` it also puts the tables between the two
+marks of a page. The prediction of a run is the mean push of its
 updates; the outcome is the change of its held-out length, as a logarithm, so that answers of 6 and
 of 400 tokens count alike. A correlation has a point per run, and its interval is Fisher's. In the
 second one a point is a block of 5 steps; blocks of a run are not independent, so that its interval
 draws whole runs anew. Runs that have not finished are left out and counted.
 
-With `--log_ratios` it also compares LREs at equal E q, over runs of `measurements.log_ratios`.
+With `--log_ratios` it also compares LREs at equal E q, over runs of `measurements.log_ratios`; with
+`--pareto` accuracy against tokens of the variants of a study.
 """
 
 import argparse
@@ -32,12 +34,15 @@ from vlm_rl.metrics.push_course import (
     course_of,
 )
 from vlm_rl.run import folder as run_folder
-from vlm_rl.run.study_report import Interval, Outcome, read_outcome
+from vlm_rl.run.study_pareto import front
+from vlm_rl.run.study_report import Interval, Outcome, reached, read_outcome
 from vlm_rl.show.figures import Axes, plt, save
 from vlm_rl.show.markdown import Markdown, table
 from vlm_rl.show.screen import say, say_all
 
 RESAMPLES = 2000
+BEGIN, END = "<!-- length_studies: begin -->", "<!-- length_studies: end -->"
+"""Marks of a page between which `--page` writes."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Predicted:
         return self.push, self.log_change
 
 
-def runs_of(study: Path) -> tuple[list[Predicted], int]:
+def runs_of(study: Path) -> tuple[list[Outcome], int]:
     """Read the finished runs of a study's folder; also count those that are not finished."""
     found, unfinished = [], 0
     for folder in sorted(study.glob("*/*-*")):
@@ -71,9 +76,7 @@ def runs_of(study: Path) -> tuple[list[Predicted], int]:
         if not run_folder.is_finished(folder):
             unfinished += 1
             continue
-        outcome = read_outcome(folder, folder.parent.name, variant, int(seed))
-        if any("length/push" in step for step in outcome.steps):
-            found.append(predicted(f"{study.name}, {outcome.condition}", outcome))
+        found.append(read_outcome(folder, folder.parent.name, variant, int(seed)))
     return found, unfinished
 
 
@@ -203,31 +206,77 @@ def _panel(axis: Axes, variants: Mapping[str, Sequence[Predicted]]) -> None:
     axis.legend(fontsize="small")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("studies", nargs="+", type=Path, help="folders of vlm_rl.study")
-    parser.add_argument("--log_ratios", nargs="*", type=Path, default=[], help="runs of it")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write into")
-    arguments = parser.parse_args(argv)
+def pareto_table(outcomes: Sequence[Outcome]) -> Markdown:
+    """Return accuracy and tokens before and after training of each variant, shortest first."""
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(outcome.variant, []).append(outcome)
+    points = {name: reached(group) for name, group in groups.items()}
+    best = front(points)
+    rows = [
+        (
+            name,
+            len(groups[name]),
+            Interval(own.accuracy, own.accuracy_half).text("{:.1f}"),
+            Interval(own.tokens, own.tokens_half).text("{:.1f}"),
+            "yes" if name in best else "",
+        )
+        for name, own in sorted(points.items(), key=lambda item: item[1].tokens)
+    ]
+    return table(("method", "seeds", "accuracy after, %", "tokens after", "on the front"), rows)
+
+
+def put_into(page: Path, text: Markdown) -> None:
+    """Replace what stands between the two marks of `page`. Raises ValueError without them."""
+    whole = page.read_text()
+    if whole.count(BEGIN) != 1 or whole.count(END) != 1:
+        raise ValueError(f"{page} must have {BEGIN} and {END}, once each; add them")
+    before, rest = whole.split(BEGIN)
+    _, after = rest.split(END)
+    write_text(page, f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+
+
+def report(arguments: argparse.Namespace) -> Markdown:
+    """Read all runs, draw the plot and return the tables. Raises ValueError without a run."""
     runs: list[Predicted] = []
-    counts = []
+    parts = []
     for study in arguments.studies:
         found, unfinished = runs_of(study)
-        runs += found
-        counts.append(f"{study.name}: {len(found)} runs, {unfinished} begun and not finished")
+        pushed = [o for o in found if any("length/push" in step for step in o.steps)]
+        runs += [predicted(f"{study.name}, {outcome.condition}", outcome) for outcome in pushed]
+        line = f"{study.name}: {len(found)} runs finished, {unfinished} begun and not finished."
+        parts.append(Markdown.escape(line))
     if not runs:
-        parser.error(f"no finished run in {', '.join(map(str, arguments.studies))}; run a study")
-    parts = [
-        *map(Markdown.escape, counts),
+        names = ", ".join(map(str, arguments.studies))
+        raise ValueError(f"no finished run in {names}; run python -m vlm_rl.study first")
+    parts += [
         outcome_table(runs),
         correlation_table(runs, run_correlation, "r over runs"),
         correlation_table(runs, block_correlation, "r over blocks of 5 steps"),
     ]
+    plot(runs, arguments.output / "prediction.png")
     if arguments.log_ratios:
         parts.append(equal_q_table(arguments.log_ratios))
-    text = Markdown("\n\n").join(parts) + Markdown("\n")
+    if arguments.pareto:
+        parts.append(pareto_table(runs_of(arguments.pareto)[0]))
+    return Markdown("\n\n").join(parts) + Markdown("\n")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("studies", nargs="+", type=Path, help="folders of vlm_rl.study")
+    parser.add_argument("--log_ratios", nargs="*", type=Path, default=[], help="runs of it")
+    parser.add_argument("--pareto", type=Path, help="folder of a study of methods")
+    parser.add_argument("--page", type=Path, help="page that has the two marks")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write into")
+    arguments = parser.parse_args(argv)
+    try:
+        text = report(arguments)
+        if arguments.page:
+            put_into(arguments.page, text)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     write_text(arguments.output / "prediction.md", text)
-    plot(runs, arguments.output / "prediction.png")
     say_all(text)
     say(str(arguments.output / "prediction.md"))
 

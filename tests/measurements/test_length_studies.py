@@ -14,17 +14,22 @@ import pytest
 
 from measurements import length_studies
 from measurements.length_studies import (
+    BEGIN,
+    END,
     Predicted,
     block_correlation,
     correlation_table,
     equal_q_table,
     outcome_table,
+    pareto_table,
     predicted,
+    put_into,
     run_correlation,
     verdict,
 )
 from measurements.log_ratios import EQUAL_Q
 from vlm_rl.run.study_report import Interval, Outcome
+from vlm_rl.show.markdown import Markdown
 
 STEPS = 20
 
@@ -127,3 +132,25 @@ def test_command_refuses_folders_without_a_finished_run(tmp_path, capsys):
     with pytest.raises(SystemExit):
         length_studies.main([str(tmp_path / "torn"), "--output", str(tmp_path / "out")])
     assert "no finished run in" in capsys.readouterr().err
+
+
+def test_page_keeps_what_is_outside_its_marks(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    put_into(page, Markdown("new\n"))
+    assert page.read_text() == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="must have"):
+        put_into(page, Markdown("new\n"))
+
+
+def test_pareto_table_has_the_shortest_first_and_the_front():
+    runs = []
+    for name, length, accuracy in (("base", 30.0, 0.7), ("worse", 35.0, 0.6), ("cut", 10.0, 0.5)):
+        for seed, off in enumerate((-1.0, 1.0)):
+            ends = [{"val/accuracy": accuracy, "val/length_tokens": length + off}]
+            runs.append(Outcome("c", name, seed, ends, [], {}))
+    rows = pareto_table(runs).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| cut", "| base", "| worse"]
+    assert rows[0].endswith("| 50.0 ± 0.0 | 10.0 ± 12.7 | yes |")
+    assert [row.endswith("| yes |") for row in rows] == [True, True, False]
