@@ -8,8 +8,9 @@ sampled answers are still wrong, so that reinforcement learning has something to
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -18,28 +19,37 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
-from data_prep.scenes import DIFFICULTIES, STYLES, completion
+from data_prep.scenes import DIFFICULTIES, STYLES, Scene, completion
 from data_prep.synthetic import SyntheticProblem, generate
 
 BATCH = 64
+BOX = "\\boxed{"
+
+Writer = Callable[[Scene], str]
+"""Writes the completion of a scene in one style."""
 
 
 @dataclass(frozen=True)
 class Lesson:
     """A part of the training with an optimizer of its own.
 
-    Updates before number `full_steps` see full working only, the others each style as often as
+    Updates before number `full_steps` see the first style only, the others each style as often as
     `style_weights` say. The learning rate rises to `peak_lr` within `rising_steps`, and falls as a
-    cosine to `final_lr` over the mixed updates. Problems are drawn with `seed`.
+    cosine to `final_lr` over the mixed updates. Problems of `difficulty` are drawn with `seed`. The
+    box of a style is right in a share `right_shares` of its completions, and else has the answer of
+    another problem.
     """
 
     full_steps: int
     mixed_steps: int
-    style_weights: tuple[int, int, int]
+    style_weights: tuple[int, ...]
     peak_lr: float
     final_lr: float
     rising_steps: int
     seed: int
+    difficulty: tuple[int, ...] = tuple(DIFFICULTIES)
+    styles: tuple[Writer, ...] = tuple(partial(completion, style=style) for style in STYLES)
+    right_shares: tuple[float, ...] | None = None
 
     @property
     def num_steps(self) -> int:
@@ -77,24 +87,43 @@ def warm_start(
 def _train(policy: PreTrainedModel, processor: ProcessorMixin, lesson: Lesson) -> Iterator[float]:
     rng = random.Random(lesson.seed)
     problems = generate(
-        "train", lesson.num_steps * BATCH, seed=lesson.seed, difficulty=tuple(DIFFICULTIES)
+        "train", lesson.num_steps * BATCH, seed=lesson.seed, difficulty=lesson.difficulty
     )
     optimizer = torch.optim.AdamW(policy.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     for step in range(1, lesson.num_steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = lesson.lr(step)
         batch = list(islice(problems, BATCH))
-        mixed = step >= lesson.full_steps
-        styles = [
-            rng.choices(STYLES, lesson.style_weights)[0] if mixed else STYLES[0] for _ in batch
-        ]
-        texts = [completion(p.scene, style) for p, style in zip(batch, styles, strict=True)]
+        texts = _texts(rng, lesson, batch, mixed=step >= lesson.full_steps)
         loss = completion_loss(policy, processor, batch, texts)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
         yield loss.item()
+
+
+def _texts(
+    rng: random.Random, lesson: Lesson, problems: Sequence[SyntheticProblem], *, mixed: bool
+) -> list[str]:
+    """Write a completion of each problem."""
+    numbers = range(len(lesson.styles))
+    chosen = [rng.choices(numbers, lesson.style_weights)[0] if mixed else 0 for _ in problems]
+    texts = [lesson.styles[n](p.scene) for n, p in zip(chosen, problems, strict=True)]
+    if lesson.right_shares is None:
+        return texts
+    wrong = [rng.random() >= lesson.right_shares[number] for number in chosen]
+    answers = [problem.scene.answer for problem in problems]
+    return [
+        _with_another_answer(rng, text, answer, answers) if spoilt else text
+        for text, answer, spoilt in zip(texts, answers, wrong, strict=True)
+    ]
+
+
+def _with_another_answer(rng: random.Random, text: str, answer: int, answers: Sequence[int]) -> str:
+    """Put one of the other `answers` into the box."""
+    others = [other for other in answers if other != answer] or [answer + 1]
+    return f"{text[: text.rindex(BOX)]}{BOX}{rng.choice(others)}}}"
 
 
 def completion_loss(

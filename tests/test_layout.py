@@ -28,8 +28,8 @@ LAYERS = [
     {"shaping", "edits"},
     {"training", "evaluation"},
     {"run", "health"},  # the command of `health` reads what a run has written
-    {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware"},
-    {"preflight", "view", "upload"},
+    {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware", "preflight"},
+    {"view", "upload"},
     {"commands"},
     {"__main__"},
 ]

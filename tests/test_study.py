@@ -4,6 +4,9 @@ Mutations tried, each seen red:
     `finished` always False -> not repeated
     the half width without the square root of the number of seeds -> interval golden
     a failed run not reported -> failing run
+    overlays after the changes of the variant -> their order
+    `with_suffix` for the log -> a variant with a dot
+    `or` for `and` between tokens and accuracy -> front
 """
 
 import json
@@ -13,6 +16,7 @@ import pytest
 import yaml
 
 from tests.support.places import CONFIGS
+from vlm_rl.run.study_pareto import Reached, front
 from vlm_rl.run.study_pushes import push_table
 from vlm_rl.run.study_report import (
     Interval,
@@ -22,7 +26,7 @@ from vlm_rl.run.study_report import (
     acceptance,
     weight_ratio,
 )
-from vlm_rl.study import study
+from vlm_rl.study import Run, _log, _runs, study
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
 
@@ -93,7 +97,7 @@ def test_study_reports_what_fails_and_resumes(config: Path, tmp_path: Path, capf
     assert table[0] == "| coin | GSPO | LUSPO |"
     # untrained answers are never right, so there is no number of tokens per right one
     assert "| tokens per correct | - | - |" in table
-    for name in ("curves.png", "acceptance.png", "weights.png", "pushes.png"):
+    for name in ("curves.png", "acceptance.png", "weights.png", "pushes.png", "pareto.png"):
         assert (folder / name).stat().st_size > 10_000
     assert str(folder / "table.md") in capfd.readouterr().out
 
@@ -104,6 +108,8 @@ def test_study_reports_what_fails_and_resumes(config: Path, tmp_path: Path, capf
         ("--only_variants=[LUSPPO]", "only_variants names 'LUSPPO', which is not one; did you"),
         ("--seeds=[1,1]", "seeds must be different numbers"),
         ("--base=[nowhere.yaml]", "no file nowhere.yaml"),
+        ("--overlays={GSPO: [nowhere.yaml]}", "no file nowhere.yaml"),
+        ("--overlays={GSPPO: []}", "overlays names 'GSPPO', no variant; did you"),
         ('--variants={"../x": {}}', "variants: '../x' cannot name a file"),
         ('--conditions={"a\\nb": {}}', "conditions: 'a\\nb' cannot name a file"),
     ],
@@ -147,3 +153,33 @@ def test_pushes_beside_changes_of_length_by_variant_and_over_conditions() -> Non
     rows = push_table(_push_points(_cells(outcomes))).splitlines()
     assert rows[2].count("too few or equal, n 3") == 2
     assert "r -1.00 [-1.00, -1.00], n 6 | r +1.00 [+1.00, +1.00], n 6" in rows[4]
+
+
+def test_overlays_come_before_the_changes_of_their_variant(tmp_path: Path) -> None:
+    bases = {"a": (["base.yaml"], []), "b": (["base.yaml"], ["one.yaml", "two.yaml"])}
+    plain, overlaid = _runs(tmp_path, bases, {}, {"c": {}}, {"a": {}, "b": {}}, [7])
+
+    def configs(run: Run) -> list[str]:
+        given = zip(run.command, run.command[1:], strict=False)
+        return [Path(value).stem for option, value in given if option == "--config"]
+
+    assert configs(plain) == ["base", "shared", "c", "a"]
+    assert configs(overlaid) == ["base", "shared", "c", "one", "two", "b"]
+
+
+def test_runs_of_a_variant_with_a_dot_have_logs_of_their_own() -> None:
+    logs = {_log(Run("c", "Dr.GRPO", s, Path(f"c/Dr.GRPO-{s}"), ())).name for s in range(2)}
+    assert logs == {"Dr.GRPO-0.log", "Dr.GRPO-1.log"}
+
+
+def test_front_leaves_out_what_another_variant_beats() -> None:
+    points = {
+        "long": Reached(30, 70, 1, 1),
+        "short": Reached(10, 50, 1, 1),
+        "beaten on both sides": Reached(20, 45, 1, 1),
+        "equal length, less accurate": Reached(10, 40, 1, 1),
+        "equally accurate, longer": Reached(31, 70, 1, 1),
+        "between": Reached(15, 60, 1, 1),
+        "twin of between": Reached(15, 60, 1, 1),
+    }
+    assert front(points) == ["short", "between", "twin of between", "long"]

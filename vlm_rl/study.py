@@ -71,6 +71,12 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--conditions", type=Settings, required=True, help="name -> changes")
     parser.add_argument("--variants", type=Settings, required=True, help="name -> changes")
+    parser.add_argument(
+        "--overlays",
+        type=dict[str, list[str]],
+        default={},
+        help="variant -> configs of vlm_rl.fit that its changes come after",
+    )
     parser.add_argument("--seeds", type=list[int], required=True)
     parser.add_argument("--only_conditions", type=list[str] | None, default=None)
     parser.add_argument("--only_variants", type=list[str] | None, default=None)
@@ -96,7 +102,8 @@ def _study(argv: Sequence[str] | None, ending: Ending) -> None:
         variants = _chosen(config.variants, config.only_variants, "only_variants")
         if not config.seeds or len(set(config.seeds)) < len(config.seeds):
             raise ValueError(f"seeds must be different numbers, at least one, got {config.seeds}")
-        runs = _runs(folder, config.base, config.shared, conditions, variants, config.seeds)
+        bases = _bases(config.base, config.overlays, config.variants)
+        runs = _runs(folder, bases, config.shared, conditions, variants, config.seeds)
     ending.left = f"what is done is kept in {folder}, the same command goes on"
     ending.place = str(folder)
     for path, arguments in config.prepare.items():
@@ -144,9 +151,20 @@ def _chosen(settings: Settings, only: Sequence[str] | None, key: str) -> Setting
     return {name: settings[name] for name in (settings if only is None else only)}
 
 
+def _bases(
+    base: Sequence[str], overlays: Mapping[str, Sequence[str]], variants: Settings
+) -> dict[str, tuple[list[str], list[str]]]:
+    """Return the configs that come first and the overlays of each variant."""
+    for name in overlays:
+        if name not in variants:
+            raise ValueError(f"overlays names {name!r}, no variant{nearest(name, variants)}")
+    first = [*map(recipes.find, base)]
+    return {name: (first, [*map(recipes.find, overlays.get(name, ()))]) for name in variants}
+
+
 def _runs(
     folder: Path,
-    base: Sequence[str],
+    bases: Mapping[str, tuple[list[str], list[str]]],
     shared: Mapping[str, Any],
     conditions: Settings,
     variants: Settings,
@@ -154,7 +172,7 @@ def _runs(
 ) -> list[Run]:
     """List the runs, seeds outermost, so that a study that is cut short has whole seeds."""
     configs = folder / "configs"
-    files = [*map(recipes.find, base), _write(configs / "shared.yaml", shared)]
+    of_all = _write(configs / "shared.yaml", shared)
     of_condition = {
         n: _write(configs / "conditions" / f"{n}.yaml", v) for n, v in conditions.items()
     }
@@ -164,7 +182,8 @@ def _runs(
         for condition in conditions:
             for variant in variants:
                 target = folder / condition / f"{variant}-{seed}"
-                merged = [*files, of_condition[condition], of_variant[variant]]
+                first, overlays = bases[variant]
+                merged = [*first, of_all, of_condition[condition], *overlays, of_variant[variant]]
                 command = [sys.executable, "-m", "vlm_rl.fit"]
                 command += [part for path in merged for part in ("--config", str(path))]
                 command += ["--seed", str(seed), "--run_dir", str(target)]
@@ -202,7 +221,7 @@ def _start(pool: ChildPool, run: Run) -> int:
 
 
 def _log(run: Run) -> Path:
-    return run.folder.with_suffix(".log")
+    return run.folder.with_name(f"{run.folder.name}.log")  # a variant may have a dot in its name
 
 
 def _last_line(log: Path) -> str:

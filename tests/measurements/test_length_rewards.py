@@ -1,11 +1,13 @@
 """Rewards of the length alone, and that every study's runs have a valid configuration."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
 
 from measurements.length_rewards import Torn
-from tests.support.places import CONFIGS
+from tests.support.places import CONFIGS, REPOSITORY
 from vlm_rl.config import parse
 from vlm_rl.fit import build_parser
 from vlm_rl.records import Completion, Problem
@@ -38,10 +40,10 @@ def test_torn_refuses(wrong: dict[str, float]) -> None:
 def test_every_run_of_a_study_parses(study, tmp_path) -> None:
     values = yaml.safe_load(study.read_text())
     for condition in values["conditions"].values():
-        for variant in values["variants"].values():
-            files = []
-            for number, part in enumerate((values["shared"], condition, variant)):
-                path = tmp_path / f"{number}.yaml"
-                path.write_text(yaml.safe_dump(part))
-                files += ["--config", str(path)]
-            parse(build_parser(), ["--config", str(CONFIGS / "quickstart.yaml"), *files])
+        for name, variant in values["variants"].items():
+            files = [str(tmp_path / f"{number}.yaml") for number in range(3)]
+            for path, part in zip(files, (values["shared"], condition, variant), strict=True):
+                Path(path).write_text(yaml.safe_dump(part))
+            overlays = [str(REPOSITORY / path) for path in values.get("overlays", {}).get(name, ())]
+            merged = [str(CONFIGS / "quickstart.yaml"), *files[:2], *overlays, files[2]]
+            parse(build_parser(), [part for path in merged for part in ("--config", path)])

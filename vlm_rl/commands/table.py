@@ -23,6 +23,7 @@ COMMANDS = {
     "data": Entry("vlm_rl.commands.data", "make the synthetic set, convert public data sets"),
     "audit": Entry("data_prep.audit", "look at a data set before training on it"),
     "verify": Entry("vlm_rl.verify", "check the answers in a file against their golds"),
+    "health": Entry("vlm_rl.health.__main__", "what has gone wrong in runs, after the fact"),
     "hardware": Entry("vlm_rl.hardware", "how much memory a run needs, by arithmetic"),
     "serve": Entry("vlm_rl.serve", "start the vLLM server of a run"),
     "completion": Entry("vlm_rl.commands.completion", "make the Tab key complete commands"),

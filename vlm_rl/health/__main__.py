@@ -16,14 +16,13 @@ from vlm_rl.disk.files import Damaged
 from vlm_rl.health.monitor import Health
 from vlm_rl.run.endings import one_line_endings
 from vlm_rl.run.metrics_csv import METRICS, read_metrics
+from vlm_rl.show.help.parser import new_parser
 from vlm_rl.show.screen import say
 
 
 def build_parser() -> ArgumentParser:
     """Every key of the command."""
-    parser = ArgumentParser(
-        prog="vlm_rl.health", description=__doc__, exit_on_error=False, allow_abbrev=False
-    )
+    parser = new_parser("health", __doc__, "RUN ... [--KEY VALUE ...]")
     parser.add_argument("runs", type=str, nargs="+", help="folders of runs")
     parser.add_class_arguments(Health, "health")
     return parser

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import NonNegativeInt
 from transformers.utils.logging import disable_progress_bar
 
-from vlm_rl.fit import build_parser, choose_threads, quieten
+from vlm_rl import fit
 from vlm_rl.preflight.building import start_of
 from vlm_rl.preflight.inspections import INSPECTIONS
 from vlm_rl.preflight.page import write_page
@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Look at everything, print one screen, and write the page. Raises SystemExit if there is a
     stop."""
     argv = sys.argv[1:] if argv is None else argv
-    choose_threads()
-    quieten()
+    fit.choose_threads()
+    fit.quieten()
     disable_progress_bar()
     inspected, start = preflight(argv)
     for line in lines(inspected):
@@ -42,18 +42,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def preflight(argv: Sequence[str]) -> tuple[Inspected, Start]:
     """Return what all inspections say of the run that `argv` asks for, and the start."""
-    start = start_of(parser_of(), argv)
+    start = start_of(build_parser(), argv)
     try:
         return inspect(start, INSPECTIONS), start
     finally:
         start.close()
 
 
-def parser_of() -> ArgumentParser:
+def build_parser() -> ArgumentParser:
     """Return the parser of fit with what preflight alone is asked."""
-    parser = build_parser()
+    parser = fit.build_parser()
     parser.description = __doc__
     parser.prog = "vlm_rl.preflight"
+    parser.usage = "vlm-rl preflight [--KEY VALUE ...]"
     parser.add_argument(
         "--problems", type=NonNegativeInt, default=16, help="of the small rollout; 0: none"
     )

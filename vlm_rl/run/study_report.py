@@ -1,4 +1,4 @@
-"""What a study reports: tables with intervals over seeds, and four plots."""
+"""What a study reports: tables with intervals over seeds, and five plots."""
 
 import json
 import math
@@ -14,6 +14,7 @@ from vlm_rl.disk.files import Damaged, read_json, write_text, written_whole
 from vlm_rl.metrics.push_course import BLOCK_STEPS, PushPoint
 from vlm_rl.run.length_report import REPORTS
 from vlm_rl.run.metrics_csv import METRICS, read_metrics
+from vlm_rl.run.study_pareto import PARETO_PLOT, Reached, plot_pareto
 from vlm_rl.run.study_pushes import PUSH_PLOT, plot_pushes, push_table
 from vlm_rl.show.figures import Axes, plt, save
 from vlm_rl.show.markdown import Markdown, table
@@ -152,7 +153,7 @@ rollouts, so the interval of the difference is narrower than those of the two.""
 
 def write_report(outcomes: Sequence[Outcome], folder: Path) -> None:
     """Print the table; write `table.md`, `results.json`, `curves.png`, `acceptance.png`,
-    `weights.png` and `pushes.png`."""
+    `weights.png`, `pushes.png` and `pareto.png`."""
     cells = _cells(outcomes)
     results = [
         {"condition": condition, "variant": variant, "seeds": [o.seed for o in group]}
@@ -166,8 +167,9 @@ def write_report(outcomes: Sequence[Outcome], folder: Path) -> None:
     _plot(cells, folder / "acceptance.png", _plot_acceptance, rows=2)
     _plot(cells, folder / "weights.png", _plot_weights, rows=2)
     plot_pushes(_push_points(cells), folder / PUSH_PLOT)
+    plot_pareto(_reached(cells), folder / PARETO_PLOT)
     _print(cells)
-    plots = ("curves.png", "acceptance.png", "weights.png", PUSH_PLOT)
+    plots = ("curves.png", "acceptance.png", "weights.png", PUSH_PLOT, PARETO_PLOT)
     for name in ("table.md", "results.json", *plots):
         say(str(folder / name))
 
@@ -226,6 +228,22 @@ def _push_points(cells: Cells) -> dict[str, dict[str, list[PushPoint]]]:
         own = [(push(outcome), change(outcome)) for outcome in group]
         known = [point for point in own if not math.isnan(point[0])]
         points.setdefault(condition, {})[variant] = known
+    return points
+
+
+def reached(group: Sequence[Outcome]) -> Reached:
+    """Return where the runs of a variant ended."""
+    tokens, accuracy = (
+        Interval.of(COLUMNS[name][0](outcome) for outcome in group)
+        for name in ("length after", "accuracy after, %")
+    )
+    return Reached(tokens.mean, accuracy.mean, tokens.half_width, accuracy.half_width)
+
+
+def _reached(cells: Cells) -> dict[str, dict[str, Reached]]:
+    points: dict[str, dict[str, Reached]] = {}
+    for (condition, variant), group in cells.items():
+        points.setdefault(condition, {})[variant] = reached(group)
     return points
 
 

@@ -24,6 +24,7 @@ from jsonargparse import ArgumentParser
 from vlm_rl.config import one_line_errors, parse
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.endings import one_line_endings
+from vlm_rl.show.help.parser import new_parser
 from vlm_rl.show.screen import say
 from vlm_rl.upload.card import CardSource, model_card
 from vlm_rl.upload.contents import REPLACED, names, stage
@@ -122,9 +123,7 @@ def _say_contents(folder: Path) -> None:
 
 
 def build_parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="vlm_rl.upload", description=__doc__, exit_on_error=False, allow_abbrev=False
-    )
+    parser = new_parser("upload", __doc__, "RUN [--KEY VALUE ...]")
     parser.add_argument("run", type=Path, help="the folder of a run")
     parser.add_argument("--repo", type=str, required=True, help="OWNER/NAME on the hub")
     parser.add_argument("--checkpoint", type=str, default="best", help="best, last or a step")

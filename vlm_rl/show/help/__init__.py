@@ -16,6 +16,7 @@ from vlm_rl.show.started import program
 
 PROGRAMS = {
     "fit": "vlm_rl.fit",
+    "preflight": "vlm_rl.preflight",
     "evaluate": "vlm_rl.evaluate",
     "verify": "vlm_rl.verify",
     "study": "vlm_rl.study",

@@ -54,6 +54,16 @@ SHORT = {
         ),
         _RUN,
     ),
+    "preflight": ShortPage(
+        "What can be wrong with a run, before it begins: a screen and a page. Nothing is trained.\n"
+        "The keys are those of `vlm-rl fit`.",
+        ("vlm-rl preflight --config quickstart", "vlm-rl preflight --config RUN.yaml --problems 0"),
+        {
+            **{key: _RUN[key] for key in ("config", "run_dir", "policy.path", "data.train")},
+            "problems": "of the small rollout; 0: none",
+            "page": "the HTML file; by default RUN_DIR.preflight.html",
+        },
+    ),
     "hardware": ShortPage(
         "How much memory a run needs, by arithmetic. The keys are those of `vlm-rl fit`.",
         ("vlm-rl hardware --config luspo_qwen2_5_vl_7b_geometry3k --trainer.devices 8",),
