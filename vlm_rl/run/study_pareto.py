@@ -50,10 +50,15 @@ def plot_pareto(conditions: Mapping[str, Mapping[str, Reached]], target: Path) -
 
 def _panel(axis: Axes, points: Mapping[str, Reached], best: Sequence[str]) -> None:
     for name, own in points.items():
-        whole = {"xerr": own.tokens_half, "yerr": own.accuracy_half}
-        label = f"{name} (front)" if name in best else name
         axis.errorbar(
-            own.tokens, own.accuracy, **whole, marker="o", capsize=2, linestyle="", label=label
+            own.tokens,
+            own.accuracy,
+            xerr=own.tokens_half,
+            yerr=own.accuracy_half,
+            marker="o",
+            capsize=2,
+            linestyle="",
+            label=f"{name} (front)" if name in best else name,
         )
     line = [(points[name].tokens, points[name].accuracy) for name in best]
     axis.plot(*zip(*line, strict=True), color="grey", linewidth=0.8, zorder=0)
