@@ -60,7 +60,7 @@ def test_python_commands_parse(
         assert ended.value.code == 0
         return
     module = importlib.import_module(name)
-    if hasattr(module, "build_parser") and name != "vlm_rl.serve":
+    if name.startswith("vlm_rl.") and hasattr(module, "build_parser") and name != "vlm_rl.serve":
         parse(module.build_parser(), [word for word in arguments if word != "--print_config"])
         return
     for parser in (argparse.ArgumentParser, jsonargparse.ArgumentParser):

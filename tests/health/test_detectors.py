@@ -8,7 +8,7 @@ import torch
 
 from tests.health.histories import ILL, healthy, rows
 from tests.support.places import REPOSITORY
-from vlm_rl.health import DETECTORS, Course, Detector, EntropyCollapse, Health, TruncationWave
+from vlm_rl.health import DETECTORS, Detector, EntropyCollapse, Health, History, TruncationWave
 from vlm_rl.health.__main__ import main
 from vlm_rl.parts import PartError
 
@@ -37,7 +37,7 @@ def test_healthy_histories_are_silent():
 class Broken(Detector):
     """Fails."""
 
-    def find(self, course: Course) -> str | None:
+    def find(self, history: History) -> str | None:
         raise KeyError("my/metric")
 
 

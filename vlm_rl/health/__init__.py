@@ -4,8 +4,8 @@ A new detector subclasses `Detector` and stands in `DETECTORS` of monitor.py, wi
 docs/health.md. May import: errors, parts, show; its command also reads metrics.csv as `run` does.
 """
 
-from vlm_rl.health.course import Change, Course
 from vlm_rl.health.detector import Detector
+from vlm_rl.health.history import Change, History
 from vlm_rl.health.lengths import LengthCollapse, LengthRunaway, TruncationWave
 from vlm_rl.health.monitor import DETECTORS, Health, Illness
 from vlm_rl.health.of_rewards import (
@@ -22,7 +22,6 @@ __all__ = [
     "Change",
     "ClipSaturation",
     "ConstantTerm",
-    "Course",
     "Detector",
     "EngineDrift",
     "EntropyCollapse",
@@ -31,6 +30,7 @@ __all__ = [
     "GroupsWithoutSignal",
     "Health",
     "HeldOutFlat",
+    "History",
     "Illness",
     "LengthCollapse",
     "LengthRunaway",

@@ -3,25 +3,25 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from vlm_rl.health.course import KEPT, Change, Course
+from vlm_rl.health.history import KEPT, Change, History
 
 ACCURACY = "reward/accuracy"
 
 
 class Detector(ABC):
-    """One thing that goes wrong. It has no state: what it finds is a function of the course."""
+    """One thing that goes wrong. It has no state: what it finds is a function of the history."""
 
     advice: ClassVar[str] = ""
     """What to do about it, for a person."""
 
     @abstractmethod
-    def find(self, course: Course) -> str | None:
+    def find(self, history: History) -> str | None:
         """Return what is wrong, with the numbers that show it, or None."""
 
 
-def accuracy_change(course: Course, steps: int) -> Change | None:
+def accuracy_change(history: History, steps: int) -> Change | None:
     """Return the change of training accuracy, or of the reward if no term gives verdicts."""
-    return course.change(ACCURACY if course.count(ACCURACY) else "reward/mean", steps)
+    return history.change(ACCURACY if history.count(ACCURACY) else "reward/mean", steps)
 
 
 def check_share(detector: Detector, **values: float) -> None:
@@ -40,6 +40,6 @@ def check_above(detector: Detector, limit: float, **values: float) -> None:
 
 
 def check_window(detector: Detector, steps: int) -> None:
-    """Refuse a window that the course does not keep. Raises ValueError."""
+    """Refuse a window that the history does not keep. Raises ValueError."""
     if not 2 <= steps <= KEPT:
         raise ValueError(f"{type(detector).__name__}.steps must be in 2 to {KEPT}, got {steps}")

@@ -1,6 +1,5 @@
 """Detectors of response length."""
 
-from vlm_rl.health.course import Course
 from vlm_rl.health.detector import (
     Detector,
     accuracy_change,
@@ -8,6 +7,7 @@ from vlm_rl.health.detector import (
     check_share,
     check_window,
 )
+from vlm_rl.health.history import History
 
 LENGTH = "completion/length_tokens"
 TRUNCATED = "completion/truncated_frac"
@@ -42,13 +42,13 @@ class LengthRunaway(Detector):
         self.max_truncated_frac = max_truncated_frac
         self.steps = steps
 
-    def find(self, course: Course) -> str | None:
-        length, accuracy = course.change(LENGTH, self.steps), accuracy_change(course, self.steps)
+    def find(self, history: History) -> str | None:
+        length, accuracy = history.change(LENGTH, self.steps), accuracy_change(history, self.steps)
         if length is None or length.after < self.factor * length.before:
             return None
         if accuracy is not None and accuracy.gain >= self.min_gain:
             return None
-        if (course.mean(TRUNCATED, self.steps) or 0) >= self.max_truncated_frac:
+        if (history.mean(TRUNCATED, self.steps) or 0) >= self.max_truncated_frac:
             return None
         return f"mean length grew from {length.before:.0f} to {length.after:.0f} tokens and " + (
             f"accuracy went from {accuracy.before:.2f} to {accuracy.after:.2f}"
@@ -78,8 +78,8 @@ class LengthCollapse(Detector):
         self.min_loss = min_loss
         self.steps = steps
 
-    def find(self, course: Course) -> str | None:
-        length, accuracy = course.change(LENGTH, self.steps), accuracy_change(course, self.steps)
+    def find(self, history: History) -> str | None:
+        length, accuracy = history.change(LENGTH, self.steps), accuracy_change(history, self.steps)
         if length is None or length.after > self.max_share * length.before:
             return None
         if accuracy is None or accuracy.gain > -self.min_loss:
@@ -108,8 +108,8 @@ class TruncationWave(Detector):
         self.min_frac = min_frac
         self.steps = steps
 
-    def find(self, course: Course) -> str | None:
-        now, both = course.mean(TRUNCATED, self.steps), course.mean(TRUNCATED, 2 * self.steps)
+    def find(self, history: History) -> str | None:
+        now, both = history.mean(TRUNCATED, self.steps), history.mean(TRUNCATED, 2 * self.steps)
         if now is None or both is None or now < self.min_frac:
             return None
         before = 2 * both - now

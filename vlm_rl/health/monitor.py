@@ -1,12 +1,12 @@
-"""All detectors over the course of one run: each speaks once."""
+"""All detectors over the history of one run: each speaks once."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from vlm_rl.errors import nearest
-from vlm_rl.health.course import Course
 from vlm_rl.health.detector import Detector
+from vlm_rl.health.history import History
 from vlm_rl.health.lengths import LengthCollapse, LengthRunaway, TruncationWave
 from vlm_rl.health.of_rewards import (
     ConstantTerm,
@@ -80,7 +80,7 @@ class Health:
                 )
         everyone = {name: kind() for name, kind in DETECTORS.items()} | changes
         self.detectors = {n: d for n, d in everyone.items() if d is not None} if enabled else {}
-        self.course = Course()
+        self.history = History()
         self.findings: list[Illness] = []
 
     def observe(self, step: int, metrics: Mapping[str, float]) -> list[Illness]:
@@ -88,14 +88,14 @@ class Health:
 
         Raises PartError if a detector of one's own fails.
         """
-        self.course.add(metrics)
+        self.history.add(metrics)
         known = {finding.detector for finding in self.findings}
         new = []
         for name, detector in self.detectors.items():
             if name in known:
                 continue
             with self._border(name, detector):
-                found = detector.find(self.course)
+                found = detector.find(self.history)
             if found is not None:
                 new.append(Illness(name, step, found, detector.advice, _link(name, detector)))
         self.findings.extend(new)
@@ -113,12 +113,12 @@ class Health:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "course": self.course.state_dict(),
+            "history": self.history.state_dict(),
             "findings": [finding._asdict() for finding in self.findings],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.course.load_state_dict(state["course"])
+        self.history.load_state_dict(state["history"])
         self.findings[:] = [Illness(**finding) for finding in state["findings"]]
 
 

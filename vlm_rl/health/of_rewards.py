@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from vlm_rl.health.course import Course
 from vlm_rl.health.detector import ACCURACY, Detector, check_above, check_share, check_window
+from vlm_rl.health.history import History
 
 SIGNALLESS = "group/without_signal_frac"
 HELD_OUT = "val/accuracy"
 NO_TERMS = {"mean", "group_std", "shaping", "kl"}
 
 
-def terms(course: Course) -> list[str]:
+def terms(history: History) -> list[str]:
     """Return the names of the reward terms and factors that the run has."""
-    names = [name.removeprefix("reward/") for name in course.names("reward/")]
+    names = [name.removeprefix("reward/") for name in history.names("reward/")]
     return [name for name in names if name not in NO_TERMS and not name.endswith("_frac")]
 
 
@@ -35,12 +35,12 @@ class GroupsWithoutSignal(Detector):
         self.min_frac = min_frac
         self.steps = steps
 
-    def find(self, course: Course) -> str | None:
-        share = course.mean(SIGNALLESS, self.steps)
+    def find(self, history: History) -> str | None:
+        share = history.mean(SIGNALLESS, self.steps)
         if share is None or share < self.min_frac:
             return None
-        right = course.mean("group/all_right_frac", self.steps) or 0
-        wrong = course.mean("group/all_wrong_frac", self.steps) or 0
+        right = history.mean("group/all_right_frac", self.steps) or 0
+        wrong = history.mean("group/all_wrong_frac", self.steps) or 0
         return (
             f"{share:.0%} of the groups of the last {self.steps} steps had no signal ({right:.0%} "
             f"all right, {wrong:.0%} all wrong)"
@@ -77,21 +77,21 @@ class HeldOutFlat(Detector):
         self.format_terms = tuple(format_terms)
         self.steps = steps
 
-    def find(self, course: Course) -> str | None:
-        if not course.is_new(HELD_OUT):
+    def find(self, history: History) -> str | None:
+        if not history.is_new(HELD_OUT):
             return None  # the reward may have risen since
-        reward = course.change("reward/mean", self.steps)
-        held_out = course.last(HELD_OUT, 2)
-        if reward is None or course.count(HELD_OUT) < 4 or fmean(held_out) >= self.solved:
+        reward = history.change("reward/mean", self.steps)
+        held_out = history.last(HELD_OUT, 2)
+        if reward is None or history.count(HELD_OUT) < 4 or fmean(held_out) >= self.solved:
             return None
-        spread = fmean(course.first("reward/group_std", self.steps) or [0.0])
-        start = course.first(HELD_OUT, 1)[0]
+        spread = fmean(history.first("reward/group_std", self.steps) or [0.0])
+        start = history.first(HELD_OUT, 1)[0]
         if reward.gain < max(self.min_gain * spread, 1e-6):
             return None
         if fmean(held_out) - start > self.max_gain:
             return None
-        own = [name for name in terms(course) if name not in self.format_terms]
-        risen = [name for name in own if course.has_risen(f"reward/{name}", self.steps)]
+        own = [name for name in terms(history) if name not in self.format_terms]
+        risen = [name for name in own if history.has_risen(f"reward/{name}", self.steps)]
         if not risen:
             return None
         return (
@@ -133,9 +133,9 @@ class FormatWithoutContent(Detector):
         self.format_terms = tuple(format_terms)
         self.steps = steps
 
-    def find(self, course: Course) -> str | None:
-        accuracy = course.change(ACCURACY, self.steps)
-        start, now = self._well_formed(course)
+    def find(self, history: History) -> str | None:
+        accuracy = history.change(ACCURACY, self.steps)
+        start, now = self._well_formed(history)
         if accuracy is None or start is None or now is None:
             return None
         if now < self.learned or now - start < self.min_rise:
@@ -147,17 +147,17 @@ class FormatWithoutContent(Detector):
             f"{accuracy.before:.0%} to {accuracy.after:.0%}"
         )
 
-    def _well_formed(self, course: Course) -> tuple[float | None, float | None]:
+    def _well_formed(self, history: History) -> tuple[float | None, float | None]:
         """Return the share in the first 3 steps and in the last `patience_steps`."""
         for term in self.format_terms:
             name = f"reward/{term}"
-            if course.count(name) >= 3:
-                return fmean(course.first(name, 3)), course.mean(name, self.patience_steps)
+            if history.count(name) >= 3:
+                return fmean(history.first(name, 3)), history.mean(name, self.patience_steps)
         name = "reward/unparsable_frac"
-        now = course.mean(name, self.patience_steps)
+        now = history.mean(name, self.patience_steps)
         if now is None:
             return None, None
-        return 1 - fmean(course.first(name, 3)), 1 - now
+        return 1 - fmean(history.first(name, 3)), 1 - now
 
 
 class ConstantTerm(Detector):
@@ -179,13 +179,14 @@ class ConstantTerm(Detector):
         self.steps = steps
         self.max_signalless_frac = max_signalless_frac
 
-    def find(self, course: Course) -> str | None:
-        signalless = course.mean(SIGNALLESS, min(self.steps, 10))
+    def find(self, history: History) -> str | None:
+        signalless = history.mean(SIGNALLESS, min(self.steps, 10))
         if signalless is None or signalless >= self.max_signalless_frac:
             return None
         constant = [
-            f"reward/{name} = {course.last(f'reward/{name}', 1)[0]:g}"
-            for name in terms(course)
-            if course.count(f"reward/{name}") >= self.steps and course.is_constant(f"reward/{name}")
+            f"reward/{name} = {history.last(f'reward/{name}', 1)[0]:g}"
+            for name in terms(history)
+            if history.count(f"reward/{name}") >= self.steps
+            and history.is_constant(f"reward/{name}")
         ]
         return f"{', '.join(constant)} in every step so far" if constant else None

@@ -2,8 +2,8 @@
 
 import re
 
-from vlm_rl.health.course import Change, Course
 from vlm_rl.health.detector import Detector, check_above, check_share, check_window
+from vlm_rl.health.history import Change, History
 from vlm_rl.health.lengths import LENGTH
 
 
@@ -28,19 +28,19 @@ class SlowStage(Detector):
         self.factor = factor
         self.steps = steps
 
-    def find(self, course: Course) -> str | None:
+    def find(self, history: History) -> str | None:
         seconds = {
             name: change
-            for name in course.names("time/")
+            for name in history.names("time/")
             if re.fullmatch(r"time/\w+_s", name)
-            and (change := course.medians(name, self.steps)) is not None
+            and (change := history.medians(name, self.steps)) is not None
         }
         whole = Change(
             sum(s.before for s in seconds.values()), sum(s.after for s in seconds.values())
         )
         if not (whole.before > 0 and whole.after > 0):
             return None
-        length = course.change(LENGTH, self.steps)
+        length = history.change(LENGTH, self.steps)
         longer = max(1.0, length.after / length.before) if length and length.before else 1.0
         for name, stage in seconds.items():
             rise = stage.after / whole.after - stage.before / whole.before

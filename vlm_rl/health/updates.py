@@ -2,8 +2,8 @@
 
 from statistics import median
 
-from vlm_rl.health.course import Course
 from vlm_rl.health.detector import ACCURACY, Detector, check_above, check_share, check_window
+from vlm_rl.health.history import History
 
 CLIPPED = ("policy/clip_frac_low", "policy/clip_frac_high", "policy/clip_frac_dual")
 
@@ -29,9 +29,9 @@ class EntropyCollapse(Detector):
         self.solved = solved
         self.steps = steps
 
-    def find(self, course: Course) -> str | None:
-        change = course.change("policy/entropy", self.steps)
-        accuracy = course.mean(ACCURACY, self.steps)
+    def find(self, history: History) -> str | None:
+        change = history.change("policy/entropy", self.steps)
+        accuracy = history.mean(ACCURACY, self.steps)
         if change is None or change.after > self.max_share * change.before:
             return None
         if accuracy is not None and accuracy >= self.solved:
@@ -61,14 +61,14 @@ class GradientSpikes(Detector):
         self.num = num
         self.window = window
 
-    def find(self, course: Course) -> str | None:
-        norms = [norm for norm in course.last("optim/grad_norm", self.window) if norm > 0]
+    def find(self, history: History) -> str | None:
+        norms = [norm for norm in history.last("optim/grad_norm", self.window) if norm > 0]
         spikes = []
         for index in range(10, len(norms)):
             usual = median(norms[max(0, index - 20) : index])
             if norms[index] > self.factor * usual:
                 spikes.append(norms[index] / usual)
-        skipped = sum(share > 0 for share in course.last("optim/skipped_updates", self.window))
+        skipped = sum(share > 0 for share in history.last("optim/skipped_updates", self.window))
         if len(spikes) + skipped < self.num:
             return None
         most = f", the largest by {max(spikes):.3g} times" if spikes else ""
@@ -98,8 +98,8 @@ class ClipSaturation(Detector):
         self.min_frac = min_frac
         self.steps = steps
 
-    def find(self, course: Course) -> str | None:
-        means = [course.mean(name, self.steps) for name in CLIPPED]
+    def find(self, history: History) -> str | None:
+        means = [history.mean(name, self.steps) for name in CLIPPED]
         share = sum(mean for mean in means if mean is not None)
         if share < self.min_frac:
             return None
@@ -127,9 +127,9 @@ class EngineDrift(Detector):
         self.max_growth = max_growth
         self.steps = steps
 
-    def find(self, course: Course) -> str | None:
-        now = course.mean("drift/abs_mean", self.steps)
-        change = course.change("drift/abs_mean", self.steps)
+    def find(self, history: History) -> str | None:
+        now = history.mean("drift/abs_mean", self.steps)
+        change = history.change("drift/abs_mean", self.steps)
         if now is None:
             return None
         has_grown = (

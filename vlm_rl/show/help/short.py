@@ -86,8 +86,8 @@ SHORT = {
         ),
         {
             "config": _CONFIG,
-            "model": "checkpoint folders or hub ids; several make one table",
-            "benchmark": "NAME[:SPLIT] or a file of rows, several; --help=all lists them",
+            "model": "folders or hub ids; several make one table",
+            "benchmark": "NAME[:SPLIT] or FILE, several",
             "data": "{NAME: FOLDER}: local copies",
             "output": "runs/evaluate/MODEL",
             "limit": "problems of each benchmark",

@@ -1,4 +1,4 @@
-"""The course of a run's metrics, in bounded memory: how each began, and how it is now."""
+"""The history of a run's metrics, in bounded memory: how each began, and how it is now."""
 
 from collections.abc import Mapping
 from math import isfinite, sqrt
@@ -41,7 +41,7 @@ class _Values:
         del self.last[:-KEPT]
 
 
-class Course:
+class History:
     """The metrics of a run so far. Rows of steps and of validations are added alike."""
 
     def __init__(self) -> None:
