@@ -27,6 +27,7 @@ LAYERS = [
     {"metrics", "rewards", "rollout"},
     {"shaping", "edits"},
     {"training", "evaluation"},
+    {"trackers"},
     {"run", "health"},  # the command of `health` reads what a run has written
     {"fit", "evaluate", "study", "verify", "serve", "ask", "hardware", "preflight"},
     {"view", "upload"},

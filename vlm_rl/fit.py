@@ -47,7 +47,6 @@ from vlm_rl.run.health_warnings import HealthWarnings
 from vlm_rl.run.heartbeat import Heartbeat
 from vlm_rl.run.length_gradients import LengthGradients
 from vlm_rl.run.length_report import LengthFairness
-from vlm_rl.run.loggers import WandbMode, check_wandb, wandb_loggers
 from vlm_rl.run.metrics_csv import MetricsCsv
 from vlm_rl.run.peer_names import PEER_NAMES
 from vlm_rl.run.progress import ProgressBars
@@ -57,10 +56,17 @@ from vlm_rl.run.samples import RolloutFiles, SampleTable
 from vlm_rl.run.signals import Preemption
 from vlm_rl.run.terminal import LastingOutput
 from vlm_rl.run.trace import Trace
-from vlm_rl.run.trackers import Tracker, check_trackers, tracker_loggers
 from vlm_rl.shaping import Shaping
 from vlm_rl.show.help.parser import explain_groups, new_parser
 from vlm_rl.show.screen import say
+from vlm_rl.trackers import (
+    TrackerName,
+    WandbMode,
+    check_trackers,
+    check_wandb,
+    open_trackers,
+    wandb_runs,
+)
 from vlm_rl.training.dynamic_sampling import GroupFilter
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.overlap import Overlap, OverlappedModule
@@ -160,7 +166,7 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--logging.wandb", type=WandbMode, default="offline")
     parser.add_argument(
-        "--logging.trackers", type=list[Tracker], default=[], help="beside W&B and metrics.csv"
+        "--logging.trackers", type=list[TrackerName], default=[], help="beside W&B and metrics.csv"
     )
     parser.add_argument("--logging.project", type=str, default="vlm_rl")
     parser.add_class_arguments(L.Trainer, "trainer", skip=set(OURS), instantiate=False)
@@ -253,7 +259,7 @@ def _fit(
         preemption,
         heartbeat,
     ]
-    trainer.loggers = _loggers(config, resume, held)
+    trainer.loggers = _loggers(config, resolved, resume, held)
     preemption.join(trainer.world_size, exits.at_once)
     output.go_on_in(run_dir)
     exits.run_dir, exits.clock = run_dir, module.clock
@@ -393,17 +399,16 @@ def _reports(run_dir: Path, rollouts: RolloutFiles) -> list[L.Callback]:
     ]
 
 
-def _loggers(config: Namespace, resume: Resume | None, held: ExitStack) -> list[Logger]:
+def _loggers(
+    config: Namespace, resolved: dict[str, Any], resume: Resume | None, held: ExitStack
+) -> list[Logger]:
     """Build the loggers. W&B sends its rest when `held` closes, once the last line is printed."""
     if not ranks.is_zero():
         return []
     run_dir = Path(config.run_dir)
-    wandb = wandb_loggers(
-        run_dir, config.logging.wandb, config.logging.project, config.as_dict(), one_run=True
-    )
-    others = tracker_loggers(
-        config.logging.trackers, run_dir, config.logging.project, resume.step if resume else 0
-    )
+    project, step = config.logging.project, resume.step if resume else 0
+    wandb = wandb_runs(run_dir, config.logging.wandb, project, resolved, one_run=True)
+    others = open_trackers(config.logging.trackers, run_dir, project, resolved, step)
     return [MetricsCsv(run_dir, *(resume or ())), *map(held.enter_context, wandb), *others]
 
 

@@ -15,8 +15,8 @@ import pytest
 from tests.support.run_helpers import REWARD_TERMS, command
 from vlm_rl.fit import fit
 from vlm_rl.model.policy import check_checkpoint
-from vlm_rl.run.loggers import wandb_loggers
 from vlm_rl.run.progress import training_line
+from vlm_rl.trackers import wandb_runs
 
 METRICS = {
     "reward/mean": 0.45,
@@ -96,7 +96,7 @@ def test_a_line_without_a_width_leaves_nothing_out() -> None:
 def test_wandb_does_not_warn_of_what_lightning_passes(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    [logger] = wandb_loggers(tmp_path, "offline", "letters", {})
+    [logger] = wandb_runs(tmp_path, "offline", "letters", {})
     with logger:
         assert logger.experiment is not None
     assert "anonymous" not in capfd.readouterr().err

@@ -35,8 +35,8 @@ from tests.support.places import SUPPORT
 from tests.support.run_helpers import REPOSITORY, REWARD_TERMS, command
 from vlm_rl.fit import fit
 from vlm_rl.run.heartbeat import Beat, read_beats
-from vlm_rl.run.loggers import wandb_loggers
 from vlm_rl.run.metrics_csv import MetricsCsv, read_metrics
+from vlm_rl.trackers import wandb_runs
 
 
 class Forks:
@@ -404,9 +404,7 @@ def test_row_cut_short_is_left_out(tmp_path: Path) -> None:
 
 
 def test_wandb_run_keeps_its_id(tmp_path: Path) -> None:
-    [first], [second] = (
-        wandb_loggers(tmp_path, "offline", "p", {}, one_run=True) for _ in range(2)
-    )
-    [other] = wandb_loggers(tmp_path / "other", "offline", "p", {}, one_run=True)
+    [first], [second] = (wandb_runs(tmp_path, "offline", "p", {}, one_run=True) for _ in range(2))
+    [other] = wandb_runs(tmp_path / "other", "offline", "p", {}, one_run=True)
     assert first.version == second.version
     assert first.version != other.version

@@ -1,15 +1,20 @@
-"""Runs that log to TensorBoard and MLflow beside metrics.csv."""
+"""Runs that log to trackers beside metrics.csv. Those that are not installed are skipped:
+
+pip install mlflow trackio swanlab && pytest tests/run/test_trackers.py
+"""
 
 import json
 import os
+from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
+import yaml
 
 from tests.support.run_helpers import command
 from vlm_rl.fit import fit
 from vlm_rl.run.metrics_csv import read_metrics
-from vlm_rl.run.trackers import PACKAGES, check_trackers, tracker_loggers
+from vlm_rl.trackers import PACKAGES, check_trackers, open_trackers
 
 SAYS = {
     "health.detectors": json.dumps(
@@ -25,6 +30,13 @@ SAYS = {
 }
 
 
+def run_twice(policy_folder, data_folder, run, tracker):
+    """Train two steps, and go on for two more."""
+    for steps in (2, 4):
+        keys = SAYS | {"steps": steps, "logging.trackers": f"[{tracker}]"}
+        fit(command(policy_folder, data_folder, run, **keys))
+
+
 def _scalars(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -34,15 +46,7 @@ def _scalars(folder):
 
 def test_trackers_have_the_metrics_samples_and_alerts(policy_folder, data_folder, tmp_path):
     run = tmp_path / "run"
-    for steps in (2, 4):  # the second goes on
-        fit(
-            command(
-                policy_folder,
-                data_folder,
-                run,
-                **SAYS | {"steps": steps, "logging.trackers": "[tensorboard]"},
-            )
-        )
+    run_twice(policy_folder, data_folder, run, "tensorboard")
     events = _scalars(run / "tensorboard")
     logged = {
         (tag, event.step): event.value
@@ -62,13 +66,14 @@ def test_trackers_have_the_metrics_samples_and_alerts(policy_folder, data_folder
         tag.removesuffix("/text_summary"): events.Tensors(tag) for tag in events.Tags()["tensors"]
     }
     assert [event.step for event in texts["samples"]] == [0, 2, 4]
+    assert b"    steps: 2" in texts["config"][0].tensor_proto.string_val[0]
     assert [event.step for event in texts["health/always"]] == [2], "once, also after the restart"
     assert b"engine and policy differ" in texts["health/always"][0].tensor_proto.string_val[0]
 
 
 def test_tensorboard_forgets_what_was_after_the_checkpoint(tmp_path):
     for resume, values in ((0, [1.0, 2.0, 3.0]), (1, [5.0])):
-        [logger] = tracker_loggers(["tensorboard"], tmp_path, "p", resume)
+        [logger] = open_trackers(["tensorboard"], tmp_path, "p", {"a": {"b": 1}}, resume)
         for offset, value in enumerate(values, 1):
             logger.log_metrics({"a/b": value}, resume + offset)
         logger.finalize("success")
@@ -80,15 +85,7 @@ def test_mlflow_has_the_same_in_one_run(policy_folder, data_folder, tmp_path):
     mlflow = pytest.importorskip("mlflow")
     run = tmp_path / "run"
     assert "MLFLOW_TRACKING_URI" not in os.environ
-    for steps in (2, 4):
-        fit(
-            command(
-                policy_folder,
-                data_folder,
-                run,
-                **SAYS | {"steps": steps, "logging.trackers": "[mlflow]"},
-            )
-        )
+    run_twice(policy_folder, data_folder, run, "mlflow")
     client = mlflow.MlflowClient(f"sqlite:///{run / 'mlflow.db'}")
     [experiment] = [e for e in client.search_experiments() if e.name == "vlm_rl"]
     [found] = client.search_runs([experiment.experiment_id])
@@ -97,8 +94,46 @@ def test_mlflow_has_the_same_in_one_run(policy_folder, data_folder, tmp_path):
         history = [(m.step, m.value) for m in client.get_metric_history(found.info.run_id, name)]
         assert history == [(row["step"], pytest.approx(row[name])) for row in rows if name in row]
     assert "engine and policy differ" in found.data.tags["health.always"]
+    assert found.data.params["steps"] == "2", "MLflow keeps those of the first start"
     files = {file.path for file in client.list_artifacts(found.info.run_id, "samples")}
     assert {"samples/step_000004.md", "samples/step_000004_7.png"} <= files
+
+
+def test_trackio_has_the_same_in_one_run(policy_folder, data_folder, tmp_path, capfd):
+    if find_spec("trackio") is None:
+        pytest.skip("trackio is not installed")
+    run = tmp_path / "run"
+    run_twice(policy_folder, data_folder, run, "trackio")
+    assert [*(run / "trackio").glob("*.db")]
+    trackio = import_module("trackio")  # after the run has chosen its folder
+    assert "Trackio project" not in capfd.readouterr().out
+    storage = trackio.sqlite_storage.SQLiteStorage
+    [found] = storage.get_run_records("vlm_rl")
+    logged = storage.get_logs("vlm_rl", found["name"], run_id=found["id"])
+    rows = read_metrics(run / "metrics.csv")
+    for name in ("reward/mean", "val/accuracy"):
+        history = [(row["step"], row[name]) for row in logged if name in row]
+        assert history == [(row["step"], pytest.approx(row[name])) for row in rows if name in row]
+    [alert] = storage.get_alerts("vlm_rl")
+    assert alert["title"] == "always"
+    assert "engine and policy differ" in alert["text"]
+    tables = [row["samples"]["_value"] for row in logged if "samples" in row]
+    assert [table[0]["step"] for table in tables] == [0, 2, 4]
+    assert all(row["image"]["file_path"] for table in tables for row in table)
+
+
+def test_swanlab_has_the_same(policy_folder, data_folder, tmp_path):
+    pytest.importorskip("swanlab")
+    run = tmp_path / "run"
+    run_twice(policy_folder, data_folder, run, "swanlab")
+    folders = sorted((run / "swanlab").glob("run-*"))
+    assert len(folders) == 2, "offline each start has its own"
+    for folder in folders:
+        assert len([*folder.glob("media/image/*")]) >= 8
+        assert yaml.safe_load((folder / "files/config.yaml").read_text())
+    names = b"".join(path.read_bytes() for folder in folders for path in folder.glob("*.swanlab"))
+    for name in ("reward/mean", "val/accuracy", "samples/table", "health/always"):
+        assert name.encode() in names
 
 
 def test_unusable_trackers_are_refused_in_one_line():
@@ -110,7 +145,5 @@ def test_unusable_trackers_are_refused_in_one_line():
 def test_missing_package_is_named(name):
     if find_spec(name) is not None:
         pytest.skip(f"{name} is installed")
-    with pytest.raises(
-        ValueError, match=rf"{name} needs its package: pip install {PACKAGES[name]}"
-    ):
+    with pytest.raises(ValueError, match=rf"{name} needs its package: pip install {name}"):
         check_trackers([name])

@@ -17,8 +17,8 @@ from vlm_rl.evaluation.screen import print_overview
 from vlm_rl.rewards import Accuracy
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.endings import Ending, one_line_endings
-from vlm_rl.run.loggers import check_wandb
 from vlm_rl.show.screen import say
+from vlm_rl.trackers import check_wandb
 
 PROGRAM = "vlm_rl.evaluate"
 

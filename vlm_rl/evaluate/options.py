@@ -22,9 +22,9 @@ from vlm_rl.metrics.word_targets import WORD_TARGETS
 from vlm_rl.rewards import JudgingTerm
 from vlm_rl.rollout import Engine, Sampling
 from vlm_rl.rollout.sampling import WHOLE_SOFTMAX
-from vlm_rl.run.loggers import WandbMode
 from vlm_rl.servers.chat_server import ChatServer
 from vlm_rl.show.help.parser import explain_groups, new_parser
+from vlm_rl.trackers import WandbMode
 
 
 def build_parser() -> ArgumentParser:

@@ -19,8 +19,8 @@ from vlm_rl.evaluation.scoring import name_of, score
 from vlm_rl.evaluation.summary import Evaluation
 from vlm_rl.evaluation.tasks import ProblemSet, Task
 from vlm_rl.rewards import Accuracy, JudgingTerm
-from vlm_rl.run.loggers import wandb_loggers
 from vlm_rl.show.plain import one_line
+from vlm_rl.trackers import wandb_runs
 
 
 class Reported(NamedTuple):
@@ -114,7 +114,7 @@ def log(subject: Subject, reported: Sequence[Reported]) -> None:
     values = {name: value for one in reported for name, value in metrics(one.result).items()}
     for one in reported:
         values |= length_metrics(one.lengths) if one.lengths else {}
-    for logger in wandb_loggers(
+    for logger in wandb_runs(
         output, config.logging.wandb, config.logging.project, config.as_dict()
     ):
         with logger:

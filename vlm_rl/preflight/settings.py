@@ -15,7 +15,7 @@ from vlm_rl.preflight.start import Start
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.checks import CONSISTENCY, check_ranks, check_routers
 from vlm_rl.run.length_gradients import LengthGradients
-from vlm_rl.run.loggers import check_wandb
+from vlm_rl.trackers import check_wandb
 
 SHOWN = ("torch", "lightning", "transformers")
 

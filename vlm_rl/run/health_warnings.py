@@ -7,8 +7,9 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
 from vlm_rl.health import Health, Illness
-from vlm_rl.run.loggers import alert
+from vlm_rl.show.plain import one_line
 from vlm_rl.show.screen import Screen
+from vlm_rl.trackers import Tracker
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.step import Step
 
@@ -52,7 +53,9 @@ class HealthWarnings(L.Callback):
     @rank_zero_only
     def _say(self, trainer: L.Trainer, finding: Illness) -> None:
         self._screen.put(f"health: {finding.line}", style="bold yellow")
-        alert(trainer.loggers, finding.step, finding.title, finding.line)
+        for logger in trainer.loggers:
+            if isinstance(logger, Tracker):
+                logger.show_alert(finding.step, one_line(finding.title), one_line(finding.line))
 
     def state_dict(self) -> dict[str, Any]:
         return {"health": self._health.state_dict(), "validated": self._validated}

@@ -15,8 +15,8 @@ from vlm_rl.disk.files import write_text, written_whole
 from vlm_rl.distributed import gather
 from vlm_rl.metrics.length import LengthBin, LengthReport, LengthWindow
 from vlm_rl.metrics.push_course import LENGTH, PUSHES, Correlation, changes, course_of
-from vlm_rl.run.loggers import wandb_table
 from vlm_rl.show.figures import Axes, plt, save
+from vlm_rl.trackers.wandb_table import wandb_table
 from vlm_rl.training.module import RLModule
 from vlm_rl.training.step import Step
 

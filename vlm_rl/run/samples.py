@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from vlm_rl.disk.files import write_bytes
 from vlm_rl.records import Completion, Prompt, Rollout
-from vlm_rl.run.loggers import wandb_table
 from vlm_rl.run.token_lines import token_lines
-from vlm_rl.run.trackers import show_samples
 from vlm_rl.show.json_text import json_text
+from vlm_rl.trackers import Tracker
 from vlm_rl.training.step import Step
 
 
@@ -188,10 +186,8 @@ class SampleTable(L.Callback):
             if sample.group < self.num_problems
         ]
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_metrics({"samples": wandb_table(self.COLUMNS, rows)})
-            else:
-                show_samples(logger, module.completed_steps, self.COLUMNS, rows)
+            if isinstance(logger, Tracker):
+                logger.show_samples(module.completed_steps, self.COLUMNS, rows)
 
 
 def _side_by_side(prompt: Prompt) -> Image.Image:

@@ -2,7 +2,7 @@
 
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +14,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vlm_rl.errors import joined
 from vlm_rl.show.screen import say
+from vlm_rl.trackers.tracker import Rows, Tracker
+from vlm_rl.trackers.wandb_table import wandb_table
 
 LOOK_S = 60.0
 """How often W&B is asked whether it is there."""
@@ -44,7 +46,7 @@ def check_login() -> None:
         raise ValueError(f"logging.wandb=online: there is no key; {WAY_OUT}")
 
 
-class SteadyWandb(WandbLogger):
+class SteadyWandb(WandbLogger, Tracker):
     """Says once that W&B cannot be reached, and lets the run go on; ends W&B's run with `with`.
 
     Without a network W&B's own process keeps what is logged and sends it later. If that process is
@@ -98,7 +100,11 @@ class SteadyWandb(WandbLogger):
         self._steadily(lambda: super(SteadyWandb, self).log_metrics(metrics, step))
 
     @rank_zero_only
-    def alert(self, title: str, text: str) -> None:
+    def show_samples(self, step: int, columns: Sequence[str], rows: Rows) -> None:
+        self.log_metrics({"samples": wandb_table(columns, rows)}, step)
+
+    @rank_zero_only
+    def show_alert(self, step: int, title: str, text: str) -> None:
         """Send a warning, which W&B shows with the run and mails as its user has set."""
         self._steadily(lambda: self.experiment.alert(title=title, text=text, level="WARN"))
 

@@ -1,28 +1,25 @@
-"""W&B as a logger that keeps all its files inside a given folder."""
+"""Runs of W&B, which keep all their files inside a given folder."""
 
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from PIL import Image
 
 from vlm_rl import ranks
 from vlm_rl.disk.files import Damaged, read_text, write_text
-from vlm_rl.run.steady_wandb import FINISH_S, START_S, SteadyWandb, check_login
-from vlm_rl.run.trackers import show_alert
 from vlm_rl.show.plain import one_line, visible_in
 from vlm_rl.show.screen import say
+from vlm_rl.trackers.steady_wandb import FINISH_S, START_S, SteadyWandb, check_login
 
 WandbMode = Literal["offline", "online", "off"]
 _ID = re.compile(r"[0-9a-f]{8}")
 
 
-def wandb_loggers(
+def wandb_runs(
     folder: Path,
     mode: WandbMode,
     project: str,
@@ -63,29 +60,6 @@ def _has_settings() -> bool:
     """Whether the user has told W&B of a server or an entity, which are in its config folder."""
     own = os.environ.get("WANDB_CONFIG_DIR", Path.home() / ".config" / "wandb")
     return (Path(own) / "settings").is_file()
-
-
-def wandb_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
-    """Return a table of W&B, which UTF-8 and its pages can show. Images stay images."""
-    import wandb
-
-    shown = [[_cell(value) for value in row] for row in rows]
-    return wandb.Table(columns=visible_in(list(columns)), data=visible_in(shown))
-
-
-def _cell(value: Any) -> Any:
-    import wandb
-
-    return wandb.Image(value) if isinstance(value, Image.Image) else value
-
-
-def alert(loggers: Iterable[Logger], step: int, title: str, text: str) -> None:
-    """Send a warning to the loggers that show such."""
-    for logger in loggers:
-        if isinstance(logger, SteadyWandb):
-            logger.alert(one_line(title), one_line(text))
-        else:
-            show_alert(logger, step, one_line(title), one_line(text))
 
 
 def check_wandb(mode: WandbMode) -> None:
