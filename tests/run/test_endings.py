@@ -232,10 +232,10 @@ def test_second_hangup_does_not_kill_what_saves(
     """Shell and kernel both send one when a terminal closes."""
     real = RLModule.update
 
-    def heard(*arguments: Any) -> Any:
+    def heard(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGHUP)
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(RLModule, "update", heard)
     run = ended()

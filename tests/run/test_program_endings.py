@@ -33,6 +33,7 @@ from tests.support.patience import until
 from tests.support.places import CONFIGS, REPOSITORY, TINY_POLICY
 from vlm_rl import ask, evaluate, serve, verify
 from vlm_rl.data.prompts import PromptEncoder
+from vlm_rl.evaluate import asking, reporting
 from vlm_rl.model.policy import Policy
 from vlm_rl.rewards import Accuracy
 from vlm_rl.rollout import TransformersEngine, VLLMServer
@@ -139,8 +140,8 @@ BEFORE: dict[str, tuple[Any, str]] = {
     "model": (Policy, "from_pretrained"),
     "answers": (TransformersEngine, "generate"),
     "self test": (Accuracy, "self_test"),
-    "judging": (evaluate, "judge"),
-    "report": (evaluate, "write_report"),
+    "judging": (reporting, "judge"),
+    "report": (reporting, "write_report"),
 }
 
 
@@ -172,7 +173,7 @@ def test_evaluation_that_is_stopped_in_its_start_leaves_nothing(
     evaluation: Evaluation, ended: Ending, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out"
-    hear_before(monkeypatch, evaluate, "load", signal.SIGINT)
+    hear_before(monkeypatch, asking, "load", signal.SIGINT)
     run = ended(evaluation(output))
     assert run == Ended(130, ["vlm_rl.evaluate: SIGINT: stopped, nothing was changed"])
     assert not output.exists()

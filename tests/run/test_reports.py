@@ -129,6 +129,9 @@ def test_metrics_agree_with_the_rollout_files(report: Report) -> None:
 def test_rollout_files_hold_every_completion(report: Report) -> None:
     fields = {
         "uid",
+        "source",
+        "images",
+        "rule",
         "question",
         "answer",
         "completion",

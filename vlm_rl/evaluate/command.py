@@ -10,7 +10,7 @@ from vlm_rl.evaluate.asking import answer_all, read_questions
 from vlm_rl.evaluate.comparing import compare_folders, compare_subjects
 from vlm_rl.evaluate.options import build_parser, check
 from vlm_rl.evaluate.reporting import log, report
-from vlm_rl.evaluate.subjects import Subject, models_of, prepare
+from vlm_rl.evaluate.subjects import Subject, models_of, own_folders, prepare
 from vlm_rl.evaluation.report import REPORT
 from vlm_rl.evaluation.scoring import check_term
 from vlm_rl.evaluation.screen import print_overview
@@ -48,11 +48,11 @@ def _evaluate(argv: Sequence[str] | None, ending: Ending, held: ExitStack) -> No
             held.enter_context(closing(parts.scoring))
             check_term(parts.scoring)
         models = models_of(config, parts.engine)
+        folders = own_folders(config, models, held)
         questions = read_questions(config, parts, accuracy)
-        subjects = prepare(parser, config, parts, models, questions, held)
+        subjects = prepare(parser, config, parts, [*zip(models, folders, strict=True)], questions)
         for subject in subjects:
             run_folder.save_config(subject.output, subject.settings)
-    accuracy.self_test()
     for subject in subjects:
         with one_line_errors(PROGRAM):
             _one(parser, config, subject, accuracy, ending)
@@ -74,6 +74,7 @@ def _one(
     ending.left = f"the responses so far are kept in {output}, the same command resumes"
     ending.place = str(output)
     ending.lower = _less_memory(config)
+    accuracy.self_test()
     with ExitStack() as own:
         parts = instantiate(parser, config)
         if parts.scoring is not None:

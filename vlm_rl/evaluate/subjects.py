@@ -79,6 +79,16 @@ def folders_of(config: Namespace, models: Sequence[str | None]) -> list[Path]:
     return [Path(config.output or FOLDER, name) for name in names]
 
 
+def own_folders(config: Namespace, models: Sequence[str | None], held: ExitStack) -> list[Path]:
+    """Lock and return the folder of each model. Raises ValueError for one in use."""
+    folders = folders_of(config, models)
+    if len(models) > 1:
+        held.enter_context(run_folder.own(folders[0].parent, "output"))
+    for folder in folders:
+        held.enter_context(run_folder.own(folder, "output"))
+    return folders
+
+
 def _names(places: Sequence[str]) -> list[str]:
     """Name what is evaluated, for a folder. Raises ValueError for one that is there twice."""
     names = [_name(Path(place)) for place in places]
@@ -102,23 +112,21 @@ def prepare(
     parser: ArgumentParser,
     config: Namespace,
     parts: Namespace,
-    models: Sequence[str | None],
+    places: Sequence[tuple[str | None, Path]],
     questions: Sequence[Questions],
-    held: ExitStack,
 ) -> list[Subject]:
-    """Return each of `models` as it is evaluated, its folder locked and checked.
+    """Return each model as it is evaluated, its folder checked.
 
-    Nothing but locks is written. Raises ValueError for a folder that holds something else and for
-    a checkpoint that cannot be loaded.
+    Args:
+        places: the models with their folders, which are locked.
+
+    Nothing is written. Raises ValueError for a folder that holds something else and for a
+    checkpoint that cannot be loaded.
     """
-    folders = folders_of(config, models)
-    if len(models) > 1:
-        held.enter_context(run_folder.own(folders[0].parent, "output"))
     subjects = []
-    for model, output in zip(models, folders, strict=True):
+    for model, output in places:
         own = config.clone()
         own.model = model
-        held.enter_context(run_folder.own(output, "output"))
         tasks = tasks_of(own, parts.engine, questions, output)
         inputs = _inputs(own, parts, tasks, output)
         subject = Subject(own, output, tasks, plain(parser, config) | {"model": model} | inputs)
