@@ -195,6 +195,7 @@ def majority(group: Sequence[dict[str, Any]]) -> float:
 @pytest.fixture(scope="module")
 def blind(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five problems, also without their images; the engine's class keeps what it was asked."""
+    Heard.asked.clear()
     changes = {"blind": "true", "limit": 5, "engine": "tests.test_evaluate.Heard"}
     return run(data, tmp_path_factory.mktemp("blind"), logging__wandb="offline", **changes)
 

@@ -107,8 +107,8 @@ def test_study_reports_what_fails_and_resumes(config: Path, tmp_path: Path, capf
     [
         ("--only_variants=[LUSPPO]", "only_variants names 'LUSPPO', which is not one; did you"),
         ("--seeds=[1,1]", "seeds must be different numbers"),
-        ("--base=[nowhere.yaml]", "no file nowhere.yaml"),
-        ("--overlays={GSPO: [nowhere.yaml]}", "no file nowhere.yaml"),
+        ("--base=[nowhere.yaml]", "nowhere.yaml is not a file, and no recipe has that"),
+        ("--overlays={GSPO: [nowhere.yaml]}", "nowhere.yaml is not a file, and no"),
         ("--overlays={GSPPO: []}", "overlays names 'GSPPO', no variant; did you"),
         ('--variants={"../x": {}}', "variants: '../x' cannot name a file"),
         ('--conditions={"a\\nb": {}}', "conditions: 'a\\nb' cannot name a file"),

@@ -21,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -287,13 +288,13 @@ def test_read_only_folder_is_named_before_anything_is_loaded(
 ) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
-    log = Path("/tmp") / f"nobody-{os.getpid()}.log"
     argv = command(policy_folder, data_folder, Path("/usr/runs/first"))
-    try:
-        assert forks("wait", forks("as_nobody", argv, log)) == 2
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own are closed to others
+        Path(folder).chmod(0o777)
+        log = Path(folder, "log")
+        status = forks("wait", forks("as_nobody", argv, log))
         text = log.read_text()
-    finally:
-        log.unlink(missing_ok=True)
+    assert status == 2, text
     assert text.startswith("vlm_rl.fit: run_dir=/usr/runs/first: this user cannot write into /usr")
     assert len(text.splitlines()) == 1
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -103,7 +104,9 @@ def loaded(policy: Policy, checkpoint: Path, folder: Path, precision: Any) -> It
     encoder = PromptEncoder(str(checkpoint), max_prompt_tokens=64)
     engine.prepare(folder, policy.model.config, encoder, SAMPLING)
     save_model(policy.model, folder, source=torch.float32)
-    worker = Loaded(engine)
+    with pytest.MonkeyPatch.context() as patch:  # vLLM looks at an architecture in a child
+        patch.setenv("PYTHONPATH", environment.python_path(folder))
+        worker = Loaded(engine)
     try:
         yield worker
     finally:

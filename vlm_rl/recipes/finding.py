@@ -50,7 +50,7 @@ def with_files(argv: Sequence[str]) -> list[str]:
 def shipped(path: str) -> str:
     """Return where `path` is: a recipe names what lies in `data_prep/` relative to the repository,
     and an installed package has it elsewhere."""
-    if Path(path).exists() or not path.startswith(_SHIPPED):
+    if not path.startswith(_SHIPPED) or Path(path).exists():
         return path
     spec = find_spec(_SHIPPED.rstrip("/"))
     folders = spec.submodule_search_locations if spec else None
