@@ -59,22 +59,33 @@ SPOILT = Lesson(
     rising_steps=10,
     seed=4,
     difficulty=(2,),
-    right_shares=(0.4, 1.0, 0.55),
+    right_shares=(0.52, 1.0, 0.8),
 )
-COUNTING = Lesson(
-    200,
+COUNT_ONES = Lesson(
     100,
-    (5, 3, 2),
+    0,
+    (1, 0, 0),
     peak_lr=3e-3,
-    final_lr=3e-4,
+    final_lr=3e-3,
     rising_steps=30,
     seed=0,
     difficulty=(3,),
     styles=(ONES, TWOS, PARTS),
 )
+COUNT_MIXED = Lesson(
+    0,
+    80,
+    (5, 3, 2),
+    peak_lr=3e-3,
+    final_lr=3e-4,
+    rising_steps=10,
+    seed=1,
+    difficulty=(3,),
+    styles=(ONES, TWOS, PARTS),
+)
 LESSONS: dict[Kind, tuple[Lesson, ...]] = {
     "twins": (MORE_DIRECT, SPOILT),
-    "tally": (COUNTING,),
+    "tally": (COUNT_ONES, COUNT_MIXED),
 }
 
 

@@ -48,6 +48,7 @@ def converted(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.long
 def test_real_images_train_both_families(
     converted: dict[str, Path], tmp_path: Path, family: Literal["qwen2_5_vl", "qwen3_vl"]
 ) -> None:

@@ -136,6 +136,7 @@ def start(checkpoints: dict[str, Path]) -> dict[str, Tensor]:
     ],
     ids=["ddp-2", "fsdp2-2", "ddp-2-others", "ddp-3", "fsdp2-3"],
 )
+@pytest.mark.long
 def test_several_processes_equal_one(
     runs: Runs, strategy: str, num_processes: int, cases: tuple[str, ...]
 ) -> None:
@@ -221,6 +222,7 @@ def test_twenty_steps_end_with_the_weights_of_one_process(runs: Runs, strategy: 
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero2"])
+@pytest.mark.long
 def test_adapters_of_several_processes_equal_those_of_one(runs: Runs, strategy: str) -> None:
     """Of language model and vision tower, in float32, held to the base by a KL."""
     _skip_without_deepspeed(strategy)
@@ -273,6 +275,7 @@ def test_update_is_seen_by_the_next_one_under_autocast() -> None:
         assert layer(torch.ones(2)).tolist() == pytest.approx((before - 3).tolist(), abs=0.05)
 
 
+@pytest.mark.long
 def test_only_the_first_process_ever_holds_the_whole_model(tmp_path: Path) -> None:
     """Of 120 MB, with a reference. If each of the two processes loaded it before it is cut, as
     under DDP, both would hold twice that; the second holds half of policy and reference, the part

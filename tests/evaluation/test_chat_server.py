@@ -62,6 +62,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @needs_vllm
+@pytest.mark.long
 def test_server_answers_as_the_transformers_engine(
     url: str, data: Path, own: list[dict[str, object]], tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ def give_no_number(ours: Any, theirs: Any) -> None:
         ("log-probs", give_no_number),
     ],
 )
+@pytest.mark.long
 def test_sides_that_differ_are_not_timed(part: str, break_it: Callable[[Any, Any], None]) -> None:
     ours, theirs = several_images()
     apart = check(ours, theirs)

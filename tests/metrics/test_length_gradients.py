@@ -98,6 +98,7 @@ def test_without_a_gradient_there_is_nothing() -> None:
 BANDS = {"wide": (0.9, 50.0), "narrow": (1e-4, 1e-4)}
 
 
+@pytest.mark.long
 def test_run_logs_cosine_and_bound_every_so_many_steps_and_a_wide_band_turns_nothing(
     policy_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ def test_load_is_that_of_all_ranks(family: str, checkpoints: dict[str, Path]) ->
 
 
 @every_mixture
+@pytest.mark.long
 def test_twenty_steps_of_the_term_alone_even_the_load(
     family: str, checkpoints: dict[str, Path]
 ) -> None:

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.support.benchmark_rows import ROWS
+from tests.support.parameters import also_long
 from tests.support.planted import TEMPLATE, Bench, sound_data
 from tests.support.tiny import picture
 from vlm_rl.fit import choose_threads, quieten
@@ -304,7 +305,9 @@ def test_sound_run_has_no_remark(bench: Bench) -> None:
     assert not inspected.left_out
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    "name", [also_long(name) if number % 3 else name for number, name in enumerate(FAULTS)]
+)
 def test_fault_is_named(name: str, bench: Bench) -> None:
     remarks, plant = FAULTS[name]
     inspected, _ = preflight(bench.argv(plant(bench)))

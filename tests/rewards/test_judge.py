@@ -330,6 +330,7 @@ def write_often(folder: str, seed: int) -> None:
         assert kept == {"reply": str(number) * 999}
 
 
+@pytest.mark.long
 def test_several_processes_share_a_folder(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=write_often, args=(str(tmp_path), n)) for n in range(2)]

@@ -105,6 +105,7 @@ def test_run_without_a_checker_whose_functions_fail_now_and_then(
     assert all("bonus (" in line and "of problem 'synthetic-" in line for line in said)
 
 
+@pytest.mark.long
 def test_run_whose_function_reads_what_the_policy_says_of_the_tokens(
     policy_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_run_whose_function_reads_what_the_policy_says_of_the_tokens(
     assert any(measured["policy/left_out_frac"] == 0 for measured in metrics)
 
 
+@pytest.mark.long
 def test_run_that_goes_by_two_sources_and_hangs_once(
     policy_folder: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

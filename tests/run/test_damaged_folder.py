@@ -316,6 +316,7 @@ UNFINISHED: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", UNFINISHED)
+@pytest.mark.long
 def test_killed_start_is_started_again(kind: str, trained: Trained, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()

@@ -177,6 +177,7 @@ def test_signal_in_an_activity_saves_and_the_next_start_resumes(
 
 
 @pytest.mark.parametrize(("owner", "name"), [(Summary, "on_fit_end"), (Reward, "close")])
+@pytest.mark.long
 def test_signal_once_all_is_written_changes_nothing(
     owner: type, name: str, ended: Ending, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +247,7 @@ def test_second_hangup_does_not_kill_what_saves(
 # ---- terminals
 
 
+@pytest.mark.long
 def test_closed_terminal_saves_and_says_so_in_the_log(
     policy_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:

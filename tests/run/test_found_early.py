@@ -290,6 +290,7 @@ def test_process_of_wandb_that_is_gone_at_the_end(
     assert status == 0
 
 
+@pytest.mark.long
 def test_server_that_is_lost_in_the_middle_takes_the_rest_at_the_end(
     online_run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

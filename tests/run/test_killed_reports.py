@@ -71,6 +71,7 @@ def test_every_file_of_a_report_is_written_whole(program: str, whole: Whole) -> 
         for kind in kinds
     ],
 )
+@pytest.mark.long
 def test_killed_program_ends_as_the_undisturbed_one(
     program: str, kind: str, whole: Whole, tmp_path: Path
 ) -> None:

@@ -81,6 +81,7 @@ def test_killed_run_ends_as_the_undisturbed_one(kind: str, whole: Whole, tmp_pat
 
 
 @pytest.mark.parametrize("kind", STOPPED)
+@pytest.mark.long
 def test_run_that_sigterm_stops_ends_as_the_undisturbed_one(
     kind: str, whole: Whole, tmp_path: Path
 ) -> None:
@@ -89,6 +90,7 @@ def test_run_that_sigterm_stops_ends_as_the_undisturbed_one(
     assert whole.forks("compare_all", folder, whole.folder, STEPS) == []
 
 
+@pytest.mark.long
 def test_validation_that_is_killed_after_sigterm_stands_once_in_the_rows(
     whole: Whole, tmp_path: Path
 ) -> None:

@@ -145,8 +145,15 @@ BEFORE: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("place", BEFORE)
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        pytest.param(place, number, marks=[] if short else pytest.mark.long)
+        for place in BEFORE
+        for number in SIGNALS
+        for short in [number == signal.SIGINT or place == "answers"]
+    ],
+)
 def test_stopped_evaluation_keeps_its_responses_and_resumes(
     place: str,
     number: signal.Signals,
@@ -284,6 +291,7 @@ def at_step_two(folder: Path, call: Callable[[], object]) -> threading.Thread:
     return thread
 
 
+@pytest.mark.long
 def test_stopped_study_saves_its_runs_and_starts_no_other(ended: Ending, tmp_path: Path) -> None:
     argv = slow_study(tmp_path)
     watch = at_step_two(tmp_path, lambda: os.kill(os.getpid(), signal.SIGINT))

@@ -164,6 +164,7 @@ def test_rollout_files_hold_every_completion(report: Report) -> None:
             assert not banned & set(sample["token_ids"])
 
 
+@pytest.mark.long
 def test_rollout_files_have_bounds(
     policy_folder: Path, data_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

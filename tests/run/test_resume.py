@@ -115,6 +115,7 @@ def _assert_equal_metrics(run_dir: Path, whole: Path) -> None:
     assert tables[0] == tables[1]
 
 
+@pytest.mark.long
 def test_precision_of_hf_changes_neither_training_nor_what_is_resumed(
     folders: Folders, whole: Run, tmp_path: Path
 ) -> None:

@@ -38,7 +38,6 @@ WAYS = (
 )
 GROUP_ONLY = ("start", "meeting")
 SHORT = {
-    ("meeting", *WAYS[5]),
     ("rollout", *WAYS[4]),
     ("checkpoint", *WAYS[0]),
 }

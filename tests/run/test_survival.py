@@ -175,6 +175,7 @@ def test_sigterm_in_a_rollout_saves_at_once_and_the_run_resumes_bit_for_bit(
 
 
 @pytest.mark.parametrize("step", [3, also_long(6)])  # the last one too
+@pytest.mark.long
 def test_validation_that_sigterm_cuts_short_is_caught_up(
     step: int, start: Start, forks: Forks, whole: Path
 ) -> None:
@@ -207,6 +208,7 @@ def test_sigterm_in_an_update_waits_for_its_end(start: Start) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGUSR1, 0), (signal.SIGINT, 130)])
+@pytest.mark.long
 def test_other_signals_save_too(number: signal.Signals, status: int, start: Start) -> None:
     run = start(number.name, validation__every_n_steps=9)
     beat = run.beat_when(lambda beat: beat.step >= 2 and beat.phase == "rollout")

@@ -96,6 +96,7 @@ def test_sigterm_to_one_rank_stops_all_after_the_same_step(stopped: Run) -> None
     assert len(wandb_starts(stopped.run_dir)) == 1, "only rank 0 logs"
 
 
+@pytest.mark.long
 def test_killed_rank_is_named_and_its_step_is_repeated_bit_for_bit(two: Runs, stopped: Run) -> None:
     whole = two.start("undisturbed")
     assert whole.end() == 0, whole.log.read_text()
@@ -115,6 +116,7 @@ def test_killed_rank_is_named_and_its_step_is_repeated_bit_for_bit(two: Runs, st
     assert first == second == (run.run_dir / "wandb/run_id").read_text()
 
 
+@pytest.mark.long
 def test_failure_and_hang_of_one_rank_end_the_other(two: Runs, stopped: Run) -> None:
     """Hang in the folder of the failure, whose traces must not end the run."""
     folder = two.copy(stopped, "faults")
@@ -143,6 +145,7 @@ def test_failure_and_hang_of_one_rank_end_the_other(two: Runs, stopped: Run) -> 
     assert re.search(r"rank 1 in reward of step \d|rank 1 has been silent for 4 s, in rew", text)
 
 
+@pytest.mark.long
 def test_full_disk_under_two_ranks_ends_both_and_loses_nothing(two: Runs, stopped: Run) -> None:
     folder = two.copy(stopped, "full")
     [before] = folder.glob("checkpoints/step_*")

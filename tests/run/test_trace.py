@@ -15,6 +15,7 @@ from vlm_rl.fit import fit
 
 
 @pytest.mark.parametrize(("asked", "recorded"), [(1, (2, 2)), (9, (2, 3))])
+@pytest.mark.long
 def test_trace_holds_the_steps_asked_for_with_their_stages(
     asked: int, recorded: tuple[int, int], policy_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:

@@ -74,7 +74,11 @@ FILTER = "--dynamic_sampling=vlm_rl.training.MixedVerdicts"
 
 
 @pytest.mark.parametrize(
-    ("shaping", "more"), [(CEEH, (FILTER,)), (LASER_D, ())], ids=["CEEH", "LaserD"]
+    ("shaping", "more"),
+    [
+        pytest.param(CEEH, (FILTER,), id="CEEH"),
+        pytest.param(LASER_D, (), id="LaserD", marks=pytest.mark.long),
+    ],
 )
 def test_run_goes_on_bit_for_bit_with_its_state(
     shaping: dict[str, Any],

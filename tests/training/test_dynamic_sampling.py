@@ -373,6 +373,7 @@ def test_validation_samples_every_problem_once(whole: Run) -> None:
     assert len(validations) == 6
 
 
+@pytest.mark.long
 def test_extended_run_with_refills_equals_the_undisturbed_one_bit_for_bit(
     whole: Run, policy_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:

@@ -236,6 +236,7 @@ def test_weights_that_do_not_move_make_the_age_of_completions_irrelevant(
         assert torch.equal(ours.advantages, theirs.advantages)
 
 
+@pytest.mark.long
 def test_further_rounds_of_dynamic_sampling_have_the_weights_of_now(refilled: Path) -> None:
     rows = [row for row in read_metrics(refilled / "metrics.csv") if "sampling/rounds" in row]
     spent = [row["sampling/prompts_spent"] for row in rows]
@@ -282,6 +283,7 @@ def test_run_goes_on_bit_for_bit_from_a_signal_and_from_a_checkpoint(
         assert _ages(tmp_path / name) == _ages(undisturbed)
 
 
+@pytest.mark.long
 def test_rollout_of_problems_that_have_changed_since_is_sampled_anew(
     policy_folder: Path, data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

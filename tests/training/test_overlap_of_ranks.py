@@ -19,6 +19,7 @@ from vlm_rl.training.overlap import PENDING
 
 
 @pytest.mark.parametrize("strategy", ["ddp", also_long("fsdp2")])
+@pytest.mark.long
 def test_two_ranks_overlap_recover_together_and_go_on_bit_for_bit(
     strategy: str, policy_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:

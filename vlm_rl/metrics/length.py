@@ -24,6 +24,7 @@ from vlm_rl.objectives import Sequences
 from vlm_rl.records import Rollout
 
 NUM_BINS = 10
+BY_BIN = ("inside", "accepted", "clipped_low", "clipped_high", "clipped_dual", "weight")
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,8 @@ class LengthReport:
             "num_bins": len(self.bins),
             "bin_num_sequences": min(b.num_sequences for b in self.bins),
         }
-        names = ("inside", "accepted", "clipped_low", "clipped_high", "clipped_dual", "weight")
         for index, part in enumerate(self.bins, 1):
-            values |= {f"{name}_bin{index}": getattr(part, name) for name in names}
+            values |= {f"{name}_bin{index}": getattr(part, name) for name in BY_BIN}
         return {f"length/{name}": value for name, value in values.items() if value is not None}
 
     def _q(self, name: str, count: str) -> float | None:

@@ -15,46 +15,10 @@ from vlm_rl.metrics.devices import GB, peak_resident_bytes, peak_resident_bytes_
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.length_report import PLOT
 from vlm_rl.run.metrics_csv import METRICS, read_metrics
+from vlm_rl.run.training_plot import plot_training
 from vlm_rl.show.figures import plt, save
 from vlm_rl.show.screen import Screen, Table
 from vlm_rl.training.module import RLModule
-from vlm_rl.training.step import Metrics
-
-PANELS: dict[str, dict[str, str]] = {
-    "reward": {"reward/mean": "mean reward"},
-    "accuracy": {
-        "reward/accuracy": "training rollouts",
-        "val/accuracy": "held out, sampled",
-        "val_greedy/accuracy": "held out, greedy",
-    },
-    "length in tokens": {
-        "completion/length_tokens": "all",
-        "completion/length_correct_tokens": "correct",
-        "completion/length_wrong_tokens": "wrong",
-    },
-    "share of tokens clipped": {
-        "policy/clip_frac_low": "at the lower end",
-        "policy/clip_frac_high": "at the upper end",
-    },
-}
-
-
-def plot_training(metrics: list[Metrics], target: Path) -> None:
-    """Draw reward, accuracy, length and clipping by step into one PNG."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
-    for axis, (title, curves) in zip(axes.flat, PANELS.items(), strict=True):
-        for name, label in curves.items():
-            points = [(row["step"], row[name]) for row in metrics if name in row]
-            marker = "o" if name.startswith("val") else None
-            if points:
-                axis.plot(*zip(*points, strict=True), label=label, marker=marker, linewidth=1.4)
-        axis.set_title(title)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
-        if axis.has_data():
-            axis.legend()
-    with written_whole(target) as partial:
-        save(figure, partial)
 
 
 def plot_stages(seconds: Mapping[str, float], target: Path) -> None:
@@ -93,7 +57,8 @@ class Summary(L.Callback):
     ) -> None:
         metrics = read_metrics(self.run_dir / METRICS)
         plot = self.run_dir / "plots" / "training.png"
-        plot_training(metrics, plot)
+        title = f"{self.run_dir.name}: {type(module.objective).__name__}"
+        plot_training(metrics, plot, title=title, num_held_out=num_problems["held_out"])
         stages = self.run_dir / "plots" / "stages.png"
         plot_stages(module.clock.seconds, stages)
         summary = _summarise(self.run_dir, module, skipped)

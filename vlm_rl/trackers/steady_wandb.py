@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vlm_rl.errors import joined
+from vlm_rl.metrics.panels import names_by_bin
 from vlm_rl.show.screen import say
 from vlm_rl.trackers.tracker import Rows, Tracker
 from vlm_rl.trackers.wandb_table import wandb_table
@@ -160,8 +161,11 @@ class SteadyWandb(WandbLogger, Tracker):
 
 
 def _choose_axis(run: Any) -> None:
-    """Have every chart over the steps of the run, as in metrics.csv."""
+    """Have every chart over the steps of the run, as in metrics.csv; none of a single bin of
+    length, which the table `length/bins` has and which would be most of the charts."""
     run.define_metric(AXIS)
+    for name in names_by_bin():
+        run.define_metric(name, step_metric=AXIS, step_sync=True, hidden=True)
     run.define_metric("*", step_metric=AXIS, step_sync=True)
 
 

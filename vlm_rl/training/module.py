@@ -61,12 +61,13 @@ from vlm_rl.training.settings import (
     check_groups,
 )
 from vlm_rl.training.step import Metrics, Step, StepBatch
-from vlm_rl.training.step_metrics import step_metrics
+from vlm_rl.training.step_metrics import SAMPLED_TOKENS, step_metrics
 from vlm_rl.training.streams import GREEDY, Stream
 from vlm_rl.training.update import Update, count_normalizers, divided, in_groups, left_out
 
 STATE = (
     "completed_steps",
+    "sampled_tokens",
     "skipped_updates",
     "skipped_in_a_row",
     "refill_position",
@@ -141,6 +142,7 @@ class RLModule(L.LightningModule):
         self.skipped_updates: list[list[str]] = []
         self.skipped_in_a_row = 0
         self.validation_history: list[Metrics] = []
+        self.sampled_tokens = 0
         self.clock = Clock()
         self.meter = Meter(policy, self.clock)
         self.credit = Credit(self.advantage, self.shaping)
@@ -189,6 +191,8 @@ class RLModule(L.LightningModule):
         self.completed_steps += 1
         self.trainer.should_stop = self.completed_steps >= self.steps
         metrics = step_metrics(sampled, batch, updates, engine=self.engine, meter=self.meter)
+        self.sampled_tokens += int(metrics[SAMPLED_TOKENS])
+        metrics[SAMPLED_TOKENS] = self.sampled_tokens
         step = Step(
             rollout=batch.rollout,
             everyone=batch.everyone,

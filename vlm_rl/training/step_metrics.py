@@ -16,6 +16,9 @@ from vlm_rl.training.meter import Meter
 from vlm_rl.training.step import Metrics, StepBatch
 from vlm_rl.training.update import Update
 
+SAMPLED_TOKENS = "rollout/sampled_tokens"
+"""Here those of the step; the run adds them up."""
+
 
 def step_metrics(
     sampled: Sampled,
@@ -36,10 +39,13 @@ def step_metrics(
     # at the weights of the engine: of a single update, its own forwards
     before = batch.routers if batch.has_old or not updates else updates[0].routers
     statistics = add_up(statistics, before.drift)
-    # of all ranks, counted once: the mean is their sum
-    restarts = Statistic(torch.tensor(engine.restarts), torch.tensor(ranks.rank() == 0))
-    statistics = add_up(statistics, {"rollout/engine_restarts": restarts})
     rollouts = [batch.rollout, sampled.dropped]
+    tokens = sum(int(rollout.lengths.sum()) for rollout in rollouts)
+    sums = {"rollout/engine_restarts": engine.restarts, SAMPLED_TOKENS: tokens}
+    # of all ranks, counted once: the mean is their sum
+    once = torch.tensor(ranks.rank() == 0)
+    own = {name: Statistic(torch.tensor(value), once) for name, value in sums.items()}
+    statistics = add_up(statistics, own)
     cost = meter.statistics(rollouts, batch, sampled_here=not engine.is_elsewhere)
     loads = load_metrics([update.routers for update in updates])
     pushes = push_metrics(

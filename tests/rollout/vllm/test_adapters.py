@@ -57,6 +57,7 @@ def setup(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setup]:
     engine.close()
 
 
+@pytest.mark.long
 def test_engine_samples_from_the_policy_with_its_adapters(setup: Setup) -> None:
     setup.start()
     assert setup.gaps(setup.generate()).max() < ROUNDING

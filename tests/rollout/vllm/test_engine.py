@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.parameters import also_long
 from tests.support.tiny import picture, png
 from tests.support.vllm_setup import MISSING, ROUNDING, SAMPLING, Setup, in_process, tokens_of
 from vlm_rl.records import Problem
@@ -30,7 +31,7 @@ pytest.importorskip("vllm", reason=MISSING)
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[FAMILIES[0], *map(also_long, FAMILIES[1:])])
 def setup(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Setup]:

@@ -46,6 +46,7 @@ def setup(tmp_path: Path) -> Iterator[Setup]:
 
 
 @needs_vllm
+@pytest.mark.long
 def test_failure_inside_vllm_restarts_it_and_asks_again(setup: Setup) -> None:
     setup.start()
     undisturbed = tokens_of(setup.generate())
@@ -105,6 +106,7 @@ def test_what_vllm_refuses_is_not_tried_again(setup: Setup) -> None:
 
 
 @needs_vllm
+@pytest.mark.long
 def test_watchdog_hears_of_every_finished_request(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,7 @@ def test_engine_beyond_its_ceiling_stops_the_run_with_a_checkpoint_to_resume_fro
     assert rollouts(run_dir) == rollouts(undisturbed)
 
 
+@pytest.mark.long
 def test_drift_above_its_limit_is_an_alarm_with_the_uid(
     tmp_path: Path, policy_folder: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ def setup(tmp_path: Path) -> Iterator[Setup]:
     built.engine.close()
 
 
+@pytest.mark.long
 def test_engine_that_sleeps_between_rollouts_samples_the_same(setup: Setup) -> None:
     sleeping, setup.engine = setup.engine, in_process()
     undisturbed = tokens_of(setup.start().generate())

@@ -38,6 +38,7 @@ def setup(tmp_path: Path) -> Iterator[Setup]:
 
 
 @pytest.mark.parametrize("name", [also_long(NAME), TOWER, also_long("lm_head.weight")])
+@pytest.mark.long
 def test_renamed_weight_is_fatal_by_name(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -93,6 +94,7 @@ def test_other_values_are_fatal(setup: Setup, monkeypatch: pytest.MonkeyPatch) -
         setup.start()
 
 
+@pytest.mark.long
 def test_other_values_after_an_update_are_fatal(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
