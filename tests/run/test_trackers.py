@@ -5,6 +5,7 @@ pip install mlflow trackio swanlab && pytest tests/run/test_trackers.py
 
 import json
 import os
+import struct
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -13,8 +14,10 @@ import yaml
 
 from tests.support.run_helpers import command
 from vlm_rl.fit import fit
+from vlm_rl.metrics.panels import SECTIONS, names_by_bin
 from vlm_rl.run.metrics_csv import read_metrics
-from vlm_rl.trackers import PACKAGES, check_trackers, open_trackers
+from vlm_rl.trackers import PACKAGES, check_trackers, open_trackers, wandb_runs
+from vlm_rl.trackers.wandb_view import build_view
 
 SAYS = {
     "health.detectors": json.dumps(
@@ -134,6 +137,51 @@ def test_swanlab_has_the_same(policy_folder, data_folder, tmp_path):
     names = b"".join(path.read_bytes() for folder in folders for path in folder.glob("*.swanlab"))
     for name in ("reward/mean", "val/accuracy", "samples/table", "health/always"):
         assert name.encode() in names
+
+
+def test_view_of_wandb_has_the_sections_in_order_over_the_steps():
+    view = build_view("me", "vlm_rl")._to_model()
+    bank = view.spec.section.panel_bank_config
+    sections = [section for section in bank.sections if section.panels]
+    assert [section.name for section in sections] == [*SECTIONS]
+    assert not bank.settings.sort_alphabetically
+    for section, panels in zip(sections, SECTIONS.values(), strict=True):
+        configs = [panel.config for panel in section.panels]
+        assert [config.x_axis for config in configs] == ["step"] * len(panels)
+        assert [config.metrics for config in configs] == [[*panel.curves] for panel in panels]
+
+
+def test_no_chart_of_a_single_bin_of_length(tmp_path):
+    [run] = wandb_runs(tmp_path, "offline", "p", {})
+    with run:
+        run.log_metrics({"length/inside_bin10": 0.5, "reward/mean": 0.5}, 1)
+    metrics = {m.name or m.glob_name: m for m in logged_metrics(tmp_path)}
+    assert metrics["*"].step_metric == metrics["length/inside_bin10"].step_metric == "step"
+    hidden = {name for name, metric in metrics.items() if metric.options.hidden}
+    assert hidden == {*names_by_bin()}
+
+
+def logged_metrics(folder):
+    """Read what W&B has been told of metrics: its file is blocks of 32 KiB, as LevelDB's logs."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    [file] = folder.glob("wandb/offline-run-*/*.wandb")
+    data, place, block = file.read_bytes(), 7, 1 << 15
+    found, record = [], b""
+    while place + 7 <= len(data):
+        length, kind = struct.unpack("<HB", data[place + 4 : place + 7])
+        if block - place % block < 7 or kind == 0:
+            place += block - place % block
+            continue
+        whole, first, middle, last = 1, 2, 3, 4
+        record = (b"" if kind in (whole, first) else record) + data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (whole, last):
+            parsed = Record.FromString(record)
+            if parsed.WhichOneof("record_type") == "metric":
+                found.append(parsed.metric)
+        assert kind in (whole, first, middle, last)
+    return found
 
 
 def test_unusable_trackers_are_refused_in_one_line():

@@ -117,6 +117,10 @@ def plot_length_fairness(
     _plot_lengths(axes[1, 1], lengths)
     _plot_course(axes[2, 0], course)
     _plot_changes(axes[2, 1], course)
+    figure.suptitle(
+        "LRE, length reweighting error: 0 where the clip treats all lengths alike; "
+        "its floor is what chance alone gives"
+    )
     with written_whole(target) as partial:
         save(figure, partial)
 
