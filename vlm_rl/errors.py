@@ -60,12 +60,16 @@ def explain(message: str, parser: ArgumentParser, elsewhere: Mapping[str, str]) 
         return f"{key}: {owner} needs {match[1]}" if owner else f"{match[1]}: required, but not set"
     if match := _NO_CLASS.match(reason):
         named = next(filter(None, match.groups()), owner or value)
+        if instead := elsewhere.get(f"{key}={named}".lower()):
+            return f"{key}: there is no {named}; here it is {instead}"
         if (families := _families(hint)) and all(map(is_dataclass, families)):
             return f"{key}: {named} is a value without its key; write {_form(hint, named)}"
         cause = f" ({reason})" if reason.startswith("No module") else ""
         return f"{key}: {_wrong_class(named, hint)}{cause}"
     if match := _RULE.match(reason):
         return f"{key} must be {match[2]} {match[3]}, got {match[1]}"
+    if instead := elsewhere.get(f"{key}={value}".lower()):
+        return f"{key}: there is no {value}; here it is {instead}"
     if types := list(filter(None, map(_TYPE.match, reasons))):
         return _wrong_type(key, [match[1] for match in types], types[0][2] or value, hint)
     if reason.startswith("unrecognized"):

@@ -48,7 +48,7 @@ from vlm_rl.run.heartbeat import Heartbeat
 from vlm_rl.run.length_gradients import LengthGradients
 from vlm_rl.run.length_report import LengthFairness
 from vlm_rl.run.metrics_csv import MetricsCsv
-from vlm_rl.run.peer_names import PEER_NAMES
+from vlm_rl.run.peer_names import PEER_NAMES, PEER_VALUES
 from vlm_rl.run.progress import ProgressBars
 from vlm_rl.run.report import Summary
 from vlm_rl.run.resume import OwedWork, Resume, SameStep, check_fits
@@ -201,7 +201,7 @@ def _fit(
     with one_line_errors("vlm_rl.fit"):
         parser = build_parser()
         ours = {f"trainer.{name}": key for name, key in OURS.items()}
-        config = parse(parser, argv, ours | PEER_NAMES)
+        config = parse(parser, argv, ours | PEER_NAMES | PEER_VALUES)
         run_dir, resolved = Path(config.run_dir), plain(parser, config)
         exits.config = resolved
         if ranks.is_zero():

@@ -60,6 +60,7 @@ option("more updates than prompts", "stop consistency", "--updates.num_minibatch
 option("style that is not read", "stop consistency", "--prompt.style=think_answer", NO_ROLLOUT)
 option("a GPU that is not there", "stop devices", "--trainer.accelerator=gpu")
 option("fewer problems than a step", "stop training data", "--data.prompts_per_step=64", NO_ROLLOUT)
+option("tracker that is not installed", "stop trackers", "--logging.trackers=[swanlab]", NO_ROLLOUT)
 option("no validation", "warning validation size", "--data.val=[]", NO_ROLLOUT)
 option("learning rate of zero", "stop learning", "--optimizer.lr=0", NO_ROLLOUT)
 option(
@@ -334,7 +335,7 @@ def test_key_of_wandb_that_is_missing(bench: Bench, monkeypatch: pytest.MonkeyPa
         with suppress(OSError):
             wandb.teardown()
         module.unset_globals()
-    assert found(inspected) == {"stop W&B"}
+    assert found(inspected) == {"stop trackers"}
 
 
 def test_independent_faults_are_found_together(bench: Bench) -> None:
@@ -356,3 +357,10 @@ def test_independent_faults_are_found_together(bench: Bench) -> None:
         "stop consistency",
         "warning truncation",
     }
+
+
+def test_faults_of_a_recipe_by_name_are_found_together(bench: Bench) -> None:
+    argv = ["--config", "quickstart", *bench.argv(["--group_size=many", "--seed=x"])[2:]]
+    inspected, _ = preflight(argv)
+    lines = [one.sentence for one in inspected.remarks if one.level == "stop"]
+    assert [any(key in line for line in lines) for key in ("group_size", "seed")] == [True, True]

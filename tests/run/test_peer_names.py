@@ -8,7 +8,7 @@ import pytest
 from tests.support.run_helpers import QUICKSTART
 from vlm_rl.config import parse
 from vlm_rl.fit import OURS, build_parser
-from vlm_rl.run.peer_names import PEER_NAMES
+from vlm_rl.run.peer_names import PEER_NAMES, PEER_VALUES
 
 ELSEWHERE = {f"trainer.{name}": key for name, key in OURS.items()} | PEER_NAMES
 
@@ -30,7 +30,7 @@ def test_peer_names_point_to_keys_that_exist() -> None:
         ("--num_generations", "group_size"),
         ("--epochs", "steps (rollouts of the whole run)"),
         ("--data.epochs", "steps (rollouts of the whole run)"),
-        ("--report_to", "logging.wandb"),
+        ("--report_to", "logging.trackers and logging.wandb"),
         ("--beta", "objective.init_args.regularizers '[{class_path: vlm_rl.objectives.KL}]'"),
         ("--model", "policy.path"),
     ],
@@ -39,3 +39,22 @@ def test_a_peer_name_is_answered_with_the_key_here(option: str, here: str) -> No
     with pytest.raises(ValueError, match="unknown key") as refused:
         parse(build_parser(), ["--config", str(QUICKSTART), option, "3"], ELSEWHERE)
     assert str(refused.value) == f"unknown key {option[2:]}; here it is {here}"
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--objective=PPO", "objective: there is no PPO; here it is vlm_rl.objectives.GRPO (PPO"),
+        ("--trainer.precision=fp16", "trainer.precision: there is no fp16; here it is bf16-mixed"),
+    ],
+)
+def test_a_peer_value_is_answered_with_the_value_here(option: str, line: str) -> None:
+    with pytest.raises(ValueError, match="there is no") as refused:
+        parse(build_parser(), ["--config", str(QUICKSTART), option], ELSEWHERE | PEER_VALUES)
+    assert str(refused.value).startswith(line)
+
+
+@pytest.mark.parametrize(("given", "here"), PEER_VALUES.items())
+def test_values_for_peer_values_are_taken(given: str, here: str) -> None:
+    key, value = given.partition("=")[0], here.split()[0]
+    assert parse(build_parser(), ["--config", str(QUICKSTART), f"--{key}={value}"])

@@ -7,7 +7,7 @@ INSPECTIONS = (
     Inspection("versions", settings.versions),
     Inspection("consistency", settings.consistency, cheap=False),
     Inspection("run folder", settings.folder, cheap=False),
-    Inspection("W&B", settings.wandb, cheap=False),
+    Inspection("trackers", settings.trackers, cheap=False),
     Inspection("model and ranks", settings.model, cheap=False),
     Inspection("learning", settings.learning),
     Inspection("rows", data.rows, cheap=False),

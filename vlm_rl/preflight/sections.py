@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_rl.config import read_file
+from vlm_rl.recipes.finding import with_files
 from vlm_rl.show.json_text import json_text
 
 RIGHT: dict[str, Any] = {
@@ -32,7 +33,7 @@ def refused_sections(argv: Sequence[str], build: Callable[[Sequence[str]], objec
     returned if no section is wrong by itself, or a file cannot be read.
     """
     try:
-        parts = list(_parts(argv))
+        parts = list(_parts(with_files(argv)))
     except ValueError:
         return []
     lines = []

@@ -15,7 +15,7 @@ from vlm_rl.preflight.start import Start
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.checks import CONSISTENCY, check_ranks, check_routers
 from vlm_rl.run.length_gradients import LengthGradients
-from vlm_rl.trackers import check_wandb
+from vlm_rl.trackers import check_trackers, check_wandb
 
 SHOWN = ("torch", "lightning", "transformers")
 
@@ -112,13 +112,15 @@ def folder(start: Start) -> Iterator[Remark]:
         yield ok(f"run_dir={run_dir} holds this run; it goes on from step {newest.step}")
 
 
-def wandb(start: Start) -> Iterator[Remark]:
-    """Say whether W&B takes the run."""
+def trackers(start: Start) -> Iterator[Remark]:
+    """Say whether W&B and the other trackers take the run."""
     mode = start.config.logging.wandb
-    faults = list(_refusals([partial(check_wandb, mode)]))
+    others = start.config.logging.trackers
+    checks = [partial(check_wandb, mode), partial(check_trackers, others)]
+    faults = list(_refusals(checks))
     yield from faults
     if not faults:
-        yield ok(f"logging.wandb={mode}")
+        yield ok(f"logging.wandb={mode}, logging.trackers={others}")
 
 
 def _refusals(checks: Iterable[Callable[[], object]]) -> Iterator[Remark]:

@@ -58,7 +58,7 @@ PEER_NAMES = {
     "per_device_train_batch_size": _BATCH,
     "ppo_mini_batch_size": "updates.num_minibatches",
     "project_name": "logging.project",
-    "report_to": "logging.wandb",
+    "report_to": "logging.trackers and logging.wandb",
     "reward_funcs": "reward.terms",
     "rollout_batch_size": "data.prompts_per_step",
     "save_freq": "checkpoint.every_n_steps",
@@ -76,3 +76,9 @@ PEER_NAMES = {
     "warmup_steps": "optimizer.warmup_updates",
 }
 """From their last part to a key here, with what else is to be said after it."""
+
+PEER_VALUES = {
+    "objective=ppo": "vlm_rl.objectives.GRPO (PPO's clip; advantages of groups, no critic)",
+    "trainer.precision=fp16": "bf16-mixed",
+}
+"""From a value that a key does not take to one that it does."""
