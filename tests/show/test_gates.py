@@ -65,6 +65,7 @@ def _not_constant(tree: ast.AST, *names: str) -> Iterator[str]:
 
 STREAMS = ("sys.stdout", "sys.stderr", "sys.__stdout__", "sys.__stderr__")
 OBJECTIVES = "vlm_rl/objectives/"
+TRACKERS = "vlm_rl/trackers/"
 GATES: dict[str, tuple[Callable[[ast.AST], Iterator[ast.AST | str]], str]] = {
     "print": (lambda tree: _calls(tree, "print"), "vlm_rl/show/screen.py"),
     "rich": (lambda tree: _imports(tree, "rich"), "vlm_rl/show/screen.py"),
@@ -77,8 +78,11 @@ GATES: dict[str, tuple[Callable[[ast.AST], Iterator[ast.AST | str]], str]] = {
     "json": (lambda tree: _keywords(tree, "ensure_ascii"), "vlm_rl/show/json_text.py"),
     "figures": (lambda tree: _calls(tree, "savefig"), "vlm_rl/show/figures.py"),
     "pyplot": (lambda tree: _imports(tree, "matplotlib"), "vlm_rl/show/figures.py"),
-    "wandb": (lambda tree: _attributes(tree, "wandb.Table", "wandb.Html"), "vlm_rl/run/loggers.py"),
-    "wandb log": (lambda tree: _calls(tree, "log_table", "log_text"), "vlm_rl/run/loggers.py"),
+    "wandb": (
+        lambda tree: _attributes(tree, "wandb.Table", "wandb.Html"),
+        f"{TRACKERS}wandb_table.py",
+    ),
+    "texts": (lambda tree: _calls(tree, "log_table", "log_text"), f"{TRACKERS}mlflow.py"),
     "markup": (lambda tree: _not_constant(tree, "Markdown", "Markup"), "vlm_rl/show/markdown.py"),
 }
 ALLOWED = {
@@ -87,7 +91,6 @@ ALLOWED = {
     ("warning", OBJECTIVES + "regularizers.py"): "as in soundness, numbers of a configuration",
     ("markup", "vlm_rl/show/html.py"): "files of the program, and what Markdown is rendered to",
     ("pyplot", "data_prep/audit_page.py"): "formatters of ticks",
-    ("wandb log", "vlm_rl/run/trackers.py"): "of MLflow: a table of vlm_rl/show/markdown.py",
 }
 
 

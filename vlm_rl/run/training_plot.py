@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from matplotlib.ticker import PercentFormatter
 from scipy.stats import binomtest
 
 from vlm_rl.disk.files import written_whole
@@ -18,7 +17,7 @@ from vlm_rl.metrics.panels import (
     REWARD,
     Panel,
 )
-from vlm_rl.show.figures import Axes, plt, save
+from vlm_rl.show.figures import Axes, PercentFormatter, plt, save
 from vlm_rl.training.step import Metrics
 
 WINDOWS = 20

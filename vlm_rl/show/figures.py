@@ -13,12 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 
 from vlm_rl.show.plain import visible
 
-__all__ = ["Axes", "Bbox", "Figure", "Line2D", "LogLocator", "plt", "save"]
+__all__ = ["Axes", "Bbox", "Figure", "Line2D", "LogLocator", "PercentFormatter", "plt", "save"]
 
 matplotlib.rcParams["text.parse_math"] = False  # a dollar in a name would be a formula
 

@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 
 from vlm_rl.disk.files import read_text, write_text
 from vlm_rl.show.plain import one_line
-from vlm_rl.trackers.tracker import Rows, Tracker, images, text_table
+from vlm_rl.trackers.tracker import TableRows, Tracker, images, text_table
 
 RUN_ID = "mlflow_run_id"
 """File in the run's folder: the run of MLflow to which every start in it belongs."""
@@ -35,7 +35,7 @@ class MLflow(MLFlowLogger, Tracker):
         if known is None:  # MLflow refuses to change a parameter later
             self.log_hyperparams({**config})
 
-    def show_samples(self, step: int, columns: Sequence[str], rows: Rows) -> None:
+    def show_samples(self, step: int, columns: Sequence[str], rows: TableRows) -> None:
         client, run, name = self.experiment, self.run_id, f"samples/step_{step:06d}"
         client.log_text(run, text_table(columns, rows), f"{name}.md")
         for number, image in images(rows):

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from vlm_rl.errors import joined
 from vlm_rl.metrics.panels import names_by_bin
 from vlm_rl.show.screen import say
-from vlm_rl.trackers.tracker import Rows, Tracker
+from vlm_rl.trackers.tracker import TableRows, Tracker
 from vlm_rl.trackers.wandb_table import wandb_table
 
 LOOK_S = 60.0
@@ -101,7 +101,7 @@ class SteadyWandb(WandbLogger, Tracker):
         self._steadily(lambda: super(SteadyWandb, self).log_metrics(metrics, step))
 
     @rank_zero_only
-    def show_samples(self, step: int, columns: Sequence[str], rows: Rows) -> None:
+    def show_samples(self, step: int, columns: Sequence[str], rows: TableRows) -> None:
         self.log_metrics({"samples": wandb_table(columns, rows)}, step)
 
     @rank_zero_only

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlm_rl.disk.files import read_text, write_text
 from vlm_rl.show.plain import one_line, visible_in
-from vlm_rl.trackers.tracker import Rows, Tracker, images, text_table
+from vlm_rl.trackers.tracker import TableRows, Tracker, images, text_table
 
 RUN_ID = "swanlab_run_id"
 """File in the run's folder: the run of SwanLab to which every start in it belongs."""
@@ -53,7 +53,7 @@ class SwanLab(Tracker):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._run.log({**metrics}, step=step)
 
-    def show_samples(self, step: int, columns: Sequence[str], rows: Rows) -> None:
+    def show_samples(self, step: int, columns: Sequence[str], rows: TableRows) -> None:
         shown = [
             self._swanlab.Image(image, caption=f"row {number}") for number, image in images(rows)
         ]

@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from vlm_rl.trackers.tracker import Rows, Tracker, images, text_table
+from vlm_rl.trackers.tracker import TableRows, Tracker, images, text_table
 
 CODE = " " * 4
 """Before a line of Markdown that is shown as it is."""
@@ -32,7 +32,7 @@ class TensorBoard(TensorBoardLogger, Tracker):
         if not resume_step:
             self.experiment.add_text("config", indent(yaml.safe_dump({**config}), CODE), 0)
 
-    def show_samples(self, step: int, columns: Sequence[str], rows: Rows) -> None:
+    def show_samples(self, step: int, columns: Sequence[str], rows: TableRows) -> None:
         self.experiment.add_text("samples", text_table(columns, rows), step)
         for number, image in images(rows):
             pixels = np.asarray(image.convert("RGB"))

@@ -9,14 +9,14 @@ from PIL import Image
 
 from vlm_rl.show.markdown import table
 
-Rows = Sequence[Sequence[Any]]
+TableRows = Sequence[Sequence[Any]]
 
 
 class Tracker(Logger):
     """A logger that also shows samples with their images, and alerts."""
 
     @abstractmethod
-    def show_samples(self, step: int, columns: Sequence[str], rows: Rows) -> None:
+    def show_samples(self, step: int, columns: Sequence[str], rows: TableRows) -> None:
         """Log a table of samples. A cell may be an image or None."""
 
     @abstractmethod
@@ -27,7 +27,7 @@ class Tracker(Logger):
         """Log nothing: a tracker has the whole configuration from its start."""
 
 
-def images(rows: Rows) -> Iterator[tuple[int, Image.Image]]:
+def images(rows: TableRows) -> Iterator[tuple[int, Image.Image]]:
     """Yield each image with the number of its row, for trackers whose tables hold text only."""
     for number, row in enumerate(rows):
         for cell in row:
@@ -35,7 +35,7 @@ def images(rows: Rows) -> Iterator[tuple[int, Image.Image]]:
                 yield number, cell
 
 
-def text_table(columns: Sequence[str], rows: Rows) -> str:
+def text_table(columns: Sequence[str], rows: TableRows) -> str:
     """Return the table in Markdown, without its images."""
     return str(table(columns, [["" if _is_image(cell) else cell for cell in row] for row in rows]))
 

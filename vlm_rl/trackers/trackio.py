@@ -11,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from vlm_rl.show.plain import one_line, visible_in
-from vlm_rl.trackers.tracker import Rows, Tracker
+from vlm_rl.trackers.tracker import TableRows, Tracker
 
 
 class Trackio(Tracker):
@@ -46,7 +46,7 @@ class Trackio(Tracker):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._run.log({**metrics}, step=step)
 
-    def show_samples(self, step: int, columns: Sequence[str], rows: Rows) -> None:
+    def show_samples(self, step: int, columns: Sequence[str], rows: TableRows) -> None:
         cells = [[self._cell(cell) for cell in row] for row in rows]
         frame = pd.DataFrame(cells, columns=[*columns], dtype=object)
         self._run.log({"samples": self._trackio.Table(dataframe=frame)}, step=step)

@@ -6,10 +6,10 @@ from typing import Any
 from PIL import Image
 
 from vlm_rl.show.plain import visible_in
-from vlm_rl.trackers.tracker import Rows
+from vlm_rl.trackers.tracker import TableRows
 
 
-def wandb_table(columns: Sequence[str], rows: Rows) -> Any:
+def wandb_table(columns: Sequence[str], rows: TableRows) -> Any:
     """Return a table of W&B, which UTF-8 and its pages can show. Images stay images."""
     import wandb
 
