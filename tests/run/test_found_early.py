@@ -230,7 +230,7 @@ def test_server_that_is_lost_before_the_run_begins(
     loss: str, online_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the key was checked."""
-    monkeypatch.setattr("vlm_rl.trackers.wandb_runs.START_S", 2.0)
+    monkeypatch.setattr("vlm_rl.trackers.wandb_setup.START_S", 2.0)
     before_the_call(monkeypatch, ProblemData, "setup", lambda: LOSSES[loss](online_run.server))
     status, lines = online_run()
     kept = kept_run(tmp_path / "run")
@@ -255,7 +255,7 @@ SHORT = ("never answers", "done"), ("refuses", "SIGINT"), ("answers 500", "done"
 def test_server_that_is_lost_at_the_end(
     loss: str, ending: str, online_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("wandb_runs", "steady_wandb"):
+    for module in ("wandb_setup", "steady_wandb"):
         monkeypatch.setattr(f"vlm_rl.trackers.{module}.FINISH_S", 2.0)
     before_the_call(monkeypatch, SteadyWandb, "__exit__", lambda: LOSSES[loss](online_run.server))
     if ending == "SIGINT":

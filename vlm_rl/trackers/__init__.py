@@ -2,7 +2,7 @@
 
 from vlm_rl.trackers.tracker import Tracker
 from vlm_rl.trackers.trackers import PACKAGES, TrackerName, check_trackers, open_trackers
-from vlm_rl.trackers.wandb_runs import WandbMode, check_wandb, wandb_runs
+from vlm_rl.trackers.wandb_setup import WandbMode, check_wandb, wandb_runs
 
 __all__ = [
     "PACKAGES",
