@@ -145,7 +145,9 @@ def test_several_processes_equal_one(
         assert_equal(together, alone, name, TOLERANCE[num_processes])
 
 
-@pytest.mark.parametrize(("strategy", "cases"), [("ddp", DDP), ("fsdp2", (*EXACT, *FLOAT32))])
+@pytest.mark.parametrize(
+    ("strategy", "cases"), [also_long("ddp", DDP), ("fsdp2", (*EXACT, *FLOAT32))]
+)
 def test_few_pickled_objects_are_exchanged_in_a_step(
     runs: Runs, strategy: str, cases: tuple[str, ...]
 ) -> None:
@@ -236,7 +238,7 @@ def test_adapters_of_several_processes_equal_those_of_one(runs: Runs, strategy: 
 
 
 @pytest.mark.parametrize(
-    "strategy", ["fsdp2", "zero2", "zero3", *map(also_long, ("ddp", "zero3_offload"))]
+    "strategy", ["fsdp2", *map(also_long, ("ddp", "zero2", "zero3", "zero3_offload"))]
 )
 def test_bfloat16_of_several_processes_is_near_that_of_one(
     runs: Runs, start: dict[str, Tensor], strategy: str

@@ -82,6 +82,7 @@ def responder(url: str, **sampling: float) -> ChatResponder:
 
 
 @needs_vllm
+@pytest.mark.long
 def test_sampler_and_seed_arrive(url: str, data: Path) -> None:
     problems = load(BENCHMARKS["mathvision"], str(data))[:NUM_ROWS]
 
