@@ -4,14 +4,16 @@
     python -m data_prep.study_policies --kind tally --output runs/tally_policy
 
 *twins* goes on from the shipped policy. Its direct and its full answers are about equally often
-chosen and equally often right, and in both it says a wrong number in a share of the cases in which
-it knows the right one, so that both can be improved.
+chosen, and in both it says a wrong number in a share of the cases in which it knows the right one,
+so that both can be improved. They are meant to be equally often right and are not yet: 22 % and
+42 % in the first rollout of the study.
 
 *tally* learns to count: its completions have a line for each unit of a part, for every second, or
 for the whole part, and end with the box, 20 to 600 tokens.
 """
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -49,7 +51,6 @@ ONES, TWOS, PARTS = (partial(tally, stride=stride) for stride in (1, 2, 20))
 MORE_DIRECT = Lesson(
     0, 200, (1, 0, 4), peak_lr=1e-3, final_lr=5e-5, rising_steps=10, seed=3, difficulty=(2,)
 )
-"""After it about half of the direct answers and three quarters of the full ones are right."""
 SPOILT = Lesson(
     0,
     60,
@@ -72,16 +73,14 @@ COUNT_ONES = Lesson(
     difficulty=(3,),
     styles=(ONES, TWOS, PARTS),
 )
-COUNT_MIXED = Lesson(
-    0,
-    80,
-    (5, 3, 2),
-    peak_lr=3e-3,
+COUNT_MIXED = replace(
+    COUNT_ONES,
+    full_steps=0,
+    mixed_steps=80,
+    style_weights=(5, 3, 2),
     final_lr=3e-4,
     rising_steps=10,
     seed=1,
-    difficulty=(3,),
-    styles=(ONES, TWOS, PARTS),
 )
 LESSONS: dict[Kind, tuple[Lesson, ...]] = {
     "twins": (MORE_DIRECT, SPOILT),

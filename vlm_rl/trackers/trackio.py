@@ -15,7 +15,10 @@ from vlm_rl.trackers.tracker import TableRows, Tracker
 
 
 class Trackio(Tracker):
-    """Tables hold their images; alerts are alerts."""
+    """Tables hold their images; alerts are alerts.
+
+    Trackio takes its folder once in a process: a second run in the same one logs beside the first.
+    """
 
     def __init__(
         self, run_dir: Path, project: str, config: Mapping[str, Any], resume_step: int
