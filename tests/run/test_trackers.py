@@ -8,11 +8,12 @@ import os
 import struct
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import accumulate
 
 import pytest
 import yaml
 
-from tests.support.run_helpers import command
+from tests.support.run_helpers import command, rollouts
 from vlm_rl.fit import fit
 from vlm_rl.metrics.panels import SECTIONS, names_by_bin
 from vlm_rl.run.metrics_csv import read_metrics
@@ -64,6 +65,9 @@ def test_trackers_have_the_metrics_samples_and_alerts(policy_folder, data_folder
     }
     assert logged.keys() - {("epoch", step) for step in range(9)} == written.keys()
     assert all(logged[key] == pytest.approx(written[key], rel=1e-6, abs=1e-12) for key in written)
+    lengths = [sum(row["length_tokens"] for row in step) for step in rollouts(run).values()]
+    counted = [logged["rollout/sampled_tokens", step] for step in range(1, 5)]
+    assert counted == [*accumulate(lengths)], "also over the restart"
     assert {f"samples/{row}" for row in range(8)} <= {*events.Tags()["images"]}
     texts = {
         tag.removesuffix("/text_summary"): events.Tensors(tag) for tag in events.Tags()["tensors"]
