@@ -7,6 +7,7 @@ Mutations tried, each seen red:
     overlays after the changes of the variant -> their order
     `with_suffix` for the log -> a variant with a dot
     `or` for `and` between tokens and accuracy -> front
+    bins without a weight drawn -> runs that learned nothing
 """
 
 import json
@@ -25,6 +26,7 @@ from vlm_rl.run.study_report import (
     _push_points,
     acceptance,
     weight_ratio,
+    write_report,
 )
 from vlm_rl.study import Run, _log, _runs, study
 
@@ -138,6 +140,19 @@ def test_acceptance_and_weights_of_a_report() -> None:
     outcome = Outcome("a", "b", 0, [], [], {"bins": bins})
     assert acceptance(outcome) == pytest.approx(0.9)
     assert weight_ratio(outcome) == pytest.approx(0.2)
+
+
+def test_runs_that_learned_nothing_are_reported(tmp_path: Path) -> None:
+    empty = ("inside", "accepted", "weight", "weight_first")
+    lengths = dict.fromkeys(("lre_inside", "lre_accepted", "lre_inside_floor"))
+    lengths["bins"] = [{"mean_length": 12.0, "num_sequences": 8, "num_learning": 0}]
+    lengths["bins"][0] |= dict.fromkeys(empty)
+    step = {"step": 1, "completion/length_tokens": 12.0}
+    validation = {"step": 0, "val/accuracy": 0.0, "val/length_tokens": 12.0}
+    outcome = Outcome("a", "b", 0, [validation, validation | {"step": 1}], [step], lengths)
+    write_report([outcome], tmp_path)
+    assert "| q inside | - |" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "weights.png").is_file()
 
 
 def test_pushes_beside_changes_of_length_by_variant_and_over_conditions() -> None:

@@ -109,9 +109,11 @@ def _push(name: str, first: int | None = None) -> Measure:
 
 
 def acceptance(outcome: Outcome, name: str = "inside") -> float:
-    """Return q, the mean of q(L) over the sequences of all bins."""
+    """Return q, the mean of q(L) over the sequences of all bins; NaN if no bin has one."""
     count = "num_sequences" if name == "inside" else "num_learning"
     bins = [part for part in outcome.lengths["bins"] if part[name] is not None]
+    if not bins:
+        return math.nan
     return float(sum(b[name] * b[count] for b in bins) / sum(b[count] for b in bins))
 
 
@@ -351,7 +353,10 @@ def _plot_weights(axes: Sequence[Axes], variants: Mapping[str, list[Outcome]]) -
 
 
 def _by_length(axis: Axes, variants: Mapping[str, list[Outcome]], name: str) -> None:
-    """Draw a point per bin and seed, and a line through the bins of all seeds."""
+    """Draw a point per bin and seed, and a line through the bins of all seeds.
+
+    A variant of which no run has learned anything in its reported steps is left out.
+    """
     for variant, group in variants.items():
         points = sorted(
             (part["mean_length"], part[name])
@@ -359,6 +364,8 @@ def _by_length(axis: Axes, variants: Mapping[str, list[Outcome]], name: str) -> 
             for part in outcome.lengths["bins"]
             if part[name] is not None
         )
+        if not points:
+            continue
         # as many neighbours as seeds: about one bin of each
         joined = [points[i : i + len(group)] for i in range(0, len(points), len(group))]
         centres = [tuple(map(mean, zip(*part, strict=True))) for part in joined]
@@ -367,4 +374,5 @@ def _by_length(axis: Axes, variants: Mapping[str, list[Outcome]], name: str) -> 
         axis.scatter(lengths, values, s=6, alpha=0.4, color=line.get_color())
     axis.set_xlabel("length in tokens")
     axis.grid(alpha=0.3)
-    axis.legend()
+    if axis.lines:
+        axis.legend()
