@@ -157,36 +157,13 @@ def sample_groups(
         rollout = sample(prompts, 0)
         places = Places.of(ranks.gather(len(prompts)))
         return Sampled(rollout, rollout.select([]), places, False, refill_position)
-    wanted: list[int] = []
-    used: set[str] = set()
-    rounds: list[Rollout] = []
-    kept = torch.zeros(0, dtype=torch.bool)
-    if group_filter.oversamples:
-        firsts = ranks.gather([prompt.uid for prompt in prompts])
-        wanted = [len(uids) for uids in firsts]
-        used.update(uid for uids in firsts for uid in uids)
-        number = group_filter.more_than(sum(wanted))
-        more, refill_position = _draw(refill, refill_position, used, number)
-        prompts = [*prompts, *_dealt(more, _evenly(len(more)))]
-    while True:
-        rounds.append(sample(prompts, len(rounds)))
-        kept = torch.cat([kept, _keep(group_filter, rounds[-1])])
-        own = _Progress([p.uid for p in prompts], len(kept), int(kept.sum()))
-        progress = ranks.gather(own)
-        wanted = wanted or [of_rank.num_sampled for of_rank in progress]
-        used.update(uid for of_rank in progress for uid in of_rank.uids)
-        missing = _missing(wanted, [of_rank.num_kept for of_rank in progress])
-        if len(rounds) == group_filter.max_rounds:
-            break
-        new, refill_position = _draw(refill, refill_position, used, sum(missing))
-        if not new:
-            break
-        prompts = _dealt(new, missing)
-    rollout = Rollout.joined(rounds)
+    done = _sample_rounds(prompts, sample, group_filter, refill, refill_position)
+    kept, progress = done.kept, done.progress
+    rollout = Rollout.joined(done.rounds)
+    num_kept = sum(of_rank.num_kept for of_rank in progress)
     num_sampled = sum(of_rank.num_sampled for of_rank in progress)
-    keep_rate = sum(of_rank.num_kept for of_rank in progress) / max(num_sampled, 1)
-    if sum(of_rank.num_kept for of_rank in progress) > sum(wanted):
-        kept = _without_surplus(kept, sum(wanted))
+    if num_kept > sum(done.wanted):
+        kept = _without_surplus(kept, sum(done.wanted))
         progress = [
             replace(of_rank, num_kept=number)
             for of_rank, number in zip(progress, ranks.gather(int(kept.sum())), strict=True)
@@ -197,11 +174,57 @@ def sample_groups(
         dropped=dropped,
         places=Places.of([of_rank.num_kept for of_rank in progress]),
         any_dropped=sum(p.num_sampled - p.num_kept for p in progress) > 0,
-        refill_position=refill_position,
-        keep_rate=keep_rate,
-        statistics=_statistics(rollout, kept, progress, len(rounds), sum(missing))
+        refill_position=done.refill_position,
+        keep_rate=num_kept / max(num_sampled, 1),
+        statistics=_statistics(rollout, kept, progress, len(done.rounds), sum(done.missing))
         | _dropped_statistics(dropped),
     )
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """All rounds of a step: this rank's, with the groups that its filter keeps, and beside them the
+    progress of every rank, the groups that it wanted and those that it lacks."""
+
+    rounds: list[Rollout]
+    kept: Tensor
+    progress: list[_Progress]
+    wanted: list[int]
+    missing: list[int]
+    refill_position: int
+
+
+def _sample_rounds(
+    prompts: Sequence[Prompt],
+    sample: SampleRound,
+    group_filter: GroupFilter,
+    refill: Refill,
+    position: int,
+) -> _Rounds:
+    wanted: list[int] = []
+    used: set[str] = set()
+    rounds: list[Rollout] = []
+    kept = torch.zeros(0, dtype=torch.bool)
+    if group_filter.oversamples:
+        firsts = ranks.gather([prompt.uid for prompt in prompts])
+        wanted = [len(uids) for uids in firsts]
+        used.update(uid for uids in firsts for uid in uids)
+        more, position = _draw(refill, position, used, group_filter.more_than(sum(wanted)))
+        prompts = [*prompts, *_dealt(more, _evenly(len(more)))]
+    while True:
+        rounds.append(sample(prompts, len(rounds)))
+        kept = torch.cat([kept, _keep(group_filter, rounds[-1])])
+        own = _Progress([p.uid for p in prompts], len(kept), int(kept.sum()))
+        progress = ranks.gather(own)
+        wanted = wanted or [of_rank.num_sampled for of_rank in progress]
+        used.update(uid for of_rank in progress for uid in of_rank.uids)
+        missing = _missing(wanted, [of_rank.num_kept for of_rank in progress])
+        new: list[Prompt] = []
+        if len(rounds) < group_filter.max_rounds:
+            new, position = _draw(refill, position, used, sum(missing))
+        if not new:
+            return _Rounds(rounds, kept, progress, wanted, missing, position)
+        prompts = _dealt(new, missing)
 
 
 def _keep(group_filter: GroupFilter, rollout: Rollout) -> Tensor:
