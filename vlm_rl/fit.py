@@ -7,7 +7,7 @@ The same command again resumes from the last checkpoint.
 import logging
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -223,19 +223,8 @@ def _fit(
         say_banner(config, parts, trainer, model.model_type)
         parts.engine.check_model(model)
         encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
-        data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
-        data.setup("fit")
-        parts.reward.self_test()
-        check_golds(data, parts.reward)
-        if ranks.is_zero():
-            given = {"config": config, "resolved": resolved, "parts": parts, "trainer": trainer}
-            for line in notices(data, given | {"checkpoint": model, "encoder": encoder}):
-                say(line)
-        if parts.dynamic_sampling is not None:
-            parts.dynamic_sampling.check_refill(len(data.train_set), data.prompts_per_step)
-        if notice := unused_sampler(config.policy.path, parts.sampling):
-            ranks.print_once(notice)
-        ranks.print_once(StopTokens.of(encoder.path, encoder.tokenizer).line(encoder.tokenizer))
+        seen = {"config": config, "resolved": resolved, "trainer": trainer, "checkpoint": model}
+        data = _read_data(config, parts, encoder, seen)
         benchmarks = _benchmarks(config, parts, encoder)
         module = _module(config, parts, encoder, data, strategies.of(trainer.strategy))
         resume = check_fits(newest, module, data) if newest else None
@@ -267,6 +256,29 @@ def _fit(
     with parts.reward, closing(parts.engine), exits.in_one_line(), heartbeat:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return module
+
+
+def _read_data(
+    config: Namespace, parts: Namespace, encoder: PromptEncoder, seen: Mapping[str, Any]
+) -> ProblemData:
+    """Read the problems, check them and the reward that judges them, and print what should be known
+    before a model is loaded. `seen` is what notices may look at beside the data.
+
+    Raises ValueError where the run cannot use them.
+    """
+    data = ProblemData(**vars(parts.data), encoder=encoder, seed=config.seed)
+    data.setup("fit")
+    parts.reward.self_test()
+    check_golds(data, parts.reward)
+    if ranks.is_zero():
+        for line in notices(data, {**seen, "parts": parts, "encoder": encoder}):
+            say(line)
+    if parts.dynamic_sampling is not None:
+        parts.dynamic_sampling.check_refill(len(data.train_set), data.prompts_per_step)
+    if notice := unused_sampler(config.policy.path, parts.sampling):
+        ranks.print_once(notice)
+    ranks.print_once(StopTokens.of(encoder.path, encoder.tokenizer).line(encoder.tokenizer))
+    return data
 
 
 def _resume(run_dir: Path, config: dict[str, Any]) -> run_folder.Checkpoint | None:
