@@ -2,14 +2,16 @@
 
     python -m data_prep.study_policies --kind twins --output runs/twins_policy
     python -m data_prep.study_policies --kind tally --output runs/tally_policy
+    python -m data_prep.study_policies --kind targets --output runs/targets_policy
 
-*twins* goes on from the shipped policy. Its direct and its full answers are about equally often
-chosen, and in both it says a wrong number in a share of the cases in which it knows the right one,
-so that both can be improved. They are meant to be equally often right and are not yet: 22 % and
-42 % in the first rollout of the study.
+All go on from the shipped policy.
 
-*tally* learns to count: its completions have a line for each unit of a part, for every second, or
-for the whole part, and end with the box, 20 to 600 tokens.
+*twins* adds up parts, in 12 tokens, or counts up unit by unit, in 13 to 172. Either way it says a
+wrong number in half of the cases in which it knows the right one, so that both can be improved.
+
+*tally* counts up by ones, by twos, or by whole parts, and ends with the box: 20 to 440 tokens.
+
+*targets* has read the sentence of `configs/length/l1_max.yaml` behind questions, and keeps to it.
 """
 
 import argparse
@@ -19,83 +21,84 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    PreTrainedModel,
-    ProcessorMixin,
-)
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from data_prep.scenes import Scene
+from data_prep.scenes import Scene, completion
 from data_prep.supervise import Lesson, warm_start
-from data_prep.tiny_policy import build_policy, build_processor, save
+from data_prep.tiny_policy import save
 from vlm_rl.show.screen import bars, say
 
-Kind = Literal["twins", "tally"]
+Kind = Literal["twins", "tally", "targets"]
 SHIPPED = Path(__file__).parent / "warm_start"
 
 
 def tally(scene: Scene, stride: int) -> str:
-    """Count up every part, `stride` units a line: "a2:0+2=2;a3:2+1=3;b1:3+1=4 \\boxed{4}"."""
+    """Count up every part by `stride`, with what is left of it behind each sum.
+
+    "a3:0+1=1/2,1+1=2/1,2+1=3/0;b1:3+1=4/0 \\boxed{4}"
+    """
     total, lines = 0, []
     for letter, value in zip("abcdefgh", scene.values, strict=False):
-        for start in range(0, value, stride):
-            end = min(start + stride, value)
-            lines.append(f"{letter}{end}:{total}+{end - start}={total + end - start}")
-            total += end - start
-    return f"{';'.join(lines)} \\boxed{{{total}}}".lstrip()
+        sums = []
+        for left in range(value, 0, -stride):
+            added = min(stride, left)
+            sums.append(f"{total}+{added}={total + added}/{left - added}")
+            total += added
+        lines.append(f"{letter}{value}:{','.join(sums)}")
+    return f"{';'.join(lines)} \\boxed{{{total}}}"
 
 
 ONES, TWOS, PARTS = (partial(tally, stride=stride) for stride in (1, 2, 20))
+FULL = partial(completion, style="full")
 
-MORE_DIRECT = Lesson(
-    0, 200, (1, 0, 4), peak_lr=1e-3, final_lr=5e-5, rising_steps=10, seed=3, difficulty=(2,)
-)
-SPOILT = Lesson(
+TWO_MODES = Lesson(
     0,
-    60,
-    (1, 0, 1),
+    140,
+    (1, 2),
+    peak_lr=1e-3,
+    final_lr=1e-4,
+    rising_steps=20,
+    seed=3,
+    difficulty=(1,),
+    styles=(FULL, ONES),
+)
+SPOILT = replace(
+    TWO_MODES,
+    mixed_steps=50,
+    style_weights=(1, 1),
     peak_lr=3e-4,
     final_lr=3e-4,
     rising_steps=10,
     seed=4,
-    difficulty=(2,),
-    right_shares=(0.52, 1.0, 0.8),
+    right_shares=(0.5, 0.5),
 )
-COUNT_ONES = Lesson(
-    100,
+COUNT = Lesson(
     0,
-    (1, 0, 0),
-    peak_lr=3e-3,
-    final_lr=3e-3,
-    rising_steps=30,
+    160,
+    (5, 3, 2),
+    peak_lr=1e-3,
+    final_lr=2e-4,
+    rising_steps=20,
     seed=0,
     difficulty=(3,),
     styles=(ONES, TWOS, PARTS),
 )
-COUNT_MIXED = replace(
-    COUNT_ONES,
-    full_steps=0,
-    mixed_steps=80,
-    style_weights=(5, 3, 2),
-    final_lr=3e-4,
+TOLD = Lesson(
+    0,
+    150,
+    (1, 1, 1),
+    peak_lr=3e-4,
+    final_lr=1e-4,
     rising_steps=10,
-    seed=1,
+    seed=5,
+    sentence="Think for at most {tokens} tokens.",
+    most_tokens=48,
 )
 LESSONS: dict[Kind, tuple[Lesson, ...]] = {
-    "twins": (MORE_DIRECT, SPOILT),
-    "tally": (COUNT_ONES, COUNT_MIXED),
+    "twins": (TWO_MODES, SPOILT),
+    "tally": (COUNT,),
+    "targets": (TOLD,),
 }
-
-
-def untaught(kind: Kind) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Return the policy that the lessons of `kind` begin with."""
-    if kind == "twins":
-        policy = AutoModelForImageTextToText.from_pretrained(SHIPPED)
-        return policy, AutoProcessor.from_pretrained(SHIPPED)
-    processor = build_processor("qwen2_5_vl")
-    policy = build_policy("qwen2_5_vl", processor.tokenizer, hidden=64, layers=3, vision=64, seed=0)
-    return policy, processor
 
 
 def main() -> None:
@@ -105,7 +108,8 @@ def main() -> None:
     arguments = parser.parse_args()
     # one thread, so that the sums, and so the weights, are the same on every run
     torch.set_num_threads(1)
-    policy, processor = untaught(arguments.kind)
+    policy = AutoModelForImageTextToText.from_pretrained(SHIPPED)
+    processor = AutoProcessor.from_pretrained(SHIPPED)
     lessons = LESSONS[arguments.kind]
     with bars() as bar:
         task = bar.add_task(arguments.kind, total=sum(lesson.num_steps for lesson in lessons))

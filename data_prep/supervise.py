@@ -9,7 +9,7 @@ sampled answers are still wrong, so that reinforcement learning has something to
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Literal
@@ -37,7 +37,8 @@ class Lesson:
     `style_weights` say. The learning rate rises to `peak_lr` within `rising_steps`, and falls as a
     cosine to `final_lr` over the mixed updates. Problems of `difficulty` are drawn with `seed`. The
     box of a style is right in a share `right_shares` of its completions, and else has the answer of
-    another problem.
+    another problem. A `sentence` ends each question, with a number of tokens in place of
+    `{tokens}` that its completion does not exceed, up to `most_tokens`.
     """
 
     full_steps: int
@@ -50,6 +51,8 @@ class Lesson:
     difficulty: tuple[int, ...] = tuple(DIFFICULTIES)
     styles: tuple[Writer, ...] = tuple(partial(completion, style=style) for style in STYLES)
     right_shares: tuple[float, ...] | None = None
+    sentence: str | None = None
+    most_tokens: int = 0
 
     @property
     def num_steps(self) -> int:
@@ -95,6 +98,9 @@ def _train(policy: PreTrainedModel, processor: ProcessorMixin, lesson: Lesson) -
             group["lr"] = lesson.lr(step)
         batch = list(islice(problems, BATCH))
         texts = _texts(rng, lesson, batch, mixed=step >= lesson.full_steps)
+        if lesson.sentence is not None:
+            lengths = [len(ids) + 1 for ids in processor.tokenizer(texts).input_ids]
+            batch = _with_target(rng, lesson.sentence, lesson.most_tokens, batch, lengths)
         loss = completion_loss(policy, processor, batch, texts)
         optimizer.zero_grad()
         loss.backward()
@@ -117,6 +123,22 @@ def _texts(
     return [
         _with_another_answer(rng, text, answer, answers) if spoilt else text
         for text, answer, spoilt in zip(texts, answers, wrong, strict=True)
+    ]
+
+
+def _with_target(
+    rng: random.Random,
+    sentence: str,
+    most: int,
+    problems: Sequence[SyntheticProblem],
+    lengths: Sequence[int],
+) -> list[SyntheticProblem]:
+    """End each question with a target between its completion's length and `most`, or that length
+    if it is larger. Lengths count the end of turn."""
+    targets = [rng.randint(length, max(length, most)) for length in lengths]
+    return [
+        replace(problem, question=f"{problem.question} {sentence.format(tokens=target)}")
+        for problem, target in zip(problems, targets, strict=True)
     ]
 
 

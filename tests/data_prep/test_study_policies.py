@@ -4,27 +4,30 @@ Mutations, each seen red:
     the share of wrong boxes for right ones -> share of right boxes
     the own answer among the others -> a spoilt box is wrong
     `stride` ignored -> working of a known scene
+    targets from 1 -> no completion exceeds its own
 """
 
 import random
 import re
 
 import pytest
+import yaml
 
 from data_prep.scenes import Scene, completion
-from data_prep.study_policies import ONES, PARTS, TWOS, tally, untaught
-from data_prep.supervise import BOX, Lesson, _texts
+from data_prep.study_policies import ONES, PARTS, TOLD, TWOS, tally
+from data_prep.supervise import BOX, Lesson, _texts, _with_target
 from data_prep.synthetic import generate
+from tests.support.places import CONFIGS
 
 SCENE = Scene("chart", 2, ((3,), (1,)), "red")
 
 
 def test_tally_of_a_known_scene():
-    assert ONES(SCENE) == "a1:0+1=1;a2:1+1=2;a3:2+1=3;b1:3+1=4 \\boxed{4}"
-    assert TWOS(SCENE) == "a2:0+2=2;a3:2+1=3;b1:3+1=4 \\boxed{4}"
-    assert PARTS(SCENE) == "a3:0+3=3;b1:3+1=4 \\boxed{4}"
+    assert ONES(SCENE) == "a3:0+1=1/2,1+1=2/1,2+1=3/0;b1:3+1=4/0 \\boxed{4}"
+    assert TWOS(SCENE) == "a3:0+2=2/1,2+1=3/0;b1:3+1=4/0 \\boxed{4}"
+    assert PARTS(SCENE) == "a3:0+3=3/0;b1:3+1=4/0 \\boxed{4}"
     assert tally(Scene("counting", 1, ((1, 1, 1, 1), (0, 1, 1, 1)), "red"), 1) == (
-        "b1:0+1=1 \\boxed{1}"
+        "a0:;b1:0+1=1/0 \\boxed{1}"
     )
 
 
@@ -34,7 +37,7 @@ def test_every_line_of_a_tally_adds_up(stride):
         text = tally(problem.scene, stride)
         sums = [tuple(map(int, line)) for line in re.findall(r"(\d+)\+(\d+)=(\d+)", text)]
         assert all(before + added == after <= before + stride for before, added, after in sums)
-        assert text.endswith(f" {BOX}{problem.scene.answer}}}".lstrip() if not sums else "}")
+        assert text.endswith(f" {BOX}{problem.scene.answer}}}")
         assert (sums[-1][-1] if sums else 0) == problem.scene.answer
 
 
@@ -69,8 +72,16 @@ def test_a_group_of_equal_answers_still_has_a_wrong_box():
     assert text.endswith(f"{BOX}{problem.scene.answer + 1}}}")
 
 
-def test_policy_that_learns_to_count_is_tiny():
-    policy, processor = untaught("tally")
-    assert sum(parameter.numel() for parameter in policy.parameters()) < 500_000
-    text = ONES(SCENE)
-    assert processor.tokenizer.decode(processor.tokenizer(text).input_ids) == text
+def test_targets_are_those_of_the_overlay_and_no_completion_exceeds_its_own():
+    overlay = yaml.safe_load((CONFIGS / "length" / "l1_max.yaml").read_text())
+    assert TOLD.sentence == overlay["data"]["length_targets"]["sentence"]
+    problems = list(generate("train", 400, seed=1))
+    lengths = [5 + number % 60 for number in range(len(problems))]
+    told = _with_target(random.Random(0), TOLD.sentence, 48, problems, lengths)
+    spare = []
+    for before, after, length in zip(problems, told, lengths, strict=True):
+        (target,) = re.findall(r"Think for at most (\d+) tokens\.$", after.question)
+        assert after.question.startswith(before.question)
+        assert length <= int(target) <= max(length, 48)
+        spare.append(int(target) - length)
+    assert max(spare) > 30, "a short completion may have a large target"
