@@ -35,12 +35,13 @@ from vlm_rl.metrics.push_course import (
 )
 from vlm_rl.run import folder as run_folder
 from vlm_rl.run.study_pareto import front
-from vlm_rl.run.study_report import Interval, Outcome, reached, read_outcome
+from vlm_rl.run.study_report import COLUMNS, Interval, Outcome, reached, read_outcome
 from vlm_rl.show.figures import Axes, plt, save
 from vlm_rl.show.markdown import Markdown, table
 from vlm_rl.show.screen import say, say_all
 
 RESAMPLES = 2000
+PARETO_COLUMNS = ("accuracy before, %", "accuracy after, %", "length before", "length after")
 BEGIN, END = "<!-- length_studies: begin -->", "<!-- length_studies: end -->"
 """Marks of a page between which `--page` writes."""
 
@@ -213,17 +214,14 @@ def pareto_table(outcomes: Sequence[Outcome]) -> Markdown:
         groups.setdefault(outcome.variant, []).append(outcome)
     points = {name: reached(group) for name, group in groups.items()}
     best = front(points)
-    rows = [
-        (
-            name,
-            len(groups[name]),
-            Interval(own.accuracy, own.accuracy_half).text("{:.1f}"),
-            Interval(own.tokens, own.tokens_half).text("{:.1f}"),
-            "yes" if name in best else "",
-        )
-        for name, own in sorted(points.items(), key=lambda item: item[1].tokens)
-    ]
-    return table(("method", "seeds", "accuracy after, %", "tokens after", "on the front"), rows)
+    rows = []
+    for name in sorted(points, key=lambda name: points[name].tokens):
+        cells = [
+            Interval.of(COLUMNS[column][0](outcome) for outcome in groups[name]).text("{:.1f}")
+            for column in PARETO_COLUMNS
+        ]
+        rows.append((name, len(groups[name]), *cells, "yes" if name in best else ""))
+    return table(("method", "seeds", *PARETO_COLUMNS, "on the front"), rows)
 
 
 def put_into(page: Path, text: Markdown) -> None:

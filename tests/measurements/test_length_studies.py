@@ -148,9 +148,10 @@ def test_pareto_table_has_the_shortest_first_and_the_front():
     runs = []
     for name, length, accuracy in (("base", 30.0, 0.7), ("worse", 35.0, 0.6), ("cut", 10.0, 0.5)):
         for seed, off in enumerate((-1.0, 1.0)):
-            ends = [{"val/accuracy": accuracy, "val/length_tokens": length + off}]
+            starts = {"val/accuracy": 0.4, "val/length_tokens": 20.0}
+            ends = [starts, {"val/accuracy": accuracy, "val/length_tokens": length + off}]
             runs.append(Outcome("c", name, seed, ends, [], {}))
     rows = pareto_table(runs).splitlines()[2:]
     assert [row.split(" | ")[0] for row in rows] == ["| cut", "| base", "| worse"]
-    assert rows[0].endswith("| 50.0 ± 0.0 | 10.0 ± 12.7 | yes |")
+    assert rows[0].endswith("| 40.0 ± 0.0 | 50.0 ± 0.0 | 20.0 ± 0.0 | 10.0 ± 12.7 | yes |")
     assert [row.endswith("| yes |") for row in rows] == [True, True, False]
