@@ -64,7 +64,7 @@ def step(folder: str, minibatches: int, all_rows: bool) -> float:
         updates=UpdateSettings(num_minibatches=minibatches),
     )
     seconds: list[float] = []
-    module.build_batch = timed(module.build_batch, seconds)  # type: ignore[method-assign]
+    module.batching.build = timed(module.batching.build, seconds)  # type: ignore[method-assign]
     module.update = timed(module.update, seconds)  # type: ignore[method-assign]
     with patch.object(Objective, "needs_all_rows", all_rows):
         run_module(module, prompts)

@@ -11,8 +11,9 @@ import yaml
 from tests.support.places import CONFIGS
 from vlm_rl.config import parse, plain
 from vlm_rl.evaluate import evaluate
-from vlm_rl.fit import OURS, build_parser, fit
+from vlm_rl.fit import build_parser, fit
 from vlm_rl.run import folder as run_folder
+from vlm_rl.run.trainer import OURS
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
 MISSING = object()

@@ -17,7 +17,6 @@ import lightning as L
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt, restricted_number_type
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from transformers.utils.logging import disable_progress_bar
 
@@ -45,6 +44,7 @@ from vlm_rl.run.exit_status import Exits
 from vlm_rl.run.first_problems import show_first_problems
 from vlm_rl.run.health_warnings import HealthWarnings
 from vlm_rl.run.heartbeat import Heartbeat
+from vlm_rl.run.job import Job
 from vlm_rl.run.length_gradients import LengthGradients
 from vlm_rl.run.length_report import LengthFairness
 from vlm_rl.run.metrics_csv import MetricsCsv
@@ -56,6 +56,7 @@ from vlm_rl.run.samples import RolloutFiles, SampleTable
 from vlm_rl.run.signals import Preemption
 from vlm_rl.run.terminal import LastingOutput
 from vlm_rl.run.trace import Trace
+from vlm_rl.run.trainer import ELSEWHERE, OURS, build_trainer
 from vlm_rl.shaping import Shaping
 from vlm_rl.show.help.parser import explain_groups, new_parser
 from vlm_rl.show.screen import say
@@ -75,46 +76,6 @@ from vlm_rl.training.settings import (
     UpdateSettings,
     ValidationSettings,
 )
-
-OURS = {
-    "logger": "logging.wandb",
-    "max_steps": "steps",
-    "max_epochs": "steps",
-    "max_time": "steps",
-    "limit_train_batches": "steps",
-    "limit_val_batches": "data.val_problems",
-    "overfit_batches": "data.train",
-    "val_check_interval": "validation.every_n_steps",
-    "check_val_every_n_epoch": "validation.every_n_steps",
-    "enable_checkpointing": "checkpoint.every_n_steps",
-    "accumulate_grad_batches": "updates.micro_batch_tokens",
-    "gradient_clip_val": "updates.max_grad_norm",
-    "gradient_clip_algorithm": "updates.max_grad_norm",
-    "default_root_dir": "run_dir",
-} | dict.fromkeys(
-    [
-        "callbacks",
-        "min_epochs",
-        "min_steps",
-        "limit_test_batches",
-        "limit_predict_batches",
-        "num_sanity_val_steps",
-        "log_every_n_steps",
-        "enable_progress_bar",
-        "enable_model_summary",
-        "use_distributed_sampler",
-        "reload_dataloaders_every_n_epochs",
-        "fast_dev_run",
-        "barebones",
-        "inference_mode",
-        "model_registry",
-        "enable_autolog_hparams",
-    ],
-    "",
-)
-"""Arguments of the Trainer that the training step decides itself, and what to set instead."""
-
-PRECISIONS = ("32-true", "bf16-mixed", "32", 32, None)
 
 
 def build_parser() -> ArgumentParser:
@@ -199,63 +160,81 @@ def _fit(
     choose_threads()
     quieten()
     with one_line_errors("vlm_rl.fit"):
-        parser = build_parser()
-        ours = {f"trainer.{name}": key for name, key in OURS.items()}
-        config = parse(parser, argv, ours | PEER_NAMES | PEER_VALUES)
-        run_dir, resolved = Path(config.run_dir), plain(parser, config)
-        exits.config = resolved
-        if ranks.is_zero():
-            held.enter_context(run_folder.own(run_dir, "run_dir"))
-        newest = _resume(run_dir, resolved)
-        check_wandb(config.logging.wandb)
-        check_trackers(config.logging.trackers)
-        parts = instantiate(parser, config)
-        check_consistency(config, parts)
-        trainer = build_trainer(config)
-        checkpoints = Checkpoints(run_dir, **vars(config.checkpoint))
-        rollouts = RolloutFiles(run_dir, **vars(config.rollouts))
-        model = check_checkpoint(config.policy.path)
-        check_weights(config.policy.path)
-        check_ranks(trainer, parts, model)
-        gradients = LengthGradients(config.length_gradients)
-        gradients.check(parts.objective, trainer.world_size)
-        check_routers(parts, model)
-        say_banner(config, parts, trainer, model.model_type)
-        parts.engine.check_model(model)
-        encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
-        seen = {"config": config, "resolved": resolved, "trainer": trainer, "checkpoint": model}
-        data = _read_data(config, parts, encoder, seen)
-        benchmarks = _benchmarks(config, parts, encoder)
-        module = _module(config, parts, encoder, data, strategies.of(trainer.strategy))
-        resume = check_fits(newest, module, data) if newest else None
-    checkpoint = newest.trainer_file if newest else None
+        job = _checked(argv, exits, held)
+    trainer, run_dir = job.trainer, Path(job.config.run_dir)
     if ranks.is_zero():
-        run_folder.save_config(run_dir, resolved)
-        show_first_problems(data, run_dir)
+        run_folder.save_config(run_dir, job.resolved)
+        show_first_problems(job.data, run_dir)
     heartbeat = Heartbeat(
-        run_dir, config.hang_timeout_s, rank=trainer.global_rank, num_ranks=trainer.world_size
+        run_dir, job.config.hang_timeout_s, rank=trainer.global_rank, num_ranks=trainer.world_size
     )
-    health = HealthWarnings(parts.health)
+    health = HealthWarnings(job.parts.health)
     trainer.callbacks[:0] = [  # type: ignore[attr-defined]
-        *_reports(run_dir, rollouts),
+        *_reports(run_dir, job.rollouts),
         health,  # before the checkpoint, which has what it has seen
-        gradients,
-        *benchmarks,  # after all that is written of a step, which a signal in here would leave out
+        job.gradients,
+        *job.benchmarks,  # after all that is written of a step, which a signal would leave out
         OwedWork(),  # as a validation comes after them
-        checkpoints,  # says that all of the step is done
-        Trace(run_dir, config.profile),
+        job.checkpoints,  # says that all of the step is done
+        Trace(run_dir, job.config.profile),
         Summary(run_dir, health.findings),
         preemption,
         heartbeat,
     ]
-    trainer.loggers = _loggers(config, resolved, resume, held)
+    trainer.loggers = _loggers(job.config, job.resolved, job.resume, held)
     preemption.join(trainer.world_size, exits.at_once)
     output.go_on_in(run_dir)
-    exits.run_dir, exits.clock = run_dir, module.clock
+    exits.run_dir, exits.clock = run_dir, job.module.clock
+    checkpoint = job.newest.trainer_file if job.newest else None
     # the line is printed before an engine is closed, which may take longer than a launcher waits
-    with parts.reward, closing(parts.engine), exits.in_one_line(), heartbeat:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    return module
+    with job.parts.reward, closing(job.parts.engine), exits.in_one_line(), heartbeat:
+        trainer.fit(job.module, datamodule=job.data, ckpt_path=checkpoint, weights_only=True)
+    return job.module
+
+
+def _checked(argv: Sequence[str] | None, exits: Exits, held: ExitStack) -> Job:
+    """Build a run and check it, what is cheap first, the model's weights last."""
+    parser = build_parser()
+    config = parse(parser, argv, ELSEWHERE | PEER_NAMES | PEER_VALUES)
+    run_dir, resolved = Path(config.run_dir), plain(parser, config)
+    exits.config = resolved
+    if ranks.is_zero():
+        held.enter_context(run_folder.own(run_dir, "run_dir"))
+    newest = _resume(run_dir, resolved)
+    check_wandb(config.logging.wandb)
+    check_trackers(config.logging.trackers)
+    parts = instantiate(parser, config)
+    check_consistency(config, parts)
+    trainer = build_trainer(config)
+    checkpoints = Checkpoints(run_dir, **vars(config.checkpoint))
+    rollouts = RolloutFiles(run_dir, **vars(config.rollouts))
+    model = check_checkpoint(config.policy.path)
+    check_weights(config.policy.path)
+    check_ranks(trainer, parts, model)
+    gradients = LengthGradients(config.length_gradients)
+    gradients.check(parts.objective, trainer.world_size)
+    check_routers(parts, model)
+    say_banner(config, parts, trainer, model.model_type)
+    parts.engine.check_model(model)
+    encoder = PromptEncoder(config.policy.path, **vars(parts.prompt))
+    seen = {"config": config, "resolved": resolved, "trainer": trainer, "checkpoint": model}
+    data = _read_data(config, parts, encoder, seen)
+    benchmarks = _benchmarks(config, parts, encoder)
+    module = _module(config, parts, encoder, data, strategies.of(trainer.strategy))
+    return Job(
+        config,
+        resolved,
+        parts,
+        trainer,
+        data,
+        module,
+        rollouts,
+        gradients,
+        benchmarks,
+        checkpoints,
+        newest,
+        resume=check_fits(newest, module, data) if newest else None,
+    )
 
 
 def _read_data(
@@ -342,33 +321,6 @@ def _module(
     )
 
 
-def build_trainer(config: Namespace) -> L.Trainer:
-    """Build the Trainer, without loggers and callbacks yet: those write into the run's folder."""
-    if config.trainer.precision not in PRECISIONS:
-        raise ValueError(
-            f"trainer.precision must be one of {', '.join(map(str, PRECISIONS[:2]))}, got "
-            f"{config.trainer.precision}; weights stay float32, in bfloat16 small updates vanish"
-        )
-    try:
-        trainer = _build_trainer(config)
-    except MisconfigurationException as error:
-        raise ValueError(f"trainer: {error}") from error
-    launcher = ranks.launched()
-    if launcher is not None and launcher[1] != trainer.world_size:
-        # under strategy auto each of them would be a run of its own, in one folder
-        raise ValueError(
-            f"{launcher[0]} has started {launcher[1]} processes, but trainer.num_nodes="
-            f"{config.trainer.num_nodes} and trainer.devices={config.trainer.devices} make "
-            f"{trainer.world_size}; set both to what was started"
-        )
-    if config.data.prompts_per_step < trainer.world_size:
-        raise ValueError(
-            f"data.prompts_per_step={config.data.prompts_per_step} is less than one for each of "
-            f"{trainer.world_size} processes; raise it, or lower trainer.devices"
-        )
-    return trainer
-
-
 def _benchmarks(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> list[L.Callback]:
     if parts.benchmarks is None:
         return []
@@ -380,24 +332,6 @@ def _benchmarks(config: Namespace, parts: Namespace, encoder: PromptEncoder) -> 
             parts.benchmarks, run_dir=run_dir, encoder=encoder, answer_style=style, seed=config.seed
         )
     ]
-
-
-def _build_trainer(config: Namespace) -> L.Trainer:
-    run_dir = Path(config.run_dir)
-    strategy = strategies.build(config.trainer.strategy, config.trainer.precision)
-    return L.Trainer(
-        **vars(config.trainer) | {"strategy": strategy},
-        default_root_dir=run_dir,
-        logger=False,
-        max_epochs=-1,  # the module stops the run at its number of steps
-        num_sanity_val_steps=-1,  # the whole validation before the first step
-        val_check_interval=config.validation.every_n_steps,
-        check_val_every_n_epoch=None,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
 
 
 def _reports(run_dir: Path, rollouts: RolloutFiles) -> list[L.Callback]:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from vlm_rl.config import instantiate, one_line_errors, parse
-from vlm_rl.fit import OURS, build_parser
+from vlm_rl.fit import build_parser
 from vlm_rl.memory.estimate import NODE_PHASES, PHASES, USABLE, MemoryEstimate, estimate
 from vlm_rl.memory.model_shape import ModelShape, count
 from vlm_rl.model.policy import check_checkpoint
 from vlm_rl.run.memory_setup import setup_of
+from vlm_rl.run.trainer import ELSEWHERE
 from vlm_rl.show.screen import say_all
 
 GB = 1e9
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors("vlm_rl.hardware"):
         parser = build_parser()
         parser.usage, parser.description = "vlm-rl hardware [--KEY VALUE ...]", __doc__
-        config = parse(parser, argv, {f"trainer.{name}": key for name, key in OURS.items()})
+        config = parse(parser, argv, ELSEWHERE)
         parts = instantiate(parser, config)
         setup, checkpoint = setup_of(config, parts), check_checkpoint(config.policy.path)
         model = ModelShape(checkpoint, freeze=config.policy.freeze, lora=parts.policy.lora)

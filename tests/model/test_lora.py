@@ -224,7 +224,7 @@ def test_ratio_is_1_before_the_first_update_of_a_rollout_in_bf16_too(sharp: dict
     rows = Rows.build(prompts, groups, torch.ones(2, 2, dtype=torch.bool))
     cut = module.lockstep.cut(rows, Places.of([len(prompts)]))
     with torch.autocast("cpu", torch.bfloat16):
-        old = module.logprobs(module.policy, rows, cut)
+        old = module.forwards.logprobs(module.policy, rows, cut)
         now = module.policy.logprobs(rows, temperature=1.0, with_entropy=True).logprobs
     assert torch.equal(old, now)
 

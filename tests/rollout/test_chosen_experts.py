@@ -118,7 +118,7 @@ def test_ratios_before_the_first_update_are_exactly_1(
     rows = rows_of(prompts, groups)
     with torch.autocast("cpu", torch.bfloat16):
         cut = module.lockstep.cut(rows, Places.of([4]))
-        old = module.logprobs(policy, rows, cut)
+        old = module.forwards.logprobs(policy, rows, cut)
         batch = Batch.of(rows, old_logprobs=old, ref_logprobs=None, advantages=torch.ones(4, 6))
         for minibatch in cut.minibatches(batch):
             for forward in minibatch.forwards:

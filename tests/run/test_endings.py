@@ -37,7 +37,9 @@ from vlm_rl.model.policy import Policy
 from vlm_rl.rewards import Reward
 from vlm_rl.run.folder import checkpoints
 from vlm_rl.run.report import Summary
+from vlm_rl.training.batching import Batching
 from vlm_rl.training.clock import Clock
+from vlm_rl.training.forwards import Forwards
 from vlm_rl.training.module import RLModule
 
 QUICK = {"steps": 2, "data.val_problems": 1, "validation.greedy": "false"}
@@ -337,7 +339,7 @@ def test_lack_of_memory_in_the_old_log_probabilities(
     def fail(*_: Any, **__: Any) -> Any:
         return torch.empty(1 << 50)
 
-    monkeypatch.setattr(RLModule, "_before", fail)
+    monkeypatch.setattr(Forwards, "before", fail)
     run = ended()
     assert run.status == 71
     assert "out of memory in the logprobs (" in run.line
@@ -410,7 +412,7 @@ def test_error_of_our_own_keeps_its_traceback(
     policy_folder: Path, data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Python's status for it is 1."""
-    monkeypatch.setattr(RLModule, "build_batch", lambda *_: 1 / 0)
+    monkeypatch.setattr(Batching, "build", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fit(command(policy_folder, data_folder, tmp_path / "run", **QUICK))
 

@@ -7,10 +7,11 @@ import pytest
 
 from tests.support.run_helpers import QUICKSTART
 from vlm_rl.config import parse
-from vlm_rl.fit import OURS, build_parser
+from vlm_rl.fit import build_parser
+from vlm_rl.run import trainer
 from vlm_rl.run.peer_names import PEER_NAMES, PEER_VALUES
 
-ELSEWHERE = {f"trainer.{name}": key for name, key in OURS.items()} | PEER_NAMES
+ELSEWHERE = trainer.ELSEWHERE | PEER_NAMES
 
 
 def test_peer_names_point_to_keys_that_exist() -> None:

@@ -124,9 +124,9 @@ def test_a_frozen_tower_sees_an_image_once_in_a_step_or_in_the_run(
     module = run_module(build_module(policy, encoder, **parts), prompts)
     assert len(module.gradients) == 4
     assert len(seen) == len(prompts) == 3
-    assert module.kept is not None
-    module.kept.prepare(prompts[:1])
-    module.kept.prepare(prompts[1:])
+    assert module.forwards.kept is not None
+    module.forwards.kept.prepare(prompts[:1])
+    module.forwards.kept.prepare(prompts[1:])
     assert len(seen) == 3 + 2 * again
 
 
@@ -227,7 +227,7 @@ def test_old_logprobs_are_cut_as_the_updates_are_so_that_bf16_ratios_are_1(
     rows = Rows.build(prompts, groups, torch.ones(4, 2, dtype=torch.bool))
     with torch.autocast("cpu", torch.bfloat16):
         cut = module.lockstep.cut(rows, Places.of([4]))
-        old = module.logprobs(policy, rows, cut)
+        old = module.forwards.logprobs(policy, rows, cut)
         batch = Batch.of(rows, old_logprobs=old, ref_logprobs=None, advantages=torch.ones(4, 2))
         for minibatch in cut.minibatches(batch):
             (forward,) = minibatch.forwards

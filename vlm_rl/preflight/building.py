@@ -11,17 +11,15 @@ from vlm_rl.config import instantiate, parse, plain
 from vlm_rl.data.datamodule import ProblemData
 from vlm_rl.data.images import ImageStore
 from vlm_rl.data.prompts import PromptEncoder
-from vlm_rl.fit import OURS, build_trainer
 from vlm_rl.model.policy import check_checkpoint
 from vlm_rl.preflight.machine import device_memory
 from vlm_rl.preflight.sections import refused_sections
 from vlm_rl.preflight.small_rollout import SmallRollout, prompts_of, sample
 from vlm_rl.preflight.start import SHAPES, NotThere, Problems, Refusals, Start
+from vlm_rl.run.trainer import ELSEWHERE, build_trainer
 
 OWN = ("problems", "page")
 """Keys of preflight alone."""
-
-ELSEWHERE = {f"trainer.{name}": key for name, key in OURS.items()}
 
 
 def start_of(parser: ArgumentParser, argv: Sequence[str]) -> Start:

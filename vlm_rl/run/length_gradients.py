@@ -94,7 +94,7 @@ def measure(module: RLModule, rows: Batch, num_bins: int = NUM_BINS) -> Gradient
         accepted = 0.0
         for forward in part.micro_batches(module.updates.micro_batch_tokens):
             stats = module.policy.logprobs(
-                forward, temperature=module.sampling.temperature, kept=module.kept
+                forward, temperature=module.sampling.temperature, kept=module.forwards.kept
             )
             losses = [objective(stats, forward, plan) for objective in (without, module.objective)]
             accepted += float(losses[1].sequences.accepted.sum())

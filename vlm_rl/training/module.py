@@ -17,8 +17,7 @@ from vlm_rl import ranks
 from vlm_rl.advantages import Advantage
 from vlm_rl.data.prompts import PromptEncoder
 from vlm_rl.distributed import gather, strategies
-from vlm_rl.distributed.gather import Places
-from vlm_rl.distributed.lockstep import Cut, Lockstep, Minibatch
+from vlm_rl.distributed.lockstep import Lockstep, Minibatch
 from vlm_rl.distributed.rank_strategy import RankStrategy
 from vlm_rl.distributed.weights import frozen_checksum
 from vlm_rl.edits import RolloutEdit
@@ -26,7 +25,6 @@ from vlm_rl.metrics import drift
 from vlm_rl.metrics.rollout import answer_statistics, task_statistics
 from vlm_rl.metrics.routing import RouterTally
 from vlm_rl.metrics.statistic import Statistics, add_up, mean_of, means
-from vlm_rl.model.logprobs import TokenStats
 from vlm_rl.model.lora import check_base
 from vlm_rl.model.policy import Policy
 from vlm_rl.model.reference import Reference
@@ -34,14 +32,14 @@ from vlm_rl.model.vision import KeptFeatures, images_of
 from vlm_rl.model.weights import is_adapter
 from vlm_rl.objectives import POLICY_TERM, Objective, Sequences, TokenEffects
 from vlm_rl.parts import UpdateError, named
-from vlm_rl.records import Batch, Groups, Prompt, Rollout, Rows, Statistic
+from vlm_rl.records import Batch, Groups, Prompt, Rollout, Statistic
 from vlm_rl.rewards import KLInReward, Reward
 from vlm_rl.rollout import Engine, EngineError, Sampling
 from vlm_rl.shaping import Shaping
 from vlm_rl.training import monitor
-from vlm_rl.training.before import Before
+from vlm_rl.training.batching import Batching
 from vlm_rl.training.clock import Clock
-from vlm_rl.training.credit import Credit, Credited
+from vlm_rl.training.credit import Credit
 from vlm_rl.training.dynamic_sampling import (
     GroupFilter,
     Refill,
@@ -50,6 +48,7 @@ from vlm_rl.training.dynamic_sampling import (
     sample_groups,
 )
 from vlm_rl.training.editing import Editing
+from vlm_rl.training.forwards import Forwards
 from vlm_rl.training.meter import Meter
 from vlm_rl.training.optimizer import build_optimizer
 from vlm_rl.training.policy_view import PolicyView
@@ -60,10 +59,10 @@ from vlm_rl.training.settings import (
     ValidationSettings,
     check_groups,
 )
-from vlm_rl.training.step import Metrics, Step, StepBatch
+from vlm_rl.training.step import Metrics, Step
 from vlm_rl.training.step_metrics import SAMPLED_TOKENS, step_metrics
 from vlm_rl.training.streams import GREEDY, Stream
-from vlm_rl.training.update import Update, count_normalizers, divided, in_groups, left_out
+from vlm_rl.training.update import Update, count_normalizers, divided, left_out
 
 STATE = (
     "completed_steps",
@@ -153,13 +152,22 @@ class RLModule(L.LightningModule):
             num_minibatches=self.updates.num_minibatches,
             micro_batch_tokens=self.updates.micro_batch_tokens,
         )
-        self.kept: KeptFeatures | None = None
+        kept = None
         if policy.has_frozen_tower:
-            self.kept = KeptFeatures(
+            kept = KeptFeatures(
                 policy.encode,
                 images_of(self.lockstep.filler).popitem()[1],
                 max_bytes=self.updates.vision_cache_mib * 2**20,
             )
+        self.forwards = Forwards(policy, self.objective, self.sampling.temperature, kept)
+        self.batching = Batching(
+            self.lockstep,
+            self.forwards,
+            self.credit,
+            self.clock,
+            kl_in_reward=self.kl_in_reward,
+            train_on_truncated=self.updates.train_on_truncated,
+        )
         self._is_spread = False
         self._validation: Statistics = {}
         self._resumed_base: str | None = None
@@ -174,7 +182,9 @@ class RLModule(L.LightningModule):
         self.meter.begin_step()
         sampled = self._sample_groups(prompts)
         monitored = self._monitored()
-        batch = self.build_batch(sampled.kept, sampled.places)
+        batch = self.batching.build(
+            sampled.kept, sampled.places, self.reference, self.completed_steps
+        )
         with self.clock("update"):  # up to here a step changes nothing: a run may stop in it
             self.refill_position = sampled.refill_position
             self.credit.learn(batch.everyone, sampled.dropped, sampled.any_dropped, monitored)
@@ -269,118 +279,13 @@ class RLModule(L.LightningModule):
     def _seed(self, stream: Stream) -> int:
         return stream.seed(seed=self.seed, step=self.completed_steps, rank=self.global_rank)
 
-    def build_batch(self, rollout: Rollout, places: Places) -> StepBatch:
-        """Make all that the updates read. An advantage may look at every group of the step; those
-        of 0 may leave rows out of all forwards. A KL in the reward needs the log-probabilities of
-        all rows before there are advantages."""
-        rows = Rows.build(rollout.prompts, rollout.groups, trained=self._trainable(rollout))
-        if self.kl_in_reward is None:
-            credited = self._credited(rollout, places)
-            cut = self.lockstep.cut(rows, places, self._counts(rows, credited))
-        else:
-            cut = self.lockstep.cut(rows, places)
-        if self.kept is not None:
-            with self.clock("vision"):
-                self.kept.prepare(cut.prompts(rows))
-        has_old = self._needs_old(cut)
-        with self.clock("logprobs"):
-            before = self._before(rows, cut) if has_old else Before.unknown(rows, cut)
-            ref = None if self.reference is None else self.logprobs(self.reference, rows, cut)
-        if self.kl_in_reward is not None:
-            assert ref is not None
-            if rollout.prompts:
-                rollout = self.kl_in_reward(rollout, before.logprobs, ref)
-            credited = self._credited(rollout, places)
-        batch = Batch.of(
-            rows,
-            old_logprobs=before.logprobs,
-            ref_logprobs=ref,
-            advantages=credited.of_rows(rows),
-            expert_loads=before.expert_loads,
-            step=self.completed_steps,
-        ).to(self.policy.device)
-        return StepBatch(
-            credited.rollout,
-            credited.everyone,
-            places.own,
-            credited.advantages,
-            batch,
-            cut,
-            cut.minibatches(batch),
-            has_old,
-            before.routers,
-        )
-
-    def _credited(self, rollout: Rollout, places: Places) -> Credited:
-        return self.credit(rollout, places, self.completed_steps)
-
-    def _counts(self, rows: Rows, credited: Credited) -> Tensor | None:
-        """Return which rows [B] the updates learn from; None if the objective needs all."""
-        if self.objective.needs_all_rows:
-            return None
-        return (credited.of_rows(rows) != 0).any(dim=1) & (rows.lengths > 0)
-
-    def _needs_old(self, cut: Cut) -> bool:
-        """Whether the old log-probabilities must be known before the first update.
-
-        A single update takes them from its own forwards: the weights are still those of the start.
-        """
-        return cut.num_updates != 1 or self.objective.looks_ahead or self.kl_in_reward is not None
-
-    def _trainable(self, rollout: Rollout) -> Tensor:
-        """[P, G] bool: completions that are sequences of the loss."""
-        scored = rollout.scores.scored
-        return scored if self.updates.train_on_truncated else scored & ~rollout.truncated
-
-    def logprobs(self, model: Policy | Reference, rows: Rows, cut: Cut) -> Tensor:
-        """Return log-probabilities [B, T] of `rows` without gradients; NaN for those left out.
-
-        Forwards are cut exactly as those of the updates will be: in bf16 another packing rounds
-        otherwise, and GSPO's band of 3e-4 would be filled with that noise.
-        """
-        temperature = self.sampling.temperature
-        with torch.no_grad():
-            stats = [
-                model.logprobs(forward, temperature=temperature, kept=self.kept)
-                for forward in cut.forwards(rows)
-            ]
-        return cut.joined(rows, [of_forward.logprobs for of_forward in stats])
-
-    def _before(self, rows: Rows, cut: Cut) -> Before:
-        """Return what is known of the policy before the first update, as `logprobs` does."""
-        with torch.no_grad():
-            forwards = cut.forwards(rows)
-            stats = [self._policy_stats(forward, with_entropy=False) for forward in forwards]
-        return Before.of(rows, cut, stats)
-
-    def _policy_stats(self, forward: Rows, *, with_entropy: bool) -> TokenStats:
-        return self.policy.logprobs(
-            forward,
-            temperature=self.sampling.temperature,
-            with_entropy=with_entropy,
-            kept=self.kept,
-            with_balance=self.objective.needs_routing,
-        )
-
-    def _in_groups(self, minibatch: Minibatch[Batch], has_moved: bool) -> Minibatch[Batch]:
-        """Complete a minibatch for a loss of whole groups, which costs a pass without gradients in
-        every update of a step but the first."""
-        if self.objective.group_loss is None:
-            return minibatch
-        logprobs = [forward.old_logprobs for forward in minibatch.forwards]
-        if has_moved:
-            with torch.no_grad():
-                stats = [self._policy_stats(f, with_entropy=False) for f in minibatch.forwards]
-            logprobs = [of_forward.logprobs for of_forward in stats]
-        return in_groups(self.objective, minibatch, logprobs)
-
     def update(self, minibatch: Minibatch[Batch], has_old: bool, *, has_moved: bool) -> Update:
         """Do one optimizer update; the only place that divides by a count of the batch.
 
         `has_moved`: the policy is no longer the one of `old_logprobs`.
         """
         with named(self.objective, "objective", UpdateError):
-            minibatch = self._in_groups(minibatch, has_moved)
+            minibatch = self.forwards.in_groups(minibatch, has_moved)
             plan = self.objective.prepare(minibatch.rows, ranks.all_sum)
             normalizers = count_normalizers(self.objective, minibatch)
         total = torch.zeros((), dtype=torch.float64, device=self.policy.device)
@@ -389,7 +294,7 @@ class RLModule(L.LightningModule):
         tokens: list[TokenEffects] = []
         for forward in minibatch.forwards:
             with self.strategy.micro_batch(last=forward is minibatch.forwards[-1]):
-                stats = self._policy_stats(forward, with_entropy=True)
+                stats = self.forwards.stats(forward, with_entropy=True)
                 if not has_old:
                     forward = replace(forward, old_logprobs=stats.logprobs.detach())
                 with named(self.objective, "objective", UpdateError):
