@@ -2,24 +2,26 @@
 
     python -m measurements.length_studies runs/torn runs/twins --output runs/prediction
 
-writes `prediction.md` and `prediction.png`; with `--page` it also puts the tables between the two
-marks of a page. The prediction of a run is the mean push of its
-updates; the outcome is the change of its held-out length, as a logarithm, so that answers of 6 and
-of 400 tokens count alike. A correlation has a point per run, and its interval is Fisher's. In the
-second one a point is a block of 5 steps; blocks of a run are not independent, so that its interval
-draws whole runs anew. Runs that have not finished are left out and counted.
+prints the tables and writes `prediction.png`; with `--page` it also puts the tables between the two
+marks of a page. What it needs of a study's runs it writes to `STUDY.json`, which can be given in
+place of the folder. The prediction of a run is the mean push of its updates; the outcome is the
+change of its held-out length, as a logarithm, so that answers of 6 and of 400 tokens count alike.
+A correlation has a point per run, and its interval is Fisher's. In the second one a point is a
+block of 5 steps; blocks of a run are not independent, so that its interval draws whole runs anew.
+Runs that have not finished are left out and counted.
 
 With `--log_ratios` it also compares LREs at equal E q, over runs of `measurements.log_ratios`; with
-`--pareto` accuracy against tokens of the variants of a study.
+`--pareto` accuracy against tokens of the variants of a study, which it draws in `pareto.png`.
 """
 
 import argparse
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import numpy as np
 
@@ -34,71 +36,122 @@ from vlm_rl.metrics.push_course import (
     course_of,
 )
 from vlm_rl.run import folder as run_folder
-from vlm_rl.run.study_pareto import front
-from vlm_rl.run.study_report import COLUMNS, Interval, Outcome, reached, read_outcome
+from vlm_rl.run.study_pareto import Reached, front, plot_pareto
+from vlm_rl.run.study_report import Interval, Outcome, read_outcome
 from vlm_rl.show.figures import Axes, plt, save
+from vlm_rl.show.json_text import json_text
 from vlm_rl.show.markdown import Markdown, table
 from vlm_rl.show.screen import say, say_all
 
 RESAMPLES = 2000
-PARETO_COLUMNS = ("accuracy before, %", "accuracy after, %", "length before", "length after")
 BEGIN, END = "<!-- length_studies: begin -->", "<!-- length_studies: end -->"
 """Marks of a page between which `--page` writes."""
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """A finished run: its mean push, what length did, and the same by blocks of steps."""
+class Run:
+    """A finished run: accuracy in % and tokens held out, before and after; its mean push, over the
+    first steps and over all; the push of each block of steps with the change to the next."""
 
     study: str
-    outcome: Outcome
+    variant: str
+    seed: int
+    accuracies: tuple[float, float]
+    lengths: tuple[float, float]
     first_push: float
     push: float
-    tokens: float
-    log_change: float
     blocks: tuple[PushPoint, ...]
 
+    @classmethod
+    def of(cls, study: str, outcome: Outcome) -> "Run":
+        course = [course_of(step) for step in outcome.steps]
+        mean_length = mean(step[LENGTH] for step in course)
+        ends = [outcome.validations[index] for index in (0, -1)]
+        before, after = ends
+        return cls(
+            study,
+            outcome.variant,
+            outcome.seed,
+            (100 * before["val/accuracy"], 100 * after["val/accuracy"]),
+            (before["val/length_tokens"], after["val/length_tokens"]),
+            mean(step["length/push"] for step in course[:BLOCK_STEPS]),
+            mean(step["length/push"] for step in course),
+            tuple((push, by / mean_length) for push, by in changes(course, "length/push")),
+        )
+
     @property
-    def variant(self) -> str:
-        return self.outcome.variant
+    def tokens(self) -> float:
+        """The change of length."""
+        return self.lengths[1] - self.lengths[0]
 
     @property
     def point(self) -> PushPoint:
-        return self.push, self.log_change
+        return self.push, math.log(self.lengths[1] / self.lengths[0])
 
 
-def runs_of(study: Path) -> tuple[list[Outcome], int]:
-    """Read the finished runs of a study's folder; also count those that are not finished."""
-    found, unfinished = [], 0
-    for folder in sorted(study.glob("*/*-*")):
-        if not folder.is_dir() or folder.parent.name == "configs":
-            continue
-        variant, _, seed = folder.name.rpartition("-")
-        if not run_folder.is_finished(folder):
-            unfinished += 1
-            continue
-        found.append(read_outcome(folder, folder.parent.name, variant, int(seed)))
-    return found, unfinished
+@dataclass(frozen=True)
+class Study:
+    """The finished runs of a study, and how many were begun and have not finished."""
+
+    name: str
+    unfinished: int
+    runs: tuple[Run, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "Study":
+        """Read a study's folder, or the file that `write` made of one."""
+        if path.suffix == ".json":
+            values = json.loads(path.read_text())
+            return cls(**values | {"runs": tuple(Run(**run) for run in values["runs"])})
+        found, unfinished = [], 0
+        for folder in sorted(path.glob("*/*-*")):
+            if not folder.is_dir() or folder.parent.name == "configs":
+                continue
+            if not run_folder.is_finished(folder):
+                unfinished += 1
+                continue
+            condition = folder.parent.name
+            variant, _, seed = folder.name.rpartition("-")
+            outcome = read_outcome(folder, condition, variant, int(seed))
+            found.append(Run.of(f"{path.name}, {condition}", outcome))
+        return cls(path.name, unfinished, tuple(found))
+
+    def write(self, folder: Path) -> None:
+        """Write all that the tables need, a line per run, to six digits."""
+        runs = _lines([asdict(run) for run in self.runs])
+        start = json_text({"name": self.name, "unfinished": self.unfinished})[:-1]
+        write_text(folder / f"{self.name}.json", f'{start}, "runs": {runs}}}\n')
 
 
-def predicted(study: str, outcome: Outcome) -> Predicted:
-    """Pair the pushes of a run with what its length did."""
-    course = [course_of(step) for step in outcome.steps]
-    before, after = (outcome.validations[i]["val/length_tokens"] for i in (0, -1))
-    mean_length = mean(step[LENGTH] for step in course)
-    blocks = [(push, change / mean_length) for push, change in changes(course, "length/push")]
-    return Predicted(
-        study,
-        outcome,
-        mean(step["length/push"] for step in course[:BLOCK_STEPS]),
-        mean(step["length/push"] for step in course),
-        after - before,
-        math.log(after / before),
-        tuple(blocks),
-    )
+def _lines(values: Sequence[Mapping[str, Any]]) -> str:
+    """Return a JSON list with a line for each of `values`."""
+    return "[\n" + ",\n".join(json_text(rounded(one)) for one in values) + "\n]"
 
 
-def block_correlation(runs: Sequence[Predicted], seed: int = 0) -> str:
+def together(parts: Iterable[Study]) -> list[Study]:
+    """Put the parts of each study together, of which some may have run elsewhere."""
+    studies: dict[str, Study] = {}
+    for part in parts:
+        known = studies.get(part.name, Study(part.name, 0, ()))
+        runs = {(run.study, run.variant, run.seed): run for run in (*known.runs, *part.runs)}
+        unfinished = known.unfinished + part.unfinished
+        studies[part.name] = Study(part.name, unfinished, tuple(runs[key] for key in sorted(runs)))
+    return list(studies.values())
+
+
+def rounded(value: Any) -> Any:
+    """Return `value` with every float in it to six digits."""
+    match value:
+        case float():
+            return float(f"{value:.6g}")
+        case dict():
+            return {key: rounded(one) for key, one in value.items()}
+        case list() | tuple():
+            return [rounded(one) for one in value]
+    return value
+
+
+def block_correlation(runs: Sequence[Run], seed: int = 0) -> str:
     """Return r over the blocks of all runs; its 95 % interval is over runs drawn with
     replacement."""
     if len(runs) < 4:
@@ -115,13 +168,13 @@ def block_correlation(runs: Sequence[Predicted], seed: int = 0) -> str:
     return f"r {of(range(len(runs))):+.2f} [{low:+.2f}, {high:+.2f}], n {count}"
 
 
-def run_correlation(runs: Sequence[Predicted]) -> str:
+def run_correlation(runs: Sequence[Run]) -> str:
     found = Correlation.of([run.point for run in runs])
     return found.text() if found else f"too few or equal, n {len(runs)}"
 
 
-def by(runs: Sequence[Predicted], key: Callable[[Predicted], str]) -> dict[str, list[Predicted]]:
-    groups: dict[str, list[Predicted]] = {}
+def by(runs: Sequence[Run], key: Callable[[Run], str]) -> dict[str, list[Run]]:
+    groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(key(run), []).append(run)
     return groups
@@ -139,7 +192,7 @@ def verdict(push: Interval, change: Interval) -> str:
     return "as predicted" if push.mean * change.mean > 0 else "against"
 
 
-def outcome_table(runs: Sequence[Predicted]) -> Markdown:
+def outcome_table(runs: Sequence[Run]) -> Markdown:
     """Return a row for each study and objective: prediction, outcome, how many runs agree."""
     rows = []
     for study, of_study in by(runs, lambda run: run.study).items():
@@ -156,7 +209,7 @@ def outcome_table(runs: Sequence[Predicted]) -> Markdown:
 
 
 def correlation_table(
-    runs: Sequence[Predicted], of: Callable[[Sequence[Predicted]], str], title: str
+    runs: Sequence[Run], of: Callable[[Sequence[Run]], str], title: str
 ) -> Markdown:
     """Return a row for each study and for all, a column for each objective and for all."""
     studies = by(runs, lambda run: run.study)
@@ -168,12 +221,11 @@ def correlation_table(
     return table((title, *variants, "all objectives"), rows)
 
 
-def equal_q_table(folders: Sequence[Path]) -> Markdown:
+def equal_q_table(values: Iterable[Mapping[str, Any]]) -> Markdown:
     """Return the LRE of each form of band at each E q, mean and interval over runs."""
-    cells: dict[tuple[str, float], list[Mapping[str, float]]] = {}
-    for folder in folders:
-        for one in json.loads((folder / EQUAL_Q).read_text()):
-            cells.setdefault((one["form"], round(one["q"], 2)), []).append(one)
+    cells: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
+    for one in values:
+        cells.setdefault((one["form"], round(one["q"], 2)), []).append(one)
     shares = sorted({q for _, q in cells})
     rows: list[list[str]] = []
     for form in dict.fromkeys(form for form, _ in cells):
@@ -185,7 +237,7 @@ def equal_q_table(folders: Sequence[Path]) -> Markdown:
     return table(("LRE at E q", *(f"{q:.2f}" for q in shares)), rows)
 
 
-def plot(runs: Sequence[Predicted], target: Path) -> None:
+def plot(runs: Sequence[Run], target: Path) -> None:
     """Draw a panel for each study, a point for each run."""
     studies = by(runs, lambda run: run.study)
     size = (6 * len(studies), 4.2)
@@ -196,7 +248,7 @@ def plot(runs: Sequence[Predicted], target: Path) -> None:
     save(figure, target)
 
 
-def _panel(axis: Axes, variants: Mapping[str, Sequence[Predicted]]) -> None:
+def _panel(axis: Axes, variants: Mapping[str, Sequence[Run]]) -> None:
     for variant, group in variants.items():
         axis.scatter(*zip(*(run.point for run in group), strict=True), s=20, label=variant)
     axis.axhline(0, color="black", linewidth=0.6)
@@ -207,21 +259,29 @@ def _panel(axis: Axes, variants: Mapping[str, Sequence[Predicted]]) -> None:
     axis.legend(fontsize="small")
 
 
-def pareto_table(outcomes: Sequence[Outcome]) -> Markdown:
+def reached(runs: Sequence[Run]) -> dict[str, Reached]:
+    """Return where the runs of each variant ended."""
+    points = {}
+    for variant, group in by(runs, lambda run: run.variant).items():
+        tokens = Interval.of(run.lengths[1] for run in group)
+        accuracy = Interval.of(run.accuracies[1] for run in group)
+        points[variant] = Reached(
+            tokens.mean, accuracy.mean, tokens.half_width, accuracy.half_width
+        )
+    return points
+
+
+def pareto_table(runs: Sequence[Run]) -> Markdown:
     """Return accuracy and tokens before and after training of each variant, shortest first."""
-    groups: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        groups.setdefault(outcome.variant, []).append(outcome)
-    points = {name: reached(group) for name, group in groups.items()}
+    groups, points = by(runs, lambda run: run.variant), reached(runs)
     best = front(points)
     rows = []
     for name in sorted(points, key=lambda name: points[name].tokens):
-        cells = [
-            Interval.of(COLUMNS[column][0](outcome) for outcome in groups[name]).text("{:.1f}")
-            for column in PARETO_COLUMNS
-        ]
+        columns = zip(*([*run.accuracies, *run.lengths] for run in groups[name]), strict=True)
+        cells = [Interval.of(column).text("{:.1f}") for column in columns]
         rows.append((name, len(groups[name]), *cells, "yes" if name in best else ""))
-    return table(("method", "seeds", *PARETO_COLUMNS, "on the front"), rows)
+    columns = ("accuracy before, %", "accuracy after, %", "length before", "length after")
+    return table(("method", "seeds", *columns, "on the front"), rows)
 
 
 def put_into(page: Path, text: Markdown) -> None:
@@ -235,36 +295,48 @@ def put_into(page: Path, text: Markdown) -> None:
 
 
 def report(arguments: argparse.Namespace) -> Markdown:
-    """Read all runs, draw the plot and return the tables. Raises ValueError without a run."""
-    runs: list[Predicted] = []
-    parts = []
-    for study in arguments.studies:
-        found, unfinished = runs_of(study)
-        pushed = [o for o in found if any("length/push" in step for step in o.steps)]
-        runs += [predicted(f"{study.name}, {outcome.condition}", outcome) for outcome in pushed]
-        line = f"{study.name}: {len(found)} runs finished, {unfinished} begun and not finished."
-        parts.append(Markdown.escape(line))
+    """Read all runs, draw the plots and return the tables. Raises ValueError without a run."""
+    studies = together(map(Study.read, arguments.studies))
+    runs = [run for study in studies for run in study.runs]
     if not runs:
         names = ", ".join(map(str, arguments.studies))
         raise ValueError(f"no finished run in {names}; run python -m vlm_rl.study first")
-    parts += [
+    parts = [
+        *(Markdown.escape(f"{s.name}: {_finished(s)}.") for s in studies),
         outcome_table(runs),
         correlation_table(runs, run_correlation, "r over runs"),
         correlation_table(runs, block_correlation, "r over blocks of 5 steps"),
     ]
     plot(runs, arguments.output / "prediction.png")
     if arguments.log_ratios:
-        parts.append(equal_q_table(arguments.log_ratios))
+        files = [path / EQUAL_Q if path.is_dir() else path for path in arguments.log_ratios]
+        values = [one for file in files for one in json.loads(file.read_text())]
+        parts.append(equal_q_table(values))
+        write_text(arguments.output / EQUAL_Q, f"{_lines(values)}\n")
     if arguments.pareto:
-        parts.append(pareto_table(runs_of(arguments.pareto)[0]))
+        methods = Study.read(arguments.pareto)
+        studies.append(methods)
+        parts += [Markdown.escape(f"{methods.name}: {_finished(methods)}.")]
+        parts += [pareto_table(methods.runs)]
+        plot_pareto({methods.name: reached(methods.runs)}, arguments.output / "pareto.png")
+    for study in studies:
+        study.write(arguments.output)
     return Markdown("\n\n").join(parts) + Markdown("\n")
+
+
+def _finished(study: Study) -> str:
+    return f"{len(study.runs)} runs finished, {study.unfinished} begun and not finished"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("studies", nargs="+", type=Path, help="folders of vlm_rl.study")
-    parser.add_argument("--log_ratios", nargs="*", type=Path, default=[], help="runs of it")
-    parser.add_argument("--pareto", type=Path, help="folder of a study of methods")
+    parser.add_argument(
+        "studies", nargs="+", type=Path, help="folders of vlm_rl.study, or STUDY.json"
+    )
+    parser.add_argument(
+        "--log_ratios", nargs="*", type=Path, default=[], help="its runs, or equal_q.json"
+    )
+    parser.add_argument("--pareto", type=Path, help="the same of a study of methods")
     parser.add_argument("--page", type=Path, help="page that has the two marks")
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     arguments = parser.parse_args(argv)
@@ -274,9 +346,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             put_into(arguments.page, text)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    write_text(arguments.output / "prediction.md", text)
     say_all(text)
-    say(str(arguments.output / "prediction.md"))
+    say(f"the plots, and what they show of each run, are in {arguments.output}")
 
 
 if __name__ == "__main__":

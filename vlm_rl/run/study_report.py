@@ -233,19 +233,16 @@ def _push_points(cells: Cells) -> dict[str, dict[str, list[PushPoint]]]:
     return points
 
 
-def reached(group: Sequence[Outcome]) -> Reached:
-    """Return where the runs of a variant ended."""
-    tokens, accuracy = (
-        Interval.of(COLUMNS[name][0](outcome) for outcome in group)
-        for name in ("length after", "accuracy after, %")
-    )
-    return Reached(tokens.mean, accuracy.mean, tokens.half_width, accuracy.half_width)
-
-
 def _reached(cells: Cells) -> dict[str, dict[str, Reached]]:
+    """Return where the runs of each variant ended."""
     points: dict[str, dict[str, Reached]] = {}
     for (condition, variant), group in cells.items():
-        points.setdefault(condition, {})[variant] = reached(group)
+        tokens, accuracy = (
+            Interval.of(COLUMNS[name][0](outcome) for outcome in group)
+            for name in ("length after", "accuracy after, %")
+        )
+        own = Reached(tokens.mean, accuracy.mean, tokens.half_width, accuracy.half_width)
+        points.setdefault(condition, {})[variant] = own
     return points
 
 
