@@ -21,11 +21,13 @@ from tests.support.documented import DOCS, PAGES
 from tests.support.places import REPOSITORY
 from tests.support.run_helpers import QUICKSTART
 from vlm_rl.errors import choices, hint_of, parameters
+from vlm_rl.evaluation.benchmarks import BENCHMARKS
 from vlm_rl.fit import build_parser, fit
 from vlm_rl.objectives import Regularizer
 
 TASKS = sorted(DOCS.glob("*.md"))
 OPENING_LINES = 12
+PRESETS = REPOSITORY / "vlm_rl/objectives/presets"
 
 
 def test_readme_is_short() -> None:
@@ -35,6 +37,14 @@ def test_readme_is_short() -> None:
 def test_readme_says_at_once_what_has_not_run() -> None:
     first_screen = (REPOSITORY / "README.md").read_text().splitlines()[:12]
     assert "Nothing has run on a GPU yet" in "\n".join(first_screen)
+
+
+def test_pages_count_objectives_and_benchmarks_as_they_are() -> None:
+    presets = [path for path in PRESETS.glob("*.py") if path.stem not in ("__init__", "preset")]
+    for name in ("README.md", "CHANGELOG.md"):
+        text = (REPOSITORY / name).read_text()
+        assert f"{len(presets)} objectives" in text
+        assert f"{len(BENCHMARKS)} benchmarks" in text
 
 
 @pytest.mark.parametrize("page", TASKS, ids=lambda page: page.name)
