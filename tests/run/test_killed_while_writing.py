@@ -22,7 +22,7 @@ from tests.support.parameters import also_long
 from tests.support.run_helpers import command
 
 KILLED = (
-    "open half of metrics.csv",  # a row is appended
+    also_long("open half of metrics.csv"),  # a row is appended
     "rename checkpoints/step_N",
     also_long("rename checkpoints/best"),
     also_long("rename checkpoints/step_N.partial"),  # in cleaning up

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.parameters import also_long
 from tests.support.run_helpers import command
 from tests.support.tiny import FAMILIES, build_checkpoint, completion_of, sharp_policy
 from tests.support.vllm_loading import Loaded, adapters_of, loaded, noise
@@ -31,6 +32,8 @@ from vlm_rl.run.metrics_csv import read_metrics
 
 pytest.importorskip("vllm", reason=MISSING)
 
+SIMPLER = ("qwen3_vl_moe", "qwen3_5")
+"""Of these qwen3_5_moe has both: experts, and blocks with a state."""
 PRECISIONS = {"qwen3_vl_moe": "float32", "qwen3_5": "bfloat16", "qwen3_5_moe": "bfloat16"}
 RANK = 8
 
@@ -51,7 +54,7 @@ def stream(policy: Policy, factor: float = 1.0) -> Iterator[tuple[str, Tensor]]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="reads the copies that a CPU packs")
-@pytest.mark.parametrize("family", PRECISIONS)
+@pytest.mark.parametrize("family", [*map(also_long, SIMPLER), "qwen3_5_moe"])
 def test_stream_leaves_in_vllm_what_it_reads_from_a_checkpoint(family: str, tmp_path: Path) -> None:
     """Bit for bit, in every weight and packed matrix, in place of other values."""
     policy = noisy_policy(build_checkpoint(family, tmp_path / "checkpoint"))
