@@ -133,7 +133,7 @@ MAY_USE_THE_CLOCK = {
     "tests/verification/test_fuzz.py::_watch": "a pause between two samples",
     "tests/support/false_server.py::FalseServer::drip": "a pause between two bytes",
     "tests/support/judge_server.py::_Handler::_wait": "a pause between two bytes",
-    "tests/support/sharded_runs.py::Scales::_watch": "a pause between two samples",
+    "tests/support/watching.py::Scales::_watch": "a pause between two samples",
     "tests/evaluation/test_report.py::test_failed_checks_are_counted_and_in_no_accuracy": "a count",
     "::main": "prints how long a report took",
 }

@@ -1,6 +1,6 @@
 """Every family in two processes: the weights and metrics of one process, under each strategy.
 
-Real processes over gloo replay the same rollouts (`sharded_runs.CASES`): two updates a step, with
+Real processes over gloo replay the same rollouts (`sharded_cases.CASES`): two updates a step, with
 gradient checkpointing, held to a reference by a KL. In float32, as DeepSpeed and the delta rule
 need: weights to 2e-5 where they move by up to 4e-3. AdamW divides a gradient that is rounding by
 its own size, so no tighter bound holds for every weight.
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.distributed.test_strategies import assert_equal, distance, largest_difference, launch
-from tests.support.sharded_runs import HYBRIDS, MIXTURES
+from tests.support.sharded_cases import HYBRIDS, MIXTURES
 from tests.support.tiny import FAMILIES
 from vlm_rl.model.policy import Policy
 

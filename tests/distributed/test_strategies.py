@@ -1,7 +1,7 @@
 """Several processes compute what one process computes on the same step: each update's loss and
 gradient norm, every metric, and the weights.
 
-Real processes over gloo replay the same rollouts (`sharded_runs.CASES`): every aggregation, uneven
+Real processes over gloo replay the same rollouts (`sharded_cases.CASES`): every aggregation, uneven
 lengths and numbers of images, a process without an image, one whose rows are all left out of the
 loss, or of the forwards, steps without any image, more updates than prompts of a process, prompts
 that do not divide.

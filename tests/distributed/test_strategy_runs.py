@@ -70,7 +70,7 @@ def _uids(run_dir: Path, step: int) -> list[str]:
 
 @pytest.mark.long
 def test_run_of_two_processes_goes_on_with_one_and_with_three(commands: Commands) -> None:
-    replayed = {"engine": "tests.support.sharded_runs.Replayed"}
+    replayed = {"engine": "tests.support.replayed.Replayed"}
     commands.run(
         commands("two", "fsdp2", 2, **replayed), commands("one", "auto", 1, steps=4, **replayed)
     )
@@ -93,7 +93,7 @@ def test_run_of_two_processes_goes_on_with_one_and_with_three(commands: Commands
 def test_adapters_of_two_processes_go_on_with_one_and_of_one_with_two(commands: Commands) -> None:
     """Saved alone and merged: both are those of a run that never was shared."""
     lora = {"rank": 4, "alpha": 8, "parts": ["language_model", "vision_tower"]}
-    how = {"engine": "tests.support.sharded_runs.Replayed", "policy__lora": json.dumps(lora)}
+    how = {"engine": "tests.support.replayed.Replayed", "policy__lora": json.dumps(lora)}
     how |= {"checkpoint__merge_adapter": True}
     commands.run(
         commands("lora_two", "fsdp2", 2, **how), commands("lora_one", "auto", 1, steps=4, **how)

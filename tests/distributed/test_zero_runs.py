@@ -36,12 +36,12 @@ LIVE = {
     "reward.terms": json.dumps(TERMS),
     "sampling.temperature": 1.5,
 }
-REPLAYED = {"engine": "tests.support.sharded_runs.Replayed"}
-INTERRUPTED = {"engine": "tests.support.sharded_runs.Interrupted", "steps": 5}
+REPLAYED = {"engine": "tests.support.replayed.Replayed"}
+INTERRUPTED = {"engine": "tests.support.replayed.Interrupted", "steps": 5}
 NO_DATA: Any = None
-FROZEN = {"engine": "tests.support.sharded_runs.Frozen", "policy.freeze": '["vision_tower"]'}
+FROZEN = {"engine": "tests.support.replayed.Frozen", "policy.freeze": '["vision_tower"]'}
 SPOILT = REPLAYED | {
-    "objective": "tests.support.sharded_runs.SpoiltOnce",
+    "objective": "tests.support.replayed.SpoiltOnce",
     "updates__micro_batch_tokens": 60,
 }
 LORA = REPLAYED | {"policy__lora": json.dumps({"rank": 4, "alpha": 8, "parts": ["language_model"]})}

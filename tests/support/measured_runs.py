@@ -19,8 +19,11 @@ import lightning as L
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from tests.support.forked import forked
+from tests.support.replayed import Judge, Replayed
 from tests.support.run_helpers import build_module
-from tests.support.sharded_runs import MIXED, Judge, Replayed, Shared, forked
+from tests.support.sharded_cases import MIXED
+from tests.support.sharded_runs import Shared
 from tests.support.tiny import problem
 from vlm_rl import ranks
 from vlm_rl.data.prompts import PromptEncoder
