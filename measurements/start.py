@@ -14,6 +14,11 @@ One core of a busy machine, images of 128 x 128, the tiny policy's tokenizer:
        rows   form   whole  rows and images  lengths  contents  golds  MiB added  peak MiB
     100,000  paths  20.1 s              8.3      0.4       0.6   11.0        210       862
     300,000  paths  65.6 s             27.2      1.2       1.9   36.8        541     1,194
+
+and on another day, both beside other work:
+
+    100,000  paths  32.1 s             19.7      0.6       0.8   15.2        218       838
+  1,000,000  paths 411.5 s            273.8      5.4       8.4  156.0      1,901     2,521
 """
 
 import argparse
