@@ -1,7 +1,7 @@
 """Labelled cases beside this file: answers as models write them, and what a policy might try.
 
-`cases.jsonl` has 22 categories, right and wrong; `refused.jsonl` is what an attack on the verifier
-had seen accepted: hedges, answers taken back, dropped names, near misses.
+`cases.jsonl` has right answers by category, and wrong ones; `refused.jsonl` is what attacks on the
+verifier tried: hedges, answers taken back, dropped names, near misses.
 
 Broken on purpose, one at a time, each seen red here or beside: names that may differ, what is left
 over dropped, units of another kind converted, any text a name, an absolute bound, a second

@@ -144,11 +144,8 @@ def _quotient(node: Node) -> tuple[Node, Node]:
         node = Node("*", (number(-1), *node.args))
     if node.op not in ("+", "*", "/"):
         return node, ONE
-    return as_quotient(node.op, [_quotient(part) for part in node.args], _plus, _times)
-
-
-def _plus(a: Node, b: Node) -> Node:
-    return Node("+", (a, b))
+    parts = [_quotient(part) for part in node.args]
+    return as_quotient(node.op, parts, lambda a, b: Node("+", (a, b)), _times)
 
 
 def _times(a: Node, b: Node) -> Node:

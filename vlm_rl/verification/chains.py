@@ -44,7 +44,8 @@ def _is_formula(value: Value) -> bool:
 
 def same_name(gold: str, given: str | None) -> bool:
     """Return whether two names are of one thing, as `y`, `f(x)`; `x`, `x_1`; `Volume`, `V`."""
-    if given is None or gold == given or {gold, given} == {"y", "f(x)"}:
+    pair = " ".join(sorted((gold, given or "")))
+    if given is None or gold == given or re.fullmatch(r"\w(\^\{-1\})?\(x\) y", pair):
         return given is not None
     angles = [re.fullmatch(r"m?\\angle([A-Z]{3})", name) for name in (gold, given)]
     if all(angles):

@@ -101,8 +101,10 @@ class _Options:
             values = [value]
             if value[0] + value[-1] == "()" and enclosed(tokens(value)):
                 values.append(value[1:-1])  # `A (5)`, but also `A (0, 5)`
-            if mark == "-":
-                values.append(f"-{value}")  # `(A) -1`, whose minus is not a mark
+            if mark == "-":  # a minus in `(A) -1`, a mark or a minus in `(A) - 1`
+                values.append(f"-{value}")
+                if value == text[first.end("mark") :] and self._written_or_valued(values[-1]):
+                    values = values[-1:]
         else:
             return None
         if not self._choices:

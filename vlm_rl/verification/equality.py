@@ -15,9 +15,11 @@ from vlm_rl.verification.gold import Gold
 from vlm_rl.verification.grammar import ONE, Node, number
 from vlm_rl.verification.members import (
     alone,
+    along_axes,
     as_point,
     is_mixed,
     is_point,
+    is_set,
     is_system,
     members,
     variables,
@@ -66,9 +68,13 @@ class Equality:
     def same(self, gold: Value, given: Value) -> bool:
         """Return whether two values are equal."""
         gold, given = alone(gold), alone(given)
+        if vectors := along_axes(gold, given) or along_axes(given, gold):
+            return algebra.equal(*vectors, numeric=self._numeric)
         match gold, given:
             case Chain(), Chain():
                 return self._same_chain(gold, given)
+            case Quantity(), Chain("C", _, (Collection("(", (Quantity(n), Quantity(k))),)):
+                return self._same_quantity(gold, Quantity(Node("binomial", (n, k))))
             case Chain(), _:
                 sides = gold.sides if gold.name is None else gold.sides[-1:]
                 return all(self.same(side, given) for side in sides)
@@ -81,6 +87,10 @@ class Equality:
                 return self._same_region(gold, given)
             case (Region(), _) | (_, Region()) if self._type not in ("list", "tuple"):
                 return self._same_region(as_region(gold), as_region(given))
+            case Quantity(Node("matrix", rows)), Collection():
+                return self._same_rows(rows, given)
+            case Collection("("), Quantity(Node("matrix", rows)):
+                return self._same_rows(rows, gold)
             case Collection(), _:
                 return self._same_collection(gold, given)
             case (Proportion(), _) | (_, Proportion()) if self._type not in _NUMBERS:
@@ -89,14 +99,12 @@ class Equality:
                 return self._same_relation(gold, given)
             case Quantity(), Quantity():
                 return self._same_quantity(gold, given)
-            case Quantity(Node("matrix", rows)), Collection():
-                return self._same_rows(rows, given)
         return gold == given
 
     def _same_items(self, gold: Sequence[Value], given: Sequence[Value]) -> bool:
         if len(gold) != len(given):
             self.reason = "another number of members"
-        return len(gold) == len(given) and all(map(self.same, gold, given))
+        return len(gold) == len(given) and all(map(self._safely, gold, given))
 
     def _same_quantity(self, gold: Quantity, given: Quantity) -> bool:
         gold, given = _in_one_angle(gold, given), _in_one_angle(given, gold)
@@ -188,12 +196,10 @@ class Equality:
             return True
         if len(gold.parts) == len(given.parts) == 1 or given.offered:
             return False
-        return all(map(self._has_numbers, (*gold.parts, *given.parts))) and _matched(
+        ends = [end for part in (*gold.parts, *given.parts) for end in (part.low, part.high) if end]
+        return all(self._number(end.tree) is not None for end in ends) and _matched(
             gold.merged().parts, given.merged().parts, self._same_interval
         )
-
-    def _has_numbers(self, part: RealInterval) -> bool:
-        return all(end is None or self._number(end.tree) is not None for end in part[::2])
 
     def _same_interval(self, gold: RealInterval, given: RealInterval) -> bool:
         shapes = [
@@ -239,6 +245,9 @@ class Equality:
         )
 
     def _safely(self, gold: Value, given: Value) -> bool:
+        """Compare two members, of which `{1}` is another than 1."""
+        if is_set(gold) != is_set(given) and Quantity in (type(gold), type(given)):
+            return False
         try:
             return self.same(gold, given)
         except algebra.NotComparable:
@@ -252,7 +261,7 @@ class Equality:
             len(gold) > 1
             and zeros[0] == zeros[1]
             and all(
-                algebra.equal(_product(a, d), _product(b, c), numeric=self._numeric)
+                algebra.equal(Node("*", (a, d)), Node("*", (b, c)), numeric=self._numeric)
                 for (a, b), (c, d) in pairs
             )
         )
@@ -288,12 +297,8 @@ def _ratio(value: Value) -> list[Node]:
     return trees if alike and all(factors) else []
 
 
-def _product(a: Node, b: Node) -> Node:
-    return Node("*", (a, b))
-
-
 def _times(tree: Node, factor: Fraction) -> Node:
-    return tree if factor == 1 else _product(tree, number(factor))
+    return tree if factor == 1 else Node("*", (tree, number(factor)))
 
 
 def _within(gold: Fraction, given: Fraction, rule: str, size: float) -> bool:

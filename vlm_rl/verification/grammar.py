@@ -192,7 +192,7 @@ class _Parser:
     def _mixed(self, whole: Node) -> Node:
         """Read the fraction of `3\\frac12` or `3 1/2`, which is added."""
         behind = self._parts[self._at : self._at + 7]
-        if not _is_integer(whole):
+        if whole.args[1] is not None:
             return whole
         if _MIXED.match(spelled(behind)):
             return Node("+", (whole, self._atom()))
@@ -369,10 +369,6 @@ def _combined(op: str, left: Node, right: Node) -> Node:
 
 def _named(name: str) -> Node:
     return Node("constant" if name in ("e", "i") else "name", (name,))
-
-
-def _is_integer(node: Node) -> bool:
-    return node.op == "number" and node.args[1] is None
 
 
 def _number(text: str) -> Node:

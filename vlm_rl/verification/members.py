@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from typing import TypeGuard
 
 from vlm_rl.verification import algebra
-from vlm_rl.verification.quantities import Quantity
+from vlm_rl.verification.grammar import ONE, Node
+from vlm_rl.verification.quantities import Quantity, are_quantities
 from vlm_rl.verification.regions import Region
 from vlm_rl.verification.values import Chain, Collection, Value, Words
 
@@ -13,14 +14,15 @@ from vlm_rl.verification.values import Chain, Collection, Value, Words
 def alone(value: Value) -> Value:
     """Return the member of a set of one, and `\\pm a` as a set."""
     while isinstance(value, Collection) and value.bracket == "{" and len(value.items) == 1:
-        if _is_set(value.items[0]):
+        if is_set(value.items[0]):
             break  # the set of the empty set is not empty
         (value,) = value.items
     both = _signed(value)
     return Collection("{", tuple(both)) if len(both) > 1 else value
 
 
-def _is_set(value: Value) -> bool:
+def is_set(value: Value) -> bool:
+    """Return whether a value is written as a set, and not as a condition."""
     condition = isinstance(value, Region) and value.condition
     return not condition and (
         isinstance(value, Region) or (isinstance(value, Collection) and value.bracket == "{")
@@ -86,3 +88,26 @@ def is_mixed(value: Collection) -> bool:
     """Return whether a list has words and numbers: the answers to several questions, in order."""
     words = [isinstance(item, Words) for item in value.items]
     return any(words) and not all(words)
+
+
+def along_axes(formula: Value, place: Value) -> tuple[Node, Node] | None:
+    """Return `2i - j` and the same sum for `(2, -1)`, a row or a column; None for others."""
+    match place:
+        case Quantity(Node("matrix", rows), None) if {1} in ({len(rows)}, {*map(len, rows)}):
+            cells = [cell for row in rows for cell in row]
+        case Collection("(", items) if are_quantities(items) and not any(i.unit for i in items):
+            cells = [item.tree for item in items]
+        case _:
+            return None
+    tree = _named(formula.tree) if isinstance(formula, Quantity) and not formula.unit else ONE
+    free = algebra.names(tree)
+    if not free & {"j", "k"} or len(cells) > 3:
+        return None
+    terms = [(Node("name", (axis,)), cell) for axis, cell in zip("ijk", cells, strict=False)]
+    kept = [term for term in terms if algebra.exact(term[1]) != 0 or free & {*term[0].args}]
+    return tree, Node("+", tuple(Node("*", term) for term in kept))
+
+
+def _named(tree: Node) -> Node:
+    """Read the constant `i` as a name."""
+    return Node("name", ("i",)) if tree == Node("constant", ("i",)) else tree.rebuilt(_named)

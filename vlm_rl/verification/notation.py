@@ -47,7 +47,7 @@ _STYLED = re.compile(
     rf"{_ARGUMENT}|\\(?:text)?color\s*\{{(?![Ww]hite)[^{{}}]*\}}(?:{_ARGUMENT})?"
 )
 _TEXT = re.compile(
-    r"\\(?:text(?:rm|sf|tt|up|normal)?|math(?:rm|sf|tt|up)|[mh]box|operatorname\*?|rm)"
+    r"\\(?:text(?:rm|sf|tt|up|normal)?|ce|math(?:rm|sf|tt|up)|[mh]box|operatorname\*?|rm)"
     rf"{_ARGUMENT}"
 )
 _SIMPLE = re.compile(r"[A-Za-z ]*|-?\d*\.?\d*")

@@ -82,7 +82,7 @@ def read(text: str, *, lenient: bool = False) -> Value:
         return Quantity(parse(tokens(text)))
     text = without_label(normalise(text))
     text = _SCIENTIFIC.sub(r"\1E\2", text)  # `2e5` is a product with e only within a formula
-    if not text.isascii():
+    if not text.isascii() or " and a" in text:
         text = in_digits(text, unit_of)
     if _DATE.fullmatch(text):
         return Words(text)
@@ -121,8 +121,6 @@ class _Reader:
         parts = _without_title(_unwrapped(parts))
         if not parts:
             raise Unparsable("empty answer")
-        if spelled(parts[:4]) == r"\begin{cases}" and spelled(parts[-4:]) == r"\end{cases}":
-            return self._together([*map(self._line, _lines(parts[4:-4]))], frozenset())
         pieces = _of_integers([piece for piece in split(parts, *_SEPARATORS) if piece])
         if len(pieces) < 2:
             return self._one(pieces[0] if pieces else ())
@@ -160,6 +158,8 @@ class _Reader:
     def _one(self, parts: tuple[Token, ...]) -> Value:
         """Read what is no list."""
         parts = _unwrapped(parts)
+        if spelled(parts[:4]) == r"\begin{cases}" and spelled(parts[-4:]) == r"\end{cases}":
+            return self._together([*map(self._line, _lines(parts[4:-4]))], frozenset())
         if len(of := split(parts, r"\bmod")) == 2:
             return Collection("mod", (self._one(of[0]), self._quantity(of[1])))
         sides = split(parts, *_SIGNS)
@@ -263,7 +263,8 @@ class _Reader:
         bracket = _BRACKETS[opening].get(closing)
         if bracket is None:
             raise Unparsable("brackets that do not match")
-        if bracket == "half-open" or any(map(_is_infinite, items)):
+        infinite = any(isinstance(item, Quantity) and item.infinite for item in items)
+        if bracket == "half-open" or infinite:
             return interval(opening, items, closing)
         return Collection(bracket, items)
 
@@ -360,10 +361,6 @@ def _without_title(parts: tuple[Token, ...]) -> tuple[Token, ...]:
     else:
         named = is_phrase(_text(title)) and name_of(title) is not None
     return rest[0] if named else parts
-
-
-def _is_infinite(value: Value) -> bool:
-    return isinstance(value, Quantity) and value.infinite != 0
 
 
 def _signs_between(sides: list[tuple[Token, ...]], parts: tuple[Token, ...]) -> list[str]:

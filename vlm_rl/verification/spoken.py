@@ -43,22 +43,20 @@ _DIGIT = "[一二两三四五六七八九]"
 _SECTION = f"(?:{_DIGIT}千)?零?(?:{_DIGIT}百)?零?(?:{_DIGIT}?十)?零?{_DIGIT}?"
 _CHINESE = f"负?(?=[{''.join(_DIGITS)}十])(?:{_SECTION}亿)?零?(?:{_SECTION}万)?零?{_SECTION}"
 _CHINESE_NUMBER = re.compile(_CHINESE)
-_CHINESE_FRACTION = re.compile(f"({_CHINESE})分之({_CHINESE})")
+_CHINESE_FRACTION = re.compile(f"(?:({_CHINESE})又)?({_CHINESE})分之({_CHINESE})")
+_HALF = re.compile(f"(?:({_CHINESE})个)?半个?(.+)")
+_AND_A_PART = re.compile(r"(.+ and an? \w+) (.+)")
 _CHINESE_QUANTITY = re.compile(f"({_CHINESE})([^{''.join(_DIGITS)}十百千万亿].*)?")
 
 
 def spoken_number(text: str) -> Fraction | None:
-    """Return the number up to 999 that words name, None for any other text.
+    """Return the number that words name, None for any other text.
 
     Reads `five`, `twenty-one`, `one hundred and five`, `negative 7`, `one half`, `4 and a half`.
     """
-    if _CHINESE_NUMBER.fullmatch(text):
-        return Fraction(_chinese(text))
     if not re.search("[a-z]{3}", text):
         return None
-    spoken = plain_text(text).replace("-", " ")
-    if negated := re.fullmatch(r"(?:minus|negative) (\d+(?:\.\d+)?)", spoken):
-        return -Fraction(negated[1])
+    spoken = " ".join(plain_text(text).replace("-", " ").split())
     number = _AND_PART.fullmatch(spoken)
     if not number or number["part"] not in _PARTS:
         return _integer(spoken)
@@ -73,10 +71,15 @@ def in_digits(text: str, is_tail: Callable[[str], object]) -> str:
     if text.startswith("百分之"):
         return f"{in_digits(text[3:], is_tail)}%"
     if parted := _CHINESE_FRACTION.fullmatch(text):
-        return f"{_chinese(parted[2])}/{_chinese(parted[1])}"
+        whole, bottom, top = (_chinese(part) if part else "" for part in parted.groups())
+        return f"{whole} {top}/{bottom}"
     parts = text.split("比")
     if len(parts) > 1 and all(map(_CHINESE_NUMBER.fullmatch, parts)):
         return "比".join(str(_chinese(part)) for part in parts)
+    if (found := _HALF.fullmatch(text)) and is_tail(found[2]):
+        return f"{_chinese(found[1] or '零')}.5{found[2]}"
+    if (found := _AND_A_PART.fullmatch(text)) and is_tail(found[2]):
+        return f"{spoken_number(found[1]) or found[1]} {found[2]}"
     found = _CHINESE_QUANTITY.fullmatch(text)
     if found and (not found[2] or is_tail(found[2])):
         return f"{_chinese(found[1])}{found[2] or ''}"
@@ -93,7 +96,8 @@ def _chinese(text: str) -> int:
         else:
             total = (total + section + digit) * int(MULTIPLIERS[character])
             section = digit = 0
-    value = total + section + digit
+    last = MULTIPLIERS.get(text[-2:-1], 10)  # 一百五 is 150, 一百零五 is 105
+    value = total + section + digit * int(last) // 10
     return -value if text.startswith("负") else value
 
 
@@ -104,6 +108,14 @@ def count(text: str) -> int | None:
 
 
 def _integer(spoken: str) -> Fraction | None:
+    for word in ("million", "thousand"):
+        above, scale, below = spoken.partition(f" {word}")
+        if scale:
+            high = _integer(re.sub("^an?$", "one", above))
+            low = _integer(re.sub("^,?( and)? ", "", below) or "zero")
+            if high is None or low is None or not high > 0 <= low < MULTIPLIERS[word]:
+                return None
+            return high * MULTIPLIERS[word] + low
     found = _SPOKEN.fullmatch(spoken)
     if not found or not any(found.group("hundreds", "tens", "small")):
         return None

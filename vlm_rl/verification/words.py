@@ -106,6 +106,7 @@ def _bare(text: str) -> str:
     """Fold a text; spaces stay between words, where they tell `P Q` from `PQ` apart."""
     text = _SUBSCRIPT.sub(r"\1", plain_text(text))  # `CO₂`, but x² is not x2
     text = _ABBREVIATED.get(text, text)
+    text = re.sub(r"(?<=\d), (?=\d{4}$)", " ", text)  # July 4, 1776
     text = re.sub(r",?\s+and\s+", ",", _ARTICLE.sub("", text))
     text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_]{2})|(?<=\d)\s+(?=[^\W\d_])", _apart, text)
     return re.sub(r"\s*([^\w\s])\s*", r"\1", text)
