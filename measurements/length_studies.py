@@ -66,8 +66,7 @@ class Run:
     def of(cls, study: str, outcome: Outcome) -> "Run":
         course = [course_of(step) for step in outcome.steps]
         mean_length = mean(step[LENGTH] for step in course)
-        ends = [outcome.validations[index] for index in (0, -1)]
-        before, after = ends
+        before, after = (outcome.validations[index] for index in (0, -1))
         return cls(
             study,
             outcome.variant,
@@ -99,10 +98,13 @@ class Study:
 
     @classmethod
     def read(cls, path: Path) -> "Study":
-        """Read a study's folder, or the file that `write` made of one."""
+        """Read a study's folder, or the file that `write` made of one. Raises ValueError."""
         if path.suffix == ".json":
             values = json.loads(path.read_text())
-            return cls(**values | {"runs": tuple(Run(**run) for run in values["runs"])})
+            try:
+                return cls(**values | {"runs": tuple(Run(**run) for run in values["runs"])})
+            except (KeyError, TypeError) as error:
+                raise ValueError(f"{path} is no study that this command wrote: {error}") from error
         found, unfinished = [], 0
         for folder in sorted(path.glob("*/*-*")):
             if not folder.is_dir() or folder.parent.name == "configs":

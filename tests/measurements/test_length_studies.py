@@ -139,6 +139,17 @@ def test_command_refuses_folders_without_a_finished_run(tmp_path, capsys):
     assert "no finished run in" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["[]", '{"name": "torn"}', '{"runs": [{"seed": 0}]}', "no JSON"])
+def test_command_refuses_a_file_that_it_did_not_write(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "torn.json"
+    file.write_text(text)
+    with pytest.raises(SystemExit):
+        length_studies.main([str(file), "--output", str(tmp_path / "out")])
+    assert len(capsys.readouterr().err.splitlines()[-1]) < 300
+
+
 def test_page_keeps_what_is_outside_its_marks(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
